@@ -1,0 +1,20 @@
+"""Mixtures of datasets: sampling rates, the step sampler, features and batches."""
+
+from .encoding import Encoded, encode_dataset, group_tasks
+from .mixture import Mixture, MixtureCollator, feature
+from .rates import SAMPLING, SamplingRates, build_rates
+from .sampler import Share, StepSampler
+
+__all__ = [
+    "SAMPLING",
+    "Encoded",
+    "Mixture",
+    "MixtureCollator",
+    "SamplingRates",
+    "Share",
+    "StepSampler",
+    "build_rates",
+    "encode_dataset",
+    "feature",
+    "group_tasks",
+]

@@ -1,0 +1,179 @@
+"""From raw rows to features: tokens once per row, and the labels of every task that reads it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..modeling.inputs import as_text, encode, longest_input
+from ..tasks import Task
+from ..tasks.labels import class_names
+from ..version import __version__
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+CUT = "cut"
+
+
+@dataclass
+class Encoded:
+    """A dataset of features: model inputs, one column ``labels:<task>`` per task, and whether the row was cut.
+
+    Args:
+        name: name of the dataset.
+        rows: the features.
+        unseen: by task, labels that its ``label_names`` lack, numbered after them.
+    """
+
+    name: str
+    rows: Dataset
+    unseen: dict[str, list[Any]] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks whose labels it holds."""
+        return list(self.unseen)
+
+    def lengths(self) -> list[int]:
+        """Tokens of every row."""
+        import pyarrow.compute as pc
+
+        return pc.list_value_length(self.rows.with_format("arrow")[:]["input_ids"]).to_pylist()
+
+    def labelled(self, task: str) -> Dataset:
+        """The rows that carry a label of one task."""
+        import numpy as np
+        import pyarrow.compute as pc
+
+        valid = pc.is_valid(self.rows.with_format("arrow")[:][label_column(task)]).to_numpy()
+        return self.rows if valid.all() else self.rows.select(np.flatnonzero(valid))
+
+    def cut_rows(self) -> int:
+        """How many rows were longer than the limit."""
+        return sum(self.rows[CUT])
+
+
+def label_column(task: str) -> str:
+    """The feature column of a task's labels."""
+    return f"labels:{task}"
+
+
+def group_tasks(tasks: Mapping[str, Task]) -> dict[str, list[Task]]:
+    """Tasks by what they are fed: those that read the same texts of one dataset share a row and a backbone pass.
+
+    A group is named after its dataset, or after its task where one dataset makes several groups.
+    """
+    groups: dict[tuple[Any, ...], list[Task]] = {}
+    for task in tasks.values():
+        groups.setdefault((task.source, *task.text_columns, task.max_length), []).append(task)
+    sources = [key[0] for key in groups]
+    return {
+        (key[0] if sources.count(key[0]) == 1 else str(members[0].name)): members for key, members in groups.items()
+    }
+
+
+def encode_dataset(
+    name: str,
+    dataset: Dataset,
+    tasks: Sequence[Task],
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PreTrainedConfig,
+    split: str,
+    training: bool,
+) -> Encoded:
+    """Tokenise a dataset and align its labels; cached by ``datasets`` under everything the result depends on.
+
+    Args:
+        name: name of the group of tasks.
+        dataset: raw rows.
+        tasks: the tasks of the group; their labels are resolved.
+        tokenizer: a fast one where a task tags words.
+        config: the backbone's configuration.
+        split: name of the split, for messages.
+        training: whether a label outside ``label_names`` is always an error.
+
+    Raises:
+        ValueError: a row or a label is not usable; the sentence names the task, the row and the column.
+    """
+    if len(dataset) == 0:
+        raise tasks[0].error(f"the {split} data of dataset '{tasks[0].source}' are empty. Add rows.")
+    unseen: dict[str, list[Any]] = {}
+    for task in tasks:
+        task.check_columns(dataset, split)
+        unknown = task.unseen(dataset)
+        allowed = not training and getattr(task, "unseen_labels", "") == "count_wrong"
+        unseen[str(task.name)] = unknown if allowed else []
+    limit = longest_input(tokenizer, config, tasks[0].max_length)
+    columns = sorted({column for task in tasks for column in (*task.text_columns, task.target_column) if column})
+    text, pair = tasks[0].text_columns
+
+    def features(rows: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        texts = _texts(rows[text], tasks[0], text, indices, split)
+        pairs = None if pair is None else _texts(rows[pair], tasks[0], pair, indices, split)
+        encoding = encode(tokenizer, texts, pairs, limit, return_offsets_mapping=tokenizer.is_fast)
+        result = {key: encoding[key] for key in tokenizer.model_input_names if key in encoding}
+        result[CUT] = [bool(one.overflowing) for one in encoding.encodings or []] or [False] * len(texts)
+        for task in tasks:
+            column = task.target_column
+            named = rows | {column: _named(rows[column], class_names(dataset, column))}
+            result[label_column(str(task.name))] = task.encode_labels(
+                named, indices, encoding, unseen[str(task.name)], split
+            )
+        return result
+
+    rows = dataset.select_columns(columns).map(
+        features,
+        batched=True,
+        with_indices=True,
+        remove_columns=columns,
+        new_fingerprint=_fingerprint(dataset, tasks, tokenizer, limit, unseen),
+        desc=f"Tokenising {name} ({split})",
+    )
+    return Encoded(name, rows, unseen)
+
+
+def _texts(values: list[Any], task: Task, column: str, indices: list[int], split: str) -> list[str]:
+    texts = []
+    for value, index in zip(values, indices, strict=True):
+        try:
+            texts.append(as_text(value))
+        except TypeError as problem:
+            raise task.error(f"row {index} of the {split} data, column '{column}': {problem}. Mend the row.") from None
+    return texts
+
+
+def _named(value: Any, names: list[str] | None) -> Any:  # noqa: ANN401
+    """ClassLabel numbers by name, missing ones (-1) as None; other values as they are."""
+    if names is None or value is None:
+        return value
+    if isinstance(value, list):
+        return [_named(entry, names) for entry in value]
+    return names[value] if value >= 0 else None
+
+
+def _fingerprint(
+    dataset: Dataset,
+    tasks: Sequence[Task],
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int | None,
+    unseen: dict[str, list[Any]],
+) -> str:
+    """A hash of all that the features depend on.
+
+    The default one, over the function's own bytes, would change whenever the tokenizer's padding state does.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        described = json.loads(backend.to_str())
+        vocabulary = json.dumps({key: value for key, value in described.items() if key not in ("truncation", "padding")})
+    else:
+        vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
+    parts = [dataset._fingerprint, __version__, vocabulary, tokenizer.model_input_names, limit]
+    parts += [[task.to_dict() for task in tasks], unseen, tokenizer.truncation_side]
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]

@@ -1,0 +1,83 @@
+"""Several encoded datasets as one, and the batches made of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+from transformers.data.data_collator import pad_without_fast_tokenizer_warning
+
+from ..tasks import Task
+from .encoding import Encoded, label_column
+
+Feature = dict[str, Any]
+
+
+class Mixture(Dataset[Feature]):
+    """The rows of all datasets under one numbering, the first dataset's first.
+
+    A feature holds ``inputs``, for the model, and ``labels`` by task; a task without label for the row is left out.
+    """
+
+    def __init__(self, datasets: Sequence[Encoded]) -> None:
+        self.datasets = list(datasets)
+        self._ends = np.cumsum([len(dataset.rows) for dataset in self.datasets])
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Rows of each dataset, by name."""
+        return {dataset.name: len(dataset.rows) for dataset in self.datasets}
+
+    def __len__(self) -> int:
+        """Rows of all datasets together."""
+        return int(self._ends[-1])
+
+    def __getitem__(self, row: int) -> Feature:
+        """One row; ``~row`` is the same row without its labels, which fills a batch and counts for nothing."""
+        number = row if row >= 0 else ~row
+        which = int(np.searchsorted(self._ends, number, side="right"))
+        dataset = self.datasets[which]
+        values = dataset.rows[number - int(self._ends[which]) + len(dataset.rows)]
+        return feature(values, dataset.tasks if row >= 0 else [])
+
+
+def feature(values: Mapping[str, Any], tasks: Sequence[str]) -> Feature:
+    """A row of an encoded dataset as model inputs and labels of some tasks."""
+    return {
+        "inputs": {key: value for key, value in values.items() if isinstance(value, list) and ":" not in key},
+        "labels": {task: values[label_column(task)] for task in tasks if values[label_column(task)] is not None},
+    }
+
+
+class MixtureCollator:
+    """Features to a batch: padded model inputs, and by task the rows that are its own and their labels.
+
+    Args:
+        tokenizer: pads the inputs.
+        tasks: collate the labels, each its own.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, tasks: Mapping[str, Task]) -> None:
+        self.tokenizer = tokenizer
+        self.tasks = dict(tasks)
+
+    def __call__(self, features: Sequence[Feature]) -> dict[str, Any]:
+        """Inputs (B, L) each, ``task_rows`` (N,) and ``labels`` (N, ...) by task, for tasks with rows here."""
+        batch = dict(
+            pad_without_fast_tokenizer_warning(
+                self.tokenizer, [feature["inputs"] for feature in features], return_tensors="pt"
+            )
+        )
+        length = batch["input_ids"].shape[1]
+        task_rows, labels = {}, {}
+        for name, task in self.tasks.items():
+            rows = [row for row, feature in enumerate(features) if name in feature["labels"]]
+            if rows:
+                task_rows[name] = torch.tensor(rows)
+                own = [features[row]["labels"][name] for row in rows]
+                labels[name] = task.collate(own, length, self.tokenizer.padding_side)
+        return {**batch, "task_rows": task_rows, "labels": labels}

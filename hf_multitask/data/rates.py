@@ -1,0 +1,121 @@
+"""Sampling rates: which share of every step's rows each dataset gets."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from ..modeling.config import close_match
+
+
+class SamplingRates(ABC):
+    """Shares of the datasets of a mixture; a sampler object given to the trainer derives from this."""
+
+    @abstractmethod
+    def rates(self, sizes: Mapping[str, int]) -> dict[str, float]:
+        """By dataset, its share of every step's rows; the trainer divides by their sum.
+
+        Args:
+            sizes: rows of each dataset.
+        """
+
+
+class Proportional(SamplingRates):
+    """By size: every row is seen once an epoch."""
+
+    def rates(self, sizes: Mapping[str, int]) -> dict[str, float]:
+        """See :class:`SamplingRates`."""
+        return {name: float(size) for name, size in sizes.items()}
+
+
+class Uniform(SamplingRates):
+    """The same share for every dataset, whatever its size."""
+
+    def rates(self, sizes: Mapping[str, int]) -> dict[str, float]:
+        """See :class:`SamplingRates`."""
+        return dict.fromkeys(sizes, 1.0)
+
+
+class Temperature(SamplingRates):
+    r"""Shares :math:`r_m = \min(e_m, K)^{1/T}` of the sizes :math:`e_m`.
+
+    Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer (JMLR 2020), section 3.5.2,
+    https://jmlr.org/papers/v21/20-074.html. ``temperature=1`` is proportional; the larger, the nearer to uniform.
+
+    Args:
+        temperature: T, 1 or more. The paper's mT5-like choice of 2 is the default.
+        cap: K in rows; no cap where None. The paper's own 2**21 is far above the size of fine-tuning sets.
+    """
+
+    def __init__(self, *, temperature: float = 2.0, cap: int | None = None) -> None:
+        if not _is_number(temperature) or temperature < 1:
+            raise ValueError(f"Parameter `temperature` should be 1 or more. Found `temperature = {temperature!r}`.")
+        if cap is not None and (not isinstance(cap, int) or cap < 1):
+            raise ValueError(f"Parameter `cap` should be a whole number of rows, 1 or more. Found `cap = {cap!r}`.")
+        self.temperature, self.cap = temperature, cap
+
+    def rates(self, sizes: Mapping[str, int]) -> dict[str, float]:
+        """See :class:`SamplingRates`."""
+        return {name: min(size, self.cap or size) ** (1 / self.temperature) for name, size in sizes.items()}
+
+
+class Fixed(SamplingRates):
+    """Shares that the user names.
+
+    Args:
+        rates: by dataset, a number of 0 or more; they need not sum to 1.
+    """
+
+    def __init__(self, *, rates: Mapping[str, float] | None = None) -> None:
+        if not isinstance(rates, Mapping) or not rates:
+            raise ValueError("Parameter `rates` of sampling 'fixed' should name a rate per dataset. Add sampling_kwargs.")
+        for name, rate in rates.items():
+            if not _is_number(rate) or rate < 0:
+                raise ValueError(f"The rate of '{name}' should be a number of 0 or more. Found {rate!r}.")
+        if not sum(rates.values()):
+            raise ValueError("The rates of sampling 'fixed' sum to nothing. Give one dataset a rate above 0.")
+        self._rates = dict(rates)
+
+    def rates(self, sizes: Mapping[str, int]) -> dict[str, float]:
+        """See :class:`SamplingRates`."""
+        for name in self._rates:
+            if name not in sizes:
+                raise ValueError(
+                    f"Sampling names a rate for '{name}', and the training data are {', '.join(sizes)}."
+                    + close_match(name, list(sizes))
+                )
+        missing = [name for name in sizes if name not in self._rates]
+        if missing:
+            raise ValueError(f"Sampling names no rate for '{missing[0]}'. Add one; 0 leaves the dataset out.")
+        return dict(self._rates)
+
+
+SAMPLING: dict[str, type[SamplingRates]] = {
+    "proportional": Proportional,
+    "uniform": Uniform,
+    "temperature": Temperature,
+    "fixed": Fixed,
+}
+
+
+def build_rates(name: str, kwargs: Mapping[str, Any] | None) -> SamplingRates:
+    """The sampling of a name and its arguments.
+
+    Raises:
+        ValueError: the name or an argument is unknown or not usable.
+    """
+    if name not in SAMPLING:
+        raise ValueError(
+            f"Parameter `sampling` should be one of {', '.join(SAMPLING)}. Found `sampling = {name!r}`."
+            + close_match(str(name), list(SAMPLING))
+        )
+    try:
+        return SAMPLING[name](**(kwargs or {}))
+    except TypeError:
+        raise ValueError(f"Sampling '{name}' does not take all of sampling_kwargs {dict(kwargs or {})}. Mend them.") from None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

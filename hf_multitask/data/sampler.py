@@ -1,0 +1,160 @@
+"""The step sampler: which rows every optimizer step sees, whatever the accumulation and the number of ranks."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from .rates import SamplingRates
+
+
+@dataclass(frozen=True)
+class Share:
+    """One line of the plan: what a dataset gets of a training run."""
+
+    name: str
+    rows: int
+    share: float
+    drawn: int
+
+    @property
+    def passes(self) -> float:
+        """How often each row is seen, on average."""
+        return self.drawn / self.rows
+
+
+class StepSampler(Sampler[list[int]]):
+    """Draws optimizer steps from a mixture and deals each to ranks and micro-batches.
+
+    A row is a number: those of the first dataset come first. Every step holds, of each dataset, its share of the rows,
+    rounded down or up; who is rounded up is whoever is furthest behind (largest remainder), ties and the start being
+    drawn from the seed. A dataset's rows come in shuffled passes without end, so an epoch of proportional sampling sees
+    each row once. An epoch has ceil(rows / rows of a step) steps and as many rows as the data have, whatever the shares.
+
+    The steps are a pure function of (seed, epoch): another number of ranks or micro-batches deals the same steps.
+
+    Args:
+        sizes: rows of each dataset.
+        rates: their shares.
+        rows_per_step: W x A x R rows: ranks, accumulation, batch of a device.
+        accumulation: A, micro-batches of a step on each rank.
+        world_size: W.
+        rank: which of the W this is.
+        seed: of the order and the rounding.
+
+    Raises:
+        ValueError: a rate is negative, not finite, or all are zero.
+    """
+
+    def __init__(
+        self,
+        sizes: Mapping[str, int],
+        rates: SamplingRates,
+        *,
+        rows_per_step: int,
+        accumulation: int = 1,
+        world_size: int = 1,
+        rank: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.sizes = dict(sizes)
+        self.rows_per_step, self.accumulation = rows_per_step, accumulation
+        self.world_size, self.rank, self.seed = world_size, rank, seed
+        shares = rates.rates(self.sizes)
+        self._shares_K = np.array([shares.get(name, 0.0) for name in self.sizes], dtype=np.float64)
+        if not np.isfinite(self._shares_K).all() or (self._shares_K < 0).any() or not self._shares_K.sum():
+            raise ValueError(f"Sampling rates should be 0 or more and sum to more than 0. Found {shares}.")
+        self._shares_K /= self._shares_K.sum()
+        self._offsets_K = np.cumsum([0, *self.sizes.values()])[:-1]
+        self.total = sum(self.sizes.values())
+        self.steps_per_epoch = -(-self.total // rows_per_step)
+        self.epoch = 0
+        # By epoch: rows drawn of each dataset before it, and how far each is behind its share.
+        behind_K = np.random.default_rng([seed, 1]).uniform(0, 1e-6, len(self.sizes))
+        self._starts = [(np.zeros(len(self.sizes), dtype=np.int64), behind_K)]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that iteration yields."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Micro-batches that one rank gets in an epoch."""
+        return self.steps_per_epoch * self.accumulation
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Micro-batches of this rank; a negative number ``~row`` is filler, a row whose labels do not count."""
+        parts = self.world_size * self.accumulation
+        for rows in self.steps(self.epoch):
+            for micro_batch in np.array_split(rows, parts)[self.rank :: self.world_size]:
+                yield [int(row) for row in micro_batch] or [~int(rows[0])]
+
+    def steps(self, epoch: int) -> Iterator[np.ndarray]:
+        """The rows of every step of an epoch, over all ranks, each (rows_per_step,) or fewer in the last."""
+        quotas_SK, _ = self._quotas(epoch)
+        cursors_K = self._start(epoch)[0].copy()
+        for step, quota_K in enumerate(quotas_SK):
+            rows = np.concatenate(
+                [
+                    self._offsets_K[k] + self._draw(k, int(cursors_K[k]), int(quota_K[k]))
+                    for k in range(len(self.sizes))
+                ]
+            )
+            cursors_K += quota_K
+            yield np.random.default_rng([self.seed, 2, epoch, step]).permutation(rows)
+
+    def plan(self, steps: int) -> list[Share]:
+        """What each dataset gets in a run of so many optimizer steps."""
+        drawn_K = np.zeros(len(self.sizes), dtype=np.int64)
+        for epoch in range(-(-steps // self.steps_per_epoch)):
+            drawn_K += self._quotas(epoch)[0][: steps - epoch * self.steps_per_epoch].sum(0)
+        total = max(int(drawn_K.sum()), 1)
+        return [
+            Share(name, size, int(drawn) / total, int(drawn))
+            for (name, size), drawn in zip(self.sizes.items(), drawn_K, strict=True)
+        ]
+
+    def _start(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        while len(self._starts) <= epoch:
+            quotas_SK, behind_K = self._quotas(len(self._starts) - 1)
+            self._starts.append((self._starts[-1][0] + quotas_SK.sum(0), behind_K))
+        return self._starts[epoch]
+
+    def _quotas(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of each dataset in every step of an epoch, (S, K), and how far each is behind after it, (K,)."""
+        behind_K = self._start(epoch)[1].copy()
+        quotas_SK = np.zeros((self.steps_per_epoch, len(self.sizes)), dtype=np.int64)
+        for step in range(self.steps_per_epoch):
+            rows = min(self.rows_per_step, self.total - step * self.rows_per_step)
+            wanted_K = self._shares_K * rows
+            quota_K = np.floor(wanted_K + 1e-9).astype(np.int64)
+            behind_K += wanted_K - quota_K
+            fraction_K = wanted_K - quota_K
+            left = rows - int(quota_K.sum())
+            # Only a dataset with a fraction may be rounded up, so that every quota stays within one row of its share.
+            order_K = np.argsort(-np.where(fraction_K > 1e-9, behind_K, -np.inf), kind="stable")[:left]
+            quota_K[order_K] += 1
+            behind_K[order_K] -= 1
+            quotas_SK[step] = quota_K
+        return quotas_SK, behind_K
+
+    def _draw(self, k: int, start: int, count: int) -> np.ndarray:
+        """``count`` rows of dataset k, from place ``start`` of its endless passes on."""
+        name, size = list(self.sizes.items())[k]
+        drawn = []
+        while count:
+            one_pass, place = divmod(start, size)
+            rows = self._permutation(name, size, one_pass)[place : place + count]
+            drawn.append(rows)
+            start, count = start + len(rows), count - len(rows)
+        return np.concatenate(drawn) if drawn else np.zeros(0, dtype=np.int64)
+
+    def _permutation(self, name: str, size: int, one_pass: int) -> np.ndarray:
+        cached = self.__dict__.setdefault("_passes", {})
+        if cached.get(name, (None,))[0] != one_pass:
+            key = zlib.crc32(name.encode())
+            cached[name] = (one_pass, np.random.default_rng([self.seed, 3, key, one_pass]).permutation(size))
+        return cached[name][1]

@@ -1,0 +1,143 @@
+"""The configuration of a multi-task model: one backbone configuration and one plain dict per task."""
+
+import re
+from difflib import get_close_matches
+from typing import Any
+
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig
+
+FORMAT_VERSION = 1
+POOLINGS = ("native", "cls", "mean", "last")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def close_match(word: str, known: list[str]) -> str:
+    """The end of an error sentence: ``" Did you mean 'x'?"``, or nothing where no known word is near."""
+    near = get_close_matches(word, known, n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def check_task_name(name: object) -> str:
+    """Return ``name`` if it can name a task.
+
+    A name becomes a module name, a metric name and a key of the configuration, so it holds letters, digits, ``-`` and
+    ``_`` only, and is no attribute of :class:`torch.nn.ModuleDict`.
+
+    Raises:
+        ValueError: the name cannot be used.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(
+            f"Task name {name!r} is not usable: names are made of letters, digits, '-' and '_' and start with a letter "
+            "or digit. Rename the task."
+        )
+    if hasattr(nn.ModuleDict, name):
+        raise ValueError(f"Task name '{name}' is not usable: torch.nn.ModuleDict reserves it. Rename the task.")
+    return name
+
+
+class MultiTaskConfig(PreTrainedConfig):
+    """Configuration of :class:`MultiTaskModel`.
+
+    Args:
+        backbone_config: configuration of the shared backbone, as an object or as a dict with its ``model_type``.
+        tasks: one dict per task, with at least ``name`` and ``type``; the other keys are the arguments of the task's
+            class. The order of this list is the order of the heads.
+        pooling: ``"native"`` takes the classification head of the backbone's family; ``"cls"``, ``"mean"`` and
+            ``"last"`` put dropout and a linear layer on the first, the average or the last token.
+        format_version: version of this format, written by the package that saved the model.
+
+    Raises:
+        ValueError: a name, the pooling, the backbone's ``model_type`` or the format version is not usable.
+    """
+
+    model_type = "multitask"
+    sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012 - the name and the form are Transformers'
+    keys_to_ignore_at_inference = ("losses",)
+
+    backbone_config: dict[str, Any] | PreTrainedConfig | None = None
+    tasks: list[dict[str, Any]] | None = None
+    pooling: str = "native"
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        kwargs.pop("custom_pipelines", None)  # always written by to_dict
+        if self.backbone_config is None:
+            self.backbone_config = AutoConfig.for_model("bert")
+        elif isinstance(self.backbone_config, dict):
+            values = dict(self.backbone_config)
+            model_type = values.pop("model_type", None)
+            if model_type is None:
+                raise ValueError("backbone_config has no 'model_type'. Add the backbone's, for example 'bert'.")
+            self.backbone_config = AutoConfig.for_model(model_type, **values)
+        self.tasks = [dict(task) for task in self.tasks or []]
+        self._check()
+        super().__post_init__(**kwargs)
+
+    def _check(self) -> None:
+        if not isinstance(self.format_version, int) or self.format_version > FORMAT_VERSION:
+            raise ValueError(
+                f"This model has format version {self.format_version}, and the installed hf_multitask reads up to "
+                f"{FORMAT_VERSION}. Upgrade hf_multitask."
+            )
+        if self.pooling not in POOLINGS:
+            raise ValueError(
+                f"Parameter `pooling` should be one of {', '.join(POOLINGS)}. Found `pooling = {self.pooling!r}`."
+                + close_match(str(self.pooling), list(POOLINGS))
+            )
+        for task in self.tasks or []:
+            check_task_name(task.get("name"))
+            if not isinstance(task.get("type"), str):
+                raise ValueError(f"Task '{task['name']}' has no 'type'. Add one, for example 'token-classification'.")
+        names = self.task_names
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"Task name '{twice[0]}' is used {names.count(twice[0])} times. Rename all but one.")
+
+    @property
+    def task_names(self) -> list[str]:
+        """Names of the tasks, in the order of the heads."""
+        return [task["name"] for task in self.tasks or []]
+
+    def task(self, name: str) -> dict[str, Any]:
+        """The dict of one task.
+
+        Raises:
+            ValueError: the model has no task of that name.
+        """
+        for task in self.tasks or []:
+            if task["name"] == name:
+                return task
+        raise ValueError(
+            f"The model has no task '{name}'; it has {', '.join(self.task_names) or 'none'}."
+            + close_match(name, self.task_names)
+        )
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """The backbone's configuration, so that what Transformers asks of a text model reaches the right place."""
+        return self.backbone_config.get_text_config(decoder=decoder, encoder=encoder)
+
+    @property
+    def custom_pipelines(self) -> dict[str, Any]:
+        """Where ``pipeline("multitask", ..., trust_remote_code=True)`` finds its code.
+
+        Empty where the package has registered the pipeline, so that its users need no trust.
+        """
+        from transformers.pipelines import PIPELINE_REGISTRY
+
+        if "multitask" in PIPELINE_REGISTRY.supported_tasks:
+            return {}
+        return self._pipelines()
+
+    @staticmethod
+    def _pipelines() -> dict[str, Any]:
+        return {"multitask": {"impl": "pipeline.MultiTaskPipeline", "pt": ["AutoModel"], "type": "text"}}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as a dict that JSON can hold."""
+        return super().to_dict() | {"custom_pipelines": self._pipelines()}
+
+
+MultiTaskConfig.register_for_auto_class()

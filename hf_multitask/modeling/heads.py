@@ -1,0 +1,171 @@
+"""Task heads: shared states in, logits and the loss of every row out.
+
+Legend: B rows of the batch, N rows of one task, L tokens, D hidden, C classes.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, PreTrainedConfig
+
+from .config import close_match
+from .native import States, stock_head
+
+IGNORE = -100
+
+
+class PooledLinear(nn.Module):
+    """Dropout and a linear layer over one pooled state, for those who do not want the family's own head."""
+
+    def __init__(self, config: PreTrainedConfig, *, num_labels: int, pooling: str) -> None:
+        super().__init__()
+        self.pooling = pooling
+        dropout = getattr(config, "classifier_dropout", None)
+        if dropout is None:
+            dropout = getattr(config, "hidden_dropout_prob", 0.1)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(config.hidden_size, num_labels)
+
+    def forward(self, hidden_NLD: torch.Tensor, attention_mask_NL: torch.Tensor) -> torch.Tensor:
+        """(N, L, D) to (N, C)."""
+        mask_NL = attention_mask_NL.to(hidden_NLD.dtype)
+        positions_L = torch.arange(hidden_NLD.shape[1], device=hidden_NLD.device)
+        if self.pooling == "mean":
+            pooled_ND = (hidden_NLD * mask_NL.unsqueeze(-1)).sum(1) / mask_NL.sum(1, keepdim=True).clamp(min=1)
+        else:
+            seen_NL = mask_NL * (positions_L + 1 if self.pooling == "last" else hidden_NLD.shape[1] - positions_L)
+            rows_N = torch.arange(hidden_NLD.shape[0], device=hidden_NLD.device)
+            pooled_ND = hidden_NLD[rows_N, seen_NL.argmax(1)]
+        return self.classifier(self.dropout(pooled_ND))
+
+
+class Head(nn.Module, ABC):
+    """One task's layers, its loss, and what counts as an item of it.
+
+    Args:
+        task: the task's dict from the configuration.
+        config: the backbone's configuration.
+        pooling: see :class:`MultiTaskConfig`.
+    """
+
+    auto_class: ClassVar[Any]
+    needs_pooler = False
+
+    def __init__(self, task: dict[str, Any], config: PreTrainedConfig, *, pooling: str) -> None:
+        super().__init__()
+        self.num_labels = num_labels(task)
+        self._build(task, config, pooling)
+
+    def _build(self, task: dict[str, Any], config: PreTrainedConfig, pooling: str) -> None:  # noqa: ARG002
+        self.native, self.needs_pooler = stock_head(
+            config, self.auto_class, num_labels=self.num_labels, problem_type=task.get("problem_type")
+        )
+
+    def forward(
+        self, states: States, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Logits of the N rows whose states and inputs are given."""
+        return self.native(input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=states).logits
+
+    @abstractmethod
+    def items(self, labels: torch.Tensor) -> torch.Tensor:
+        """How many items each row holds: labels (N, ...) to counts (N,)."""
+
+    @abstractmethod
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The sum of the item losses of each row, (N,), in float32 or better."""
+
+
+class SequenceClassificationHead(Head):
+    """Classes, label sets or numbers for a text or a pair of texts. An item is a row.
+
+    A row's loss is the cross-entropy for ``single_label_classification``, the mean over classes of the binary
+    cross-entropy for ``multi_label_classification``, the mean over outputs of the squared error for ``regression``;
+    averaged over rows, each is the loss of the stock Transformers class.
+    """
+
+    auto_class = AutoModelForSequenceClassification
+
+    def _build(self, task: dict[str, Any], config: PreTrainedConfig, pooling: str) -> None:
+        self.problem_type = task.get("problem_type")
+        self.pooled = None if pooling == "native" else PooledLinear(config, num_labels=self.num_labels, pooling=pooling)
+        if self.pooled is None:
+            super()._build(task, config, pooling)
+
+    def forward(
+        self, states: States, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """(N, L, D) to (N, C)."""
+        if self.pooled is None:
+            return super().forward(states, input_ids, attention_mask)
+        hidden_NLD = states.last_hidden_state
+        if attention_mask is None:
+            attention_mask = torch.ones(hidden_NLD.shape[:2], device=hidden_NLD.device)
+        return self.pooled(hidden_NLD, attention_mask)
+
+    def items(self, labels: torch.Tensor) -> torch.Tensor:
+        """1 per row, 0 where a class is none of the model's."""
+        if self.problem_type == "single_label_classification":
+            return (labels < self.num_labels).to(torch.long)
+        return torch.ones(labels.shape[0], dtype=torch.long, device=labels.device)
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Logits (N, C) and labels (N,), or (N, C) for label sets and numbers, to (N,)."""
+        logits_NC = _at_least_float32(logits)
+        if self.problem_type == "single_label_classification":
+            known_N = labels.masked_fill(labels >= self.num_labels, IGNORE)
+            return F.cross_entropy(logits_NC, known_N, ignore_index=IGNORE, reduction="none")
+        targets_NC = labels[:, : self.num_labels].to(logits_NC.dtype)
+        if self.problem_type == "multi_label_classification":
+            return F.binary_cross_entropy_with_logits(logits_NC, targets_NC, reduction="none").mean(1)
+        return F.mse_loss(logits_NC, targets_NC, reduction="none").mean(1)
+
+
+class TokenClassificationHead(Head):
+    """A tag for every word, read at its labelled tokens. An item is a labelled token; its loss is the cross-entropy."""
+
+    auto_class = AutoModelForTokenClassification
+
+    def items(self, labels: torch.Tensor) -> torch.Tensor:
+        """Labelled tokens of each row, (N, L) to (N,)."""
+        return ((labels != IGNORE) & (labels < self.num_labels)).sum(1)
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Logits (N, L, C) and labels (N, L), -100 where there is none, to (N,)."""
+        known_NL = labels.masked_fill(labels >= self.num_labels, IGNORE)
+        logits_NCL = _at_least_float32(logits).transpose(1, 2)
+        return F.cross_entropy(logits_NCL, known_NL, ignore_index=IGNORE, reduction="none").sum(1)
+
+
+def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+HEADS: dict[str, type[Head]] = {
+    "sequence-classification": SequenceClassificationHead,
+    "token-classification": TokenClassificationHead,
+}
+
+
+def head_class(task: dict[str, Any]) -> type[Head]:
+    """The head of a task's type.
+
+    Raises:
+        ValueError: there is no such type.
+    """
+    try:
+        return HEADS[task["type"]]
+    except KeyError:
+        raise ValueError(
+            f"Task '{task['name']}' has the unknown type '{task['type']}'; the types are {', '.join(sorted(HEADS))}."
+            + close_match(task["type"], list(HEADS))
+        ) from None
+
+
+def num_labels(task: dict[str, Any]) -> int:
+    """Outputs of a task's head: one per label name, one for a regression without names, 0 while labels are unknown."""
+    names = task.get("label_names")
+    return len(names) if names else int(task.get("problem_type") == "regression")

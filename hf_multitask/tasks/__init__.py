@@ -1,0 +1,39 @@
+"""Task types: columns and labels, alignment, collation and metrics."""
+
+from dataclasses import fields
+from typing import Any
+
+from ..modeling.config import check_task_name, close_match
+from .base import Task
+from .labelled import Labelled
+from .sequence_classification import SequenceClassification
+from .token_classification import TokenClassification
+
+TASK_TYPES: dict[str, type[Task]] = {task.type: task for task in (SequenceClassification, TokenClassification)}
+
+
+def build_task(name: str, values: dict[str, Any]) -> Task:
+    """The task of a dict with ``type`` and arguments, as a recipe or a model's configuration holds it.
+
+    Raises:
+        ValueError: the name, the type or an argument is not usable.
+    """
+    check_task_name(name)
+    arguments = {key: value for key, value in values.items() if key not in ("type", "name")}
+    kind = values.get("type")
+    if kind not in TASK_TYPES:
+        raise ValueError(
+            f"Task '{name}' has the unknown type {kind!r}; the types are {', '.join(sorted(TASK_TYPES))}."
+            + close_match(str(kind), list(TASK_TYPES))
+        )
+    known = [field.name for field in fields(TASK_TYPES[kind]) if field.name != "name"]
+    for key in arguments:
+        if key not in known:
+            raise ValueError(
+                f"Task '{name}' of type {kind} has no argument '{key}'; it takes {', '.join(sorted(known))}."
+                + close_match(key, known)
+            )
+    return TASK_TYPES[kind](name=name, **arguments)
+
+
+__all__ = ["Labelled", "SequenceClassification", "Task", "TokenClassification", "build_task"]

@@ -1,0 +1,113 @@
+"""What every task type has: its arguments, its labels in a dataset, alignment, collation and metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..modeling.config import close_match
+from ..modeling.inputs import text_columns
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from datasets import Dataset
+    from transformers import BatchEncoding
+
+
+@dataclass(kw_only=True)
+class Task(ABC):
+    """One task: where its texts and labels are, and what its labels mean.
+
+    A task is an argument list and no more: :meth:`to_dict` is what the model's configuration keeps, and the class is
+    built from it again. It knows its own name, for messages, once :func:`build_task` has made it.
+
+    Args:
+        dataset: which dataset it reads; the one named like the task where None.
+        max_length: tokens a row is cut to; the most that tokenizer and backbone take where None.
+    """
+
+    type: ClassVar[str]
+    name: str | None = dataclasses.field(default=None, repr=False)
+    dataset: str | None = None
+    max_length: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_length is not None and (not isinstance(self.max_length, int) or self.max_length < 1):
+            raise self.error(f"`max_length` should be a whole number of tokens. Found `max_length = {self.max_length!r}`.")
+
+    @property
+    def source(self) -> str:
+        """Name of the dataset this task reads."""
+        return self.dataset or self.name or ""
+
+    @property
+    def text_columns(self) -> tuple[str, str | None]:
+        """Columns of the text, and of the second text for pairs."""
+        return text_columns(self.to_dict())
+
+    @property
+    @abstractmethod
+    def target_column(self) -> str:
+        """Column of the labels."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name, type and arguments as plain values."""
+        return {"type": self.type, **dataclasses.asdict(self)}
+
+    def error(self, sentence: str) -> ValueError:
+        """An error whose sentence begins with this task's name."""
+        return ValueError(f"Task '{self.name}': {sentence}" if self.name else f"{type(self).__name__}: {sentence}")
+
+    def check_columns(self, dataset: Dataset, split: str) -> None:
+        """See that the columns this task names are there.
+
+        Raises:
+            ValueError: one is missing.
+        """
+        for column in [*self.text_columns, self.target_column]:
+            if column is not None and column not in dataset.column_names:
+                raise self.error(
+                    f"the {split} data has no column '{column}'; it has {', '.join(dataset.column_names) or 'none'}."
+                    + (close_match(column, dataset.column_names) or " Name the right one in the task.")
+                )
+
+    @abstractmethod
+    def resolve(self, train: Dataset | None, others: Sequence[Dataset]) -> Task:
+        """A copy in which labels that were left out are read from the data: training labels first, then the others.
+
+        Raises:
+            ValueError: the target column does not hold labels of this type.
+        """
+
+    @abstractmethod
+    def unseen(self, dataset: Dataset) -> list[Any]:
+        """Labels of a dataset that the task does not know, sorted; they are numbered after the known ones."""
+
+    @abstractmethod
+    def encode_labels(
+        self, rows: dict[str, list[Any]], indices: list[int], encoding: BatchEncoding, unseen: list[Any], split: str
+    ) -> list[Any]:
+        """The labels of a batch of rows as numbers aligned to its encoding; None for a row without label.
+
+        Args:
+            rows: the target column, and the text columns, of the batch.
+            indices: the rows' numbers in their dataset, for messages.
+            encoding: their tokens.
+            unseen: labels to number after the known ones; any other unknown label is an error.
+            split: name of the split, for messages.
+
+        Raises:
+            ValueError: a row's label is unknown, or of the wrong kind; the sentence names the row.
+        """
+
+    @abstractmethod
+    def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:
+        """Labels of N rows as one tensor, (N,) or (N, ...); ``length`` is L, the width of the batch in tokens."""
+
+    @abstractmethod
+    def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: list[Any]) -> dict[str, float]:
+        """Metrics of logits against labels, the primary one first, 1 being best."""

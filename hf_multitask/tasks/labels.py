@@ -1,0 +1,95 @@
+"""Labels as users keep them - names, numbers, ClassLabel - and as heads read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..modeling.config import close_match
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def leaf(feature: Any) -> tuple[Any, int]:  # noqa: ANN401
+    """The innermost feature of a column and how many lists are around it."""
+    depth = 0
+    while hasattr(feature, "feature") or isinstance(feature, list):
+        feature = feature[0] if isinstance(feature, list) else feature.feature
+        depth += 1
+    return feature, depth
+
+
+def kind(dataset: Dataset, column: str) -> tuple[str, int]:
+    """What a column holds, ``name``, ``number``, ``float`` or ``nothing``, and in how many lists.
+
+    A ClassLabel counts as ``name``.
+    """
+    feature, depth = leaf(dataset.features[column])
+    if type(feature).__name__ == "ClassLabel":
+        return "name", depth
+    dtype = str(getattr(feature, "dtype", ""))
+    for word, start in (("name", ("string", "large_string")), ("number", ("int", "uint", "bool")), ("float", ("float", "double"))):
+        if dtype.startswith(start):
+            return word, depth
+    return "nothing", depth
+
+
+def class_names(dataset: Dataset, column: str) -> list[str] | None:
+    """Names of a ClassLabel column; None for other columns."""
+    return getattr(leaf(dataset.features[column])[0], "names", None)
+
+
+def values(dataset: Dataset, column: str) -> list[Any]:
+    """The different labels of a column, sorted, lists opened and missing ones left out; ClassLabels by name."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    data = dataset.with_format("arrow")[:][column] if len(dataset) else None
+    if data is None:
+        return []
+    while pa.types.is_list(data.type) or pa.types.is_large_list(data.type):
+        data = pc.list_flatten(data)
+    found = [value for value in pc.unique(data).to_pylist() if value is not None]
+    names = class_names(dataset, column)
+    if names is not None:
+        found = [names[value] for value in found if value >= 0]
+    return sorted(found)
+
+
+def label_names(found: Iterable[list[Any]]) -> list[str]:
+    """Names for the labels of several splits: the first split's, then what the others add, each sorted.
+
+    Numbers, which index the names, become ``LABEL_0``, ``LABEL_1`` and so on, up to the largest.
+    """
+    ordered = list(dict.fromkeys(value for split in found for value in split))
+    if ordered and all(isinstance(value, bool) for value in ordered):
+        return ["False", "True"]
+    if ordered and all(isinstance(value, int) for value in ordered):
+        return [f"LABEL_{number}" for number in range(max(ordered) + 1)]
+    return [str(value) for value in ordered]
+
+
+def numbering(names: list[str], unseen: list[Any]) -> dict[Any, int]:
+    """From a label as data holds it, a name or a number, to its number; unseen labels come after the known ones."""
+    table: dict[Any, int] = {name: number for number, name in enumerate(names)}
+    table.update({number: number for number in range(len(names))})
+    table.update({label: len(names) + number for number, label in enumerate(unseen)})
+    return table
+
+
+def unseen_labels(found: list[Any], names: list[str]) -> list[Any]:
+    """Those of the labels that are none of the names, nor a number of one."""
+    known = numbering(names, [])
+    return [label for label in found if label not in known]
+
+
+def describe(found: str, depth: int) -> str:
+    """What a column holds, in words."""
+    word = {"name": "names", "number": "whole numbers", "float": "floats", "nothing": "nothing usable"}[found]
+    return "lists of " * depth + word
+
+
+def close(word: str, known: Sequence[str]) -> str:
+    """See :func:`close_match`."""
+    return close_match(word, list(known))

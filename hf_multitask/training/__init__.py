@@ -1,0 +1,6 @@
+"""Training: arguments, the trainer, evaluation."""
+
+from .arguments import MultiTaskTrainingArguments
+from .trainer import MultiTaskTrainer
+
+__all__ = ["MultiTaskTrainer", "MultiTaskTrainingArguments"]

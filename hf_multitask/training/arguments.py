@@ -1,0 +1,82 @@
+"""Training arguments: the Trainer's, and what a mixture of tasks needs beyond them."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from transformers import TrainingArguments
+
+from ..data import build_rates
+
+
+@dataclass
+class MultiTaskTrainingArguments(TrainingArguments):
+    """Arguments of :class:`MultiTaskTrainer`: all of ``transformers.TrainingArguments`` and these.
+
+    ``metric_for_best_model`` is ``average`` unless told otherwise: the mean over tasks of each task's primary metric.
+    ``report_to`` is TensorBoard where it is installed. ``per_device_train_batch_size`` counts rows of the mixture.
+
+    Args:
+        sampling: ``proportional``, ``uniform``, ``temperature`` or ``fixed``; see :mod:`hf_multitask.data.rates`.
+        sampling_kwargs: arguments of the sampling, such as ``{"temperature": 2}`` or ``{"rates": {"ner": 0.3, ...}}``.
+        task_weights: fixed weight of each task's loss; 1 for tasks that are not named.
+        early_stopping_patience: stop after so many evaluations without a better ``metric_for_best_model``.
+
+    Raises:
+        ValueError: an argument is not usable, or is one that a mixture of tasks cannot honour.
+    """
+
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*TrainingArguments._VALID_DICT_FIELDS, "sampling_kwargs", "task_weights"]
+
+    report_to: None | str | list[str] = field(
+        default=None, metadata={"help": "Trackers to report to. TensorBoard where it is installed, by default."}
+    )
+    sampling: str = field(
+        default="proportional",
+        metadata={"help": "How much of each step every dataset gets: proportional, uniform, temperature or fixed."},
+    )
+    sampling_kwargs: dict | str | None = field(default=None, metadata={"help": "Arguments of the sampling, as JSON."})
+    task_weights: dict | str | None = field(default=None, metadata={"help": "Weight of each task's loss, as JSON."})
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many evaluations without a better metric_for_best_model."}
+    )
+
+    def __post_init__(self) -> None:
+        self.remove_unused_columns = False
+        if self.report_to is None:
+            self.report_to = "tensorboard" if importlib.util.find_spec("tensorboard") else "none"
+        watches = self.load_best_model_at_end or self.early_stopping_patience is not None
+        if watches and self.metric_for_best_model is None:
+            self.metric_for_best_model = "average"
+        super().__post_init__()
+        self._check_mixture()
+
+    def _check_mixture(self) -> None:
+        for name in ("sampling_kwargs", "task_weights"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Mapping):
+                raise ValueError(f"Parameter `{name}` should be a mapping. Found `{name} = {value!r}`.")
+        build_rates(self.sampling, self.sampling_kwargs)  # type: ignore[arg-type]  # a mapping, as checked above
+        for task, weight in dict(self.task_weights or {}).items():
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+                raise ValueError(f"The weight of task '{task}' should be a number of 0 or more. Found {weight!r}.")
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise ValueError(
+                "Parameter `early_stopping_patience` should be 1 evaluation or more. "
+                f"Found `early_stopping_patience = {self.early_stopping_patience}`."
+            )
+        if self.early_stopping_patience is not None and self.eval_strategy == "no":
+            raise ValueError("Early stopping watches evaluations. Set eval_strategy to 'epoch' or 'steps'.")
+        if self.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor is not supported for a mixture of tasks. Set it to 0.")
+        if self.train_sampling_strategy != "random":
+            raise ValueError(
+                f"train_sampling_strategy '{self.train_sampling_strategy}' would reorder the mixture. "
+                "Leave it out: `sampling` decides the order of rows."
+            )
+        for name in ("prediction_loss_only", "batch_eval_metrics"):
+            if getattr(self, name):
+                raise ValueError(f"{name} is not supported: every task is measured on all its predictions. Leave it out.")

@@ -1,0 +1,52 @@
+"""What is shown while a mixture trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..data import Share
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of words as aligned columns, the first to the left and the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+        for row in rows
+    )
+
+
+def describe_plan(plan: Sequence[Share], tasks: dict[str, list[str]], steps: int, rows_per_step: int) -> str:
+    """The plan of a run: for each dataset its tasks, rows, share of every step, and how often a row is seen."""
+    head = ["dataset", "tasks", "rows", "share", "passes"]
+    body = [
+        [line.name, ", ".join(tasks[line.name]), f"{line.rows:,}", f"{line.share:.1%}", f"{line.passes:.2f}"]
+        for line in plan
+    ]
+    return f"Plan: {steps:,} steps of {rows_per_step} rows\n" + table([head, *body])
+
+
+class PlanCallback(TrainerCallback):
+    """Prints the plan before the first step.
+
+    Args:
+        trainer: whose plan it is.
+    """
+
+    def __init__(self, trainer: Any) -> None:  # noqa: ANN401 - the trainer's module imports this one
+        self.trainer = trainer
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
+    ) -> None:
+        """Print the plan."""
+        if state.is_world_process_zero:
+            tqdm.write(self.trainer.describe_plan(state.max_steps))

@@ -1,0 +1,143 @@
+"""From what the user gives a trainer to tasks whose labels are known and datasets of features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import datasets
+from transformers.utils import logging
+
+from ..data import Encoded, encode_dataset, group_tasks
+from ..modeling.config import close_match
+from ..tasks import Task, build_task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+    from ..modeling import MultiTaskConfig
+
+logger = logging.get_logger(__name__)
+
+Datasets = Mapping[str, datasets.Dataset]
+
+
+def build_tasks(config: MultiTaskConfig, overrides: Mapping[str, Task] | None) -> dict[str, Task]:
+    """The tasks of a model, with columns and options of those that the user gives.
+
+    Raises:
+        ValueError: an override names no task of the model, another type, or other labels.
+    """
+    check_names("tasks", overrides, config.task_names)
+    tasks = {}
+    for name in config.task_names:
+        values = dict(config.task(name))
+        if overrides and name in overrides:
+            given = {key: value for key, value in overrides[name].to_dict().items() if key != "name"}
+            if given["type"] != values["type"]:
+                raise ValueError(f"Task '{name}' is of type {values['type']}, and {given['type']} is given. Keep the type.")
+            for key in ("label_names", "problem_type"):
+                if given.get(key) is not None and values.get(key) is not None and given[key] != values[key]:
+                    raise ValueError(
+                        f"Task '{name}' was built with {key} {values[key]}, and {given[key]} are given. Leave them out."
+                    )
+            values |= {key: value for key, value in given.items() if value is not None}
+        tasks[name] = build_task(name, values)
+    return tasks
+
+
+def check_names(argument: str, given: Iterable[str] | None, known: Iterable[str]) -> None:
+    """See that an argument by task names tasks that exist.
+
+    Raises:
+        ValueError: it names another.
+    """
+    for name in given or ():
+        if name not in known:
+            raise ValueError(
+                f"`{argument}` names the task '{name}', and the model's tasks are {', '.join(known)}."
+                + close_match(str(name), list(known))
+            )
+
+
+def check_datasets(tasks: Mapping[str, Task], data: Datasets, split: str) -> None:
+    """See that every dataset is read by a task, and has the columns it reads.
+
+    Raises:
+        ValueError: a dataset is read by no task, or a column is missing.
+        TypeError: the data are no dict of ``datasets.Dataset``.
+    """
+    if not isinstance(data, Mapping):
+        raise TypeError(f"The {split} data should be a dict of datasets by name. Found {type(data).__name__}.")
+    sources = sorted({task.source for task in tasks.values()})
+    for name, dataset in data.items():
+        if name not in sources:
+            raise ValueError(
+                f"The {split} data hold the dataset '{name}', which no task reads; the tasks read {', '.join(sources)}."
+                + (close_match(name, sources) or " Leave it out, or name it in a task.")
+            )
+        if not isinstance(dataset, datasets.Dataset):
+            raise TypeError(
+                f"Dataset '{name}' of the {split} data should be a datasets.Dataset. Found {type(dataset).__name__}."
+            )
+    for task in tasks.values():
+        if task.source in data:
+            task.check_columns(data[task.source], split)
+
+
+def resolve_tasks(tasks: Mapping[str, Task], splits: Iterable[Datasets | None]) -> dict[str, Task]:
+    """Read labels that were left out from the data: of the first split first, then of the others."""
+    splits = [split for split in splits if split is not None]
+    resolved = {}
+    for name, task in tasks.items():
+        own = [split[task.source] for split in splits if task.source in split]
+        resolved[name] = task.resolve(own[0], own[1:]) if own else task
+    return resolved
+
+
+def encode_datasets(
+    tasks: Mapping[str, Task],
+    data: Datasets,
+    split: str,
+    *,
+    training: bool,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PreTrainedConfig,
+) -> list[Encoded]:
+    """Features of all datasets; tasks without data are left out. Says aloud what was cut and which labels are unseen."""
+    present = {name: task for name, task in tasks.items() if task.source in data}
+    result = []
+    for name, members in group_tasks(present).items():
+        encoded = encode_dataset(
+            name,
+            data[members[0].source],
+            members,
+            tokenizer=tokenizer,
+            config=config,
+            split=split,
+            training=training,
+        )
+        if cut := encoded.cut_rows():
+            logger.warning(
+                f"{cut} of {len(encoded.rows)} rows of '{name}' ({split}) are longer than the limit and were cut. "
+                "Set max_length of the task to choose it."
+            )
+        for task, unseen in encoded.unseen.items():
+            if unseen:
+                logger.warning(f"Task '{task}': {split} labels {unseen} are none of label_names and count as wrong.")
+        result.append(encoded)
+    return result
+
+
+def ensure_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Pad with the end-of-text token where a tokenizer has no padding token, as GPT-2's.
+
+    Raises:
+        ValueError: it has neither.
+    """
+    if tokenizer.pad_token_id is not None:
+        return
+    if tokenizer.eos_token is None:
+        raise ValueError("The tokenizer has neither a padding nor an end-of-text token. Set tokenizer.pad_token.")
+    tokenizer.pad_token = tokenizer.eos_token
+    logger.warning(f"The tokenizer has no padding token; '{tokenizer.eos_token}' is used.")

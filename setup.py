@@ -1,0 +1,5 @@
+"""Packaging stub: the metadata is in setup.cfg."""
+
+from setuptools import setup
+
+setup()
