@@ -1,7 +1,7 @@
 """Mixtures of datasets: sampling rates, the step sampler, features and batches."""
 
 from .encoding import Encoded, encode_dataset, group_tasks
-from .mixture import Mixture, MixtureCollator, feature
+from .mixture import Mixture, MixtureCollator, StepCollator, feature
 from .rates import SAMPLING, SamplingRates, build_rates
 from .sampler import Share, StepSampler
 
@@ -12,6 +12,7 @@ __all__ = [
     "MixtureCollator",
     "SamplingRates",
     "Share",
+    "StepCollator",
     "StepSampler",
     "build_rates",
     "encode_dataset",

@@ -148,7 +148,7 @@ def _texts(values: list[Any], task: Task, column: str, indices: list[int], split
     return texts
 
 
-def _named(value: Any, names: list[str] | None) -> Any:  # noqa: ANN401
+def _named(value: Any, names: list[str] | None) -> Any:
     """ClassLabel numbers by name, missing ones (-1) as None; other values as they are."""
     if names is None or value is None:
         return value
@@ -171,7 +171,9 @@ def _fingerprint(
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         described = json.loads(backend.to_str())
-        vocabulary = json.dumps({key: value for key, value in described.items() if key not in ("truncation", "padding")})
+        vocabulary = json.dumps(
+            {key: value for key, value in described.items() if key not in ("truncation", "padding")}
+        )
     else:
         vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
     parts = [dataset._fingerprint, __version__, vocabulary, tokenizer.model_input_names, limit]

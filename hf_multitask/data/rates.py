@@ -70,7 +70,9 @@ class Fixed(SamplingRates):
 
     def __init__(self, *, rates: Mapping[str, float] | None = None) -> None:
         if not isinstance(rates, Mapping) or not rates:
-            raise ValueError("Parameter `rates` of sampling 'fixed' should name a rate per dataset. Add sampling_kwargs.")
+            raise ValueError(
+                "Parameter `rates` of sampling 'fixed' should name a rate per dataset. Add sampling_kwargs."
+            )
         for name, rate in rates.items():
             if not _is_number(rate) or rate < 0:
                 raise ValueError(f"The rate of '{name}' should be a number of 0 or more. Found {rate!r}.")
@@ -114,7 +116,9 @@ def build_rates(name: str, kwargs: Mapping[str, Any] | None) -> SamplingRates:
     try:
         return SAMPLING[name](**(kwargs or {}))
     except TypeError:
-        raise ValueError(f"Sampling '{name}' does not take all of sampling_kwargs {dict(kwargs or {})}. Mend them.") from None
+        raise ValueError(
+            f"Sampling '{name}' does not take all of sampling_kwargs {dict(kwargs or {})}. Mend them."
+        ) from None
 
 
 def _is_number(value: object) -> bool:

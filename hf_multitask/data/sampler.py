@@ -33,13 +33,18 @@ class StepSampler(Sampler[list[int]]):
     A row is a number: those of the first dataset come first. Every step holds, of each dataset, its share of the rows,
     rounded down or up; who is rounded up is whoever is furthest behind (largest remainder), ties and the start being
     drawn from the seed. A dataset's rows come in shuffled passes without end, so an epoch of proportional sampling sees
-    each row once. An epoch has ceil(rows / rows of a step) steps and as many rows as the data have, whatever the shares.
+    each row once. An epoch has ceil(rows / rows of a step) steps and as many rows as the data, whatever the shares.
+
+    Where lengths are given, rows are sorted by length within windows of steps and dealt so that a step holds, of each
+    dataset, rows of the same rank in length; which step gets the short ones is drawn. Quotas are not touched.
 
     The steps are a pure function of (seed, epoch): another number of ranks or micro-batches deals the same steps.
 
     Args:
         sizes: rows of each dataset.
         rates: their shares.
+        lengths: tokens of every row of each dataset.
+        window: steps of a window.
         rows_per_step: W x A x R rows: ranks, accumulation, batch of a device.
         accumulation: A, micro-batches of a step on each rank.
         world_size: W.
@@ -55,6 +60,8 @@ class StepSampler(Sampler[list[int]]):
         sizes: Mapping[str, int],
         rates: SamplingRates,
         *,
+        lengths: Mapping[str, np.ndarray] | None = None,
+        window: int = 50,
         rows_per_step: int,
         accumulation: int = 1,
         world_size: int = 1,
@@ -62,6 +69,7 @@ class StepSampler(Sampler[list[int]]):
         seed: int = 0,
     ) -> None:
         self.sizes = dict(sizes)
+        self.lengths, self.window = lengths, window
         self.rows_per_step, self.accumulation = rows_per_step, accumulation
         self.world_size, self.rank, self.seed = world_size, rank, seed
         shares = rates.rates(self.sizes)
@@ -96,15 +104,26 @@ class StepSampler(Sampler[list[int]]):
         """The rows of every step of an epoch, over all ranks, each (rows_per_step,) or fewer in the last."""
         quotas_SK, _ = self._quotas(epoch)
         cursors_K = self._start(epoch)[0].copy()
-        for step, quota_K in enumerate(quotas_SK):
-            rows = np.concatenate(
-                [
-                    self._offsets_K[k] + self._draw(k, int(cursors_K[k]), int(quota_K[k]))
-                    for k in range(len(self.sizes))
-                ]
-            )
-            cursors_K += quota_K
-            yield np.random.default_rng([self.seed, 2, epoch, step]).permutation(rows)
+        for first in range(0, self.steps_per_epoch, self.window):
+            window_SK = quotas_SK[first : first + self.window]
+            dealt = [self._deal(k, int(cursors_K[k]), window_SK[:, k], (epoch, first)) for k in range(len(self.sizes))]
+            cursors_K += window_SK.sum(0)
+            for step in range(len(window_SK)):
+                rows = np.concatenate([of_dataset[step] for of_dataset in dealt])
+                yield np.random.default_rng([self.seed, 2, epoch, first + step]).permutation(rows)
+
+    def _deal(self, k: int, start: int, quotas_S: np.ndarray, window: tuple[int, int]) -> list[np.ndarray]:
+        """The rows of dataset k in each step of a window."""
+        rows = self._draw(k, start, int(quotas_S.sum()))
+        order_S = np.arange(len(quotas_S))
+        if self.lengths is not None:
+            rows = rows[np.argsort(self.lengths[list(self.sizes)[k]][rows], kind="stable")]
+            # The same order for every dataset, so that short rows meet short rows.
+            order_S = np.random.default_rng([self.seed, 4, *window]).permutation(len(quotas_S))
+        dealt = [rows] * len(quotas_S)
+        for step, chunk in zip(order_S, np.split(rows, np.cumsum(quotas_S[order_S])[:-1]), strict=True):
+            dealt[step] = self._offsets_K[k] + chunk
+        return dealt
 
     def plan(self, steps: int) -> list[Share]:
         """What each dataset gets in a run of so many optimizer steps."""

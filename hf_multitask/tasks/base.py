@@ -37,7 +37,9 @@ class Task(ABC):
 
     def __post_init__(self) -> None:
         if self.max_length is not None and (not isinstance(self.max_length, int) or self.max_length < 1):
-            raise self.error(f"`max_length` should be a whole number of tokens. Found `max_length = {self.max_length!r}`.")
+            raise self.error(
+                f"`max_length` should be a whole number of tokens. Found `max_length = {self.max_length!r}`."
+            )
 
     @property
     def source(self) -> str:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def leaf(feature: Any) -> tuple[Any, int]:  # noqa: ANN401
+def leaf(feature: Any) -> tuple[Any, int]:
     """The innermost feature of a column and how many lists are around it."""
     depth = 0
     while hasattr(feature, "feature") or isinstance(feature, list):
@@ -29,7 +29,11 @@ def kind(dataset: Dataset, column: str) -> tuple[str, int]:
     if type(feature).__name__ == "ClassLabel":
         return "name", depth
     dtype = str(getattr(feature, "dtype", ""))
-    for word, start in (("name", ("string", "large_string")), ("number", ("int", "uint", "bool")), ("float", ("float", "double"))):
+    for word, start in (
+        ("name", ("string", "large_string")),
+        ("number", ("int", "uint", "bool")),
+        ("float", ("float", "double")),
+    ):
         if dtype.startswith(start):
             return word, depth
     return "nothing", depth

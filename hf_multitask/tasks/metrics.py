@@ -32,7 +32,7 @@ class Accuracy(_Offline):
 
     features = _LABELS
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:  # noqa: ANN401
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         return {"accuracy": float(np.mean(np.asarray(predictions) == np.asarray(references)))}
 
 
@@ -41,7 +41,7 @@ class BinaryF1(_Offline):
 
     features = _LABELS
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:  # noqa: ANN401
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         from sklearn.metrics import f1_score
 
         return {"f1": float(f1_score(references, predictions, labels=[1], average="micro", zero_division=0))}
@@ -52,10 +52,12 @@ class MicroF1(_Offline):
 
     features = _SETS
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:  # noqa: ANN401
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         from sklearn.metrics import f1_score
 
-        return {"micro_f1": float(f1_score(np.array(references), np.array(predictions), average="micro", zero_division=0))}
+        return {
+            "micro_f1": float(f1_score(np.array(references), np.array(predictions), average="micro", zero_division=0))
+        }
 
 
 class Correlation(_Offline):
@@ -63,7 +65,7 @@ class Correlation(_Offline):
 
     features = _NUMBERS
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:  # noqa: ANN401
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         from scipy.stats import pearsonr, spearmanr
 
         predicted, true = np.array(predictions), np.array(references)
@@ -84,7 +86,7 @@ class SpanF1(_Offline):
 
     features = _TAGS
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:  # noqa: ANN401
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         from seqeval import metrics
 
         scores = {

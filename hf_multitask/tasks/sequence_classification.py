@@ -94,7 +94,8 @@ class SequenceClassification(Labelled):
                 "regression": "a number a row",
             }[str(self.problem_type)]
             raise self.error(
-                f"column '{self.label_column}' holds {lab.describe(found, depth)}, and {self.problem_type} wants {wants}. "
+                f"column '{self.label_column}' holds {lab.describe(found, depth)}, and "
+                f"{self.problem_type} wants {wants}. "
                 "Name another label_column or problem_type."
             )
 
@@ -105,7 +106,12 @@ class SequenceClassification(Labelled):
         return super().unseen(dataset)
 
     def encode_labels(
-        self, rows: dict[str, list[Any]], indices: list[int], encoding: BatchEncoding, unseen: list[Any], split: str  # noqa: ARG002
+        self,
+        rows: dict[str, list[Any]],
+        indices: list[int],
+        encoding: BatchEncoding,  # noqa: ARG002
+        unseen: list[Any],
+        split: str,
     ) -> list[Any]:
         """See :meth:`Task.encode_labels`."""
         table = lab.numbering(self.label_names or [], unseen)
@@ -120,7 +126,7 @@ class SequenceClassification(Labelled):
             for value, place in zip(rows[self.label_column], where, strict=True)
         ]
 
-    def _one(self, value: Any, table: dict[Any, int], where: str) -> int:  # noqa: ANN401
+    def _one(self, value: Any, table: dict[Any, int], where: str) -> int:
         if value not in table:
             raise self.unknown_label(value, where)
         return table[value]
@@ -130,7 +136,7 @@ class SequenceClassification(Labelled):
         if any(isinstance(entry, float) for entry in value):
             if len(value) != len(self.label_names or []) or any(entry not in (0.0, 1.0) for entry in value):
                 raise self.error(
-                    f"{where} should hold {len(self.label_names or [])} values of 0 or 1. Found {value!r}. Mend the row."
+                    f"{where} should hold {len(self.label_names or [])} values of 0 or 1. Found {value!r}. Mend it."
                 )
             return [float(entry) for entry in value] + [0.0] * (width - len(value))
         hot = [0.0] * width
@@ -141,11 +147,13 @@ class SequenceClassification(Labelled):
             hot[number] = 1.0
         return hot
 
-    def _numbers(self, value: Any, _: dict[Any, int], where: str) -> list[float]:  # noqa: ANN401
+    def _numbers(self, value: Any, _: dict[Any, int], where: str) -> list[float]:
         numbers = [float(entry) for entry in (value if isinstance(value, list) else [value])]
         outputs = len(self.label_names or [0])
         if len(numbers) != outputs or not all(math.isfinite(number) for number in numbers):
-            raise self.error(f"{where} should hold {outputs} finite number(s). Found {value!r}. Mend the row or drop it.")
+            raise self.error(
+                f"{where} should hold {outputs} finite number(s). Found {value!r}. Mend the row or drop it."
+            )
         return numbers
 
     def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
@@ -154,8 +162,13 @@ class SequenceClassification(Labelled):
 
         return torch.tensor(labels, dtype=None if self.problem_type == "single_label_classification" else torch.float32)
 
-    def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: list[Any]) -> dict[str, float]:  # noqa: ARG002
-        """``accuracy``, and ``f1`` of the second of two classes; ``micro_f1`` of sets; ``pearson`` and ``spearmanr``."""
+    def metrics(
+        self,
+        predictions: np.ndarray,
+        labels: np.ndarray,
+        unseen: list[Any],  # noqa: ARG002
+    ) -> dict[str, float]:
+        """``accuracy``, and ``f1`` for two classes; ``micro_f1`` of sets; ``pearson``, ``spearmanr`` of numbers."""
         from .metrics import Accuracy, BinaryF1, Correlation, MicroF1
 
         if self.problem_type == "regression":

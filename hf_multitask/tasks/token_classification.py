@@ -63,7 +63,8 @@ class TokenClassification(Labelled):
                 found, depth = lab.kind(dataset, column)
                 if found != "nothing" and (found not in kinds or depth != 1):
                     raise self.error(
-                        f"column '{column}' holds {lab.describe(found, depth)}, and {wants} is needed. Name another column."
+                        f"column '{column}' holds {lab.describe(found, depth)}, and {wants} is needed. "
+                        "Name another column."
                     )
         return self if self.label_names is not None else self.with_names_of(data)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any
 
 from transformers import TrainingArguments
 
@@ -29,9 +29,13 @@ class MultiTaskTrainingArguments(TrainingArguments):
         ValueError: an argument is not usable, or is one that a mixture of tasks cannot honour.
     """
 
-    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*TrainingArguments._VALID_DICT_FIELDS, "sampling_kwargs", "task_weights"]
+    _VALID_DICT_FIELDS = [  # noqa: RUF012 - as the base class has it
+        *TrainingArguments._VALID_DICT_FIELDS,
+        "sampling_kwargs",
+        "task_weights",
+    ]
 
-    report_to: None | str | list[str] = field(
+    report_to: list[str] | str | None = field(
         default=None, metadata={"help": "Trackers to report to. TensorBoard where it is installed, by default."}
     )
     sampling: str = field(
@@ -60,7 +64,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
             if value is not None and not isinstance(value, Mapping):
                 raise ValueError(f"Parameter `{name}` should be a mapping. Found `{name} = {value!r}`.")
         build_rates(self.sampling, self.sampling_kwargs)  # type: ignore[arg-type]  # a mapping, as checked above
-        for task, weight in dict(self.task_weights or {}).items():
+        weights: Any = self.task_weights or {}
+        for task, weight in weights.items():
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
                 raise ValueError(f"The weight of task '{task}' should be a number of 0 or more. Found {weight!r}.")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
@@ -79,4 +84,6 @@ class MultiTaskTrainingArguments(TrainingArguments):
             )
         for name in ("prediction_loss_only", "batch_eval_metrics"):
             if getattr(self, name):
-                raise ValueError(f"{name} is not supported: every task is measured on all its predictions. Leave it out.")
+                raise ValueError(
+                    f"{name} is not supported: every task is measured on all its predictions. Leave it out."
+                )

@@ -15,7 +15,10 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows of words as aligned columns, the first to the left and the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
-        "  ".join(cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
         for row in rows
     )
 
@@ -37,7 +40,7 @@ class PlanCallback(TrainerCallback):
         trainer: whose plan it is.
     """
 
-    def __init__(self, trainer: Any) -> None:  # noqa: ANN401 - the trainer's module imports this one
+    def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
 
     def on_train_begin(

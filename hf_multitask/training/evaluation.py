@@ -56,7 +56,7 @@ class Scores:
     primary: float
 
 
-def score(rows: TaskRows, task: Task, outputs: Any, labels: np.ndarray, metric: Metric | None) -> Scores:  # noqa: ANN401
+def score(rows: TaskRows, task: Task, outputs: Any, labels: np.ndarray, metric: Metric | None) -> Scores:
     """Metrics of a finished evaluation of one task.
 
     The loss is the sum of all items' losses over their number, so it does not depend on batches or ranks.

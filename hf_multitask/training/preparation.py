@@ -35,7 +35,9 @@ def build_tasks(config: MultiTaskConfig, overrides: Mapping[str, Task] | None) -
         if overrides and name in overrides:
             given = {key: value for key, value in overrides[name].to_dict().items() if key != "name"}
             if given["type"] != values["type"]:
-                raise ValueError(f"Task '{name}' is of type {values['type']}, and {given['type']} is given. Keep the type.")
+                raise ValueError(
+                    f"Task '{name}' is of type {values['type']}, and {given['type']} is given. Keep the type."
+                )
             for key in ("label_names", "problem_type"):
                 if given.get(key) is not None and values.get(key) is not None and given[key] != values[key]:
                     raise ValueError(
@@ -87,10 +89,10 @@ def check_datasets(tasks: Mapping[str, Task], data: Datasets, split: str) -> Non
 
 def resolve_tasks(tasks: Mapping[str, Task], splits: Iterable[Datasets | None]) -> dict[str, Task]:
     """Read labels that were left out from the data: of the first split first, then of the others."""
-    splits = [split for split in splits if split is not None]
+    given = [split for split in splits if split is not None]
     resolved = {}
     for name, task in tasks.items():
-        own = [split[task.source] for split in splits if task.source in split]
+        own = [split[task.source] for split in given if task.source in split]
         resolved[name] = task.resolve(own[0], own[1:]) if own else task
     return resolved
 
@@ -104,7 +106,7 @@ def encode_datasets(
     tokenizer: PreTrainedTokenizerBase,
     config: PreTrainedConfig,
 ) -> list[Encoded]:
-    """Features of all datasets; tasks without data are left out. Says aloud what was cut and which labels are unseen."""
+    """Features of all datasets; tasks without data are left out. What was cut or is unseen is said aloud."""
     present = {name: task for name, task in tasks.items() if task.source in data}
     result = []
     for name, members in group_tasks(present).items():

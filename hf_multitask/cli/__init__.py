@@ -1,0 +1,37 @@
+"""The command line: ``hf-multitask train | evaluate | predict``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from . import evaluate, predict, train
+
+_COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Returns:
+        0 when it went well, 2 for a user's mistake, which is told in one sentence, 130 when interrupted.
+    """
+    parser = argparse.ArgumentParser(
+        prog="hf-multitask", description="Multi-task fine-tuning on the Hugging Face stack."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in _COMMANDS.values():
+        command.add_parser(commands)
+    namespace, rest = parser.parse_known_args(words)
+    try:
+        _COMMANDS[namespace.command].run(namespace, rest)
+    except (ValueError, TypeError, OSError, ImportError) as problem:
+        if getattr(namespace, "prepared", False):
+            raise  # training has begun: this is no mistake in the recipe
+        sys.stderr.write(f"hf-multitask: error: {' '.join(str(problem).split())}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted.\n")
+        return 130
+    return 0

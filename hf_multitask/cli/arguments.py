@@ -1,0 +1,113 @@
+"""Training arguments from a recipe and from the command line, with the types that their fields declare."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from transformers import HfArgumentParser
+
+from ..modeling.config import close_match
+from ..training import MultiTaskTrainingArguments
+
+_DICTS = MultiTaskTrainingArguments._VALID_DICT_FIELDS
+
+
+class _Parser(HfArgumentParser):
+    """Parses training arguments without filling in defaults; a mistake is an error, not an exit."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            MultiTaskTrainingArguments,  # type: ignore[arg-type]
+            add_help=False,
+            allow_abbrev=False,
+            exit_on_error=False,
+        )
+        for action in self._actions:
+            action.default = argparse.SUPPRESS
+            action.required = False
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message[:1].upper()}{message[1:]}.")
+
+    def known(self) -> list[str]:
+        return [action.dest for action in self._actions]
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """``--name value`` pairs of the command line as typed training arguments; only those that are given.
+
+    Raises:
+        ValueError: a name is unknown, or a value is of the wrong kind.
+    """
+    parser = _Parser()
+    try:
+        namespace, rest = parser.parse_known_args(list(words))
+    except argparse.ArgumentError as problem:
+        raise ValueError(f"{problem}.") from None
+    if rest:
+        name = rest[0].lstrip("-").split("=")[0].replace("-", "_")
+        if not rest[0].startswith("-"):
+            raise ValueError(
+                f"'{rest[0]}' belongs to no argument. Name the argument before it, as in --learning_rate 5e-5."
+            )
+        raise ValueError(f"There is no training argument '{name}'." + close_match(name, parser.known()))
+    return _parse_json(vars(namespace))
+
+
+def typed(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``training`` of a recipe with the types of its fields: ``5e-5``, a word to YAML, becomes a number.
+
+    Raises:
+        ValueError: a key is unknown, or a value is of the wrong kind.
+    """
+    parser = _Parser()
+    actions = {action.dest: action for action in parser._actions}
+    result = {}
+    for name, value in training.items():
+        if name not in actions:
+            raise ValueError(
+                f"Key 'training' has the unknown argument '{name}'." + close_match(str(name), list(actions))
+            )
+        if isinstance(value, Mapping) and name not in _DICTS:
+            raise ValueError(f"Training argument '{name}' should be a single value. Found {value!r}.")
+        if value is None or isinstance(value, Mapping | list):
+            result[name] = value
+            continue
+        try:
+            result.update(vars(parser.parse_known_args([f"--{name}={value}"])[0]))
+        except (argparse.ArgumentError, ValueError) as problem:
+            raise ValueError(f"Training argument '{name}' cannot be {value!r}: {problem}.") from None
+    return _parse_json(result)
+
+
+def _parse_json(values: dict[str, Any]) -> dict[str, Any]:
+    for name in _DICTS:
+        text = values.get(name)
+        if isinstance(text, str) and text.lstrip().startswith("{"):
+            try:
+                values[name] = json.loads(text)
+            except json.JSONDecodeError as problem:
+                raise ValueError(
+                    f"Training argument '{name}' is not valid JSON ({problem.msg}). Found {text!r}."
+                ) from None
+    return values
+
+
+def build_arguments(
+    training: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> tuple[MultiTaskTrainingArguments, Any]:
+    """The training arguments, and what ``resume_from_checkpoint`` says: a path, True or None.
+
+    Raises:
+        ValueError: an argument is unknown or not usable.
+    """
+    values = {**typed(training), **overrides}
+    resume = values.pop("resume_from_checkpoint", None)
+    if isinstance(resume, str) and resume.lower() in ("true", "false"):
+        resume = resume.lower() == "true"
+    if "output_dir" not in values:
+        raise ValueError("There is no output_dir. Add it under 'training' in the recipe, or as --output_dir.")
+    return MultiTaskTrainingArguments(**values), resume or None

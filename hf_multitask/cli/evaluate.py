@@ -1,0 +1,45 @@
+"""``hf-multitask evaluate MODEL RECIPE``: measure a saved model on a split of a recipe's data."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from ..modeling import MultiTaskModel
+from ..training import MultiTaskTrainer
+from .arguments import build_arguments, parse_overrides
+from .recipe import read_recipe
+from .train import show_metrics, splits
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("evaluate", help="measure a saved model", description=__doc__)
+    parser.add_argument("model", help="folder or Hub id of a multi-task model")
+    parser.add_argument("recipe", help="a YAML file with the data")
+    parser.add_argument("--split", default="test", help="split to measure (default: test)")
+
+
+def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
+    """Evaluate and print the table; with ``--output_dir`` leave the results there as JSON."""
+    recipe = read_recipe(namespace.recipe)
+    overrides = parse_overrides(words)
+    data = splits(recipe.load(), namespace.split)
+    if not data:
+        raise ValueError(f"No dataset of the recipe has a split '{namespace.split}'. Name another with --split.")
+    model = MultiTaskModel.from_pretrained(namespace.model)
+    tokenizer = AutoTokenizer.from_pretrained(namespace.model)
+    prefix = "eval" if namespace.split == "validation" else namespace.split
+    with tempfile.TemporaryDirectory() as scratch:
+        quiet = {"output_dir": scratch, "eval_strategy": "no", "report_to": "none", "push_to_hub": False}
+        training = {**recipe.training, **quiet, "load_best_model_at_end": False, "early_stopping_patience": None}
+        args, _ = build_arguments(training, overrides)
+        trainer = MultiTaskTrainer(model=model, args=args, processing_class=tokenizer, tasks=recipe.tasks)
+        metrics = trainer.evaluate(data, metric_key_prefix=prefix)
+        if "output_dir" in overrides:
+            trainer.save_metrics(prefix, metrics, combined=False)
+    show_metrics({namespace.split: metrics}, model.config.task_names)

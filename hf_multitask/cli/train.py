@@ -1,0 +1,151 @@
+"""``hf-multitask train RECIPE``: train, evaluate, save, and show what came out."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetDict
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..modeling import MultiTaskModel, MultiTaskPipeline
+from ..modeling.backbone import resolve_backbone
+from ..modeling.inputs import as_text, text_columns
+from ..training import MultiTaskTrainer
+from ..training.callbacks import table
+from ..training.preparation import resolve_tasks
+from .arguments import build_arguments, parse_overrides
+from .recipe import Recipe, read_recipe
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("train", help="train the recipe's tasks", description=__doc__)
+    parser.add_argument("recipe", help="a YAML file; any training argument may follow, as in --learning_rate 5e-5")
+
+
+def prepare(
+    namespace: argparse.Namespace, words: Sequence[str]
+) -> tuple[MultiTaskTrainer, Any, dict[str, DatasetDict]]:
+    """Everything up to the first step: all that can be wrong with a recipe is wrong here."""
+    recipe = read_recipe(namespace.recipe)
+    args, resume = build_arguments(recipe.training, parse_overrides(words))
+    data = recipe.load()
+    for name, task in recipe.tasks.items():
+        if "train" not in data[task.source]:
+            raise ValueError(
+                f"Task '{name}' has no training data: dataset '{task.source}' has no split 'train'. Add one."
+            )
+        if args.eval_strategy != "no" and "validation" not in data[task.source]:
+            raise ValueError(
+                f"Task '{name}' has no evaluation split: dataset '{task.source}' has no split 'validation'. "
+                "Add one, or set eval_strategy: 'no'."
+            )
+        for split, rows in data[task.source].items():
+            task.check_columns(rows, split)
+    tasks = resolve_tasks(recipe.tasks, [splits(data, name) for name in ("train", "validation", "test")])
+    tokenizer = load_tokenizer(recipe)
+    model = MultiTaskModel.from_backbone(recipe.backbone, tasks=tasks, **recipe.model)
+    trainer = MultiTaskTrainer(
+        model=model,
+        args=args,
+        train_dataset=splits(data, "train"),
+        eval_dataset=splits(data, "validation") or None,
+        processing_class=tokenizer,
+    )
+    return trainer, _checkpoint(resume, str(args.output_dir)), data
+
+
+def splits(data: Mapping[str, DatasetDict], split: str) -> dict[str, Any]:
+    """The datasets that have a split of that name, by name."""
+    return {name: splits[split] for name, splits in data.items() if split in splits}
+
+
+def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
+    """The backbone's tokenizer."""
+    hub = {
+        key: recipe.model[key] for key in ("revision", "token", "cache_dir", "trust_remote_code") if key in recipe.model
+    }
+    return AutoTokenizer.from_pretrained(resolve_backbone(recipe.backbone), **hub)
+
+
+def _checkpoint(resume: Any, output_dir: str) -> str | None:
+    if resume is not True:
+        if resume is not None and not Path(resume).is_dir():
+            raise ValueError(
+                f"There is no checkpoint '{resume}'. Give a checkpoint's folder, or true for the last one."
+            )
+        return resume
+    last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+    print(f"Resuming from {last}." if last else f"No checkpoint in {output_dir}: starting afresh.")
+    return last
+
+
+def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
+    """Train, evaluate on validation and test, save, and print metrics and an example."""
+    trainer, checkpoint, data = prepare(namespace, words)
+    namespace.prepared = True
+    try:
+        result = trainer.train(resume_from_checkpoint=checkpoint)
+    except BaseException:
+        output = str(trainer.args.output_dir)
+        if Path(output).is_dir() and get_last_checkpoint(output):
+            print(
+                f"\nTraining stopped early. Go on from the last checkpoint in {output}: --resume_from_checkpoint true"
+            )
+        raise
+    trainer.save_model()
+    trainer.save_state()
+    trainer.log_metrics("train", result.metrics)
+    trainer.save_metrics("train", result.metrics)
+    measured = {}
+    for split, prefix in (("validation", "eval"), ("test", "test")):
+        if rows := splits(data, split):
+            measured[split] = trainer.evaluate(rows, metric_key_prefix=prefix)
+            trainer.save_metrics(prefix, measured[split])
+    trainer.create_model_card()
+    if trainer.is_world_process_zero():
+        print()
+        show_metrics(measured, trainer.model.config.task_names)
+        _show_example(trainer, data)
+        print(f"\nModel, card and results are in {trainer.args.output_dir}")
+        if trainer.args.report_to and "tensorboard" in trainer.args.report_to:
+            print(f"Curves: tensorboard --logdir {trainer.args.output_dir}")
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
+
+
+def show_metrics(measured: Mapping[str, Mapping[str, float]], tasks: Sequence[str]) -> None:
+    """Print metrics as a table, a line per task and metric and a column per split."""
+    prefixes = {split: {"validation": "eval"}.get(split, split) for split in measured}
+    lines: list[list[str]] = [["task", "metric", *measured]]
+    rows: dict[tuple[str, str], dict[str, float]] = {}
+    for split, metrics in measured.items():
+        for task in tasks:
+            for key, value in metrics.items():
+                start = f"{prefixes[split]}_{task}_"
+                if key.startswith(start):
+                    rows.setdefault((task, key.removeprefix(start)), {})[split] = value
+        rows.setdefault(("average", ""), {})[split] = metrics[f"{prefixes[split]}_average"]
+    rows[("average", "")] = rows.pop(("average", ""))
+    for line, values in rows.items():
+        lines.append([*line, *(f"{values[split]:.4f}" if split in values else "-" for split in measured)])
+    print(table(lines))
+
+
+def _show_example(trainer: MultiTaskTrainer, data: Mapping[str, DatasetDict]) -> None:
+    """Print what the model says about a sentence of the data: the first of a task that tags words, if there is one."""
+    tokenizer: Any = trainer.processing_class
+    pipeline = MultiTaskPipeline(model=trainer.model.eval(), tokenizer=tokenizer)
+    tasks = [task for task in trainer.model.config.tasks if text_columns(task)[1] is None]
+    if not tasks:
+        return
+    task = next((task for task in tasks if task["type"] == "token-classification"), tasks[0])
+    rows = data[task["dataset"] or task["name"]]
+    text = as_text(rows["test" if "test" in rows else "train"][0][text_columns(task)[0]])
+    print(f"\nExample: {text}")
+    for name, answer in pipeline(text).items():
+        print(f"  {name}: {answer}")
