@@ -148,4 +148,11 @@ def _show_example(trainer: MultiTaskTrainer, data: Mapping[str, DatasetDict]) ->
     text = as_text(rows["test" if "test" in rows else "train"][0][text_columns(task)[0]])
     print(f"\nExample: {text}")
     for name, answer in pipeline(text).items():
-        print(f"  {name}: {answer}")
+        print(f"  {name}: {_readable(answer)}")
+
+
+def _readable(answer: Any) -> str:
+    if isinstance(answer, list):
+        return ", ".join(map(_readable, answer)) or "nothing"
+    label = answer.get("entity_group") or answer.get("entity") or answer.get("label")
+    return f"{answer['word']} = {label}" if "word" in answer else f"{label} ({answer['score']:.3f})"

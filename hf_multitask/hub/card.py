@@ -10,6 +10,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 if TYPE_CHECKING:
     from ..modeling import MultiTaskConfig
 
+# Types whose name on the Hub is another.
+_HUB_TASKS = {"sequence-classification": "text-classification"}
+_SPLITS = {"eval": "validation", "test": "test"}
+
 _TEMPLATE = """---
 {data}
 ---
@@ -68,7 +72,6 @@ def model_card(
     data = ModelCardData(
         model_name=name,
         library_name="transformers",
-        pipeline_tag=None,
         tags=["hf_multitask", "multi-task-learning", *metadata.get("tags", [])],
         base_model=backbone if _is_hub_id(backbone) else None,
         eval_results=_eval_results(config, results) or None,
@@ -85,7 +88,7 @@ def model_card(
             results=_table(results) if results else "Not evaluated.",
             plan=f"```\n{plan}\n```\n" if plan else "",
             hyperparameters="\n".join(
-                f"- `{key}`: {value}" for key, value in hyperparameters.items() if value is not None
+                f"- `{key}`: {getattr(value, 'value', value)}" for key, value in hyperparameters.items() if value is not None
             ),
         )
     )
@@ -110,28 +113,26 @@ def _results(config: MultiTaskConfig, history: Sequence[Mapping[str, Any]]) -> l
         for key, value in entry.items():
             split, _, rest = key.partition("_")
             for task in sorted(config.task_names, key=len):
-                if split in ("eval", "test") and rest.startswith(f"{task}_"):
+                if split in _SPLITS and rest.startswith(f"{task}_"):
                     found[split, task, rest.removeprefix(f"{task}_")] = value
-            if split in ("eval", "test") and rest == "average":
+            if split in _SPLITS and rest == "average":
                 found[split, "average", "average"] = value
     return [(*key, value) for key, value in found.items()]
 
 
 def _table(results: Sequence[tuple[str, str, str, float]]) -> str:
-    splits = {"eval": "validation", "test": "test"}
     lines = ["| split | task | metric | value |", "|---|---|---|---|"]
-    lines += [f"| {splits[split]} | {task} | {metric} | {value:.4f} |" for split, task, metric, value in results]
+    lines += [f"| {_SPLITS[split]} | {task} | {metric} | {value:.4f} |" for split, task, metric, value in results]
     return "\n".join(lines)
 
 
 def _eval_results(config: MultiTaskConfig, results: Sequence[tuple[str, str, str, float]]) -> list[EvalResult]:
-    splits = {"eval": "validation", "test": "test"}
     return [
         EvalResult(
-            task_type=config.task(task)["type"],
+            task_type=_HUB_TASKS.get(config.task(task)["type"], config.task(task)["type"]),
             dataset_type=config.task(task).get("dataset") or task,
             dataset_name=config.task(task).get("dataset") or task,
-            dataset_split=splits[split],
+            dataset_split=_SPLITS[split],
             metric_type=metric,
             metric_value=round(value, 4),
         )

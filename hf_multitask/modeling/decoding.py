@@ -48,6 +48,8 @@ def decode_tokens(
     A word is what the tokenizer splits texts into before it cuts them to pieces, and has the label of its first token,
     which is the token that training labels.
     """
+    if not token_words:
+        raise ValueError(f"Task '{task['name']}' needs a fast tokenizer, which knows where a token stands in the text.")
     names = task["label_names"]
     scores, best = logits.softmax(-1).max(-1)
     words: list[dict[str, Any]] = []

@@ -1,6 +1,6 @@
 """``pipeline("multitask", ...)``: one text in, what every task says about it out, on one pass of the backbone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import Pipeline
@@ -35,6 +35,8 @@ class MultiTaskPipeline(Pipeline):
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Answer for one input or a list of inputs; a list of words is one input inside such a list."""
+        if isinstance(inputs, Sequence) and not isinstance(inputs, str):
+            inputs = list(inputs)  # a column of a dataset, a tuple
         return super().__call__(inputs, **kwargs)
 
     def preprocess(self, inputs: Any, tasks: list[str] | None = None) -> dict[str, Any]:

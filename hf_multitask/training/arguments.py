@@ -56,6 +56,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
         if watches and self.metric_for_best_model is None:
             self.metric_for_best_model = "average"
         super().__post_init__()
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False
         self._check_mixture()
 
     def _check_mixture(self) -> None:

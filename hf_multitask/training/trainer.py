@@ -205,7 +205,7 @@ class MultiTaskTrainer(Trainer):
             batch_sampler=self._step_sampler(),
             collate_fn=StepCollator(self.data_collator, _OVERHEAD[self.args.device.type == "cpu"]),
             num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
+            pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
         )

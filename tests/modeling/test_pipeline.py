@@ -1,0 +1,116 @@
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer, pipeline
+
+from hf_multitask import SequenceClassification
+from hf_multitask.modeling.decoding import decode_sequence, decode_tokens, is_bio
+
+
+@pytest.fixture
+def multitask(build_model, backbone_path):
+    def make(**kwargs):
+        model = build_model(**kwargs).eval()
+        return pipeline("multitask", model=model, tokenizer=AutoTokenizer.from_pretrained(backbone_path()))
+
+    return make
+
+
+def test_one_text_and_many_give_the_same_answers(multitask):
+    texts = ["A fine place.", "I will never go back there again!", "No.", ""]
+    pipe = multitask()
+    single = [pipe(text) for text in texts]
+    for batch_size in (1, 3):
+        for one, other in zip(single, pipe(texts, batch_size=batch_size), strict=True):
+            assert one["sentiment"]["label"] == other["sentiment"]["label"]
+            assert one["sentiment"]["score"] == pytest.approx(other["sentiment"]["score"], abs=1e-5)
+            assert [span["word"] for span in one["ner"]] == [span["word"] for span in other["ner"]]
+    for one, other in zip(single, pipe(Dataset.from_dict({"text": texts})["text"]), strict=True):
+        assert one["sentiment"] == other["sentiment"]
+
+
+def test_answers_are_those_of_the_stock_pipelines(build_model, backbone_path):
+    model = build_model().eval()
+    tokenizer = AutoTokenizer.from_pretrained(backbone_path())
+    head = model.heads["sentiment"].native
+    stock = type(head)(head.config).eval()
+    stock.bert, stock.classifier = model.backbone, head.classifier
+    stock.config.id2label = {0: "negative", 1: "positive"}
+    expected = pipeline("text-classification", model=stock, tokenizer=tokenizer)("A fine place.")[0]
+    answer = pipeline("multitask", model=model, tokenizer=tokenizer)("A fine place.", tasks=["sentiment"])
+    assert answer == {"sentiment": {"label": expected["label"], "score": pytest.approx(expected["score"], abs=1e-6)}}
+
+
+def test_tasks_on_pairs_answer_for_pairs(multitask, tasks):
+    pipe = multitask(
+        tasks=tasks | {"nli": SequenceClassification(text_pair_column="other", label_names=["no", "yes"])}
+    )
+    assert list(pipe("A fine place.")) == ["sentiment", "ner"]
+    assert list(pipe({"text": "A fine place.", "text_pair": "It is good."})) == ["nli"]
+    with pytest.raises(ValueError, match="Task 'nli' takes pairs"):
+        pipe("A fine place.", tasks=["nli"])
+    with pytest.raises(ValueError, match="no task 'nil'.* Did you mean 'nli'?"):
+        pipe("A fine place.", tasks=["nil"])
+
+
+def test_words_are_read_as_running_text(multitask):
+    pipe = multitask()
+    assert pipe([["A", "fine", "place", "."]])[0] == pipe("A fine place .")
+
+
+def logits_for(labels: list[str], names: list[str]) -> torch.Tensor:
+    return torch.nn.functional.one_hot(torch.tensor([names.index(label) for label in labels]), len(names)) * 9.0
+
+
+def test_spans_open_and_close_as_bio_says():
+    names = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+    text = "Ada Lovelace met Mary in London"
+    # One token a word, but two for Lovelace; the second one's label does not count.
+    words = [(None, 0, 0), (0, 0, 3), (1, 4, 8), (1, 8, 12), (2, 13, 16), (3, 17, 21), (4, 22, 24), (5, 25, 31), (None, 0, 0)]
+    labels = ["O", "B-PER", "I-PER", "O", "O", "I-PER", "O", "I-LOC", "B-PER"]
+    spans = decode_tokens({"label_names": names}, logits_for(labels, names), text, words)
+    assert [(span["entity_group"], span["word"], span["start"], span["end"]) for span in spans] == [
+        ("PER", "Ada Lovelace", 0, 12),
+        ("PER", "Mary", 17, 21),
+        ("LOC", "London", 25, 31),
+    ]
+    assert all(0.99 < span["score"] <= 1 for span in spans)
+
+
+def test_adjacent_spans_stay_apart():
+    names = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+    words = [(0, 0, 1), (1, 2, 3), (2, 4, 5)]
+    spans = decode_tokens({"label_names": names}, logits_for(["B-PER", "B-PER", "I-LOC"], names), "a b c", words)
+    assert [(span["entity_group"], span["word"]) for span in spans] == [("PER", "a"), ("PER", "b"), ("LOC", "c")]
+
+
+def test_other_tags_come_word_by_word():
+    names = ["NOUN", "VERB"]
+    answer = decode_tokens({"label_names": names}, logits_for(["VERB", "NOUN"], names), "run home", [(0, 0, 3), (1, 3, 8)])
+    assert [(tag["entity"], tag["word"], tag["start"], tag["end"]) for tag in answer] == [
+        ("VERB", "run", 0, 3),
+        ("NOUN", "home", 4, 8),
+    ]
+
+
+def test_label_sets_and_numbers():
+    sets = {"problem_type": "multi_label_classification", "label_names": ["joy", "fear"]}
+    answer = decode_sequence(sets, torch.tensor([-1.0, 2.0]), "", [])
+    assert [value["label"] for value in answer] == ["fear", "joy"]
+    assert answer[0]["score"] == pytest.approx(torch.tensor(2.0).sigmoid().item())
+    assert decode_sequence({"problem_type": "regression"}, torch.tensor([3.5]), "", []) == {"label": "LABEL_0", "score": 3.5}
+
+
+@pytest.mark.parametrize(
+    ("names", "answer"),
+    [(["O", "B-A", "I-A"], True), (["O", "B-A"], True), (["NOUN", "O"], False), (["O", "I-A"], False), (["B-A", "X"], False)],
+)
+def test_is_bio(names, answer):
+    assert is_bio(names) is answer
+
+
+def test_tagging_needs_a_fast_tokenizer(multitask):
+    with pytest.raises(ValueError, match="needs a fast tokenizer"):
+        decode_tokens({"name": "ner", "label_names": ["O", "B-A"]}, torch.zeros(3, 2), "a b c", [])
+
+
