@@ -145,9 +145,10 @@ def build_model(backbone_path, tasks):
     """A multi-task model on a tiny backbone, the same weights at every call."""
 
     def make(family: str = "bert", **kwargs) -> MultiTaskModel:
+        path = backbone_path(family)
         torch.manual_seed(1)
         kwargs.setdefault("tasks", tasks)
-        return MultiTaskModel.from_backbone(backbone_path(family), **kwargs)
+        return MultiTaskModel.from_backbone(path, **kwargs)
 
     return make
 

@@ -1,0 +1,71 @@
+"""One task with uniform weights is the plain Trainer with the native model."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import SequentialSampler
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    DataCollatorForTokenClassification,
+    Trainer,
+    TrainingArguments,
+)
+
+from hf_multitask import MultiTaskTrainer
+
+STEPS = 20
+
+
+class InOrder(Trainer):
+    def _get_train_sampler(self, train_dataset=None):
+        return SequentialSampler(self.train_dataset)
+
+
+def plain_arguments(args):
+    names = ("per_device_train_batch_size", "max_steps", "learning_rate", "use_cpu")
+    same = {name: getattr(args, name) for name in (*names, "disable_tqdm", "logging_steps", "save_strategy", "seed")}
+    return TrainingArguments(args.output_dir + "-plain", **same)
+
+
+def losses(trainer):
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.mark.parametrize(
+    ("task", "auto_class"),
+    [("sentiment", AutoModelForSequenceClassification), ("ner", AutoModelForTokenClassification)],
+)
+def test_one_task_is_the_plain_trainer(task, auto_class, build_model, tasks, data, arguments, backbone_path):
+    model = build_model(tasks={task: tasks[task]}, dropout=0.0)
+    tokenizer = AutoTokenizer.from_pretrained(backbone_path())
+    settings = {"max_steps": STEPS, "learning_rate": 5e-4}
+    ours = MultiTaskTrainer(
+        model, arguments(**settings), train_dataset={task: data(80, 80)[task]}, processing_class=tokenizer
+    )
+    sampler = ours._step_sampler()
+    order = np.concatenate([rows for epoch in range(5) for rows in sampler.steps(epoch)])[: STEPS * 8]
+
+    head = model.heads[task].native
+    stock = auto_class.from_config(head.config)
+    weights = {f"bert.{name}": value.clone() for name, value in model.backbone.state_dict().items()}
+    stock.load_state_dict(weights | {name: value.clone() for name, value in head.state_dict().items()})
+    encoded = ours.train_dataset.datasets[0].rows
+    plain = InOrder(
+        stock,
+        plain_arguments(ours.args),
+        train_dataset=encoded.select(order).rename_column(f"labels:{task}", "labels").remove_columns("cut"),
+        data_collator=DataCollatorForTokenClassification(tokenizer) if task == "ner" else None,
+        processing_class=tokenizer,
+    )
+    ours.train()
+    plain.train()
+    assert losses(ours) == pytest.approx(losses(plain), abs=1e-5)
+    trained = {f"bert.{name}": value for name, value in model.backbone.state_dict().items()} | head.state_dict()
+    start = torch.cat([value.flatten() for value in weights.values()]).norm()
+    for name, value in stock.state_dict().items():
+        assert (trained[name] - value).norm() / start < 1e-5, name
+        # Adam turns rounding of a key bias, whose true gradient is zero, into steps; nothing else may drift.
+        if "key.bias" not in name:
+            torch.testing.assert_close(trained[name], value, atol=1e-5, rtol=0)

@@ -1,0 +1,68 @@
+"""A run that is interrupted and resumed ends in the weights of the run that was left alone, to the bit."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, TrainerCallback
+
+from hf_multitask import MultiTaskTrainer
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == self.step
+
+
+@pytest.mark.parametrize("sampling", ["proportional", "uniform"])
+@pytest.mark.parametrize(("stop", "accumulation", "workers"), [(3, 1, 0), (8, 1, 0), (11, 2, 0), (11, 1, 2)])
+def test_resume_in_the_middle_of_an_epoch_is_exact(
+    stop, accumulation, workers, sampling, build_model, data, arguments, backbone_path, tmp_path
+):
+    def trainer(name, **kwargs):
+        return MultiTaskTrainer(
+            build_model(),  # dropout stays on: the random state is part of a checkpoint
+            arguments(
+                output_dir=str(tmp_path / name),
+                max_steps=-1,
+                num_train_epochs=2,
+                per_device_train_batch_size=8 // accumulation,
+                gradient_accumulation_steps=accumulation,
+                dataloader_num_workers=workers,
+                sampling=sampling,
+                eval_strategy="steps",
+                eval_steps=2,
+                save_strategy="steps",
+                save_steps=1,
+                seed=5,
+            ),
+            train_dataset=data(43, 21),
+            eval_dataset=data(9, 7, "validation"),
+            processing_class=AutoTokenizer.from_pretrained(backbone_path()),
+            **kwargs,
+        )
+
+    alone = trainer("alone")
+    alone.train()
+    assert alone.state.global_step == 16
+    trainer("stopped", callbacks=[StopAt(stop)]).train()
+    resumed = trainer("stopped")
+    torch.manual_seed(99)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 16
+    ours, theirs = (load_file(tmp_path / name / "checkpoint-16" / "model.safetensors") for name in ("stopped", "alone"))
+    for name, value in theirs.items():
+        assert torch.equal(value, ours[name]), name
+    logs = [
+        [
+            {key: value for key, value in entry.items() if "runtime" not in key and "per_second" not in key}
+            for entry in json.loads((Path(tmp_path) / name / "checkpoint-16" / "trainer_state.json").read_text())["log_history"]
+        ]
+        for name in ("stopped", "alone")
+    ]
+    assert logs[0] == logs[1]
