@@ -1,0 +1,57 @@
+"""The rooms of the house import one way, and the one that travels imports nothing but what travels with it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hf_multitask
+
+ROOT = Path(hf_multitask.__file__).parent
+MAY_IMPORT = {
+    "modeling": set(),
+    "balancing": set(),
+    "aggregation": set(),
+    "tasks": {"modeling"},
+    "data": {"tasks", "modeling"},
+    "hub": {"tasks", "modeling"},
+    "training": {"hub", "data", "balancing", "aggregation", "tasks", "modeling"},
+    "cli": {"training", "hub", "data", "balancing", "aggregation", "tasks", "modeling"},
+}
+MODULES = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT)
+
+
+def imported(path: Path) -> list[str]:
+    """Full names of what a module imports."""
+    package = ["hf_multitask", *path.relative_to(ROOT).parts[:-1]]
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = [*base, *([node.module] if node.module else [])]
+            names += [".".join([*base, alias.name]) for alias in node.names]
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    room = path.relative_to(ROOT).parts[0]
+    others = {name.split(".")[1] for name in imported(path) if name.startswith("hf_multitask.")}
+    assert others - {"version", room} <= MAY_IMPORT[room]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "modeling").glob("*.py")), ids=lambda path: path.name)
+def test_the_room_that_travels_needs_only_torch_and_transformers(path):
+    for name in imported(path):
+        top = name.split(".")[0]
+        assert top in {"torch", "transformers", *sys.stdlib_module_names} or name.startswith("hf_multitask.modeling.")
+
+
+def test_import_leaves_metrics_and_extras_alone():
+    code = "import sys, hf_multitask; print([m for m in ('evaluate', 'seqeval', 'sklearn.metrics', 'tensorboard', 'matplotlib') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,322 @@
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from seqeval.metrics import f1_score
+from transformers import AutoTokenizer, pipeline
+
+from hf_multitask import MultiTaskModel, MultiTaskTrainer, SequenceClassification, TokenClassification
+from hf_multitask.tasks import build_task
+
+
+@pytest.fixture
+def build(build_model, data, arguments, tokenizer):
+    def make(model=None, args=None, **kwargs):
+        kwargs.setdefault("train_dataset", data())
+        return MultiTaskTrainer(model or build_model(), args or arguments(), **{"processing_class": tokenizer, **kwargs})
+
+    return make
+
+
+def test_evaluation_is_what_a_naive_loop_measures(build, build_model, data, tokenizer):
+    model, rows = build_model(), data(50, 30, "validation")
+    metrics = build(model, eval_dataset=rows).evaluate()
+    model.eval()
+    names = model.config.task("sentiment")["label_names"]
+    right, losses = 0, []
+    for row in rows["sentiment"]:
+        with torch.no_grad():
+            logits = model(**tokenizer(row["text"], return_tensors="pt", truncation=True)).logits["sentiment"][0]
+        right += int(logits.argmax()) == names.index(row["label"])
+        losses.append(-logits.log_softmax(-1)[names.index(row["label"])].item())
+    assert metrics["eval_sentiment_accuracy"] == pytest.approx(right / 50)
+    assert metrics["eval_sentiment_loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+
+    names = model.config.task("ner")["label_names"]
+    true, predicted, losses = [], [], []
+    for row in rows["ner"]:
+        encoding = tokenizer(row["tokens"], is_split_into_words=True, return_tensors="pt", truncation=True)
+        with torch.no_grad():
+            logits = model(**encoding).logits["ner"][0]
+        words = encoding.word_ids(0)
+        firsts = [words.index(word) for word in sorted({word for word in words if word is not None})]
+        true.append(row["ner_tags"][: len(firsts)])
+        predicted.append([names[int(logits[token].argmax())] for token in firsts])
+        losses += [-logits[token].log_softmax(-1)[names.index(tag)].item() for token, tag in zip(firsts, true[-1])]
+    assert metrics["eval_ner_f1"] == pytest.approx(f1_score(true, predicted, zero_division=0))
+    assert metrics["eval_ner_loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+    assert metrics["eval_average"] == pytest.approx((metrics["eval_sentiment_accuracy"] + metrics["eval_ner_f1"]) / 2)
+
+
+def test_evaluation_does_not_depend_on_its_batches(build, arguments, data):
+    rows = data(21, 13, "validation")
+    ones, others = (build(args=arguments(per_device_eval_batch_size=size), eval_dataset=rows).evaluate() for size in (1, 8))
+    for key in ones:
+        if "runtime" not in key and "per_second" not in key:
+            assert ones[key] == pytest.approx(others[key], rel=1e-5), key
+
+
+def test_predict_gives_a_dict_by_task_in_the_order_of_the_rows(build, build_model, data, tokenizer):
+    model, rows = build_model(), data(20, 10, "test")
+    output = build(model).predict(rows)
+    assert list(output) == ["sentiment", "ner"]
+    model.eval()
+    for place in (0, 7, 19):
+        with torch.no_grad():
+            logits = model(**tokenizer(rows["sentiment"][place]["text"], return_tensors="pt", truncation=True)).logits
+        np.testing.assert_allclose(output["sentiment"].predictions[place], logits["sentiment"][0], atol=1e-5)
+    names = model.config.task("sentiment")["label_names"]
+    assert output["sentiment"].label_ids.tolist() == [names.index(row["label"]) for row in rows["sentiment"]]
+    assert "test_ner_f1" in output["ner"].metrics
+
+
+def test_own_metrics_take_the_place_of_the_tasks(build, data):
+    def share_of_zeros(prediction):
+        assert prediction.predictions.shape == (9, 2)
+        return {"zeros": float((prediction.label_ids == 0).mean()), "second": 7}
+
+    metrics = build(eval_dataset=data(9, 4), compute_metrics={"sentiment": share_of_zeros}).evaluate()
+    zeros = np.mean([row["label"] == "negative" for row in data(9, 4)["sentiment"]])
+    assert metrics["eval_sentiment_zeros"] == pytest.approx(zeros)
+    assert metrics["eval_average"] == pytest.approx((zeros + metrics["eval_ner_f1"]) / 2)
+    assert "eval_sentiment_accuracy" not in metrics
+
+
+def test_labels_left_out_are_read_from_the_data_training_first(build, build_model, tmp_path):
+    def rows(*labels):
+        return Dataset.from_list([{"text": f"text {label}", "label": label} for label in labels])
+
+    model = build_model(tasks={"topic": SequenceClassification()})
+    trainer = build(
+        model,
+        train_dataset={"topic": rows("sport", "art", "sport", "art")},
+        eval_dataset={"topic": rows("art", "zoo", "music")},
+    )
+    assert model.config.task("topic")["label_names"] == ["art", "sport", "music", "zoo"]
+    trainer.train()
+    trainer.save_model(str(tmp_path))
+    loaded = MultiTaskModel.from_pretrained(tmp_path)
+    assert loaded.config.tasks == model.config.tasks
+    assert loaded.heads["topic"].num_labels == 4
+
+
+def test_reloaded_model_trains_on_without_being_told_its_tasks(build, build_model, tmp_path):
+    build_model().save_pretrained(tmp_path)
+    trainer = build(MultiTaskModel.from_pretrained(tmp_path))
+    trainer.train()
+    assert trainer.state.global_step == 3
+    assert isinstance(trainer.tasks["ner"], TokenClassification)
+
+
+def test_tasks_override_columns_and_keep_labels(build, build_model, data, tasks):
+    renamed = {
+        "sentiment": data()["sentiment"].rename_columns({"text": "review", "label": "stars"}),
+        "ner": data()["ner"],
+    }
+    override = {"sentiment": SequenceClassification(text_column="review", label_column="stars")}
+    trainer = build(train_dataset=renamed, tasks=override)
+    trainer.train()
+    assert trainer.tasks["sentiment"].label_names == ["negative", "positive"]
+    with pytest.raises(ValueError, match="Task 'sentiment' was built with label_names"):
+        build(tasks={"sentiment": SequenceClassification(label_names=["positive", "negative"])})
+
+
+def test_unseen_evaluation_labels_count_as_wrong(build, data, caplog):
+    rows = data(10, 4, "validation")
+    before = build(eval_dataset=rows).evaluate()
+    odd = rows["sentiment"].map(lambda row, place: {"label": "odd" if place < 3 else row["label"]}, with_indices=True)
+    transformers_logger = logging.getLogger("transformers")
+    transformers_logger.propagate = True
+    after = build(eval_dataset=rows | {"sentiment": odd})
+    metrics = after.evaluate()
+    output = after.predict({"sentiment": odd})["sentiment"]
+    right = (output.predictions.argmax(-1) == output.label_ids).sum()
+    assert (output.label_ids[:3] == 2).all()
+    assert metrics["eval_sentiment_accuracy"] == pytest.approx(right / 10)
+    assert np.isfinite(metrics["eval_sentiment_loss"])
+    assert before["eval_ner_f1"] == metrics["eval_ner_f1"]
+
+
+def test_shared_rows_take_one_pass_and_missing_labels_count_for_nothing(build, build_model, arguments, tokenizer):
+    rows = [
+        {"tokens": ["fly", "to", "Oslo"], "intent": "go", "slots": ["O", "O", "B-city"]},
+        {"tokens": ["stop", "now"], "intent": None, "slots": ["O", "O"]},
+        {"tokens": ["halt"], "intent": "halt", "slots": None},
+        {"tokens": ["to", "Rome"], "intent": "go", "slots": ["O", "B-city"]},
+    ]
+    model = build_model(
+        tasks={
+            "intent": SequenceClassification(dataset="atis", text_column="tokens", label_column="intent"),
+            "slots": TokenClassification(dataset="atis", tags_column="slots"),
+        }
+    )
+    passes = []
+    trainer = build(
+        model,
+        arguments(per_device_train_batch_size=4, max_steps=1),
+        train_dataset={"atis": Dataset.from_list(rows)},
+        eval_dataset={"atis": Dataset.from_list(rows)},
+    )
+    model.backbone.register_forward_hook(lambda _, __, output: passes.append(output.last_hidden_state.shape[0]))
+    batch = next(iter(trainer.get_train_dataloader()))
+    counts = trainer._get_num_items_in_batch([batch], torch.device("cpu"))
+    assert {name: int(count) for name, count in counts.items()} == {"intent": 3, "slots": 7}
+    trainer.train()
+    assert sum(passes) == 4
+    metrics = trainer.evaluate()
+    assert {"eval_intent_accuracy", "eval_slots_f1"} <= metrics.keys()
+
+
+def test_multi_label_regression_and_pairs_train_and_are_measured(build, build_model):
+    texts = ["good", "bad", "fine", "ugly", "nice", "odd"]
+    data = {
+        "mood": Dataset.from_list([{"text": text, "label": ["joy"] if n % 2 else ["joy", "fear"]} for n, text in enumerate(texts)]),
+        "stars": Dataset.from_list([{"text": text, "label": n / 2} for n, text in enumerate(texts)]),
+        "nli": Dataset.from_list([{"a": text, "b": texts[-n], "label": n % 3} for n, text in enumerate(texts)]),
+    }
+    model = build_model(
+        tasks={
+            "mood": SequenceClassification(),
+            "stars": SequenceClassification(),
+            "nli": SequenceClassification(text_column="a", text_pair_column="b"),
+        }
+    )
+    trainer = build(model, train_dataset=data, eval_dataset=data)
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert {"eval_mood_micro_f1", "eval_stars_pearson", "eval_stars_spearmanr", "eval_nli_accuracy"} <= metrics.keys()
+    assert metrics["eval_average"] == pytest.approx(
+        (metrics["eval_mood_micro_f1"] + metrics["eval_stars_pearson"] + metrics["eval_nli_accuracy"]) / 3
+    )
+    assert [task["problem_type"] for task in model.config.tasks] == [
+        "multi_label_classification",
+        "regression",
+        "single_label_classification",
+    ]
+    assert model.config.task("nli")["label_names"] == ["LABEL_0", "LABEL_1", "LABEL_2"]
+
+
+def test_best_model_on_the_average_is_kept(build, arguments, data, tmp_path):
+    args = arguments(
+        max_steps=6, eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2, load_best_model_at_end=True
+    )
+    assert (args.metric_for_best_model, args.greater_is_better) == ("average", True)
+    trainer = build(args=args, eval_dataset=data(20, 10, "validation"))
+    trainer.train()
+    averages = [entry["eval_average"] for entry in trainer.state.log_history if "eval_average" in entry]
+    assert trainer.state.best_metric == max(averages)
+    assert trainer.evaluate()["eval_average"] == pytest.approx(max(averages))
+
+
+def test_early_stopping_watches_the_average(build, arguments, data):
+    args = arguments(
+        max_steps=40, learning_rate=0.0, eval_strategy="steps", eval_steps=1, early_stopping_patience=2, save_strategy="no"
+    )
+    trainer = build(args=args, eval_dataset=data(8, 4, "validation"))
+    trainer.train()
+    assert trainer.state.global_step == 3  # the first evaluation is the best, two more are not better
+
+
+def test_task_weight_of_zero_leaves_a_head_as_it_was(build, build_model, arguments):
+    model = build_model()
+    before = model.heads["ner"].native.classifier.weight.clone()
+    build(model, arguments(task_weights={"ner": 0}, weight_decay=0.0)).train()
+    assert torch.equal(before, model.heads["ner"].native.classifier.weight)
+
+
+def test_tensorboard_is_on_where_installed(build, arguments, tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from hf_multitask import MultiTaskTrainingArguments
+
+    assert MultiTaskTrainingArguments(str(tmp_path)).report_to == ["tensorboard"]
+    build(args=arguments(report_to="tensorboard")).train()
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(next((tmp_path / "out" / "runs").iterdir())))
+    events.Reload()
+    assert {"train/loss", "train/sentiment_loss", "train/ner_loss", "train/ner_share"} <= set(events.Tags()["scalars"])
+
+
+def test_plan_is_printed_before_training(build, capsys):
+    build().train()
+    shown = capsys.readouterr().out
+    assert "Plan: 3 steps of 8 rows" in shown
+    assert shown.index("Plan:") < shown.index("'loss'")
+    assert "sentiment  sentiment    40" in shown
+
+
+def test_gpt2_tokenizer_without_padding_token_pads_with_the_end_of_text(build, build_model, backbone_path):
+    tokenizer = AutoTokenizer.from_pretrained(backbone_path("gpt2"))
+    model = build_model("gpt2")
+    build(model, processing_class=tokenizer)
+    assert tokenizer.pad_token == "<|endoftext|>"
+    assert model.config.backbone_config.pad_token_id == tokenizer.pad_token_id == 4
+    answer = pipeline("multitask", model=model, tokenizer=tokenizer)(["A fine place.", "No."], batch_size=2)
+    assert len(answer) == 2
+
+
+def test_model_card_tells_tasks_results_and_use(build, arguments, data, tmp_path):
+    from huggingface_hub import ModelCard
+
+    trainer = build(eval_dataset=data(8, 4, "validation"))
+    trainer.train()
+    metrics = trainer.evaluate()
+    trainer.create_model_card(model_name="me/two-tasks", license="apache-2.0")
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.license == "apache-2.0"
+    results = {(one.dataset_name, one.metric_type): one.metric_value for one in card.data.eval_results}
+    assert results["sentiment", "accuracy"] == round(metrics["eval_sentiment_accuracy"], 4)
+    assert results["ner", "f1"] == round(metrics["eval_ner_f1"], 4)
+    for text in ("| ner | token-classification | `O`, `B-PER`", 'model="me/two-tasks"', "Plan: 3 steps of 8 rows", "`learning_rate`: 0.001"):
+        assert text in card.content
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"processing_class": None}, ValueError, "Give the backbone's tokenizer as processing_class"),
+        ({"train_dataset": {}}, ValueError, "Task 'sentiment' has no training data"),
+        ({"train_dataset": []}, TypeError, "The train data should be a dict of datasets by name. Found list"),
+        ({"compute_metrics": {"nre": len}}, ValueError, "`compute_metrics` names the task 'nre'.* Did you mean 'ner'?"),
+        ({"tasks": {"nre": TokenClassification()}}, ValueError, "`tasks` names the task 'nre'.* Did you mean 'ner'?"),
+    ],
+)
+def test_mistakes_fail_when_built(change, error, message, build):
+    with pytest.raises(error, match=message):
+        build(**change)
+
+
+def test_datasets_fit_tasks(build, arguments, data):
+    rows = data()
+    with pytest.raises(ValueError, match="the dataset 'nerr', which no task reads.* Did you mean 'ner'?"):
+        build(train_dataset=rows | {"nerr": rows["ner"]})
+    with pytest.raises(ValueError, match="Task 'ner': the train data has no column 'ner_tags'.* Did you mean 'ner_tag'?"):
+        build(train_dataset=rows | {"ner": rows["ner"].rename_column("ner_tags", "ner_tag")})
+    with pytest.raises(ValueError, match=r"Task 'ner' has no evaluation split. Add one to eval_dataset, or set eval_strategy='no'."):
+        build(args=arguments(eval_strategy="epoch"), eval_dataset={"sentiment": rows["sentiment"]})
+    with pytest.raises(ValueError, match="Task 'ner': the train data of dataset 'ner' are empty"):
+        build(train_dataset=rows | {"ner": rows["ner"].select([])})
+
+
+def test_arguments_are_checked_when_built(arguments):
+    for kwargs, message in [
+        ({"sampling": "proportionl"}, "Did you mean 'proportional'?"),
+        ({"task_weights": {"ner": -1}}, "The weight of task 'ner' should be a number of 0 or more. Found -1"),
+        ({"task_weights": {"ner": "1"}}, "The weight of task 'ner' should be a number of 0 or more. Found '1'"),
+        ({"early_stopping_patience": 0}, "`early_stopping_patience` should be 1 evaluation or more"),
+        ({"early_stopping_patience": 2}, "Early stopping watches evaluations. Set eval_strategy"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is not supported"),
+        ({"train_sampling_strategy": "group_by_length"}, "would reorder the mixture"),
+        ({"batch_eval_metrics": True}, "batch_eval_metrics is not supported"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            arguments(**kwargs)
+    assert arguments(sampling="fixed", sampling_kwargs=json.dumps({"rates": {"ner": 1}})).sampling_kwargs == {"rates": {"ner": 1}}
+
+
+def test_task_dicts_are_rebuilt_whole(build_model):
+    for values in build_model().config.tasks:
+        assert build_task(values["name"], values).to_dict() == values
