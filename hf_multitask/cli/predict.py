@@ -34,7 +34,7 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
     model = MultiTaskModel.from_pretrained(namespace.model)
     tokenizer: Any = AutoTokenizer.from_pretrained(namespace.model)
     pipeline = MultiTaskPipeline(model=model.eval(), tokenizer=tokenizer)
-    for answer in pipeline(iter(rows), batch_size=namespace.batch_size, tasks=namespace.tasks):
+    for answer in pipeline((row for row in rows), batch_size=namespace.batch_size, tasks=namespace.tasks):
         sys.stdout.write(json.dumps(answer, ensure_ascii=False) + "\n")
 
 

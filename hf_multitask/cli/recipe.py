@@ -167,7 +167,14 @@ def _load(name: str, arguments: dict[str, Any]) -> DatasetDict:
         if "://" not in file and not Path(file).stat().st_size:
             raise ValueError(f"Dataset '{name}': the file '{file}' is empty. Add rows.")
     try:
-        loaded = load_dataset(**arguments)
+        if arguments["path"] == "json":
+            # Split by split: together, the first split's kinds would turn lists and numbers of the others to strings.
+            splits = arguments["data_files"]
+            loaded = DatasetDict(
+                {split: load_dataset(**arguments | {"data_files": {split: splits[split]}})[split] for split in splits}
+            )
+        else:
+            loaded = load_dataset(**arguments)
     except (DatasetGenerationError, ValueError, TypeError, StopIteration, OSError) as problem:
         for file in files if arguments["path"] == "json" else []:
             _find_malformed(name, file)
@@ -184,8 +191,7 @@ def _load(name: str, arguments: dict[str, Any]) -> DatasetDict:
 
 
 def _find_malformed(name: str, file: str) -> None:
-    """Name the first line of a JSONL file that is no JSON object, or whose values change their kind."""
-    kinds: dict[str, tuple[type, int]] = {}
+    """Name the first line of a JSONL file that is no JSON object."""
     with open(file, encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -200,12 +206,3 @@ def _find_malformed(name: str, file: str) -> None:
                 raise ValueError(
                     f"Dataset '{name}': line {number} of '{file}' is no JSON object. Write one object a line."
                 )
-            for key, value in row.items():
-                if value is None:
-                    continue
-                kind, first = kinds.setdefault(key, (type(value), number))
-                if kind is not type(value) and {kind, type(value)} != {int, float}:
-                    raise ValueError(
-                        f"Dataset '{name}': column '{key}' is {type(value).__name__} in line {number} of '{file}' and "
-                        f"{kind.__name__} in line {first}. Give a column one kind of value."
-                    )

@@ -88,7 +88,9 @@ def model_card(
             results=_table(results) if results else "Not evaluated.",
             plan=f"```\n{plan}\n```\n" if plan else "",
             hyperparameters="\n".join(
-                f"- `{key}`: {getattr(value, 'value', value)}" for key, value in hyperparameters.items() if value is not None
+                f"- `{key}`: {getattr(value, 'value', value)}"
+                for key, value in hyperparameters.items()
+                if value is not None
             ),
         )
     )

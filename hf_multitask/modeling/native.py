@@ -51,7 +51,7 @@ def stock_head(
         The stock model with :class:`SharedStates` as its base, weights not yet set, and whether its own base model
         has a pooler, which the shared backbone then needs as well.
     """
-    head_config = deepcopy(config)
+    head_config: Any = deepcopy(config)
     head_config.num_labels = num_labels
     head_config.problem_type = problem_type
     device = torch.get_default_device()
@@ -69,6 +69,6 @@ def backbone_kwargs(config: PreTrainedConfig, *, needs_pooler: bool) -> dict[str
 
     An unused pooler has no gradient, and parameters without gradient break distributed training.
     """
-    model_class = AutoModel._model_mapping[type(config)]
+    model_class: Any = AutoModel._model_mapping[type(config)]
     takes = "add_pooling_layer" in inspect.signature(model_class).parameters
     return {"add_pooling_layer": needs_pooler} if takes else {}

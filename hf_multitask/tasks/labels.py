@@ -21,13 +21,15 @@ def leaf(feature: Any) -> tuple[Any, int]:
 
 
 def kind(dataset: Dataset, column: str) -> tuple[str, int]:
-    """What a column holds, ``name``, ``number``, ``float`` or ``nothing``, and in how many lists.
+    """What a column holds, ``name``, ``number``, ``float``, ``mixed`` or ``nothing``, and in how many lists.
 
     A ClassLabel counts as ``name``.
     """
     feature, depth = leaf(dataset.features[column])
     if type(feature).__name__ == "ClassLabel":
         return "name", depth
+    if type(feature).__name__ == "Json":  # what datasets makes of values that have no type in common
+        return "mixed", depth
     dtype = str(getattr(feature, "dtype", ""))
     for word, start in (
         ("name", ("string", "large_string")),
@@ -90,8 +92,14 @@ def unseen_labels(found: list[Any], names: list[str]) -> list[Any]:
 
 def describe(found: str, depth: int) -> str:
     """What a column holds, in words."""
-    word = {"name": "names", "number": "whole numbers", "float": "floats", "nothing": "nothing usable"}[found]
-    return "lists of " * depth + word
+    words = {
+        "name": "names",
+        "number": "whole numbers",
+        "float": "floats",
+        "mixed": "values of different kinds",
+        "nothing": "nothing usable",
+    }
+    return "lists of " * depth + words[found]
 
 
 def close(word: str, known: Sequence[str]) -> str:

@@ -98,7 +98,9 @@ def test_label_sets_and_numbers(encode):
 
 def test_one_row_feeds_several_tasks_and_a_missing_label_is_none(encode):
     tasks = {
-        "intent": build_task("intent", {"type": SEQUENCE, "dataset": "atis", "text_column": "tokens", "label_column": "intent"}),
+        "intent": build_task(
+            "intent", {"type": SEQUENCE, "dataset": "atis", "text_column": "tokens", "label_column": "intent"}
+        ),
         "slots": build_task("slots", {"type": TOKEN, "dataset": "atis", "tags_column": "slots"}),
     }
     groups = group_tasks(tasks)
@@ -122,7 +124,7 @@ def test_unseen_labels_are_numbered_after_the_known_ones_in_evaluation(encode):
     assert encoded.rows["labels:s"] == [1, 2]
     assert encoded.unseen == {"s": ["odd"]}
     strict = build_task("s", {"type": SEQUENCE, "label_names": ["neg", "pos"], "unseen_labels": "error"})
-    with pytest.raises(ValueError, match="row 1 of the evaluation data has the label 'odd'"):
+    with pytest.raises(ValueError, match=r"row 1 of the evaluation data has the label 'odd'"):
         encode(rows, strict, training=False, split="evaluation")
 
 
@@ -150,20 +152,48 @@ def test_features_are_cached_under_all_they_depend_on(encode, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "task", "message"),
     [
-        ([{"text": 3, "label": "a"}, {"text": 4, "label": "b"}], {"type": SEQUENCE}, "row 0 of the train data, column 'text'"),
-        ([{"text": "x", "label": "c"}], {"type": SEQUENCE, "label_names": ["a", "b"]}, "row 0 of the train data has the label 'c'"),
-        ([{"text": "x", "label": 2}], {"type": SEQUENCE, "label_names": ["a", "b"]}, "has the label 2 in column 'label'"),
+        (
+            [{"text": 3, "label": "a"}, {"text": 4, "label": "b"}],
+            {"type": SEQUENCE},
+            "row 0 of the train data, column 'text'",
+        ),
+        (
+            [{"text": "x", "label": "c"}],
+            {"type": SEQUENCE, "label_names": ["a", "b"]},
+            "row 0 of the train data has the label 'c'",
+        ),
+        (
+            [{"text": "x", "label": 2}],
+            {"type": SEQUENCE, "label_names": ["a", "b"]},
+            "has the label 2 in column 'label'",
+        ),
         (
             [{"text": "x", "label": 1.5}],
             {"type": SEQUENCE, "label_names": ["a", "b"], "problem_type": "single_label_classification"},
             "column 'label' holds floats, and single_label_classification wants one name or whole number a row",
         ),
         ([{"text": "x", "label": "a"}], {"type": SEQUENCE}, "holds 1 different label"),
-        ([{"text": "x", "label": float("inf")}], {"type": SEQUENCE}, "row 0 of the train data should hold 1 finite number"),
+        (
+            [{"text": "x", "label": float("inf")}],
+            {"type": SEQUENCE},
+            "row 0 of the train data should hold 1 finite number",
+        ),
         ([{"text": "x", "label": ["a", "b", "a"]}], {"type": SEQUENCE}, "names the label 'a' twice"),
-        ([{"tokens": ["a"], "ner_tags": ["O", "B-X"]}], {"type": TOKEN}, "row 0 of the train data has 1 words .* and 2 tags"),
-        ([{"tokens": "a b", "ner_tags": ["O", "B-X"]}], {"type": TOKEN}, "column 'tokens' holds names, and a list of words"),
-        ([{"tokens": ["a"], "ner_tags": ["X"]}], {"type": TOKEN, "label_names": ["O", "B-X"]}, "has the label 'X' .* Did you mean|has the label 'X'"),
+        (
+            [{"tokens": ["a"], "ner_tags": ["O", "B-X"]}],
+            {"type": TOKEN},
+            "row 0 of the train data has 1 words .* and 2 tags",
+        ),
+        (
+            [{"tokens": "a b", "ner_tags": ["O", "B-X"]}],
+            {"type": TOKEN},
+            "column 'tokens' holds names, and a list of words",
+        ),
+        (
+            [{"tokens": ["a"], "ner_tags": ["X"]}],
+            {"type": TOKEN, "label_names": ["O", "B-X"]},
+            "has the label 'X' .* Did you mean|has the label 'X'",
+        ),
         ([{"text": "x", "label": -1}, {"text": "x", "label": 1}], {"type": SEQUENCE}, "holds negative numbers"),
     ],
 )

@@ -18,7 +18,9 @@ def test_split_is_the_cheapest_there_is(overhead, seed):
     lengths = np.random.default_rng(seed).integers(2, 60, 9).tolist()
     order = sorted(range(9), key=lambda row: lengths[row])
     every = [
-        [order[start:end] for start, end in zip((0, *cuts), (*cuts, 9))] for parts in range(4) for cuts in combinations(range(1, 9), parts)
+        [order[start:end] for start, end in zip((0, *cuts), (*cuts, 9))]
+        for parts in range(4)
+        for cuts in combinations(range(1, 9), parts)
     ]
     groups = split_by_length(lengths, overhead)
     assert sorted(row for group in groups for row in group) == list(range(9))

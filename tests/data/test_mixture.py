@@ -10,11 +10,22 @@ def parts(tokenizer):
     from datasets import Dataset
 
     tasks = {
-        "s": build_task("s", {"type": "sequence-classification", "label_names": ["a", "b"], "problem_type": "single_label_classification"}),
+        "s": build_task(
+            "s",
+            {
+                "type": "sequence-classification",
+                "label_names": ["a", "b"],
+                "problem_type": "single_label_classification",
+            },
+        ),
         "t": build_task("t", {"type": "token-classification", "label_names": ["O", "B-X"]}),
     }
-    texts = Dataset.from_list([{"input_ids": [2, 9, 3], "attention_mask": [1] * 3, "cut": False, "labels:s": n % 2} for n in range(4)])
-    words = Dataset.from_list([{"input_ids": [2, 9, 9, 9, 3], "attention_mask": [1] * 5, "cut": False, "labels:t": [-100, 0, 1, 0, -100]}])
+    texts = Dataset.from_list(
+        [{"input_ids": [2, 9, 3], "attention_mask": [1] * 3, "cut": False, "labels:s": n % 2} for n in range(4)]
+    )
+    words = Dataset.from_list(
+        [{"input_ids": [2, 9, 9, 9, 3], "attention_mask": [1] * 5, "cut": False, "labels:t": [-100, 0, 1, 0, -100]}]
+    )
     return Mixture([Encoded("s", texts, {"s": []}), Encoded("t", words, {"t": []})]), MixtureCollator(tokenizer, tasks)
 
 

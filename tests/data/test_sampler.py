@@ -80,7 +80,9 @@ def test_ranks_and_micro_batches_share_the_same_steps(world_size, accumulation):
         ranks.append(list(one))
         assert len(ranks[-1]) == len(one) == len(whole) * accumulation
     for step, rows in enumerate(whole):
-        dealt = [row for rank in ranks for batch in rank[step * accumulation : (step + 1) * accumulation] for row in batch]
+        dealt = [
+            row for rank in ranks for batch in rank[step * accumulation : (step + 1) * accumulation] for row in batch
+        ]
         assert sorted(row for row in dealt if row >= 0) == sorted(rows)
         assert all(batch for rank in ranks for batch in rank)
 
@@ -123,7 +125,7 @@ class Broken(SamplingRates):
 
 @pytest.mark.parametrize("rates", [{"a": -1, "b": 2}, {"a": float("nan")}, {"a": 0}, {}])
 def test_unusable_rates_fail_when_built(rates):
-    with pytest.raises(ValueError, match="Sampling rates should be 0 or more and sum to more than 0"):
+    with pytest.raises(ValueError, match=r"Sampling rates should be 0 or more and sum to more than 0"):
         StepSampler({"a": 3, "b": 3}, Broken(**rates), rows_per_step=2)
 
 

@@ -23,7 +23,10 @@ def test_other_names_stay_as_they_are():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("package:no_such_module/model", "needs the package 'no_such_module', which is not installed. Run: pip install"),
+        (
+            "package:no_such_module/model",
+            "needs the package 'no_such_module', which is not installed. Run: pip install",
+        ),
         ("package:transformers/models/bert", "should be a folder with a config.json"),
         ("package:transformers/../..", "should be a folder with a config.json"),
         ("package:a.b/model", "should have the form package:<module>/<folder>"),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import CONFIGS
+from tiny import CONFIGS
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,

@@ -27,7 +27,8 @@ def test_multi_label_loss_is_the_mean_over_classes():
     labels = torch.tensor([[1.0, 0, 1], [0, 0, 0], [1, 1, 0]])  # the third class is unseen
     probabilities = logits.sigmoid()
     expected = [
-        sum(-torch.log(p if hot else 1 - p) for p, hot in zip(probabilities[row], labels[row, :2])) / 2 for row in range(3)
+        sum(-torch.log(p if hot else 1 - p) for p, hot in zip(probabilities[row], labels[row, :2])) / 2
+        for row in range(3)
     ]
     torch.testing.assert_close(one.loss(logits, labels), torch.stack(expected))
     assert one.items(labels).tolist() == [1, 1, 1]
@@ -55,10 +56,22 @@ def test_token_loss_is_summed_over_labelled_tokens():
 @pytest.mark.parametrize(
     ("kind", "task", "labels"),
     [
-        (SequenceClassificationHead, {"label_names": ["a", "b"], "problem_type": "single_label_classification"}, torch.tensor([0, 1, 1])),
-        (SequenceClassificationHead, {"label_names": ["a", "b"], "problem_type": "multi_label_classification"}, torch.tensor([[0.0, 1], [1, 1], [0, 0]])),
+        (
+            SequenceClassificationHead,
+            {"label_names": ["a", "b"], "problem_type": "single_label_classification"},
+            torch.tensor([0, 1, 1]),
+        ),
+        (
+            SequenceClassificationHead,
+            {"label_names": ["a", "b"], "problem_type": "multi_label_classification"},
+            torch.tensor([[0.0, 1], [1, 1], [0, 0]]),
+        ),
         (SequenceClassificationHead, {"problem_type": "regression"}, torch.tensor([[0.5], [1.5], [-1.0]])),
-        (TokenClassificationHead, {"label_names": ["O", "B"]}, torch.tensor([[0, 1, -100], [1, -100, -100], [0, 0, 1]])),
+        (
+            TokenClassificationHead,
+            {"label_names": ["O", "B"]},
+            torch.tensor([[0, 1, -100], [1, -100, -100], [0, 0, 1]]),
+        ),
     ],
 )
 def test_mean_loss_is_the_stock_classs(kind, task, labels):

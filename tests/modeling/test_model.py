@@ -24,7 +24,7 @@ def test_one_backbone_pass_serves_every_head(build_model, batch):
 
 def test_tasks_names_the_heads_that_run(build_model, batch):
     assert list(build_model()(**batch, tasks=["ner"]).logits) == ["ner"]
-    with pytest.raises(ValueError, match="no task 'nre'; it has sentiment, ner. Did you mean 'ner'?"):
+    with pytest.raises(ValueError, match=r"no task 'nre'; it has sentiment, ner. Did you mean 'ner'?"):
         build_model()(**batch, tasks=["nre"])
 
 
@@ -59,7 +59,11 @@ def test_loss_of_a_task_is_its_mean_and_the_loss_their_sum(build_model, batch):
 
 def test_absent_task_leaves_its_head_without_gradient(build_model, batch):
     model = build_model()
-    model(**batch, task_rows={"ner": torch.tensor([0])}, labels={"ner": torch.zeros(1, batch["input_ids"].shape[1]).long()}).loss.backward()
+    model(
+        **batch,
+        task_rows={"ner": torch.tensor([0])},
+        labels={"ner": torch.zeros(1, batch["input_ids"].shape[1]).long()},
+    ).loss.backward()
     assert all(parameter.grad is None for parameter in model.heads["sentiment"].parameters())
     assert all(parameter.grad is not None for parameter in model.heads["ner"].parameters())
 
@@ -110,9 +114,14 @@ def test_pooling_reads_the_states_it_names(pooling, build_model, batch, tmp_path
         hidden = model.backbone(**batch).last_hidden_state
         mask = batch["attention_mask"].bool()
         pooled = torch.stack(
-            [{"cls": row[keep][0], "mean": row[keep].mean(0), "last": row[keep][-1]}[pooling] for row, keep in zip(hidden, mask)]
+            [
+                {"cls": row[keep][0], "mean": row[keep].mean(0), "last": row[keep][-1]}[pooling]
+                for row, keep in zip(hidden, mask)
+            ]
         )
-        torch.testing.assert_close(model(**batch).logits["sentiment"], model.heads["sentiment"].pooled.classifier(pooled))
+        torch.testing.assert_close(
+            model(**batch).logits["sentiment"], model.heads["sentiment"].pooled.classifier(pooled)
+        )
     model.save_pretrained(tmp_path)
     loaded = MultiTaskModel.from_pretrained(tmp_path)
     assert torch.equal(loaded(**batch).logits["sentiment"], model(**batch).logits["sentiment"])
@@ -131,23 +140,23 @@ def test_missing_or_foreign_head_in_a_checkpoint_is_an_error_that_names_it(build
     weights = load_file(tmp_path / "model.safetensors")
     partial = {name: value for name, value in weights.items() if not name.startswith("heads.ner")}
     save_file(partial, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="has no weights for head 'ner'"):
+    with pytest.raises(ValueError, match=r"has no weights for head 'ner'"):
         MultiTaskModel.from_pretrained(tmp_path)
     weights["heads.pos.native.classifier.bias"] = torch.zeros(3)
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="has foreign weights for head 'pos'"):
+    with pytest.raises(ValueError, match=r"has foreign weights for head 'pos'"):
         MultiTaskModel.from_pretrained(tmp_path)
 
 
 def test_head_waits_for_its_labels(build_model, batch, tmp_path):
     model = build_model(tasks={"sentiment": SequenceClassification(), "ner": TokenClassification()})
-    with pytest.raises(ValueError, match="Task 'sentiment' has no head, because its labels are not known"):
+    with pytest.raises(ValueError, match=r"Task 'sentiment' has no head, because its labels are not known"):
         model(**batch)
-    with pytest.raises(ValueError, match="Task 'sentiment' has no head"):
+    with pytest.raises(ValueError, match=r"Task 'sentiment' has no head"):
         model.save_pretrained(tmp_path)
     model.set_task("ner", TokenClassification(label_names=["O", "B-X"]).to_dict())
     assert model(**batch, tasks=["ner"]).logits["ner"].shape[-1] == 2
-    with pytest.raises(ValueError, match="Task 'ner' has a head for 2 labels, and 3 are given"):
+    with pytest.raises(ValueError, match=r"Task 'ner' has a head for 2 labels, and 3 are given"):
         model.set_task("ner", TokenClassification(label_names=["O", "B-X", "I-X"]).to_dict())
 
 

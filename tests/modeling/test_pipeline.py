@@ -42,14 +42,12 @@ def test_answers_are_those_of_the_stock_pipelines(build_model, backbone_path):
 
 
 def test_tasks_on_pairs_answer_for_pairs(multitask, tasks):
-    pipe = multitask(
-        tasks=tasks | {"nli": SequenceClassification(text_pair_column="other", label_names=["no", "yes"])}
-    )
+    pipe = multitask(tasks=tasks | {"nli": SequenceClassification(text_pair_column="other", label_names=["no", "yes"])})
     assert list(pipe("A fine place.")) == ["sentiment", "ner"]
     assert list(pipe({"text": "A fine place.", "text_pair": "It is good."})) == ["nli"]
-    with pytest.raises(ValueError, match="Task 'nli' takes pairs"):
+    with pytest.raises(ValueError, match=r"Task 'nli' takes pairs"):
         pipe("A fine place.", tasks=["nli"])
-    with pytest.raises(ValueError, match="no task 'nil'.* Did you mean 'nli'?"):
+    with pytest.raises(ValueError, match=r"no task 'nil'.* Did you mean 'nli'?"):
         pipe("A fine place.", tasks=["nil"])
 
 
@@ -66,7 +64,17 @@ def test_spans_open_and_close_as_bio_says():
     names = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
     text = "Ada Lovelace met Mary in London"
     # One token a word, but two for Lovelace; the second one's label does not count.
-    words = [(None, 0, 0), (0, 0, 3), (1, 4, 8), (1, 8, 12), (2, 13, 16), (3, 17, 21), (4, 22, 24), (5, 25, 31), (None, 0, 0)]
+    words = [
+        (None, 0, 0),
+        (0, 0, 3),
+        (1, 4, 8),
+        (1, 8, 12),
+        (2, 13, 16),
+        (3, 17, 21),
+        (4, 22, 24),
+        (5, 25, 31),
+        (None, 0, 0),
+    ]
     labels = ["O", "B-PER", "I-PER", "O", "O", "I-PER", "O", "I-LOC", "B-PER"]
     spans = decode_tokens({"label_names": names}, logits_for(labels, names), text, words)
     assert [(span["entity_group"], span["word"], span["start"], span["end"]) for span in spans] == [
@@ -86,7 +94,9 @@ def test_adjacent_spans_stay_apart():
 
 def test_other_tags_come_word_by_word():
     names = ["NOUN", "VERB"]
-    answer = decode_tokens({"label_names": names}, logits_for(["VERB", "NOUN"], names), "run home", [(0, 0, 3), (1, 3, 8)])
+    answer = decode_tokens(
+        {"label_names": names}, logits_for(["VERB", "NOUN"], names), "run home", [(0, 0, 3), (1, 3, 8)]
+    )
     assert [(tag["entity"], tag["word"], tag["start"], tag["end"]) for tag in answer] == [
         ("VERB", "run", 0, 3),
         ("NOUN", "home", 4, 8),
@@ -98,19 +108,26 @@ def test_label_sets_and_numbers():
     answer = decode_sequence(sets, torch.tensor([-1.0, 2.0]), "", [])
     assert [value["label"] for value in answer] == ["fear", "joy"]
     assert answer[0]["score"] == pytest.approx(torch.tensor(2.0).sigmoid().item())
-    assert decode_sequence({"problem_type": "regression"}, torch.tensor([3.5]), "", []) == {"label": "LABEL_0", "score": 3.5}
+    assert decode_sequence({"problem_type": "regression"}, torch.tensor([3.5]), "", []) == {
+        "label": "LABEL_0",
+        "score": 3.5,
+    }
 
 
 @pytest.mark.parametrize(
     ("names", "answer"),
-    [(["O", "B-A", "I-A"], True), (["O", "B-A"], True), (["NOUN", "O"], False), (["O", "I-A"], False), (["B-A", "X"], False)],
+    [
+        (["O", "B-A", "I-A"], True),
+        (["O", "B-A"], True),
+        (["NOUN", "O"], False),
+        (["O", "I-A"], False),
+        (["B-A", "X"], False),
+    ],
 )
 def test_is_bio(names, answer):
     assert is_bio(names) is answer
 
 
 def test_tagging_needs_a_fast_tokenizer(multitask):
-    with pytest.raises(ValueError, match="needs a fast tokenizer"):
+    with pytest.raises(ValueError, match=r"needs a fast tokenizer"):
         decode_tokens({"name": "ner", "label_names": ["O", "B-A"]}, torch.zeros(3, 2), "a b c", [])
-
-

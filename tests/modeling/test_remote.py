@@ -63,7 +63,9 @@ def test_saved_model_runs_without_the_package(build_model, backbone_path, tmp_pa
     tokenizer = AutoTokenizer.from_pretrained(backbone_path())
     tokenizer.save_pretrained(folder)
     with torch.no_grad():
-        expected = {name: value.tolist() for name, value in model(**tokenizer(text, return_tensors="pt")).logits.items()}
+        expected = {
+            name: value.tolist() for name, value in model(**tokenizer(text, return_tensors="pt")).logits.items()
+        }
 
     logits, answer, reloaded, module = run(LOAD, folder, again, text)
     assert logits == expected

@@ -9,13 +9,25 @@ from hf_multitask.tasks import build_task
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"type": "sequence-clasification"}, "unknown type 'sequence-clasification'.* Did you mean 'sequence-classification'?"),
+        (
+            {"type": "sequence-clasification"},
+            "unknown type 'sequence-clasification'.* Did you mean 'sequence-classification'?",
+        ),
         ({}, "unknown type None"),
-        ({"type": "token-classification", "tag_column": "x"}, "has no argument 'tag_column'.* Did you mean 'tags_column'?"),
+        (
+            {"type": "token-classification", "tag_column": "x"},
+            "has no argument 'tag_column'.* Did you mean 'tags_column'?",
+        ),
         ({"type": "token-classification", "label_names": "O"}, "`label_names` should be a list of strings. Found 'O'"),
         ({"type": "token-classification", "label_names": ["O", "O"]}, "`label_names` should be different names"),
-        ({"type": "token-classification", "max_length": 0}, "`max_length` should be a whole number of tokens. Found `max_length = 0`"),
-        ({"type": "token-classification", "unseen_labels": "eror"}, "`unseen_labels` should be one of .* Did you mean 'error'?"),
+        (
+            {"type": "token-classification", "max_length": 0},
+            "`max_length` should be a whole number of tokens. Found `max_length = 0`",
+        ),
+        (
+            {"type": "token-classification", "unseen_labels": "eror"},
+            "`unseen_labels` should be one of .* Did you mean 'error'?",
+        ),
         ({"type": "sequence-classification", "problem_type": "regresion"}, "Did you mean 'regression'?"),
         (
             {"type": "sequence-classification", "problem_type": "single_label_classification", "label_names": ["a"]},
@@ -29,7 +41,7 @@ def test_unusable_arguments_fail_when_built(values, message):
 
 
 def test_error_of_a_nameless_task_names_its_class():
-    with pytest.raises(ValueError, match="SequenceClassification: `problem_type`"):
+    with pytest.raises(ValueError, match=r"SequenceClassification: `problem_type`"):
         SequenceClassification(problem_type="x")
 
 

@@ -61,7 +61,9 @@ def test_resume_in_the_middle_of_an_epoch_is_exact(
     logs = [
         [
             {key: value for key, value in entry.items() if "runtime" not in key and "per_second" not in key}
-            for entry in json.loads((Path(tmp_path) / name / "checkpoint-16" / "trainer_state.json").read_text())["log_history"]
+            for entry in json.loads((Path(tmp_path) / name / "checkpoint-16" / "trainer_state.json").read_text())[
+                "log_history"
+            ]
         ]
         for name in ("stopped", "alone")
     ]

