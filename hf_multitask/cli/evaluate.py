@@ -7,12 +7,10 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import AutoTokenizer
-
-from ..modeling import MultiTaskModel
 from ..training import MultiTaskTrainer
 from .arguments import build_arguments, parse_overrides
 from .recipe import read_recipe
+from .saved import load_saved
 from .train import show_metrics, splits
 
 
@@ -31,8 +29,7 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
     data = splits(recipe.load(), namespace.split)
     if not data:
         raise ValueError(f"No dataset of the recipe has a split '{namespace.split}'. Name another with --split.")
-    model = MultiTaskModel.from_pretrained(namespace.model)
-    tokenizer = AutoTokenizer.from_pretrained(namespace.model)
+    model, tokenizer = load_saved(namespace.model)
     prefix = "eval" if namespace.split == "validation" else namespace.split
     with tempfile.TemporaryDirectory() as scratch:
         quiet = {"output_dir": scratch, "eval_strategy": "no", "report_to": "none", "push_to_hub": False}

@@ -9,9 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
-from ..modeling import MultiTaskModel, MultiTaskPipeline
+from ..modeling import MultiTaskPipeline
+from .saved import load_saved
 
 
 def add_parser(commands: Any) -> None:
@@ -31,8 +30,7 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
     if (namespace.text is None) == (namespace.input is None):
         raise ValueError("Give either a text or --input FILE.")
     rows: list[Any] = [namespace.text] if namespace.input is None else list(_read(Path(namespace.input)))
-    model = MultiTaskModel.from_pretrained(namespace.model)
-    tokenizer: Any = AutoTokenizer.from_pretrained(namespace.model)
+    model, tokenizer = load_saved(namespace.model)
     pipeline = MultiTaskPipeline(model=model.eval(), tokenizer=tokenizer)
     for answer in pipeline((row for row in rows), batch_size=namespace.batch_size, tasks=namespace.tasks):
         sys.stdout.write(json.dumps(answer, ensure_ascii=False) + "\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import DatasetDict
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..modeling import MultiTaskModel, MultiTaskPipeline
@@ -16,6 +16,7 @@ from ..modeling.backbone import resolve_backbone
 from ..modeling.inputs import as_text, text_columns
 from ..training import MultiTaskTrainer
 from ..training.callbacks import table
+from ..training.checkpoint import check_checkpoint
 from ..training.preparation import resolve_tasks
 from .arguments import build_arguments, parse_overrides
 from .recipe import Recipe, read_recipe
@@ -48,6 +49,7 @@ def prepare(
             task.check_columns(rows, split)
     tasks = resolve_tasks(recipe.tasks, [splits(data, name) for name in ("train", "validation", "test")])
     tokenizer = load_tokenizer(recipe)
+    set_seed(args.seed)
     model = MultiTaskModel.from_backbone(recipe.backbone, tasks=tasks, **recipe.model)
     trainer = MultiTaskTrainer(
         model=model,
@@ -56,7 +58,10 @@ def prepare(
         eval_dataset=splits(data, "validation") or None,
         processing_class=tokenizer,
     )
-    return trainer, _checkpoint(resume, str(args.output_dir)), data
+    checkpoint = _checkpoint(resume, str(args.output_dir))
+    if checkpoint is not None:
+        check_checkpoint(checkpoint, model)
+    return trainer, checkpoint, data
 
 
 def splits(data: Mapping[str, DatasetDict], split: str) -> dict[str, Any]:

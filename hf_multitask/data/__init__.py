@@ -1,7 +1,8 @@
 """Mixtures of datasets: sampling rates, the step sampler, features and batches."""
 
 from .encoding import Encoded, encode_dataset, group_tasks
-from .mixture import Mixture, MixtureCollator, StepCollator, feature
+from .loader import StepCollator, StepLoader
+from .mixture import Mixture, MixtureCollator, feature
 from .rates import SAMPLING, SamplingRates, build_rates
 from .sampler import Share, StepSampler
 
@@ -13,6 +14,7 @@ __all__ = [
     "SamplingRates",
     "Share",
     "StepCollator",
+    "StepLoader",
     "StepSampler",
     "build_rates",
     "encode_dataset",

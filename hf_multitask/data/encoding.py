@@ -43,15 +43,18 @@ class Encoded:
         """Tokens of every row."""
         import pyarrow.compute as pc
 
-        return pc.list_value_length(self.rows.with_format("arrow")[:]["input_ids"]).to_pylist()
+        return pc.list_value_length(self._column("input_ids")).to_pylist()
 
     def labelled(self, task: str) -> Dataset:
         """The rows that carry a label of one task."""
         import numpy as np
         import pyarrow.compute as pc
 
-        valid = pc.is_valid(self.rows.with_format("arrow")[:][label_column(task)]).to_numpy()
+        valid = pc.is_valid(self._column(label_column(task))).to_numpy()
         return self.rows if valid.all() else self.rows.select(np.flatnonzero(valid))
+
+    def _column(self, name: str) -> Any:
+        return self.rows.select_columns([name]).with_format("arrow")[:][name]
 
     def cut_rows(self) -> int:
         """How many rows were longer than the limit."""

@@ -13,7 +13,6 @@ from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
 from ..tasks import Task
 from .encoding import Encoded, label_column
-from .forwards import split_by_length
 
 Feature = dict[str, Any]
 
@@ -86,22 +85,3 @@ class MixtureCollator:
                 own = [features[row]["labels"][name] for row in rows]
                 labels[name] = task.collate(own, length, self.tokenizer.padding_side)
         return {**batch, "task_rows": task_rows, "labels": labels}
-
-
-class StepCollator:
-    """A micro-batch as one or more batches of rows of similar length, under ``forwards``.
-
-    Args:
-        collator: makes a batch of features.
-        overhead: see :func:`split_by_length`.
-    """
-
-    def __init__(self, collator: MixtureCollator, overhead: int) -> None:
-        self.collator = collator
-        self.overhead = overhead
-
-    def __call__(self, features: Sequence[Feature]) -> dict[str, list[dict[str, Any]]]:
-        """Features to ``{"forwards": [batch, ...]}``."""
-        lengths = [len(feature["inputs"]["input_ids"]) for feature in features]
-        groups = split_by_length(lengths, self.overhead)
-        return {"forwards": [self.collator([features[row] for row in group]) for group in groups]}

@@ -14,6 +14,24 @@ if TYPE_CHECKING:
 _HUB_TASKS = {"sequence-classification": "text-classification"}
 _SPLITS = {"eval": "validation", "test": "test"}
 
+# Training arguments that are shown.
+_SHOWN = (
+    "learning_rate",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "optim",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "seed",
+    "sampling",
+    "sampling_kwargs",
+    "task_weights",
+)
+
 _TEMPLATE = """---
 {data}
 ---
@@ -54,7 +72,7 @@ def model_card(
     name: str,
     history: Sequence[Mapping[str, Any]],
     plan: str | None,
-    hyperparameters: Mapping[str, Any],
+    arguments: Any,
     metadata: Mapping[str, Any],
 ) -> ModelCard:
     """Write the card of a trained model.
@@ -64,7 +82,7 @@ def model_card(
         name: name of the model.
         history: the trainer's log; the last evaluation of each split gives the results.
         plan: what each dataset got, as text.
-        hyperparameters: by name.
+        arguments: the training arguments.
         metadata: further fields of the card's metadata.
     """
     results = _results(config, history)
@@ -89,7 +107,7 @@ def model_card(
             plan=f"```\n{plan}\n```\n" if plan else "",
             hyperparameters="\n".join(
                 f"- `{key}`: {getattr(value, 'value', value)}"
-                for key, value in hyperparameters.items()
+                for key, value in ((key, getattr(arguments, key)) for key in _SHOWN)
                 if value is not None
             ),
         )

@@ -51,9 +51,9 @@ def values(dataset: Dataset, column: str) -> list[Any]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    data = dataset.with_format("arrow")[:][column] if len(dataset) else None
-    if data is None:
+    if not len(dataset):
         return []
+    data = dataset.select_columns([column]).with_format("arrow")[:][column]
     while pa.types.is_list(data.type) or pa.types.is_large_list(data.type):
         data = pc.list_flatten(data)
     found = [value for value in pc.unique(data).to_pylist() if value is not None]

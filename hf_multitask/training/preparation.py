@@ -62,7 +62,28 @@ def check_names(argument: str, given: Iterable[str] | None, known: Iterable[str]
             )
 
 
-def check_datasets(tasks: Mapping[str, Task], data: Datasets, split: str) -> None:
+def check_datasets(
+    tasks: Mapping[str, Task], train: Datasets | None, evaluation: Datasets | None, *, evaluates: bool
+) -> None:
+    """See that every task has the data it needs, in the columns it reads.
+
+    Raises:
+        ValueError: a task has no data, a dataset is read by no task, or a column is missing.
+        TypeError: the data are no dict of ``datasets.Dataset``.
+    """
+    for data, split in ((train, "train"), (evaluation, "evaluation")):
+        if data is not None:
+            check_split(tasks, data, split)
+    for name, task in tasks.items():
+        if train is not None and task.source not in train:
+            raise ValueError(f"Task '{name}' has no training data. Add '{task.source}' to train_dataset.")
+        if evaluates and task.source not in (evaluation or {}):
+            raise ValueError(
+                f"Task '{name}' has no evaluation split. Add one to eval_dataset, or set eval_strategy='no'."
+            )
+
+
+def check_split(tasks: Mapping[str, Task], data: Datasets, split: str) -> None:
     """See that every dataset is read by a task, and has the columns it reads.
 
     Raises:

@@ -11,53 +11,27 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 from transformers.trainer_utils import PredictionOutput, speed_metrics
 
-from ..data import Mixture, MixtureCollator, SamplingRates, StepCollator, StepSampler, build_rates
+from ..data import Mixture, MixtureCollator, SamplingRates, StepLoader, StepSampler, build_rates
 from ..hub import model_card
 from ..modeling import MultiTaskModel
 from ..tasks import Task
 from .arguments import MultiTaskTrainingArguments
 from .callbacks import PlanCallback, describe_plan
+from .checkpoint import check_checkpoint
 from .evaluation import Metric, Scores, TaskRows, prefixed, score
 from .preparation import (
     Datasets,
     build_tasks,
     check_datasets,
     check_names,
+    check_split,
     encode_datasets,
     ensure_pad_token,
     resolve_tasks,
 )
-
-# What one more forward costs, in tokens, on an accelerator and on a CPU: on a CPU, 8 x 32 tokens run at 94 % of the
-# tokens a second of 32 x 32; an accelerator is hardly busy with so few.
-_OVERHEAD = (2048, 32)
-# Arguments that the model card shows.
-_SHOWN = (
-    "learning_rate",
-    "num_train_epochs",
-    "max_steps",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "optim",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "weight_decay",
-    "max_grad_norm",
-    "seed",
-    "sampling",
-    "sampling_kwargs",
-    "task_weights",
-)
-
-
-class _StepLoader(DataLoader):
-    """A loader whose epoch is its step sampler's. The sampler shards by itself, so accelerate is not asked to."""
-
-    def set_epoch(self, epoch: int) -> None:
-        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]  # a StepSampler
 
 
 class MultiTaskTrainer(Trainer):
@@ -120,13 +94,15 @@ class MultiTaskTrainer(Trainer):
         self.metric_by_task = dict(compute_metrics or {})
         self.task_weights = dict.fromkeys(self.tasks, 1.0) | dict(args.task_weights or {})  # type: ignore[arg-type]
         self.rates = sampler or build_rates(args.sampling, args.sampling_kwargs)  # type: ignore[arg-type]
-        self._check_data(train_dataset, eval_dataset)
+        evaluates = args.eval_strategy != "no"
+        check_datasets(self.tasks, train_dataset, eval_dataset, evaluates=evaluates)
+        set_seed(args.seed)  # heads whose labels were left out are built below
         self.tasks = resolve_tasks(self.tasks, [train_dataset, eval_dataset])
         for name, task in self.tasks.items():
             model.set_task(name, task.to_dict())
         ensure_pad_token(processing_class)
         model.set_pad_token_id(processing_class.pad_token_id)
-        mixture = None if train_dataset is None else Mixture(self._encode(train_dataset, "train", training=True))
+        mixture = None if train_dataset is None else self._train_mixture(train_dataset)
         super().__init__(
             model=model,
             args=args,
@@ -146,19 +122,6 @@ class MultiTaskTrainer(Trainer):
 
     # Data
 
-    def _check_data(self, train: Datasets | None, evaluation: Datasets | None) -> None:
-        evaluates = self.args.eval_strategy != "no"
-        for data, split in ((train, "train"), (evaluation, "evaluation")):
-            if data is not None:
-                check_datasets(self.tasks, data, split)
-        for name, task in self.tasks.items():
-            if train is not None and task.source not in train:
-                raise ValueError(f"Task '{name}' has no training data. Add '{task.source}' to train_dataset.")
-            if evaluates and task.source not in (evaluation or {}):
-                raise ValueError(
-                    f"Task '{name}' has no evaluation split. Add one to eval_dataset, or set eval_strategy='no'."
-                )
-
     def _encode(self, data: Datasets, split: str, *, training: bool) -> list[Any]:
         with self.args.main_process_first(desc="tokenising"):
             return encode_datasets(
@@ -171,13 +134,23 @@ class MultiTaskTrainer(Trainer):
             )
 
     def _task_rows(self, data: Datasets, split: str) -> dict[str, TaskRows]:
-        check_datasets(self.tasks, data, split)
+        check_split(self.tasks, data, split)
         encoded = self._encode(data, split, training=False)
         by_task = {task: TaskRows(rows, task) for rows in encoded for task in rows.tasks}
         for task, rows in by_task.items():
             if not len(rows):
                 raise ValueError(f"Task '{task}' has no row with a label in the {split} data. Add some.")
         return {name: by_task[name] for name in self.tasks if name in by_task}
+
+    def _train_mixture(self, data: Datasets) -> Mixture:
+        encoded = self._encode(data, "train", training=True)
+        for rows in encoded:
+            for task in rows.tasks:
+                if not len(rows.labelled(task)):
+                    raise ValueError(
+                        f"Task '{task}' has no training data: no row of '{rows.name}' has its label. Add some."
+                    )
+        return Mixture(encoded)
 
     def _mixture(self) -> Mixture:
         if self.train_dataset is None:
@@ -200,10 +173,11 @@ class MultiTaskTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Micro-batches of this rank, step by step."""
-        return _StepLoader(
+        return StepLoader(
             self._mixture(),
-            batch_sampler=self._step_sampler(),
-            collate_fn=StepCollator(self.data_collator, _OVERHEAD[self.args.device.type == "cpu"]),
+            self._step_sampler(),
+            self.data_collator,
+            device=self.args.device.type,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
@@ -216,19 +190,22 @@ class MultiTaskTrainer(Trainer):
         tasks = {encoded.name: encoded.tasks for encoded in self._mixture().datasets}
         return describe_plan(sampler.plan(steps), tasks, steps, sampler.rows_per_step)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        check_checkpoint(resume_from_checkpoint, self.model)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     # The step
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> dict[str, torch.Tensor]:
         """Items of every task in the whole step, over micro-batches and ranks."""
         heads = self.accelerator.unwrap_model(self.model).heads
         counts_K2 = torch.zeros(len(self.tasks), 2, dtype=torch.long)
-        for number, name in enumerate(self.tasks):
-            for batch in batch_samples:
-                for forward in batch["forwards"]:
-                    if name in forward["labels"]:
-                        labels = forward["labels"][name]
-                        counts_K2[number, 0] += heads[name].items(labels).sum()
-                        counts_K2[number, 1] += len(labels)
+        places = {name: number for number, name in enumerate(self.tasks)}
+        for batch in batch_samples:
+            for forward in batch["forwards"]:
+                for name, labels in forward["labels"].items():
+                    counts_K2[places[name], 0] += heads[name].items(labels).sum()
+                    counts_K2[places[name], 1] += len(labels)
         counts_K2 = self.accelerator.reduce(counts_K2.to(device), "sum")
         self._total_rows += counts_K2[:, 1]
         self._total_steps += counts_K2[:, 0] > 0
@@ -398,7 +375,7 @@ class MultiTaskTrainer(Trainer):
             name=kwargs.get("model_name") or Path(str(self.args.output_dir)).resolve().name,
             history=self.state.log_history,
             plan=None if self.train_dataset is None else self.describe_plan(self.state.max_steps),
-            hyperparameters={name: getattr(self.args, name) for name in _SHOWN},
+            arguments=self.args,
             metadata={key: value for key, value in kwargs.items() if key in ("license", "language", "tags") and value},
         )
         card.save(Path(str(self.args.output_dir)) / "README.md")

@@ -201,6 +201,25 @@ def test_checkpoint_with_a_missing_or_foreign_head(kitchen, build_model, tokeniz
         check(kitchen, kitchen.run(["evaluate", str(folder)]), word)
 
 
+def test_resume_from_a_checkpoint_with_other_heads(kitchen):
+    saves = kitchen.changed("training", save_strategy="steps", save_steps=2, max_steps=2)
+    assert kitchen.run(["train"], saves)[0] == 0
+    (kitchen.folder / "out" / "model.safetensors").unlink()
+    file = kitchen.folder / "out" / "checkpoint-2" / "model.safetensors"
+    weights = load_file(file)
+    for changed, part in (
+        ({name: value for name, value in weights.items() if ".ner." not in name}, "has no weights for head 'ner'"),
+        (weights | {"heads.pos.native.classifier.bias": torch.zeros(2)}, "has foreign weights for head 'pos'"),
+    ):
+        save_file(changed, file, metadata={"format": "pt"})
+        check(kitchen, kitchen.run(["train"], saves, "--resume_from_checkpoint", "true"), part)
+
+
+def test_task_whose_rows_carry_no_label(kitchen):
+    spoil(kitchen, "ner/train.jsonl", lambda lines: ['{"tokens": ["a"], "ner_tags": null}'] * 5)
+    check(kitchen, kitchen.run(["train"]), "Task 'ner' has no training data")
+
+
 def test_evaluate_and_predict_mistakes(kitchen, build_model, tokenizer, capsys):
     from hf_multitask.cli import main
 

