@@ -14,6 +14,13 @@ from transformers import AutoModel, AutoTokenizer
 from hf_multitask import MultiTaskModel, MultiTaskTrainingArguments, SequenceClassification, TokenClassification
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Show what tests measured, such as the difference that a bound is held against."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{report.nodeid.split('::')[-1]}: {name} {value:.2e}")
+
+
 @pytest.fixture(scope="session")
 def backbone_path(tmp_path_factory):
     """By family, a folder with a tiny random model and its tokenizer."""

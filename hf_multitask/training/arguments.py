@@ -11,6 +11,16 @@ from transformers import TrainingArguments
 
 from ..data import build_rates
 
+# Arguments that would be ignored, or break the step or the measures, and what they have to stay at.
+_KEPT = {
+    "label_smoothing_factor": 0.0,
+    "train_sampling_strategy": "random",
+    "dataloader_drop_last": False,
+    "prediction_loss_only": False,
+    "batch_eval_metrics": False,
+    "eval_do_concat_batches": True,
+}
+
 
 @dataclass
 class MultiTaskTrainingArguments(TrainingArguments):
@@ -77,15 +87,6 @@ class MultiTaskTrainingArguments(TrainingArguments):
             )
         if self.early_stopping_patience is not None and self.eval_strategy == "no":
             raise ValueError("Early stopping watches evaluations. Set eval_strategy to 'epoch' or 'steps'.")
-        if self.label_smoothing_factor:
-            raise ValueError("label_smoothing_factor is not supported for a mixture of tasks. Set it to 0.")
-        if self.train_sampling_strategy != "random":
-            raise ValueError(
-                f"train_sampling_strategy '{self.train_sampling_strategy}' would reorder the mixture. "
-                "Leave it out: `sampling` decides the order of rows."
-            )
-        for name in ("prediction_loss_only", "batch_eval_metrics"):
-            if getattr(self, name):
-                raise ValueError(
-                    f"{name} is not supported: every task is measured on all its predictions. Leave it out."
-                )
+        for name, usual in _KEPT.items():
+            if getattr(self, name) != usual:
+                raise ValueError(f"Parameter `{name}` is not supported for a mixture of tasks. Leave it at {usual}.")

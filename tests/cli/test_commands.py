@@ -163,7 +163,10 @@ def test_backbone_of_a_package_runs_from_a_recipe(kitchen):
 def test_same_seed_makes_the_same_model(kitchen, tmp_path):
     recipe = kitchen.changed("model", dropout=0.2)
     for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
-        assert kitchen.run(["train"], recipe, "--max_steps", "2", "--seed", seed, "--output_dir", str(tmp_path / name))[0] == 0
+        assert (
+            kitchen.run(["train"], recipe, "--max_steps", "2", "--seed", seed, "--output_dir", str(tmp_path / name))[0]
+            == 0
+        )
     first, second, third = (load_file(tmp_path / name / "model.safetensors") for name in "abc")
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["heads.ner.native.classifier.weight"], third["heads.ner.native.classifier.weight"])

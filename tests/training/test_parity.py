@@ -37,7 +37,9 @@ def losses(trainer):
     ("task", "auto_class"),
     [("sentiment", AutoModelForSequenceClassification), ("ner", AutoModelForTokenClassification)],
 )
-def test_one_task_is_the_plain_trainer(task, auto_class, build_model, tasks, data, arguments, backbone_path):
+def test_one_task_is_the_plain_trainer(
+    task, auto_class, build_model, tasks, data, arguments, backbone_path, record_property
+):
     model = build_model(tasks={task: tasks[task]}, dropout=0.0)
     tokenizer = AutoTokenizer.from_pretrained(backbone_path())
     settings = {"max_steps": STEPS, "learning_rate": 5e-4}
@@ -61,11 +63,17 @@ def test_one_task_is_the_plain_trainer(task, auto_class, build_model, tasks, dat
     )
     ours.train()
     plain.train()
+    record_property(
+        "largest difference of losses", max(abs(a - b) for a, b in zip(losses(ours), losses(plain), strict=True))
+    )
     assert losses(ours) == pytest.approx(losses(plain), abs=1e-5)
     trained = {f"bert.{name}": value for name, value in model.backbone.state_dict().items()} | head.state_dict()
     start = torch.cat([value.flatten() for value in weights.values()]).norm()
-    for name, value in stock.state_dict().items():
-        assert (trained[name] - value).norm() / start < 1e-5, name
-        # Adam turns rounding of a key bias, whose true gradient is zero, into steps; nothing else may drift.
-        if "key.bias" not in name:
-            torch.testing.assert_close(trained[name], value, atol=1e-5, rtol=0)
+    difference = torch.cat([(trained[name] - value).flatten() for name, value in stock.state_dict().items()]).norm()
+    record_property("difference of weights, relative norm", float(difference / start))
+    assert difference / start < 1e-5
+    # Adam turns the rounding of a key bias, whose true gradient is zero, into steps; nothing else may drift.
+    drifts = {name: float((trained[name] - value).abs().max()) for name, value in stock.state_dict().items()}
+    others = max(drift for name, drift in drifts.items() if "key.bias" not in name)
+    record_property("largest difference of a weight", others)
+    assert others < 1e-5

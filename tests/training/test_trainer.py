@@ -330,9 +330,10 @@ def test_arguments_are_checked_when_built(arguments):
         ({"task_weights": {"ner": "1"}}, "The weight of task 'ner' should be a number of 0 or more. Found '1'"),
         ({"early_stopping_patience": 0}, "`early_stopping_patience` should be 1 evaluation or more"),
         ({"early_stopping_patience": 2}, "Early stopping watches evaluations. Set eval_strategy"),
-        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is not supported"),
-        ({"train_sampling_strategy": "group_by_length"}, "would reorder the mixture"),
-        ({"batch_eval_metrics": True}, "batch_eval_metrics is not supported"),
+        ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` is not supported.* Leave it at 0.0"),
+        ({"train_sampling_strategy": "group_by_length"}, "`train_sampling_strategy` is not supported"),
+        ({"dataloader_drop_last": True}, "`dataloader_drop_last` is not supported"),
+        ({"batch_eval_metrics": True}, "`batch_eval_metrics` is not supported"),
     ]:
         with pytest.raises(ValueError, match=message):
             arguments(**kwargs)
