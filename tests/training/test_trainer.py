@@ -271,27 +271,6 @@ def test_gpt2_tokenizer_without_padding_token_pads_with_the_end_of_text(build, b
     assert len(answer) == 2
 
 
-def test_model_card_tells_tasks_results_and_use(build, arguments, data, tmp_path):
-    from huggingface_hub import ModelCard
-
-    trainer = build(eval_dataset=data(8, 4, "validation"))
-    trainer.train()
-    metrics = trainer.evaluate()
-    trainer.create_model_card(model_name="me/two-tasks", license="apache-2.0")
-    card = ModelCard.load(tmp_path / "out" / "README.md")
-    assert card.data.license == "apache-2.0"
-    results = {(one.dataset_name, one.metric_type): one.metric_value for one in card.data.eval_results}
-    assert results["sentiment", "accuracy"] == round(metrics["eval_sentiment_accuracy"], 4)
-    assert results["ner", "f1"] == round(metrics["eval_ner_f1"], 4)
-    for text in (
-        "| ner | token-classification | `O`, `B-PER`",
-        'model="me/two-tasks"',
-        "Plan: 3 steps of 8 rows",
-        "`learning_rate`: 0.001",
-    ):
-        assert text in card.content
-
-
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
