@@ -117,10 +117,8 @@ class MultiTaskModel(PreTrainedModel):
         task = self.config.task(name)
         with torch.device("cpu"):
             head = head_class(task)(task, self.config.backbone_config, pooling=self.config.pooling)
-        for module in head.modules():
-            if isinstance(module, PreTrainedModel):
-                module.initialize_weights()
         self.heads[name] = head.to(device=self.backbone.device, dtype=self.backbone.dtype)
+        self.initialize_weights()  # of the new modules only: the others are marked as set
 
     def set_task(self, name: str, task: Mapping[str, Any]) -> None:
         """Replace the dict of a task, and add its head where its labels were unknown until now.

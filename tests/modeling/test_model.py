@@ -85,8 +85,9 @@ def test_backbone_weights_are_the_pretrained_ones(build_model, backbone_path):
     assert all(parameter.device.type == "cpu" for parameter in model.parameters())
 
 
-def test_fresh_heads_follow_the_seed_and_the_familys_initialisation(build_model):
-    first, second = build_model(), build_model()
+@pytest.mark.parametrize("pooling", ["native", "mean"])
+def test_fresh_heads_follow_the_seed_and_the_familys_initialisation(pooling, build_model):
+    first, second = build_model(pooling=pooling), build_model(pooling=pooling)
     for name, value in first.heads.state_dict().items():
         assert torch.equal(value, second.heads.state_dict()[name])
         expected = 0.0 if name.endswith("bias") else 0.02
@@ -154,7 +155,9 @@ def test_head_waits_for_its_labels(build_model, batch, tmp_path):
         model(**batch)
     with pytest.raises(ValueError, match=r"Task 'sentiment' has no head"):
         model.save_pretrained(tmp_path)
+    before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
     model.set_task("ner", TokenClassification(label_names=["O", "B-X"]).to_dict())
+    assert all(torch.equal(value, before[name]) for name, value in model.backbone.state_dict().items())
     assert model(**batch, tasks=["ner"]).logits["ner"].shape[-1] == 2
     with pytest.raises(ValueError, match=r"Task 'ner' has a head for 2 labels, and 3 are given"):
         model.set_task("ner", TokenClassification(label_names=["O", "B-X", "I-X"]).to_dict())
