@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from ..modeling import MultiTaskPipeline
+from .jsonl import read_jsonl
 from .saved import load_saved
 
 
 def add_parser(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("predict", help="answers of a saved model", description=__doc__)
+    parser = commands.add_parser(
+        "predict", help="answers of a saved model", description=(__doc__ or "").replace("``", "")
+    )
     parser.add_argument("model", help="folder or Hub id of a multi-task model")
     parser.add_argument("text", nargs="?", help="the text")
     parser.add_argument("--input", help="a file instead: JSONL with 'text' (and 'text_pair'), or a text a line")
@@ -39,18 +42,10 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
 def _read(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise ValueError(f"There is no file '{path}'. Check --input.")
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            text = line.rstrip("\n")
-            if path.suffix != ".jsonl":
-                yield text
-                continue
-            try:
-                row = json.loads(text)
-            except json.JSONDecodeError as problem:
-                raise ValueError(
-                    f"Line {number} of '{path}' is not valid JSON ({problem.msg}). Mend the line."
-                ) from None
-            if not isinstance(row, dict) or not isinstance(row.get("text"), str | list):
-                raise ValueError(f"Line {number} of '{path}' should be an object with 'text'. Mend the line.")
-            yield {key: row[key] for key in ("text", "text_pair") if row.get(key) is not None}
+    if path.suffix != ".jsonl":
+        yield from path.read_text(encoding="utf-8").splitlines()
+        return
+    for number, row in read_jsonl(path):
+        if not isinstance(row.get("text"), str | list):
+            raise ValueError(f"line {number} of '{path}' should be an object with 'text'. Mend the line.")
+        yield {key: row[key] for key in ("text", "text_pair") if row.get(key) is not None}

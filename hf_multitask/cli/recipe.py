@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from datasets.exceptions import DatasetGenerationError
 from ..modeling import MultiTaskModel
 from ..modeling.config import close_match
 from ..tasks import Task, build_task
+from .jsonl import read_jsonl
 
 _KEYS = ("backbone", "model", "datasets", "tasks", "training")
 _FILE_BUILDERS = ("json", "csv", "parquet", "text", "arrow")
@@ -176,8 +176,8 @@ def _load(name: str, arguments: dict[str, Any]) -> DatasetDict:
         else:
             loaded = load_dataset(**arguments)
     except (DatasetGenerationError, ValueError, TypeError, StopIteration, OSError) as problem:
-        for file in files if arguments["path"] == "json" else []:
-            _find_malformed(name, file)
+        for file in files if arguments["path"] == "json" and "field" not in arguments else []:
+            _check_lines(name, file)
         reason = problem.__cause__ or problem
         raise ValueError(
             f"Dataset '{name}' could not be loaded: {' '.join(str(reason).split()) or type(reason).__name__}."
@@ -190,19 +190,12 @@ def _load(name: str, arguments: dict[str, Any]) -> DatasetDict:
     return loaded
 
 
-def _find_malformed(name: str, file: str) -> None:
-    """Name the first line of a JSONL file that is no JSON object."""
-    with open(file, encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as problem:
-                raise ValueError(
-                    f"Dataset '{name}': line {number} of '{file}' is not valid JSON ({problem.msg}). Mend the line."
-                ) from None
-            if not isinstance(row, dict):
-                raise ValueError(
-                    f"Dataset '{name}': line {number} of '{file}' is no JSON object. Write one object a line."
-                )
+def _check_lines(name: str, file: str) -> None:
+    """Name the first line of a JSONL file that cannot be read; a file that is one JSON list is left to datasets."""
+    if "://" in file or Path(file).suffix not in (".jsonl", ".ndjson"):
+        return
+    try:
+        for _ in read_jsonl(Path(file)):
+            pass
+    except ValueError as problem:
+        raise ValueError(f"Dataset '{name}': {problem}") from None

@@ -24,7 +24,9 @@ from .recipe import Recipe, read_recipe
 
 def add_parser(commands: Any) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("train", help="train the recipe's tasks", description=__doc__)
+    parser = commands.add_parser(
+        "train", help="train the recipe's tasks", description=(__doc__ or "").replace("``", "")
+    )
     parser.add_argument("recipe", help="a YAML file; any training argument may follow, as in --learning_rate 5e-5")
 
 

@@ -2,11 +2,14 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import AutoModel, pipeline
 
@@ -126,21 +129,24 @@ def test_resume_takes_the_last_checkpoint_or_starts_afresh_aloud(kitchen):
     assert code == 2 and "There is no checkpoint 'nowhere'" in err
 
 
-def test_a_run_that_breaks_says_how_to_go_on(kitchen, capsys, monkeypatch):
-    from hf_multitask import MultiTaskTrainer
-
-    steps = MultiTaskTrainer.training_step
-
-    def broken(self, *args, **kwargs):
-        if self.state.global_step == 3:
-            raise RuntimeError("the power is out")
-        return steps(self, *args, **kwargs)
-
-    monkeypatch.setattr(MultiTaskTrainer, "training_step", broken)
-    with pytest.raises(RuntimeError, match=r"the power is out"):
-        kitchen.run(["train"], kitchen.changed("training", save_strategy="steps", save_steps=2))
-    assert "Go on from the last checkpoint" in capsys.readouterr().out
-    assert (kitchen.folder / "out" / "checkpoint-2" / "model.safetensors").is_file()
+def test_a_run_that_is_interrupted_says_how_to_go_on(kitchen):
+    recipe = kitchen.folder / "recipe.yaml"
+    endless = kitchen.changed("training", save_strategy="steps", save_steps=2, max_steps=100_000, save_total_limit=2)
+    recipe.write_text(yaml.safe_dump(endless))
+    command = [sys.executable, "-m", "hf_multitask.cli", "train", str(recipe)]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    checkpoint = kitchen.folder / "out" / "checkpoint-4" / "trainer_state.json"
+    until = time.monotonic() + 120
+    while not checkpoint.is_file() and run.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGINT)
+    out, err = run.communicate(timeout=60)
+    assert run.returncode == 130, err
+    assert f"Go on from the last checkpoint in {kitchen.folder / 'out'}: --resume_from_checkpoint true" in out
+    code, out, _ = kitchen.run(
+        ["train"], kitchen.changed("training", save_strategy="no", max_steps=1), "--resume_from_checkpoint", "true"
+    )
+    assert code == 0 and "Resuming from" in out
 
 
 def test_module_runs_without_a_traceback(kitchen):
