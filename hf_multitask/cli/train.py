@@ -160,6 +160,7 @@ def _show_example(trainer: MultiTaskTrainer, data: Mapping[str, DatasetDict]) ->
 
 def _readable(answer: Any) -> str:
     if isinstance(answer, list):
-        return ", ".join(map(_readable, answer)) or "nothing"
+        shown = ", ".join(map(_readable, answer[:12]))
+        return (shown + (", ..." if len(answer) > 12 else "")) or "nothing"
     label = answer.get("entity_group") or answer.get("entity") or answer.get("label")
     return f"{answer['word']} = {label}" if "word" in answer else f"{label} ({answer['score']:.3f})"

@@ -142,8 +142,10 @@ class SequenceClassification(Labelled):
         hot = [0.0] * width
         for entry in value:
             number = self._one(entry, table, where)
-            if hot[number]:
-                raise self.error(f"{where} names the label {entry!r} twice. Give sets of labels, or floats of 0 and 1.")
+            if hot[number] and not isinstance(entry, str):  # a name may be there twice; 0 and 1 are likely no numbers
+                raise self.error(
+                    f"{where} holds the number {entry!r} twice. Number the labels, or give floats of 0 and 1."
+                )
             hot[number] = 1.0
         return hot
 
