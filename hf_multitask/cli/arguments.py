@@ -11,6 +11,7 @@ from transformers import HfArgumentParser
 
 from ..modeling.config import close_match
 from ..training import MultiTaskTrainingArguments
+from ..training.arguments import CHOICES
 
 _DICTS = MultiTaskTrainingArguments._VALID_DICT_FIELDS
 
@@ -28,6 +29,8 @@ class _Parser(HfArgumentParser):
         for action in self._actions:
             action.default = argparse.SUPPRESS
             action.required = False
+            if action.dest in CHOICES:  # the arguments check them, with the close match
+                action.choices, action.type = None, str
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message[:1].upper()}{message[1:]}.")
@@ -73,6 +76,8 @@ def typed(training: Mapping[str, Any]) -> dict[str, Any]:
             )
         if isinstance(value, Mapping) and name not in _DICTS:
             raise ValueError(f"Training argument '{name}' should be a single value. Found {value!r}.")
+        if value is False and name.endswith("_strategy"):
+            value = "no"  # which YAML takes for a truth value
         if value is None or isinstance(value, Mapping | list):
             result[name] = value
             continue

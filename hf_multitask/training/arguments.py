@@ -8,9 +8,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
+from transformers.training_args import OptimizerNames
 
 from ..data import build_rates
+from ..modeling.config import close_match
 
+# Arguments that are one of a few words; their errors name the word that is meant.
+CHOICES: dict[str, Any] = {
+    "eval_strategy": IntervalStrategy,
+    "logging_strategy": IntervalStrategy,
+    "save_strategy": SaveStrategy,
+    "hub_strategy": HubStrategy,
+    "lr_scheduler_type": SchedulerType,
+    "optim": OptimizerNames,
+}
 # Arguments that would be ignored, or break the step or the measures, and what they have to stay at.
 _KEPT = {
     "label_smoothing_factor": 0.0,
@@ -59,6 +71,13 @@ class MultiTaskTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            value, known = getattr(self, name), [choice.value for choice in choices]
+            if value not in known:
+                raise ValueError(
+                    f"Parameter `{name}` should be one of {', '.join(known)}. Found `{name} = {value!r}`."
+                    + close_match(str(value), known)
+                )
         self.remove_unused_columns = False
         if self.report_to is None:
             self.report_to = "tensorboard" if importlib.util.find_spec("tensorboard") else "none"

@@ -74,7 +74,12 @@ def check(kitchen, result, *parts):
         ),
         (("training",), {"learning_rat": 1}, ["unknown argument 'learning_rat'", "Did you mean 'learning_rate'?"]),
         (("training",), {"learning_rate": "fast"}, ["'learning_rate' cannot be 'fast'"]),
-        (("training",), {"eval_strategy": "epochs"}, ["eval_strategy", "epochs"]),
+        (
+            ("training",),
+            {"eval_strategy": "epochs"},
+            ["`eval_strategy` should be one of no, steps, epoch", "Did you mean 'epoch'?"],
+        ),
+        (("training",), {"optim": "adamw_torc"}, ["`optim` should be one of", "Did you mean 'adamw_torch'?"]),
         (("training",), {"sampling": "proportionl"}, ["Did you mean 'proportional'?"]),
         (
             ("training",),

@@ -106,11 +106,12 @@ def test_command_line_overrides_the_recipe(kitchen, tmp_path):
     assert not (kitchen.folder / "out").exists()
 
 
-def test_words_of_yaml_become_numbers(kitchen):
-    code, _, _ = kitchen.run(["train"], None, "--max_steps", "1")
+def test_words_of_yaml_mean_what_they_say(kitchen):
+    code, _, _ = kitchen.run(["train"], kitchen.changed("training", eval_strategy=False), "--max_steps", "1")
     assert code == 0
     args = torch.load(kitchen.folder / "out" / "training_args.bin", weights_only=False)
     assert args.learning_rate == 5e-4  # "5e-4" in the recipe, which YAML takes for a word
+    assert args.eval_strategy == "no"  # no, which YAML takes for False
 
 
 def test_resume_takes_the_last_checkpoint_or_starts_afresh_aloud(kitchen):
