@@ -130,13 +130,17 @@ def encode_dataset(
             )
         return result
 
-    rows = dataset.select_columns(columns).map(
-        features,
-        batched=True,
-        with_indices=True,
-        remove_columns=columns,
-        new_fingerprint=_fingerprint(dataset, tasks, tokenizer, limit, unseen),
-        desc=f"Tokenising {name} ({split})",
+    rows = (
+        dataset.with_format(None)
+        .select_columns(columns)
+        .map(
+            features,
+            batched=True,
+            with_indices=True,
+            remove_columns=columns,
+            new_fingerprint=_fingerprint(dataset, tasks, tokenizer, limit, unseen),
+            desc=f"Tokenising {name} ({split})",
+        )
     )
     return Encoded(name, rows, unseen)
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from transformers import Pipeline
 
 from .decoding import DECODERS, token_words
@@ -65,9 +66,8 @@ class MultiTaskPipeline(Pipeline):
             limit,
             return_offsets_mapping=self.tokenizer.is_fast,
         )
-        tensors = self.tokenizer.pad(
-            {key: encoding[key] for key in self.tokenizer.model_input_names if key in encoding}, return_tensors="pt"
-        )
+        names_of_inputs = [key for key in self.tokenizer.model_input_names if key in encoding]
+        tensors = {key: torch.tensor(encoding[key]) for key in names_of_inputs}
         return {**tensors, "row": (names, text, token_words(encoding) if self.tokenizer.is_fast else [])}
 
     def _forward(self, input_tensors: dict[str, Any], **_: Any) -> dict[str, Any]:

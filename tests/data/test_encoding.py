@@ -206,3 +206,8 @@ def test_features_are_cached_under_all_they_depend_on(encode, tmp_path):
 def test_unusable_rows_are_named(rows, task, message, encode):
     with pytest.raises(ValueError, match=f"Task 't': .*{message}"):
         encode(rows, build_task("t", task))
+
+
+def test_format_of_a_dataset_does_not_matter(encode):
+    rows = Dataset.from_list([{"text": "x", "label": 0}, {"text": "y", "label": 1}]).with_format("torch")
+    assert encode(rows, build_task("s", {"type": SEQUENCE})).rows["labels:s"] == [0, 1]
