@@ -43,7 +43,8 @@ def _read(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise ValueError(f"There is no file '{path}'. Check --input.")
     if path.suffix != ".jsonl":
-        yield from path.read_text(encoding="utf-8").splitlines()
+        with path.open(encoding="utf-8") as lines:
+            yield from (line.rstrip("\n") for line in lines)
         return
     for number, row in read_jsonl(path):
         if not isinstance(row.get("text"), str | list):

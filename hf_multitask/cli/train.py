@@ -9,7 +9,6 @@ from typing import Any
 
 from datasets import DatasetDict
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..modeling import MultiTaskModel, MultiTaskPipeline
 from ..modeling.backbone import resolve_backbone
@@ -60,6 +59,8 @@ def prepare(
         eval_dataset=splits(data, "validation") or None,
         processing_class=tokenizer,
     )
+    if test := splits(data, "test"):
+        trainer.evaluation_rows(test, "test")  # so that what is wrong with its rows is said now; cached for the end
     checkpoint = _checkpoint(resume, str(args.output_dir))
     if checkpoint is not None:
         check_checkpoint(checkpoint, model)
@@ -86,9 +87,19 @@ def _checkpoint(resume: Any, output_dir: str) -> str | None:
                 f"There is no checkpoint '{resume}'. Give a checkpoint's folder, or true for the last one."
             )
         return resume
-    last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+    last = _last_whole_checkpoint(output_dir)
     print(f"Resuming from {last}." if last else f"No checkpoint in {output_dir}: starting afresh.")
     return last
+
+
+def _last_whole_checkpoint(output_dir: str) -> str | None:
+    """The last checkpoint that was written to its end: the trainer's state is written last."""
+    found = [path for path in Path(output_dir).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    for path in sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
+        if (path / "trainer_state.json").is_file():
+            return str(path)
+        print(f"{path} is not whole and is passed over.")
+    return None
 
 
 def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
@@ -99,7 +110,7 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
         result = trainer.train(resume_from_checkpoint=checkpoint)
     except BaseException:
         output = str(trainer.args.output_dir)
-        if Path(output).is_dir() and get_last_checkpoint(output):
+        if _last_whole_checkpoint(output):
             print(
                 f"\nTraining stopped early. Go on from the last checkpoint in {output}: --resume_from_checkpoint true"
             )
@@ -131,11 +142,12 @@ def show_metrics(measured: Mapping[str, Mapping[str, float]], tasks: Sequence[st
     lines: list[list[str]] = [["task", "metric", *measured]]
     rows: dict[tuple[str, str], dict[str, float]] = {}
     for split, metrics in measured.items():
-        for task in tasks:
-            for key, value in metrics.items():
-                start = f"{prefixes[split]}_{task}_"
-                if key.startswith(start):
-                    rows.setdefault((task, key.removeprefix(start)), {})[split] = value
+        for key, value in metrics.items():
+            rest = key.removeprefix(f"{prefixes[split]}_")
+            owners = [task for task in tasks if rest.startswith(f"{task}_")]
+            if owners:
+                task = max(owners, key=len)
+                rows.setdefault((task, rest.removeprefix(f"{task}_")), {})[split] = value
         rows.setdefault(("average", ""), {})[split] = metrics[f"{prefixes[split]}_average"]
     rows[("average", "")] = rows.pop(("average", ""))
     for line, values in rows.items():

@@ -132,9 +132,11 @@ def _results(config: MultiTaskConfig, history: Sequence[Mapping[str, Any]]) -> l
     for entry in history:
         for key, value in entry.items():
             split, _, rest = key.partition("_")
-            for task in sorted(config.task_names, key=len):
-                if split in _SPLITS and rest.startswith(f"{task}_"):
-                    found[split, task, rest.removeprefix(f"{task}_")] = value
+            # The longest name that fits: 'stance' is no owner of 'stance_climate_accuracy' beside 'stance_climate'.
+            owners = [task for task in config.task_names if split in _SPLITS and rest.startswith(f"{task}_")]
+            if owners:
+                task = max(owners, key=len)
+                found[split, task, rest.removeprefix(f"{task}_")] = value
             if split in _SPLITS and rest == "average":
                 found[split, "average", "average"] = value
     return [(*key, value) for key, value in found.items()]

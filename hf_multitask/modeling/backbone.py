@@ -48,3 +48,5 @@ def set_dropout(config: PreTrainedConfig, probability: float) -> None:
     for name, value in config.to_dict().items():
         if _DROPOUT.search(name) and not isinstance(value, bool) and isinstance(value, float | int | None):
             setattr(config, name, float(probability))
+    if getattr(config, "classifier_dropout", None) is None:
+        config.classifier_dropout = float(probability)  # GPT-2's token classifier takes 0.1 where there is none

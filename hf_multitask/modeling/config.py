@@ -34,7 +34,7 @@ def check_task_name(name: object) -> str:
             f"Task name {name!r} is not usable: names are made of letters, digits, '-' and '_' and start with a letter "
             "or digit. Rename the task."
         )
-    if hasattr(nn.ModuleDict, name):
+    if hasattr(nn.ModuleDict(), name):
         raise ValueError(f"Task name '{name}' is not usable: torch.nn.ModuleDict reserves it. Rename the task.")
     return name
 

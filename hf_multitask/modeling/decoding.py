@@ -55,7 +55,7 @@ def decode_tokens(
     words: list[dict[str, Any]] = []
     last = None
     for token, (word, start, end) in enumerate(token_words):
-        if word is None or start == end:
+        if word is None or not text[start:end].strip():
             continue
         if word == last:
             words[-1]["end"] = end

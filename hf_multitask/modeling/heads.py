@@ -29,12 +29,14 @@ class PooledLinear(nn.Module):
 
     def forward(self, hidden_NLD: torch.Tensor, attention_mask_NL: torch.Tensor) -> torch.Tensor:
         """(N, L, D) to (N, C)."""
-        mask_NL = attention_mask_NL.to(hidden_NLD.dtype)
         positions_L = torch.arange(hidden_NLD.shape[1], device=hidden_NLD.device)
         if self.pooling == "mean":
+            mask_NL = attention_mask_NL.to(hidden_NLD.dtype)
             pooled_ND = (hidden_NLD * mask_NL.unsqueeze(-1)).sum(1) / mask_NL.sum(1, keepdim=True).clamp(min=1)
         else:
-            seen_NL = mask_NL * (positions_L + 1 if self.pooling == "last" else hidden_NLD.shape[1] - positions_L)
+            seen_NL = attention_mask_NL.long() * (
+                positions_L + 1 if self.pooling == "last" else hidden_NLD.shape[1] - positions_L
+            )
             rows_N = torch.arange(hidden_NLD.shape[0], device=hidden_NLD.device)
             pooled_ND = hidden_NLD[rows_N, seen_NL.argmax(1)]
         return self.classifier(self.dropout(pooled_ND))

@@ -142,6 +142,14 @@ class MultiTaskModel(PreTrainedModel):
             self._head(name).problem_type = new.get("problem_type")
         elif num_labels(new):
             self._replace_head(name)
+            self._drop_unread_pooler()
+
+    def _drop_unread_pooler(self) -> None:
+        """Leave out the pooler once all heads are known and none reads it, as a model built with them does."""
+        unread = not any(cast(Head, head).needs_pooler for head in self.heads.values())
+        all_known = len(self.heads) == len(self.config.task_names)
+        if all_known and unread and backbone_kwargs(self.config.backbone_config, needs_pooler=False):
+            self.backbone.pooler = None
 
     def forward(
         self,

@@ -81,7 +81,10 @@ class MultiTaskTrainingArguments(TrainingArguments):
         self.remove_unused_columns = False
         if self.report_to is None:
             self.report_to = "tensorboard" if importlib.util.find_spec("tensorboard") else "none"
-        watches = self.load_best_model_at_end or self.early_stopping_patience is not None
+        if self.ddp_find_unused_parameters is None:
+            self.ddp_find_unused_parameters = True  # a rank may have no row of a task
+        follows = self.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
+        watches = self.load_best_model_at_end or self.early_stopping_patience is not None or follows
         if watches and self.metric_for_best_model is None:
             self.metric_for_best_model = "average"
         super().__post_init__()

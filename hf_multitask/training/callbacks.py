@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tqdm.auto import tqdm
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..data import Share
 
@@ -53,3 +53,17 @@ class PlanCallback(TrainerCallback):
         """Print the plan."""
         if state.is_world_process_zero:
             tqdm.write(self.trainer.describe_plan(state.max_steps))
+
+
+class ResumableEarlyStopping(EarlyStoppingCallback):
+    """Early stopping that goes on counting where a checkpoint left off."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Take the count from the checkpoint's state."""
+        super().on_train_begin(args, state, control, **kwargs)
+        callbacks: Any = state.stateful_callbacks or {}
+        saved = callbacks.get(type(self).__name__, {})
+        counted = saved.get("attributes", {}).get("early_stopping_patience_counter", 0)
+        self.early_stopping_patience_counter = counted

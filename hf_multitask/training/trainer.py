@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 from transformers.trainer_utils import PredictionOutput, speed_metrics
 
 from ..data import Mixture, MixtureCollator, SamplingRates, StepLoader, StepSampler, build_rates
@@ -19,7 +19,7 @@ from ..hub import model_card
 from ..modeling import MultiTaskModel
 from ..tasks import Task
 from .arguments import MultiTaskTrainingArguments
-from .callbacks import PlanCallback, describe_plan
+from .callbacks import PlanCallback, ResumableEarlyStopping, describe_plan
 from .checkpoint import check_checkpoint
 from .evaluation import Metric, Scores, TaskRows, prefixed, score
 from .preparation import (
@@ -108,7 +108,7 @@ class MultiTaskTrainer(Trainer):
             args=args,
             data_collator=MixtureCollator(processing_class, self.tasks),
             train_dataset=mixture,
-            eval_dataset=None if eval_dataset is None else self._task_rows(eval_dataset, "evaluation"),
+            eval_dataset=None if eval_dataset is None else self.evaluation_rows(eval_dataset, "evaluation"),
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
@@ -118,7 +118,7 @@ class MultiTaskTrainer(Trainer):
         self._drop_totals()
         self.add_callback(PlanCallback(self))
         if args.early_stopping_patience is not None:
-            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+            self.add_callback(ResumableEarlyStopping(args.early_stopping_patience))
 
     # Data
 
@@ -133,7 +133,8 @@ class MultiTaskTrainer(Trainer):
                 config=self.model.config.backbone_config,
             )
 
-    def _task_rows(self, data: Datasets, split: str) -> dict[str, TaskRows]:
+    def evaluation_rows(self, data: Datasets, split: str) -> dict[str, TaskRows]:
+        """Rows of every task that has data in a split, checked and tokenised."""
         check_split(self.tasks, data, split)
         encoded = self._encode(data, split, training=False)
         by_task = {task: TaskRows(rows, task) for rows in encoded for task in rows.tasks}
@@ -320,7 +321,7 @@ class MultiTaskTrainer(Trainer):
         Raises:
             ValueError: there are no data, or a row is not usable.
         """
-        rows = self.eval_dataset if eval_dataset is None else self._task_rows(eval_dataset, metric_key_prefix)
+        rows = self.eval_dataset if eval_dataset is None else self.evaluation_rows(eval_dataset, metric_key_prefix)
         if rows is None:
             raise ValueError("There is nothing to evaluate. Give eval_dataset.")
         start = time.time()
@@ -352,7 +353,7 @@ class MultiTaskTrainer(Trainer):
             ignore_keys: not used.
             metric_key_prefix: first part of the metric names.
         """
-        scores = self._scores(self._task_rows(test_dataset, metric_key_prefix), "Prediction")
+        scores = self._scores(self.evaluation_rows(test_dataset, metric_key_prefix), "Prediction")
         return {
             name: PredictionOutput(
                 result.logits, result.labels, dict(prefixed(result.metrics, metric_key_prefix, name))

@@ -172,6 +172,13 @@ def test_label_outside_the_list_in_a_later_row(kitchen):
     )
 
 
+def test_wrong_row_of_the_test_split_is_named_before_training(kitchen):
+    spoil(
+        kitchen, "ner/test.jsonl", lambda lines: [*lines[:2], '{"tokens": ["a"], "ner_tags": ["O", "O"]}', *lines[3:]]
+    )
+    check(kitchen, kitchen.run(["train"]), "Task 'ner'", "row 2 of the test data", "1 words", "2 tags")
+
+
 def test_more_tags_than_tokens(kitchen):
     spoil(
         kitchen, "ner/train.jsonl", lambda lines: [*lines[:2], '{"tokens": ["a"], "ner_tags": ["O", "O"]}', *lines[3:]]

@@ -22,7 +22,7 @@ def test_configuration_round_trips_through_json(tmp_path):
     assert saved["custom_pipelines"]["multitask"]["impl"] == "pipeline.MultiTaskPipeline"
 
 
-@pytest.mark.parametrize("name", ["a.b", "forward", "../x", "", "keys", "type", "a b", "-x", None])
+@pytest.mark.parametrize("name", ["a.b", "forward", "../x", "", "keys", "type", "training", "a b", "-x", None])
 def test_unusable_task_names_are_refused(name):
     with pytest.raises(ValueError, match=r"is not usable.*Rename the task"):
         MultiTaskConfig(tasks=[TASK | {"name": name}])

@@ -101,6 +101,9 @@ def test_pooler_is_left_out_where_no_head_reads_it(build_model, tasks):
 
 
 def test_dropout_sets_every_probability(build_model, batch):
+    assert {
+        module.p for module in build_model("gpt2", dropout=0.0).modules() if isinstance(module, torch.nn.Dropout)
+    } == {0.0}
     model = build_model(dropout=0.0).train()
     with torch.no_grad():
         first, second = model(**batch).logits, model(**batch).logits
@@ -183,3 +186,26 @@ def test_embeddings_resize_through_the_model(build_model, tmp_path):
 def test_unusable_arguments_fail_when_built(build_model, kwargs, message):
     with pytest.raises(ValueError, match=message):
         build_model(**kwargs)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_labels_that_come_late_make_the_model_they_would_have_made(family, build_model, tmp_path):
+    tasks = {"ner": TokenClassification(), "pos": TokenClassification()}
+    model = build_model(family, tasks=tasks)
+    for name in tasks:
+        model.set_task(name, TokenClassification(label_names=["O", "B-X"]).to_dict())
+    model.save_pretrained(tmp_path)
+    assert MultiTaskModel.from_pretrained(tmp_path).state_dict().keys() == model.state_dict().keys()
+
+
+def test_last_token_is_found_in_half_precision():
+    from transformers import BertConfig
+
+    from hf_multitask.modeling.heads import PooledLinear
+
+    head = PooledLinear(BertConfig(hidden_size=4), num_labels=4, pooling="last").eval()
+    torch.nn.init.eye_(head.classifier.weight)
+    torch.nn.init.zeros_(head.classifier.bias)
+    hidden, mask = torch.randn(2, 600, 4).bfloat16(), torch.ones(2, 600, dtype=torch.long)
+    mask[1, 300:] = 0
+    assert torch.equal(head.bfloat16()(hidden, mask), torch.stack([hidden[0, 599], hidden[1, 299]]))

@@ -233,6 +233,37 @@ def test_early_stopping_watches_the_average(build, arguments, data):
     assert trainer.state.global_step == 3  # the first evaluation is the best, two more are not better
 
 
+def test_early_stopping_goes_on_counting_after_a_resume(build, arguments, data):
+    def args(**kwargs):
+        return arguments(learning_rate=0.0, eval_strategy="steps", eval_steps=1, early_stopping_patience=3, **kwargs)
+
+    rows = data(8, 4, "validation")
+    build(args=args(max_steps=3, save_strategy="steps", save_steps=1), eval_dataset=rows).train()
+    resumed = build(args=args(max_steps=40, save_strategy="no"), eval_dataset=rows)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 4  # one best evaluation, three that are not better
+
+
+def test_metrics_of_tasks_whose_names_begin_alike_stay_apart(build_model, capsys):
+    from hf_multitask.cli.train import show_metrics
+    from hf_multitask.hub.card import _results
+
+    metrics = {"eval_a_accuracy": 0.5, "eval_a_b_accuracy": 0.25, "eval_average": 0.375}
+    config = build_model(tasks={name: SequenceClassification(label_names=["x", "y"]) for name in ("a", "a_b")}).config
+    assert _results(config, [metrics]) == [
+        ("eval", "a", "accuracy", 0.5),
+        ("eval", "a_b", "accuracy", 0.25),
+        ("eval", "average", "average", 0.375),
+    ]
+    show_metrics({"validation": metrics}, ["a", "a_b"])
+    assert [line.split() for line in capsys.readouterr().out.splitlines()[-4:]] == [
+        ["task", "metric", "validation"],
+        ["a", "accuracy", "0.5000"],
+        ["a_b", "accuracy", "0.2500"],
+        ["average", "0.3750"],
+    ]
+
+
 def test_task_weight_of_zero_leaves_a_head_as_it_was(build, build_model, arguments):
     model = build_model()
     before = model.heads["ner"].native.classifier.weight.clone()
