@@ -32,6 +32,7 @@ from .preparation import (
     ensure_pad_token,
     resolve_tasks,
 )
+from .ranks import release_group_at_exit
 
 
 class MultiTaskTrainer(Trainer):
@@ -116,6 +117,7 @@ class MultiTaskTrainer(Trainer):
         if mixture is not None:
             self._step_sampler()  # so that rates that do not fit the data fail here
         self._drop_totals()
+        release_group_at_exit(self)
         self.add_callback(PlanCallback(self))
         if args.early_stopping_patience is not None:
             self.add_callback(ResumableEarlyStopping(args.early_stopping_patience))
