@@ -4,7 +4,7 @@ from .encoding import Encoded, encode_dataset, group_tasks
 from .loader import StepCollator, StepLoader
 from .mixture import Mixture, MixtureCollator, feature
 from .rates import SAMPLING, SamplingRates, build_rates
-from .sampler import Share, StepSampler
+from .sampler import Share, StepSampler, shares_of
 
 __all__ = [
     "SAMPLING",
@@ -20,4 +20,5 @@ __all__ = [
     "encode_dataset",
     "feature",
     "group_tasks",
+    "shares_of",
 ]

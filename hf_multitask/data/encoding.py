@@ -56,6 +56,20 @@ class Encoded:
     def _column(self, name: str) -> Any:
         return self.rows.select_columns([name]).with_format("arrow")[:][name]
 
+    def digest(self) -> str:
+        """A hash of tokens and labels, whatever files they came from."""
+        import pyarrow as pa
+
+        digest = hashlib.blake2b(digest_size=16)
+        names = ["input_ids", *(label_column(task) for task in self.tasks)]
+        for batch in self.rows.select_columns(names).with_format("arrow").iter(10_000):
+            sink = pa.BufferOutputStream()
+            table = batch.replace_schema_metadata(None).combine_chunks()
+            with pa.ipc.new_stream(sink, table.schema) as stream:
+                stream.write_table(table)
+            digest.update(sink.getvalue())
+        return digest.hexdigest()
+
     def cut_rows(self) -> int:
         """How many rows were longer than the limit."""
         return sum(self.rows[CUT])

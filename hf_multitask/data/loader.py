@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ OVERHEAD_CPU, OVERHEAD_ACCELERATOR = 32, 2048
 
 
 class StepCollator:
-    """A micro-batch as one or more batches of rows of similar length, under ``forwards``.
+    """A micro-batch as one or more batches of rows of similar length, ``forwards``, with ``rows`` by dataset.
 
     Args:
         collator: makes a batch of features.
@@ -28,11 +29,14 @@ class StepCollator:
         self.collator = collator
         self.overhead = overhead
 
-    def __call__(self, features: Sequence[Feature]) -> dict[str, list[dict[str, Any]]]:
-        """Features to ``{"forwards": [batch, ...]}``."""
+    def __call__(self, features: Sequence[Feature]) -> dict[str, Any]:
+        """Features to ``{"forwards": [batch, ...], "rows": {dataset: rows}}``."""
         lengths = [len(feature["inputs"]["input_ids"]) for feature in features]
         groups = split_by_length(lengths, self.overhead)
-        return {"forwards": [self.collator([features[row] for row in group]) for group in groups]}
+        return {
+            "forwards": [self.collator([features[row] for row in group]) for group in groups],
+            "rows": Counter(feature["dataset"] for feature in features if feature["dataset"] is not None),
+        }
 
 
 class StepLoader(DataLoader):

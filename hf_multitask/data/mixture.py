@@ -20,7 +20,8 @@ Feature = dict[str, Any]
 class Mixture(Dataset[Feature]):
     """The rows of all datasets under one numbering, the first dataset's first.
 
-    A feature holds ``inputs``, for the model, and ``labels`` by task; a task without label for the row is left out.
+    A feature holds ``inputs``, for the model, ``labels`` by task, a task without label for the row being left out, and
+    the name of its ``dataset``, or None where the row only fills a batch.
     """
 
     def __init__(self, datasets: Sequence[Encoded]) -> None:
@@ -36,6 +37,15 @@ class Mixture(Dataset[Feature]):
         """Rows of each dataset, by name."""
         return {dataset.name: len(dataset.rows) for dataset in self.datasets}
 
+    @property
+    def tasks(self) -> dict[str, list[str]]:
+        """Names of the tasks that read each dataset."""
+        return {dataset.name: dataset.tasks for dataset in self.datasets}
+
+    def digests(self) -> dict[str, str]:
+        """A hash of the features of each dataset."""
+        return {dataset.name: dataset.digest() for dataset in self.datasets}
+
     def __len__(self) -> int:
         """Rows of all datasets together."""
         return int(self._ends[-1])
@@ -46,7 +56,7 @@ class Mixture(Dataset[Feature]):
         which = int(np.searchsorted(self._ends, number, side="right"))
         dataset = self.datasets[which]
         values = dataset.rows[number - int(self._ends[which]) + len(dataset.rows)]
-        return feature(values, dataset.tasks if row >= 0 else [])
+        return {**feature(values, dataset.tasks if row >= 0 else []), "dataset": dataset.name if row >= 0 else None}
 
 
 def feature(values: Mapping[str, Any], tasks: Sequence[str]) -> Feature:

@@ -21,6 +21,17 @@ class SamplingRates(ABC):
             sizes: rows of each dataset.
         """
 
+    def rates_at(self, sizes: Mapping[str, int], progress: float) -> dict[str, float]:  # noqa: ARG002
+        """The shares at one step of training; those of :meth:`rates` at every step, unless overridden.
+
+        Has to be a function of its arguments alone: a resumed run asks again.
+
+        Args:
+            sizes: rows of each dataset.
+            progress: 0 at the first step of training, 1 at the last.
+        """
+        return self.rates(sizes)
+
 
 class Proportional(SamplingRates):
     """By size: every row is seen once an epoch."""
@@ -61,6 +72,34 @@ class Temperature(SamplingRates):
         return {name: min(size, self.cap or size) ** (1 / self.temperature) for name, size in sizes.items()}
 
 
+class Annealed(SamplingRates):
+    r"""Shares :math:`N_i^\alpha` of the sizes :math:`N_i`, from proportional at the first step to uniform at the last.
+
+    BERT and PALs: Projected Attention Layers for Efficient Adaptation in Multi-Task Learning (ICML 2019), section 3.3,
+    https://proceedings.mlr.press/v97/stickland19a.html: :math:`\alpha = 1 - 0.8 \frac{e - 1}{E - 1}` in epoch e of E.
+
+    .. note:: Here :math:`\alpha` falls from step to step, as one epoch is a usual length of training, and down to 0,
+        uniform shares; ``end=0.2`` stops where the paper does.
+
+    Args:
+        end: :math:`\alpha` at the last step, from 0 to 1.
+    """
+
+    def __init__(self, *, end: float = 0.0) -> None:
+        if not _is_number(end) or not 0 <= end <= 1:
+            raise ValueError(f"Parameter `end` should be a number from 0 to 1. Found `end = {end!r}`.")
+        self.end = end
+
+    def rates(self, sizes: Mapping[str, int]) -> dict[str, float]:
+        """The shares at the first step."""
+        return self.rates_at(sizes, 0.0)
+
+    def rates_at(self, sizes: Mapping[str, int], progress: float) -> dict[str, float]:
+        """See :class:`SamplingRates`."""
+        alpha = 1 - (1 - self.end) * progress
+        return {name: size**alpha for name, size in sizes.items()}
+
+
 class Fixed(SamplingRates):
     """Shares that the user names.
 
@@ -98,6 +137,7 @@ SAMPLING: dict[str, type[SamplingRates]] = {
     "proportional": Proportional,
     "uniform": Uniform,
     "temperature": Temperature,
+    "annealed": Annealed,
     "fixed": Fixed,
 }
 

@@ -36,9 +36,11 @@ class StepSampler(Sampler[list[int]]):
     each row once. An epoch has ceil(rows / rows of a step) steps and as many rows as the data, whatever the shares.
 
     Where lengths are given, rows are sorted by length within windows of steps and dealt so that a step holds, of each
-    dataset, rows of the same rank in length; which step gets the short ones is drawn. Quotas are not touched.
+    dataset, rows of the same rank in length; which step gets the short ones is drawn. Quotas are not touched. Ranks get
+    rows of every length, the micro-batches of a rank rows of similar length.
 
-    The steps are a pure function of (seed, epoch): another number of ranks or micro-batches deals the same steps.
+    The steps are a pure function of (seed, epoch, who has left): another number of ranks or micro-batches deals the
+    same steps.
 
     Args:
         sizes: rows of each dataset.
@@ -46,6 +48,8 @@ class StepSampler(Sampler[list[int]]):
         lengths: tokens of every row of each dataset.
         window: steps of a window.
         rows_per_step: W x A x R rows: ranks, accumulation, batch of a device.
+        total_steps: optimizer steps of the whole training, for shares that change on the way; those of one epoch where
+            None.
         accumulation: A, micro-batches of a step on each rank.
         world_size: W.
         rank: which of the W this is.
@@ -63,31 +67,44 @@ class StepSampler(Sampler[list[int]]):
         lengths: Mapping[str, np.ndarray] | None = None,
         window: int = 50,
         rows_per_step: int,
+        total_steps: int | None = None,
         accumulation: int = 1,
         world_size: int = 1,
         rank: int = 0,
         seed: int = 0,
     ) -> None:
         self.sizes = dict(sizes)
+        self.rates = rates
         self.lengths, self.window = lengths, window
         self.rows_per_step, self.accumulation = rows_per_step, accumulation
         self.world_size, self.rank, self.seed = world_size, rank, seed
-        shares = rates.rates(self.sizes)
-        self._shares_K = np.array([shares.get(name, 0.0) for name in self.sizes], dtype=np.float64)
-        if not np.isfinite(self._shares_K).all() or (self._shares_K < 0).any() or not self._shares_K.sum():
-            raise ValueError(f"Sampling rates should be 0 or more and sum to more than 0. Found {shares}.")
-        self._shares_K /= self._shares_K.sum()
+        self._names = list(self.sizes)
+        self._lengths_of_rows = None if lengths is None else np.concatenate([lengths[name] for name in self._names])
         self._offsets_K = np.cumsum([0, *self.sizes.values()])[:-1]
         self.total = sum(self.sizes.values())
         self.steps_per_epoch = -(-self.total // rows_per_step)
+        self.total_steps = total_steps or self.steps_per_epoch
         self.epoch = 0
+        self._left: dict[str, int] = {}
+        self._passes: dict[str, tuple[int, np.ndarray]] = {}
+        self._changing = type(rates).rates_at is not SamplingRates.rates_at
+        self._shares_K = self._shares(0.0)
         # By epoch: rows drawn of each dataset before it, and how far each is behind its share.
         behind_K = np.random.default_rng([seed, 1]).uniform(0, 1e-6, len(self.sizes))
         self._starts = [(np.zeros(len(self.sizes), dtype=np.int64), behind_K)]
+        self._last: tuple[int, np.ndarray, np.ndarray] | None = None
+        if self._changing:
+            self._shares(1.0)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that iteration yields."""
         self.epoch = epoch
+
+    def leave(self, name: str, epoch: int) -> None:
+        """Draw nothing of a dataset from an epoch on, and give its share to the others."""
+        self._left[name] = epoch
+        del self._starts[epoch + 1 :]
+        self._last = None
 
     def __len__(self) -> int:
         """Micro-batches that one rank gets in an epoch."""
@@ -95,10 +112,18 @@ class StepSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         """Micro-batches of this rank; a negative number ``~row`` is filler, a row whose labels do not count."""
-        parts = self.world_size * self.accumulation
         for rows in self.steps(self.epoch):
-            for micro_batch in np.array_split(rows, parts)[self.rank :: self.world_size]:
-                yield [int(row) for row in micro_batch] or [~int(rows[0])]
+            for micro_batch in np.array_split(self._rows_of_rank(rows), self.accumulation):
+                yield micro_batch.tolist() or [~int(rows[0])]
+
+    def _rows_of_rank(self, rows: np.ndarray) -> np.ndarray:
+        """What this rank gets of a step: as many rows as the others, and nearly as many tokens; the longest first."""
+        if self._lengths_of_rows is None or self.world_size * self.accumulation == 1:
+            return rows[self.rank :: self.world_size]
+        rows = rows[np.argsort(-self._lengths_of_rows[rows], kind="stable")]
+        # Dealt to and fro, as cards are: 0 1 2 2 1 0 0 1 2 ...
+        turn, place = np.divmod(np.arange(len(rows)), self.world_size)
+        return rows[np.where(turn % 2, self.world_size - 1 - place, place) == self.rank]
 
     def steps(self, epoch: int) -> Iterator[np.ndarray]:
         """The rows of every step of an epoch, over all ranks, each (rows_per_step,) or fewer in the last."""
@@ -106,8 +131,12 @@ class StepSampler(Sampler[list[int]]):
         cursors_K = self._start(epoch)[0].copy()
         for first in range(0, self.steps_per_epoch, self.window):
             window_SK = quotas_SK[first : first + self.window]
-            dealt = [self._deal(k, int(cursors_K[k]), window_SK[:, k], (epoch, first)) for k in range(len(self.sizes))]
-            cursors_K += window_SK.sum(0)
+            drawn_K = window_SK.sum(0)
+            dealt = [
+                self._deal(k, int(cursors_K[k]), window_SK[:, k], (epoch, first))
+                for k in np.flatnonzero(drawn_K).tolist()
+            ]
+            cursors_K += drawn_K
             for step in range(len(window_SK)):
                 rows = np.concatenate([of_dataset[step] for of_dataset in dealt])
                 yield np.random.default_rng([self.seed, 2, epoch, first + step]).permutation(rows)
@@ -117,7 +146,7 @@ class StepSampler(Sampler[list[int]]):
         rows = self._draw(k, start, int(quotas_S.sum()))
         order_S = np.arange(len(quotas_S))
         if self.lengths is not None:
-            rows = rows[np.argsort(self.lengths[list(self.sizes)[k]][rows], kind="stable")]
+            rows = rows[np.argsort(self.lengths[self._names[k]][rows], kind="stable")]
             # The same order for every dataset, so that short rows meet short rows.
             order_S = np.random.default_rng([self.seed, 4, *window]).permutation(len(quotas_S))
         dealt = [rows] * len(quotas_S)
@@ -130,11 +159,7 @@ class StepSampler(Sampler[list[int]]):
         drawn_K = np.zeros(len(self.sizes), dtype=np.int64)
         for epoch in range(-(-steps // self.steps_per_epoch)):
             drawn_K += self._quotas(epoch)[0][: steps - epoch * self.steps_per_epoch].sum(0)
-        total = max(int(drawn_K.sum()), 1)
-        return [
-            Share(name, size, int(drawn) / total, int(drawn))
-            for (name, size), drawn in zip(self.sizes.items(), drawn_K, strict=True)
-        ]
+        return shares_of(self.sizes, dict(zip(self.sizes, drawn_K.tolist(), strict=True)))
 
     def _start(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         while len(self._starts) <= epoch:
@@ -142,13 +167,36 @@ class StepSampler(Sampler[list[int]]):
             self._starts.append((self._starts[-1][0] + quotas_SK.sum(0), behind_K))
         return self._starts[epoch]
 
+    def _shares(self, progress: float) -> np.ndarray:
+        """Share of each dataset that has not left by then, (K,), as the rates have it."""
+        rates = self.rates.rates_at(self.sizes, progress)
+        shares_K = np.array([rates.get(name, 0.0) for name in self._names], dtype=np.float64)
+        if not np.isfinite(shares_K).all() or (shares_K < 0).any() or not shares_K.sum():
+            raise ValueError(f"Sampling rates should be 0 or more and sum to more than 0. Found {rates}.")
+        return shares_K / shares_K.sum()
+
+    def _shares_of_step(self, epoch: int, step: int, stays_K: np.ndarray) -> np.ndarray:
+        shares_K = self._shares_K
+        if self._changing:
+            done = epoch * self.steps_per_epoch + step
+            shares_K = self._shares(min(done / max(self.total_steps - 1, 1), 1.0))
+        if stays_K.all() or not shares_K[stays_K].sum():
+            return shares_K
+        return np.where(stays_K, shares_K, 0.0) / shares_K[stays_K].sum()
+
     def _quotas(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of each dataset in every step of an epoch, (S, K), and how far each is behind after it, (K,)."""
-        behind_K = self._start(epoch)[1].copy()
+        if self._last is not None and self._last[0] == epoch:
+            return self._last[1:]
+        stays_K = np.array([self._left.get(name, epoch + 1) > epoch for name in self._names])
+        behind_K = np.where(stays_K, self._start(epoch)[1], 0.0)
         quotas_SK = np.zeros((self.steps_per_epoch, len(self.sizes)), dtype=np.int64)
+        shares_K = self._shares_of_step(epoch, 0, stays_K)
         for step in range(self.steps_per_epoch):
             rows = min(self.rows_per_step, self.total - step * self.rows_per_step)
-            wanted_K = self._shares_K * rows
+            if self._changing:
+                shares_K = self._shares_of_step(epoch, step, stays_K)
+            wanted_K = shares_K * rows
             quota_K = np.floor(wanted_K + 1e-9).astype(np.int64)
             behind_K += wanted_K - quota_K
             fraction_K = wanted_K - quota_K
@@ -158,11 +206,13 @@ class StepSampler(Sampler[list[int]]):
             quota_K[order_K] += 1
             behind_K[order_K] -= 1
             quotas_SK[step] = quota_K
+        self._last = (epoch, quotas_SK, behind_K)
         return quotas_SK, behind_K
 
     def _draw(self, k: int, start: int, count: int) -> np.ndarray:
         """``count`` rows of dataset k, from place ``start`` of its endless passes on."""
-        name, size = list(self.sizes.items())[k]
+        name = self._names[k]
+        size = self.sizes[name]
         drawn = []
         while count:
             one_pass, place = divmod(start, size)
@@ -172,8 +222,13 @@ class StepSampler(Sampler[list[int]]):
         return np.concatenate(drawn) if drawn else np.zeros(0, dtype=np.int64)
 
     def _permutation(self, name: str, size: int, one_pass: int) -> np.ndarray:
-        cached = self.__dict__.setdefault("_passes", {})
-        if cached.get(name, (None,))[0] != one_pass:
+        if self._passes.get(name, (None,))[0] != one_pass:
             key = zlib.crc32(name.encode())
-            cached[name] = (one_pass, np.random.default_rng([self.seed, 3, key, one_pass]).permutation(size))
-        return cached[name][1]
+            self._passes[name] = (one_pass, np.random.default_rng([self.seed, 3, key, one_pass]).permutation(size))
+        return self._passes[name][1]
+
+
+def shares_of(sizes: Mapping[str, int], drawn: Mapping[str, int]) -> list[Share]:
+    """Lines of a plan, or of what came of it, from the rows drawn of each dataset."""
+    total = max(sum(drawn.values()), 1)
+    return [Share(name, size, drawn.get(name, 0) / total, drawn.get(name, 0)) for name, size in sizes.items()]

@@ -12,6 +12,8 @@ FORMAT_VERSION = 1
 POOLINGS = ("native", "cls", "mean", "last")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+# What stands beside task names among metrics and training arguments.
+_RESERVED = ("average", "backbone")
 
 
 def close_match(word: str, known: list[str]) -> str:
@@ -34,6 +36,8 @@ def check_task_name(name: object) -> str:
             f"Task name {name!r} is not usable: names are made of letters, digits, '-' and '_' and start with a letter "
             "or digit. Rename the task."
         )
+    if name in _RESERVED:
+        raise ValueError(f"Task name '{name}' is not usable: it has a meaning of its own. Rename the task.")
     if hasattr(nn.ModuleDict(), name):
         raise ValueError(f"Task name '{name}' is not usable: torch.nn.ModuleDict reserves it. Rename the task.")
     return name

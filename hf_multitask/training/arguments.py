@@ -32,6 +32,10 @@ _KEPT = {
     "batch_eval_metrics": False,
     "eval_do_concat_batches": True,
 }
+# Numbers by name.
+_BY_NAME = ("task_weights", "learning_rates", "weight_decays")
+# Whole numbers, one for all or by name.
+_COUNTS = ("max_train_samples", "max_eval_samples", "task_early_stopping_patience")
 
 
 @dataclass
@@ -42,10 +46,22 @@ class MultiTaskTrainingArguments(TrainingArguments):
     ``report_to`` is TensorBoard where it is installed. ``per_device_train_batch_size`` counts rows of the mixture.
 
     Args:
-        sampling: ``proportional``, ``uniform``, ``temperature`` or ``fixed``; see :mod:`hf_multitask.data.rates`.
+        sampling: ``proportional``, ``uniform``, ``temperature``, ``annealed`` or ``fixed``; see
+            :mod:`hf_multitask.data.rates`.
         sampling_kwargs: arguments of the sampling, such as ``{"temperature": 2}`` or ``{"rates": {"ner": 0.3, ...}}``.
+        max_train_samples: rows of each training set that are used at most, drawn with the seed; a number for all, or
+            one by dataset.
+        max_eval_samples: likewise, of the evaluation sets.
         task_weights: fixed weight of each task's loss; 1 for tasks that are not named.
+        learning_rates: by task, of its head, and of the ``backbone``; ``learning_rate`` for those that are not named.
+        weight_decays: likewise, in place of ``weight_decay``.
+        layerwise_lr_decay: factor from each layer of the backbone to the one below; none where None.
+        freeze: names of tasks whose heads do not train, and ``backbone``.
         early_stopping_patience: stop after so many evaluations without a better ``metric_for_best_model``.
+        task_early_stopping_patience: stop a task after so many evaluations without a better primary metric; a number
+            for all tasks, or one by task. Its loss counts no more from then on, and its rows from the next epoch on.
+        save_best_by_task: keep the model that was best on average and the one that was best for each task under
+            ``best`` in ``output_dir``; ``best_checkpoints.json`` there says which is which.
 
     Raises:
         ValueError: an argument is not usable, or is one that a mixture of tasks cannot honour.
@@ -54,7 +70,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
     _VALID_DICT_FIELDS = [  # noqa: RUF012 - as the base class has it
         *TrainingArguments._VALID_DICT_FIELDS,
         "sampling_kwargs",
-        "task_weights",
+        *_BY_NAME,
+        *_COUNTS,
     ]
 
     report_to: list[str] | str | None = field(
@@ -62,13 +79,38 @@ class MultiTaskTrainingArguments(TrainingArguments):
     )
     sampling: str = field(
         default="proportional",
-        metadata={"help": "How much of each step every dataset gets: proportional, uniform, temperature or fixed."},
+        metadata={
+            "help": "Share of every step that each dataset gets: proportional, uniform, temperature, annealed or fixed."
+        },
     )
     sampling_kwargs: dict | str | None = field(default=None, metadata={"help": "Arguments of the sampling, as JSON."})
+    max_train_samples: dict | str | None = field(
+        default=None, metadata={"help": "Most rows of a training set: a number, or JSON by dataset."}
+    )
+    max_eval_samples: dict | str | None = field(
+        default=None, metadata={"help": "Most rows of an evaluation set: a number, or JSON by dataset."}
+    )
     task_weights: dict | str | None = field(default=None, metadata={"help": "Weight of each task's loss, as JSON."})
+    learning_rates: dict | str | None = field(
+        default=None, metadata={"help": "Learning rates by task and of the backbone, as JSON."}
+    )
+    weight_decays: dict | str | None = field(
+        default=None, metadata={"help": "Weight decays by task and of the backbone, as JSON."}
+    )
+    layerwise_lr_decay: float | None = field(
+        default=None, metadata={"help": "Factor of the learning rate from each layer of the backbone to the one below."}
+    )
+    freeze: list[str] | None = field(
+        default=None, metadata={"help": "What does not train: names of tasks, for their heads, and 'backbone'."}
+    )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many evaluations without a better metric_for_best_model."}
     )
+    task_early_stopping_patience: dict | str | None = field(
+        default=None,
+        metadata={"help": "Stop a task after so many evaluations without a better metric: a number, or JSON by task."},
+    )
+    save_best_by_task: bool = field(default=False, metadata={"help": "Keep the best model of every task."})
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -90,18 +132,52 @@ class MultiTaskTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False
-        self._check_mixture()
+        self.check_mixture()
 
-    def _check_mixture(self) -> None:
-        for name in ("sampling_kwargs", "task_weights"):
-            value = getattr(self, name)
+    def check_mixture(self) -> None:
+        """See that the arguments beyond the Trainer's are usable.
+
+        Raises:
+            ValueError: one is not.
+        """
+        for name in _COUNTS:
+            self._check_counts(name)
+        for name in ("sampling_kwargs", *_BY_NAME):
+            value: Any = getattr(self, name)
             if value is not None and not isinstance(value, Mapping):
                 raise ValueError(f"Parameter `{name}` should be a mapping. Found `{name} = {value!r}`.")
+            for part, number in (value or {}).items() if name in _BY_NAME else ():
+                numeric = isinstance(number, int | float) and not isinstance(number, bool)
+                if not numeric or not 0 <= number < float("inf"):
+                    raise ValueError(
+                        f"Parameter `{name}` should hold numbers of 0 or more. Found {number!r} for '{part}'."
+                    )
         build_rates(self.sampling, self.sampling_kwargs)  # type: ignore[arg-type]  # a mapping, as checked above
-        weights: Any = self.task_weights or {}
-        for task, weight in weights.items():
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-                raise ValueError(f"The weight of task '{task}' should be a number of 0 or more. Found {weight!r}.")
+        if self.layerwise_lr_decay is not None and not 0 < self.layerwise_lr_decay <= 1:
+            raise ValueError(
+                "Parameter `layerwise_lr_decay` should be more than 0 and at most 1. "
+                f"Found `layerwise_lr_decay = {self.layerwise_lr_decay}`."
+            )
+        if isinstance(self.freeze, str):
+            self.freeze = [self.freeze]
+        self._check_watching()
+        for name, usual in _KEPT.items():
+            if getattr(self, name) != usual:
+                raise ValueError(f"Parameter `{name}` is not supported for a mixture of tasks. Leave it at {usual}.")
+
+    def _check_counts(self, name: str) -> None:
+        value: Any = getattr(self, name)
+        if isinstance(value, str) and value.isdigit():
+            value = int(value)  # a number on the command line
+            setattr(self, name, value)
+        for count in value.values() if isinstance(value, Mapping) else [] if value is None else [value]:
+            if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+                raise ValueError(
+                    f"Parameter `{name}` should be a whole number of 1 or more, or one by name. "
+                    f"Found `{name} = {value!r}`."
+                )
+
+    def _check_watching(self) -> None:
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise ValueError(
                 "Parameter `early_stopping_patience` should be 1 evaluation or more. "
@@ -109,6 +185,6 @@ class MultiTaskTrainingArguments(TrainingArguments):
             )
         if self.early_stopping_patience is not None and self.eval_strategy == "no":
             raise ValueError("Early stopping watches evaluations. Set eval_strategy to 'epoch' or 'steps'.")
-        for name, usual in _KEPT.items():
-            if getattr(self, name) != usual:
-                raise ValueError(f"Parameter `{name}` is not supported for a mixture of tasks. Leave it at {usual}.")
+        for name in ("task_early_stopping_patience", "save_best_by_task"):
+            if getattr(self, name) and self.eval_strategy == "no":
+                raise ValueError(f"Parameter `{name}` watches evaluations. Set eval_strategy to 'epoch' or 'steps'.")

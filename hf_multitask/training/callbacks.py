@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -23,18 +23,18 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def describe_plan(plan: Sequence[Share], tasks: dict[str, list[str]], steps: int, rows_per_step: int) -> str:
-    """The plan of a run: for each dataset its tasks, rows, share of every step, and how often a row is seen."""
+def describe_shares(title: str, shares: Sequence[Share], tasks: Mapping[str, Sequence[str]]) -> str:
+    """A plan, or what came of it: for each dataset its tasks, rows, share of the batches, how often a row is seen."""
     head = ["dataset", "tasks", "rows", "share", "passes"]
     body = [
         [line.name, ", ".join(tasks[line.name]), f"{line.rows:,}", f"{line.share:.1%}", f"{line.passes:.2f}"]
-        for line in plan
+        for line in shares
     ]
-    return f"Plan: {steps:,} steps of {rows_per_step} rows\n" + table([head, *body])
+    return f"{title}\n" + table([head, *body])
 
 
 class PlanCallback(TrainerCallback):
-    """Prints the plan before the first step.
+    """Prints the plan before the first step, and what was seen after the last.
 
     Args:
         trainer: whose plan it is.
@@ -53,6 +53,17 @@ class PlanCallback(TrainerCallback):
         """Print the plan."""
         if state.is_world_process_zero:
             tqdm.write(self.trainer.describe_plan(state.max_steps))
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
+    ) -> None:
+        """Print what was seen, and where the best models are."""
+        if state.is_world_process_zero:
+            tqdm.write(self.trainer.describe_seen())
 
 
 class ResumableEarlyStopping(EarlyStoppingCallback):

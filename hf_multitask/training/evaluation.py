@@ -48,12 +48,12 @@ class TaskRows(Dataset[Feature]):
 
 @dataclass(frozen=True)
 class Scores:
-    """Logits, labels and metrics of one task."""
+    """Logits, labels and metrics of one task, and the name and value of its primary metric."""
 
     logits: np.ndarray
     labels: np.ndarray
     metrics: dict[str, float]
-    primary: float
+    primary: tuple[str, float]
 
 
 def score(rows: TaskRows, task: Task, outputs: Any, labels: np.ndarray, metric: Metric | None) -> Scores:
@@ -75,7 +75,7 @@ def score(rows: TaskRows, task: Task, outputs: Any, labels: np.ndarray, metric: 
     else:
         values = dict(metric(EvalPrediction(predictions=logits, label_ids=labels)))
     values = {name: float(value) for name, value in values.items()}
-    primary = next(iter(values.values()), 0.0)
+    primary = next(iter(values.items()), ("none", 0.0))
     return Scores(logits, labels, {"loss": float(losses.sum() / max(items.sum(), 1)), **values}, primary)
 
 

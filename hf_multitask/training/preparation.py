@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import datasets
+import numpy as np
 from transformers.utils import logging
 
 from ..data import Encoded, encode_dataset, group_tasks
@@ -48,16 +49,16 @@ def build_tasks(config: MultiTaskConfig, overrides: Mapping[str, Task] | None) -
     return tasks
 
 
-def check_names(argument: str, given: Iterable[str] | None, known: Iterable[str]) -> None:
-    """See that an argument by task names tasks that exist.
+def check_names(argument: str, given: Iterable[str] | None, known: Iterable[str], what: str = "task") -> None:
+    """See that an argument by name names only what there is.
 
     Raises:
-        ValueError: it names another.
+        ValueError: it names something else.
     """
     for name in given or ():
         if name not in known:
             raise ValueError(
-                f"`{argument}` names the task '{name}', and the model's tasks are {', '.join(known)}."
+                f"`{argument}` names the {what} '{name}', and the names are {', '.join(known)}."
                 + close_match(str(name), list(known))
             )
 
@@ -106,6 +107,13 @@ def check_split(tasks: Mapping[str, Task], data: Datasets, split: str) -> None:
     for task in tasks.values():
         if task.source in data:
             task.check_columns(data[task.source], split)
+
+
+def draw_rows(rows: datasets.Dataset, most: int | None, seed: int) -> datasets.Dataset:
+    """At most so many rows of a dataset, drawn with a seed, in the order they stand in; all of them where None."""
+    if most is None or most >= len(rows):
+        return rows
+    return rows.select(np.sort(np.random.default_rng([seed, 5]).permutation(len(rows))[:most]))
 
 
 def resolve_tasks(tasks: Mapping[str, Task], splits: Iterable[Datasets | None]) -> dict[str, Task]:

@@ -4,35 +4,41 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
-from transformers.trainer_utils import PredictionOutput, speed_metrics
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, TrainOutput, speed_metrics
+from transformers.utils import logging
 
-from ..data import Mixture, MixtureCollator, SamplingRates, StepLoader, StepSampler, build_rates
+from ..data import Mixture, MixtureCollator, SamplingRates, StepLoader, StepSampler, build_rates, shares_of
 from ..hub import model_card
 from ..modeling import MultiTaskModel
 from ..tasks import Task
 from .arguments import MultiTaskTrainingArguments
-from .callbacks import PlanCallback, ResumableEarlyStopping, describe_plan
+from .callbacks import PlanCallback, ResumableEarlyStopping, describe_shares
 from .checkpoint import check_checkpoint
 from .evaluation import Metric, Scores, TaskRows, prefixed, score
+from .parameters import BACKBONE, freeze, regroup
 from .preparation import (
     Datasets,
     build_tasks,
     check_datasets,
     check_names,
     check_split,
+    draw_rows,
     encode_datasets,
     ensure_pad_token,
     resolve_tasks,
 )
+from .progress import BEST_FOLDER, Progress, tidy_best
 from .ranks import release_group_at_exit
+
+logger = logging.get_logger(__name__)
 
 
 class MultiTaskTrainer(Trainer):
@@ -42,12 +48,13 @@ class MultiTaskTrainer(Trainer):
     over all micro-batches and ranks of the step, so it depends on neither.
 
     Args:
-        model: built by ``from_backbone``, or loaded.
+        model: built by ``from_backbone``, or loaded; left out where ``model_init`` is given.
         args: see :class:`MultiTaskTrainingArguments`.
         train_dataset: raw rows by dataset name; a task reads the dataset of its own name unless it names another.
         eval_dataset: likewise, for evaluation.
         processing_class: the backbone's tokenizer.
         tasks: by name, tasks in place of the model's: other columns, the same labels.
+        model_init: makes a fresh model for every training, as in ``Trainer``; what a hyperparameter search needs.
         sampler: sampling rates in place of ``args.sampling``.
         compute_metrics: by task, metrics in place of the task's own; the first one counts for the average.
         callbacks: as in ``Trainer``.
@@ -68,13 +75,14 @@ class MultiTaskTrainer(Trainer):
 
     def __init__(
         self,
-        model: MultiTaskModel,
-        args: MultiTaskTrainingArguments,
+        model: MultiTaskModel | None = None,
+        args: MultiTaskTrainingArguments | None = None,
         *,
         train_dataset: Datasets | None = None,
         eval_dataset: Datasets | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         tasks: Mapping[str, Task] | None = None,
+        model_init: Callable[..., MultiTaskModel] | None = None,
         sampler: SamplingRates | None = None,
         compute_metrics: Mapping[str, Metric] | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -86,23 +94,25 @@ class MultiTaskTrainer(Trainer):
             raise ValueError("The trainer tokenises the rows. Give the backbone's tokenizer as processing_class.")
         if args.n_gpu > 1:
             raise ValueError("nn.DataParallel is not supported. Start one process per GPU, for example with torchrun.")
+        if (model is None) == (model_init is None):
+            raise ValueError("The trainer takes either a model or a model_init. Give one of them.")
         self.args = args
         self.processing_class = processing_class
+        self.model_init = model_init
+        set_seed(args.seed)  # for model_init, and for heads whose labels were left out
+        model = cast(MultiTaskModel, super().call_model_init()) if model is None else model
         self.model = model
         self.tasks = build_tasks(model.config, tasks)
-        check_names("task_weights", args.task_weights, self.tasks)
         check_names("compute_metrics", compute_metrics, self.tasks)
         self.metric_by_task = dict(compute_metrics or {})
-        self.task_weights = dict.fromkeys(self.tasks, 1.0) | dict(args.task_weights or {})  # type: ignore[arg-type]
-        self.rates = sampler or build_rates(args.sampling, args.sampling_kwargs)  # type: ignore[arg-type]
+        self.own_rates = sampler
+        self._check_names()
         evaluates = args.eval_strategy != "no"
         check_datasets(self.tasks, train_dataset, eval_dataset, evaluates=evaluates)
-        set_seed(args.seed)  # heads whose labels were left out are built below
+        set_seed(args.seed)
         self.tasks = resolve_tasks(self.tasks, [train_dataset, eval_dataset])
-        for name, task in self.tasks.items():
-            model.set_task(name, task.to_dict())
         ensure_pad_token(processing_class)
-        model.set_pad_token_id(processing_class.pad_token_id)
+        self._adopt(model)
         mixture = None if train_dataset is None else self._train_mixture(train_dataset)
         super().__init__(
             model=model,
@@ -114,13 +124,100 @@ class MultiTaskTrainer(Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        if mixture is not None:
-            self._step_sampler()  # so that rates that do not fit the data fail here
+        self.model_init = model_init
+        self._steps = None if mixture is None else self._step_sampler()  # rates that do not fit the data fail here
+        self.progress = Progress()
+        rows = 0 if mixture is None else len(mixture.sizes)
+        self._seen_rows = torch.zeros(rows, dtype=torch.long, device=args.device)
+        self._primary: dict[str, tuple[str, float]] = {}
+        freeze(model, args.freeze or ())
         self._drop_totals()
         release_group_at_exit(self)
         self.add_callback(PlanCallback(self))
         if args.early_stopping_patience is not None:
             self.add_callback(ResumableEarlyStopping(args.early_stopping_patience))
+
+    # What the arguments say of tasks; read anew at every training, as a hyperparameter search changes them
+
+    @property
+    def task_weights(self) -> dict[str, float]:
+        """The fixed weight of every task's loss."""
+        return dict.fromkeys(self.tasks, 1.0) | dict(self.args.task_weights or {})  # type: ignore[arg-type]
+
+    @property
+    def rates(self) -> SamplingRates:
+        """The sampling rates of the mixture."""
+        return self.own_rates or build_rates(self.args.sampling, self.args.sampling_kwargs)  # type: ignore[arg-type]
+
+    def _check_names(self) -> None:
+        """See that arguments by name name tasks, datasets and the backbone."""
+        args: Any = self.args
+        check_names("task_weights", args.task_weights, self.tasks)
+        for argument in ("learning_rates", "weight_decays", "freeze"):
+            check_names(argument, getattr(args, argument), [*self.tasks, BACKBONE])
+        if isinstance(args.task_early_stopping_patience, Mapping):
+            check_names("task_early_stopping_patience", args.task_early_stopping_patience, self.tasks)
+        for argument in ("max_train_samples", "max_eval_samples"):
+            if isinstance(caps := getattr(args, argument), Mapping):
+                check_names(argument, caps, sorted({task.source for task in self.tasks.values()}), "dataset")
+
+    def _adopt(self, model: MultiTaskModel) -> None:
+        """Tell a model what the data say of its tasks, and which token is padding."""
+        for name, task in self.tasks.items():
+            model.set_task(name, task.to_dict())
+        model.set_pad_token_id(self.processing_class.pad_token_id)
+
+    def call_model_init(self, trial: Any = None) -> MultiTaskModel:
+        """A fresh model from ``model_init``, for the tasks of this trainer."""
+        model = cast(MultiTaskModel, super().call_model_init(trial))
+        self._adopt(model)
+        return model
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        built = (self.args.max_train_samples, self.args.max_eval_samples)
+        super()._hp_search_setup(trial)
+        if built != (self.args.max_train_samples, self.args.max_eval_samples):
+            raise ValueError("Rows are chosen when the trainer is built. Leave max_*_samples out of the search.")
+        self.args.check_mixture()
+        self._check_names()
+        freeze(self.model, self.args.freeze or ())
+
+    def hyperparameter_search(
+        self,
+        hp_space: Callable[..., dict[str, Any]] | None = None,
+        compute_objective: Callable[[dict[str, float]], float] | None = None,
+        n_trials: int = 20,
+        direction: str | list[str] = "maximize",
+        **kwargs: Any,
+    ) -> Any:
+        """Search for the best arguments, as ``Trainer.hyperparameter_search`` does; needs ``model_init``.
+
+        Args:
+            hp_space: any fields of the arguments, those by task too: ``{"task_weights": {"ner": trial.suggest_...}}``.
+            compute_objective: of the metrics of an evaluation; ``eval_average`` where None.
+            n_trials: trainings.
+            direction: of the objective.
+            kwargs: as in ``Trainer``.
+        """
+        objective = compute_objective or (lambda metrics: metrics["eval_average"])
+        return super().hyperparameter_search(hp_space, objective, n_trials, direction, **kwargs)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The Trainer's optimizer, with the rates and decays that the arguments give to tasks and layers."""
+        built = self.optimizer is not None
+        optimizer = super().create_optimizer(model)
+        args: Any = self.args
+        if not built and (args.learning_rates or args.weight_decays or args.layerwise_lr_decay is not None):
+            trained = self.model if model is None else model
+            regroup(
+                optimizer,
+                trained,
+                decaying=self.get_decay_parameter_names(trained),
+                learning_rates=args.learning_rates or {},
+                weight_decays=args.weight_decays or {},
+                layerwise_decay=args.layerwise_lr_decay,
+            )
+        return optimizer
 
     # Data
 
@@ -138,15 +235,24 @@ class MultiTaskTrainer(Trainer):
     def evaluation_rows(self, data: Datasets, split: str) -> dict[str, TaskRows]:
         """Rows of every task that has data in a split, checked and tokenised."""
         check_split(self.tasks, data, split)
-        encoded = self._encode(data, split, training=False)
+        encoded = self._encode(self._capped(data, self.args.max_eval_samples), split, training=False)
         by_task = {task: TaskRows(rows, task) for rows in encoded for task in rows.tasks}
         for task, rows in by_task.items():
             if not len(rows):
                 raise ValueError(f"Task '{task}' has no row with a label in the {split} data. Add some.")
         return {name: by_task[name] for name in self.tasks if name in by_task}
 
+    def _capped(self, data: Datasets, most: Any) -> Datasets:
+        """The datasets with their rows drawn down to the caps, the same rows whatever the other datasets are."""
+        caps = most if isinstance(most, Mapping) else dict.fromkeys(data, most)
+        return {name: draw_rows(rows, caps.get(name), self._data_seed) for name, rows in data.items()}
+
+    @property
+    def _data_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
     def _train_mixture(self, data: Datasets) -> Mixture:
-        encoded = self._encode(data, "train", training=True)
+        encoded = self._encode(self._capped(data, self.args.max_train_samples), "train", training=True)
         for rows in encoded:
             for task in rows.tasks:
                 if not len(rows.labelled(task)):
@@ -163,22 +269,27 @@ class MultiTaskTrainer(Trainer):
     def _step_sampler(self) -> StepSampler:
         mixture = self._mixture()
         batch, accumulation, world = self._train_batch_size, self.args.gradient_accumulation_steps, self.args.world_size
+        rows = batch * accumulation * world
+        epochs = math.ceil(self.args.num_train_epochs * math.ceil(len(mixture) / rows))
         return StepSampler(
             mixture.sizes,
             self.rates,
             lengths=mixture.lengths(),
-            rows_per_step=batch * accumulation * world,
+            rows_per_step=rows,
+            total_steps=self.args.max_steps if self.args.max_steps > 0 else epochs,
             accumulation=accumulation,
             world_size=world,
             rank=self.args.process_index,
-            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            seed=self._data_seed,
         )
 
     def get_train_dataloader(self) -> DataLoader:
         """Micro-batches of this rank, step by step."""
+        self._steps = self._step_sampler()
+        self._follow_progress()
         return StepLoader(
             self._mixture(),
-            self._step_sampler(),
+            self._steps,
             self.data_collator,
             device=self.args.device.type,
             num_workers=self.args.dataloader_num_workers,
@@ -190,29 +301,111 @@ class MultiTaskTrainer(Trainer):
     def describe_plan(self, steps: int) -> str:
         """What a run of so many optimizer steps does with the data: rows, share and passes of every dataset."""
         sampler = self._step_sampler()
-        tasks = {encoded.name: encoded.tasks for encoded in self._mixture().datasets}
-        return describe_plan(sampler.plan(steps), tasks, steps, sampler.rows_per_step)
+        title = f"Plan: {steps:,} steps of {sampler.rows_per_step} rows"
+        return describe_shares(title, sampler.plan(steps), self._mixture().tasks)
+
+    def describe_seen(self) -> str:
+        """What the run did with the data, counted in its batches, in the form of the plan."""
+        mixture = self._mixture()
+        title = f"Seen: {self.state.global_step:,} steps"
+        return describe_shares(title, shares_of(mixture.sizes, self._count_seen()), mixture.tasks)
+
+    # Progress: what a checkpoint holds beyond the Trainer's own state
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+        """Train, or go on from a checkpoint, as ``Trainer.train`` does."""
+        self.progress = Progress()
+        self._drop_totals()
+        self._seen_rows.zero_()
+        return super().train(resume_from_checkpoint, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         check_checkpoint(resume_from_checkpoint, self.model)
+        self.progress = Progress.load(resume_from_checkpoint)
+        if not self.args.ignore_data_skip:
+            self.progress.check_data(self._row_order(), resume_from_checkpoint)
+        self._follow_progress()
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _row_order(self) -> dict[str, Any]:
+        """What the order of the rows depends on, in words that an error can say."""
+        sampler, mixture = self._step_sampler(), self._mixture()
+        return {
+            "rows of the datasets": mixture.sizes,
+            "contents of the datasets": mixture.digests(),
+            "rows of a step": sampler.rows_per_step,
+            "sampling": [type(self.rates).__name__, self.args.sampling_kwargs],
+            "seed of the data": self._data_seed,
+        }
+
+    def _follow_progress(self) -> None:
+        for name, epoch in self.progress.left.items():
+            if self._steps is not None:
+                self._steps.leave(name, epoch)
+
+    def _count_seen(self) -> dict[str, int]:
+        """Rows of every dataset that training has seen, brought up to date."""
+        for name, rows in zip(self._mixture().sizes, self._seen_rows.tolist(), strict=True):
+            self.progress.seen[name] = self.progress.seen.get(name, 0) + rows
+        self._seen_rows.zero_()
+        return self.progress.seen
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self.args.should_save:
+            self._count_seen()
+            self.progress.data = self._row_order()
+            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            self.progress.save(folder)  # before the Trainer's own state, which is written last
+        super()._save_checkpoint(model, trial)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        step = self.state.global_step
+        better = self.progress.record(self._primary, step)
+        if self.args.save_best_by_task:
+            folder = Path(self._get_output_dir(trial=trial))
+            if better:
+                self.save_model(str(folder / BEST_FOLDER / f"step-{step}"), _internal_call=True)
+            if self.args.should_save:
+                tidy_best(folder, self.progress.best)
+        self._finish_tasks()
+        return super()._determine_best_metric(metrics=metrics, trial=trial)
+
+    def _finish_tasks(self) -> None:
+        """Stop the tasks whose patience is at its end, and the datasets that nobody reads any more."""
+        patience: Any = self.args.task_early_stopping_patience
+        if patience is None:
+            return
+        by_task = patience if isinstance(patience, Mapping) else dict.fromkeys(self.tasks, patience)
+        for sentence in self.progress.finish(by_task, self.state.global_step):
+            logger.warning(sentence)
+        self.progress.leave(self._mixture().tasks, math.ceil(self.state.epoch or 0))
+        self._follow_progress()
+        if set(self.tasks) <= set(self.progress.finished):
+            self.control.should_training_stop = True
 
     # The step
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> dict[str, torch.Tensor]:
         """Items of every task in the whole step, over micro-batches and ranks."""
         heads = self.accelerator.unwrap_model(self.model).heads
-        counts_K2 = torch.zeros(len(self.tasks), 2, dtype=torch.long)
-        places = {name: number for number, name in enumerate(self.tasks)}
+        tasks, datasets = list(self.tasks), list(self._mixture().sizes)
+        items_K, rows_K, rows_D = [0] * len(tasks), [0] * len(tasks), [0] * len(datasets)
         for batch in batch_samples:
+            for name, rows in batch["rows"].items():
+                rows_D[datasets.index(name)] += rows
             for forward in batch["forwards"]:
+                for name in self.progress.finished:
+                    forward["labels"].pop(name, None)
+                    forward["task_rows"].pop(name, None)
                 for name, labels in forward["labels"].items():
-                    counts_K2[places[name], 0] += heads[name].items(labels).sum()
-                    counts_K2[places[name], 1] += len(labels)
-        counts_K2 = self.accelerator.reduce(counts_K2.to(device), "sum")
-        self._total_rows += counts_K2[:, 1]
-        self._total_steps += counts_K2[:, 0] > 0
-        return {name: counts_K2[number, 0] for number, name in enumerate(self.tasks)}
+                    items_K[tasks.index(name)] += int(heads[name].items(labels).sum())
+                    rows_K[tasks.index(name)] += len(labels)
+        counts = self.accelerator.reduce(torch.tensor([*items_K, *rows_K, *rows_D], device=device), "sum")
+        items, rows, seen = counts.split([len(tasks), len(tasks), len(datasets)])
+        self._total_rows += rows
+        self._total_steps += items > 0
+        self._seen_rows += seen
+        return dict(zip(tasks, items, strict=True))
 
     def training_step(
         self,
@@ -333,7 +526,10 @@ class MultiTaskTrainer(Trainer):
             for name, result in scores.items()
             for key, value in prefixed(result.metrics, metric_key_prefix, name)
         }
-        metrics[f"{metric_key_prefix}_average"] = sum(result.primary for result in scores.values()) / len(scores)
+        self._primary = {name: result.primary for name, result in scores.items()}
+        average = sum(value for _, value in self._primary.values()) / len(scores)
+        self._primary["average"] = ("average", average)
+        metrics[f"{metric_key_prefix}_average"] = average
         samples = sum(len(own) for own in rows.values())
         batch = self.args.eval_batch_size * self.args.world_size
         steps = sum(math.ceil(len(own) / batch) for own in rows.values())

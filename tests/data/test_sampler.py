@@ -1,5 +1,7 @@
 """The draw of a step: quotas, passes, and what it must not depend on."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ SAMPLINGS = {
     "proportional": None,
     "uniform": None,
     "temperature": {"temperature": 3, "cap": 50},
+    "annealed": {"end": 0.1},
     "fixed": {"rates": {"a": 1, "b": 0.5, "c": 0}},
 }
 
@@ -30,14 +33,15 @@ def lengths(sizes=SIZES):
 @pytest.mark.parametrize("name", SAMPLINGS)
 @pytest.mark.parametrize("grouped", [False, True])
 def test_quotas_stay_within_one_row_of_the_share_at_every_step_and_in_sum(name, grouped):
-    one = sampler(name, lengths=lengths() if grouped else None, window=4)
-    shares = build_rates(name, SAMPLINGS[name]).rates(SIZES)
-    shares = np.array([shares[key] for key in SIZES]) / sum(shares.values())
+    one = sampler(name, lengths=lengths() if grouped else None, window=4, total_steps=45)
+    rates = build_rates(name, SAMPLINGS[name])
     drawn, due = np.zeros(3), np.zeros(3)
     for epoch in range(3):
         steps = list(one.steps(epoch))
         assert [len(rows) for rows in steps] == [8] * 14 + [4]
-        for rows in steps:
+        for step, rows in enumerate(steps):
+            shares = rates.rates_at(SIZES, (15 * epoch + step) / 44)
+            shares = np.array([shares[key] for key in SIZES]) / sum(shares.values())
             counts = np.bincount(dataset_of(rows), minlength=3)
             assert (np.abs(counts - shares * len(rows)) < 1).all()
             drawn += counts
@@ -70,6 +74,30 @@ def test_plan_adds_up():
     assert [line.drawn for line in plan] == np.bincount(dataset_of(np.concatenate(drawn)), minlength=3).tolist()
 
 
+def test_annealed_goes_from_proportional_to_uniform():
+    one = sampler("annealed", sizes={"a": 900, "b": 100}, rows=10, total_steps=100)
+    one.rates.end = 0.0
+    counts = np.array([np.bincount(dataset_of(rows, one.sizes), minlength=2) for rows in one.steps(0)])
+    assert counts[0].tolist() == [9, 1] and counts[-1].tolist() == [5, 5]
+    assert (np.diff(np.convolve(counts[:, 1], np.ones(20), "valid")) >= -1).all()
+    # Training that stops in the middle of the annealing has seen the first half of it.
+    assert [line.drawn for line in one.plan(50)] == counts[:50].sum(0).tolist()
+
+
+def test_dataset_that_leaves_gives_its_share_to_the_others():
+    one, left = sampler("uniform"), sampler("uniform")
+    list(left.steps(2))  # what was worked out ahead is worked out again
+    left.leave("b", 1)
+    for epoch in range(3):
+        for ours, theirs in zip(left.steps(epoch), one.steps(epoch), strict=True):
+            counts = np.bincount(dataset_of(ours), minlength=3)
+            assert counts.sum() == len(theirs)
+            if epoch == 0:
+                assert ours.tolist() == theirs.tolist()
+            else:
+                assert counts[1] == 0 and abs(counts[0] - counts[2]) <= 1
+
+
 @pytest.mark.parametrize(("world_size", "accumulation"), [(1, 4), (2, 1), (2, 2), (3, 1), (4, 2)])
 def test_ranks_and_micro_batches_share_the_same_steps(world_size, accumulation):
     whole = list(sampler(rows=24, lengths=lengths()).steps(1))
@@ -85,6 +113,28 @@ def test_ranks_and_micro_batches_share_the_same_steps(world_size, accumulation):
         ]
         assert sorted(row for row in dealt if row >= 0) == sorted(rows)
         assert all(batch for rank in ranks for batch in rank)
+
+
+def test_ranks_get_equal_tokens_and_micro_batches_similar_lengths():
+    sizes = {"a": 900, "b": 900}
+    of_row = np.concatenate(list(lengths(sizes).values()))
+
+    def ranks(accumulation):
+        return [
+            list(
+                sampler(
+                    sizes=sizes, rows=32, lengths=lengths(sizes), world_size=2, accumulation=accumulation, rank=rank
+                )
+            )
+            for rank in range(2)
+        ]
+
+    tokens = np.array([[of_row[batch].sum() for batch in rank] for rank in ranks(1)])
+    assert (tokens.max(0) / tokens.mean(0)).max() < 1.1
+    for rank in ranks(4):
+        for step in range(0, len(rank), 4):
+            ends = [(of_row[batch].min(), of_row[batch].max()) for batch in rank[step : step + 4]]
+            assert all(one[0] >= other[1] for one, other in pairwise(ends))
 
 
 def test_last_step_is_filled_with_rows_that_do_not_count():

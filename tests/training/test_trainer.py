@@ -336,8 +336,8 @@ def test_datasets_fit_tasks(build, arguments, data):
 def test_arguments_are_checked_when_built(arguments):
     for kwargs, message in [
         ({"sampling": "proportionl"}, "Did you mean 'proportional'?"),
-        ({"task_weights": {"ner": -1}}, "The weight of task 'ner' should be a number of 0 or more. Found -1"),
-        ({"task_weights": {"ner": "1"}}, "The weight of task 'ner' should be a number of 0 or more. Found '1'"),
+        ({"task_weights": {"ner": -1}}, "`task_weights` should hold numbers of 0 or more. Found -1 for 'ner'"),
+        ({"task_weights": {"ner": "1"}}, "`task_weights` should hold numbers of 0 or more. Found '1' for 'ner'"),
         ({"early_stopping_patience": 0}, "`early_stopping_patience` should be 1 evaluation or more"),
         ({"early_stopping_patience": 2}, "Early stopping watches evaluations. Set eval_strategy"),
         ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor` is not supported.* Leave it at 0.0"),

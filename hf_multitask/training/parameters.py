@@ -1,0 +1,92 @@
+"""Which parameters train, and how fast: freezing, rates and decays by task, rates by layer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from ..modeling import MultiTaskModel
+
+BACKBONE = "backbone"
+_LAYER = re.compile(r"^backbone\.[a-zA-Z_.0-9]*?\.(\d+)\.")
+_EMBEDDING = re.compile(r"emb|wte|wpe")
+
+
+def part_of(name: str) -> str:
+    """The task whose head a parameter belongs to, or ``backbone``."""
+    first, _, rest = name.partition(".")
+    return rest.partition(".")[0] if first == "heads" else BACKBONE
+
+
+def freeze(model: MultiTaskModel, parts: Iterable[str]) -> None:
+    """Take the gradient from the parameters of the backbone or of heads.
+
+    Raises:
+        ValueError: nothing is left to train.
+    """
+    frozen = set(parts)
+    for name, parameter in model.named_parameters():
+        if part_of(name) in frozen:
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"Parameter `freeze` leaves nothing to train. Found `freeze = {sorted(frozen)}`.")
+
+
+def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
+    r"""Factors of the learning rates of the backbone's parameters: :math:`\lambda^{n - 1 - l}` in layer l of n.
+
+    Revisiting Few-sample BERT Fine-tuning (ICLR 2021), section 5, https://arxiv.org/abs/2006.05987: the top layer has
+    the learning rate itself, every layer below it the :math:`\lambda`-fold of the one above. Embeddings count as the
+    layer below the lowest; what stands above the layers, such as a pooler, has the learning rate itself.
+
+    Args:
+        names: of all parameters.
+        decay: :math:`\lambda`.
+    """
+    layers = {name: int(found[1]) for name in names if (found := _LAYER.match(name))}
+    top = max(layers.values(), default=-1)
+    factors = {}
+    for name in names:
+        if part_of(name) == BACKBONE:
+            lowest = -1 if _EMBEDDING.search(name) else top
+            factors[name] = decay ** (top - layers.get(name, lowest))
+    return factors
+
+
+def regroup(
+    optimizer: torch.optim.Optimizer,
+    model: torch.nn.Module,
+    *,
+    decaying: Iterable[str],
+    learning_rates: Mapping[str, float],
+    weight_decays: Mapping[str, float],
+    layerwise_decay: float | None,
+) -> None:
+    """Split the groups of a fresh optimizer by learning rate and weight decay.
+
+    Args:
+        optimizer: as the Trainer made it.
+        model: whose parameters it has.
+        decaying: names of the parameters that weight decay is for, which biases and norms are not.
+        learning_rates: by task or ``backbone``, in place of the group's own.
+        weight_decays: likewise.
+        layerwise_decay: see :func:`layer_factors`.
+    """
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    decays = set(decaying)
+    factors = layer_factors(list(names.values()), layerwise_decay) if layerwise_decay is not None else {}
+    groups = []
+    for group in optimizer.param_groups:
+        split: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+        for parameter in group["params"]:
+            name = names[parameter]
+            rate = learning_rates.get(part_of(name), group["lr"]) * factors.get(name, 1.0)
+            decay = weight_decays.get(part_of(name), group["weight_decay"]) if name in decays else group["weight_decay"]
+            split.setdefault((rate, decay), []).append(parameter)
+        for (rate, decay), parameters in split.items():
+            groups.append({**group, "params": parameters, "lr": rate, "weight_decay": decay})
+    optimizer.param_groups = groups

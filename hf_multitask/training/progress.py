@@ -1,0 +1,129 @@
+"""What a mixture has been through: rows seen, tasks that are finished, the best checkpoint of each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+STATE_NAME = "multitask_state.json"
+BEST_NAME = "best_checkpoints.json"
+BEST_FOLDER = "best"
+_FORMAT = 1
+
+
+@dataclass
+class Progress:
+    """The part of a checkpoint that the Trainer does not know.
+
+    Args:
+        seen: by dataset, rows that training has seen.
+        best: by task, and for ``average``: ``metric``, its ``value`` in the best evaluation, and the ``step`` of that.
+        waited: by task, evaluations in a row that brought nothing better.
+        finished: by task that trains no more, the step at which it stopped.
+        left: by dataset that no unfinished task reads, the epoch from which it draws no rows.
+        data: what the order of the rows depends on; see :meth:`check_data`.
+    """
+
+    seen: dict[str, int] = field(default_factory=dict)
+    best: dict[str, dict[str, Any]] = field(default_factory=dict)
+    waited: dict[str, int] = field(default_factory=dict)
+    finished: dict[str, int] = field(default_factory=dict)
+    left: dict[str, int] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+
+    def record(self, primary: Mapping[str, tuple[str, float]], step: int) -> bool:
+        """Take in an evaluation: by task, the name and value of its primary metric, larger being better.
+
+        Returns:
+            Whether any of them was never better.
+        """
+        for task, (metric, value) in primary.items():
+            if task not in self.best or value > self.best[task]["value"]:
+                self.best[task] = {"metric": metric, "value": value, "step": step}
+                self.waited[task] = 0
+            else:
+                self.waited[task] = self.waited.get(task, 0) + 1
+        return any(best["step"] == step for best in self.best.values())
+
+    def finish(self, patience: Mapping[str, int], step: int) -> list[str]:
+        """Stop the tasks that have waited long enough for something better, and say so.
+
+        Args:
+            patience: by task, the evaluations that it may wait.
+            step: at which it is.
+        """
+        told = []
+        for task, most in patience.items():
+            if task not in self.finished and self.waited.get(task, 0) >= most:
+                self.finished[task] = step
+                best = self.best[task]
+                told.append(
+                    f"Task '{task}' stops at step {step}: no better {best['metric']} than {best['value']:.4f} of step "
+                    f"{best['step']} in {most} evaluations."
+                )
+        return told
+
+    def leave(self, tasks: Mapping[str, Sequence[str]], epoch: int) -> None:
+        """Let datasets that only finished tasks read leave the mixture from an epoch on.
+
+        Args:
+            tasks: those that read each dataset.
+            epoch: the next one.
+        """
+        for name, readers in tasks.items():
+            if name not in self.left and set(readers) <= set(self.finished):
+                self.left[name] = epoch
+
+    def save(self, folder: str | Path) -> None:
+        """Write the state into a checkpoint."""
+        path = Path(folder) / STATE_NAME
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"format": _FORMAT, **asdict(self)}, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Progress:
+        """Read the state of a checkpoint.
+
+        Raises:
+            ValueError: there is none, or it has a newer format.
+        """
+        path = Path(folder) / STATE_NAME
+        if not path.is_file():
+            raise ValueError(
+                f"Checkpoint '{folder}' has no {STATE_NAME}, so no MultiTaskTrainer wrote it. Name another checkpoint."
+            )
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values.pop("format") > _FORMAT:
+            raise ValueError(f"Checkpoint '{folder}' comes from a newer hf_multitask. Upgrade hf_multitask.")
+        return cls(**values)
+
+    def check_data(self, data: Mapping[str, Any], folder: str | Path) -> None:
+        """See that a run would go on in the row order that the checkpoint stands in.
+
+        Raises:
+            ValueError: something that the order depends on has changed; the sentence says what.
+        """
+        for key, value in data.items():
+            if key in self.data and self.data[key] != value:
+                raise ValueError(
+                    f"The {key} of this run and of checkpoint '{folder}' differ: {value} now, {self.data[key]} then. "
+                    "Put it back, or set ignore_data_skip=True to go on with other rows."
+                )
+
+
+def tidy_best(folder: Path, best: Mapping[str, Mapping[str, Any]]) -> None:
+    """Drop saved models that are no longer the best of anything, and write down which is the best of what."""
+    entries = {}
+    for name, entry in best.items():
+        saved = folder / BEST_FOLDER / f"step-{entry['step']}"
+        if saved.is_dir():
+            entries[name] = {**entry, "checkpoint": f"{BEST_FOLDER}/{saved.name}"}
+    kept = {entry["checkpoint"] for entry in entries.values()}
+    (folder / BEST_NAME).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+    for saved in (folder / BEST_FOLDER).glob("step-*"):
+        if f"{BEST_FOLDER}/{saved.name}" not in kept:
+            shutil.rmtree(saved)

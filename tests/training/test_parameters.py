@@ -1,0 +1,115 @@
+"""Learning rates, weight decays and freezing, as the optimizer has them and as the weights show them."""
+
+import pytest
+import torch
+from tiny import CONFIGS
+
+from hf_multitask import MultiTaskTrainer
+from hf_multitask.training.parameters import layer_factors
+
+
+@pytest.fixture
+def build(build_model, data, arguments, tokenizer):
+    def make(family="bert", **kwargs):
+        return MultiTaskTrainer(
+            build_model(family, dropout=0.0), arguments(**kwargs), train_dataset=data(), processing_class=tokenizer
+        )
+
+    return make
+
+
+def settings(trainer):
+    """By parameter, its learning rate and weight decay."""
+    optimizer = trainer.create_optimizer()
+    names = {parameter: name for name, parameter in trainer.model.named_parameters()}
+    return {
+        names[parameter]: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+
+def test_rates_and_decays_by_task_and_of_the_backbone(build):
+    found = settings(
+        build(
+            learning_rate=1e-3,
+            weight_decay=0.1,
+            learning_rates={"ner": 5e-3, "backbone": 1e-4},
+            weight_decays={"ner": 0},
+        )
+    )
+    assert found["heads.ner.native.classifier.weight"] == (5e-3, 0)
+    assert found["heads.sentiment.native.classifier.weight"] == (1e-3, 0.1)
+    assert found["heads.sentiment.native.classifier.bias"] == (1e-3, 0)  # biases and norms never decay
+    assert found["backbone.encoder.layer.0.output.dense.weight"] == (1e-4, 0.1)
+    assert found["backbone.embeddings.LayerNorm.weight"] == (1e-4, 0)
+    assert found.keys() == dict(build().model.named_parameters()).keys()
+
+
+def test_without_such_arguments_the_optimizer_is_the_trainers(build):
+    assert [len(group["params"]) for group in build().create_optimizer().param_groups] == [
+        len(group["params"]) for group in super(MultiTaskTrainer, build()).create_optimizer().param_groups
+    ]
+
+
+def test_layerwise_decay_is_the_papers_formula(build):
+    found = settings(build(learning_rate=1e-3, layerwise_lr_decay=0.5))
+    expected = {
+        "backbone.pooler.dense.weight": 1e-3,
+        "backbone.encoder.layer.1.output.dense.weight": 1e-3,
+        "backbone.encoder.layer.0.output.dense.weight": 5e-4,
+        "backbone.embeddings.word_embeddings.weight": 2.5e-4,
+        "heads.ner.native.classifier.weight": 1e-3,
+    }
+    assert {name: found[name][0] for name in expected} == expected
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_layers_and_embeddings_of_every_family_are_found(family, build_model):
+    model = build_model(family)
+    factors = layer_factors([name for name, _ in model.named_parameters()], 0.5)
+    embedding = next(
+        name for name, value in model.named_parameters() if value is model.backbone.get_input_embeddings().weight
+    )
+    layers = 1 if family == "albert" else 2  # whose layers share their weights
+    assert factors[embedding] == 0.5**layers
+    assert set(factors.values()) == {0.5**power for power in range(layers + 1)}
+
+
+@pytest.mark.parametrize("part", ["backbone", "ner"])
+def test_frozen_parts_stay_and_the_others_train(part, build):
+    trainer = build(freeze=[part], weight_decay=0.1)
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    trainer.train()
+    moved = {name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])}
+    prefix = "backbone." if part == "backbone" else "heads.ner."
+    assert not any(name.startswith(prefix) for name in moved)
+    assert any(name.startswith("heads.sentiment.") for name in moved)
+    assert any(name.startswith("backbone.") for name in moved) == (part != "backbone")
+
+
+def test_frozen_head_still_teaches_the_backbone(build, data, build_model, arguments, tokenizer):
+    model = build_model(dropout=0.0)
+    before = model.backbone.encoder.layer[0].output.dense.weight.clone()
+    MultiTaskTrainer(
+        model,
+        arguments(freeze=["ner"], task_weights={"sentiment": 0}),
+        train_dataset=data(),
+        processing_class=tokenizer,
+    ).train()
+    assert not torch.equal(before, model.backbone.encoder.layer[0].output.dense.weight)
+
+
+def test_unusable_arguments_fail_when_built(build):
+    for kwargs, message in [
+        ({"freeze": ["backbone", "ner", "sentiment"]}, "`freeze` leaves nothing to train"),
+        ({"freeze": ["nre"]}, "`freeze` names the task 'nre'.* Did you mean 'ner'?"),
+        ({"learning_rates": {"bakbone": 1e-3}}, "`learning_rates` names the task 'bakbone'.* Did you mean 'backbone'?"),
+        (
+            {"learning_rates": {"ner": -1e-3}},
+            "`learning_rates` should hold numbers of 0 or more. Found -0.001 for 'ner'",
+        ),
+        ({"layerwise_lr_decay": 0.0}, "`layerwise_lr_decay` should be more than 0 and at most 1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            build(**kwargs)
