@@ -28,6 +28,7 @@ from .preparation import (
     check_datasets,
     check_names,
     check_split,
+    check_tokenizer,
     encode_datasets,
     ensure_pad_token,
     resolve_tasks,
@@ -90,6 +91,7 @@ class MultiTaskTrainer(Trainer):
         self.processing_class = processing_class
         self.model = model
         self.tasks = build_tasks(model.config, tasks)
+        check_tokenizer(self.tasks, processing_class)
         check_names("task_weights", args.task_weights, self.tasks)
         check_names("compute_metrics", compute_metrics, self.tasks)
         self.metric_by_task = dict(compute_metrics or {})
