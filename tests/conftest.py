@@ -8,7 +8,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 from datasets import Dataset
-from tiny import BYTE_LEVEL, CONFIGS, NER_LABELS, make_tokenizer, read_rows
+from tiny import CONFIGS, NER_LABELS, make_tokenizer, read_rows
 from transformers import AutoModel, AutoTokenizer
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainingArguments, SequenceClassification, TokenClassification
@@ -31,10 +31,7 @@ def backbone_path(tmp_path_factory):
             folder = tmp_path_factory.mktemp(family)
             torch.manual_seed(0)
             AutoModel.from_config(CONFIGS[family]()).save_pretrained(folder)
-            tokenizer = make_tokenizer(family in BYTE_LEVEL, family == "gpt2")
-            if family == "distilbert":
-                tokenizer.model_input_names = ["input_ids", "attention_mask"]
-            tokenizer.save_pretrained(folder)
+            make_tokenizer(family).save_pretrained(folder)
             made[family] = str(folder)
         return made[family]
 

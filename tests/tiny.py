@@ -5,34 +5,72 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
+    AlbertConfig,
     BertConfig,
     DebertaV2Config,
     DistilBertConfig,
+    ElectraConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
     GPT2Config,
+    LlamaConfig,
+    LongformerConfig,
     ModernBertConfig,
+    MPNetConfig,
     PreTrainedTokenizerFast,
+    Qwen3Config,
     RobertaConfig,
+    XLMConfig,
+    XLMRobertaConfig,
 )
 
 DATA = Path(__file__).parent.parent / "examples" / "sentiment_ner" / "data"
 NER_LABELS = json.loads((DATA / "ner" / "info.json").read_text())["label_names"]
 VOCAB = 600
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "<|endoftext|>", "[MASK]"]
+ROBERTA_SPECIAL = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "<|endoftext|>", "[MASK]"]
 COMMON = {"vocab_size": VOCAB, "max_position_embeddings": 80, "pad_token_id": 0}
+ROBERTA = {"vocab_size": VOCAB, "max_position_embeddings": 80, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 37}
+MBERT = {
+    "directionality": "bidi",
+    "pooler_fc_size": 32,
+    "pooler_num_attention_heads": 4,
+    "pooler_num_fc_layers": 3,
+    "pooler_size_per_head": 8,
+    "pooler_type": "first_token_transform",
+}
+DECODER = {"vocab_size": VOCAB, "max_position_embeddings": 80, "bos_token_id": 4, "eos_token_id": 4, **SIZES}
+GEMMA = {**DECODER, "pad_token_id": 0, "num_key_value_heads": 1, "head_dim": 8}
 
 CONFIGS = {
     "bert": lambda: BertConfig(**COMMON, **SIZES),
-    "roberta": lambda: RobertaConfig(**COMMON, **SIZES, type_vocab_size=1),
+    "mbert": lambda: BertConfig(**COMMON, **SIZES, **MBERT),
+    "roberta": lambda: RobertaConfig(**ROBERTA, **SIZES, type_vocab_size=1),
+    "xlm": lambda: XLMConfig(**COMMON, emb_dim=32, n_layers=2, n_heads=4, bos_token_id=2, eos_token_id=3),
+    "xlm-roberta": lambda: XLMRobertaConfig(**ROBERTA, **SIZES, type_vocab_size=1),
     "distilbert": lambda: DistilBertConfig(**COMMON, dim=32, n_layers=2, n_heads=4, hidden_dim=37),
+    "electra": lambda: ElectraConfig(**COMMON, **SIZES, embedding_size=16),
+    "albert": lambda: AlbertConfig(**COMMON, **SIZES, embedding_size=16, bos_token_id=2, eos_token_id=3),
     "deberta-v2": lambda: DebertaV2Config(**COMMON, **SIZES, relative_attention=True, pos_att_type=["p2c", "c2p"]),
     "modernbert": lambda: ModernBertConfig(
         **COMMON, **SIZES, cls_token_id=2, sep_token_id=3, bos_token_id=2, eos_token_id=3, reference_compile=False
     ),
+    "mpnet": lambda: MPNetConfig(**ROBERTA, **SIZES),
+    "longformer": lambda: LongformerConfig(**ROBERTA, **SIZES, attention_window=8, type_vocab_size=1, sep_token_id=2),
     "gpt2": lambda: GPT2Config(
         vocab_size=VOCAB, n_positions=80, n_embd=32, n_layer=2, n_head=4, bos_token_id=4, eos_token_id=4
     ),
+    "llama": lambda: LlamaConfig(**DECODER, num_key_value_heads=2),
+    "qwen3": lambda: Qwen3Config(**DECODER, num_key_value_heads=2, head_dim=8),
+    "gemma": lambda: GemmaConfig(**GEMMA),
+    "gemma2": lambda: Gemma2Config(**GEMMA, query_pre_attn_scalar=8, sliding_window=8),
+    "gemma3": lambda: Gemma3TextConfig(**GEMMA, query_pre_attn_scalar=8, sliding_window=8),
 }
-BYTE_LEVEL = ("roberta", "modernbert", "gpt2")
+CAUSAL = ("gpt2", "llama", "qwen3", "gemma", "gemma2", "gemma3")
+SEQUENCE_ONLY = ("gemma3",)  # no token classifier in Transformers
+BYTE_LEVEL = ("roberta", "xlm", "xlm-roberta", "modernbert", "longformer", *CAUSAL)
 
 
 def read_rows(task: str, split: str, count: int | None = None) -> list[dict]:
@@ -40,11 +78,12 @@ def read_rows(task: str, split: str, count: int | None = None) -> list[dict]:
     return [json.loads(line) for line in lines[:count]]
 
 
-def make_tokenizer(byte_level: bool, causal: bool) -> PreTrainedTokenizerFast:
+def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
     texts = [row["text"] for row in read_rows("sentiment", "train", 400)]
     texts += [" ".join(row["tokens"]) for row in read_rows("ner", "train", 200)]
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "<|endoftext|>", "[MASK]"]
-    if byte_level:
+    config = CONFIGS[family]()
+    special = ROBERTA_SPECIAL if config.pad_token_id == 1 else SPECIAL
+    if family in BYTE_LEVEL:
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
@@ -53,22 +92,24 @@ def make_tokenizer(byte_level: bool, causal: bool) -> PreTrainedTokenizerFast:
         )
     else:
         tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        tokenizer.normalizer = normalizers.BertNormalizer()
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=family != "mbert")
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.decoder = decoders.WordPiece()
         trainer = trainers.WordPieceTrainer(vocab_size=VOCAB, special_tokens=special)
     tokenizer.train_from_iterator(texts, trainer)
-    if causal:
+    if family in CAUSAL:
         return PreTrainedTokenizerFast(
             tokenizer_object=tokenizer,
             eos_token="<|endoftext|>",
+            pad_token=None if config.pad_token_id is None else "[PAD]",
             model_max_length=80,
             model_input_names=["input_ids", "attention_mask"],
         )
+    ends = [(token, special.index(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
     )
-    names = ["input_ids", "attention_mask"] if byte_level else ["input_ids", "token_type_ids", "attention_mask"]
+    plain = ["input_ids", "attention_mask"]
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="[PAD]",
@@ -77,5 +118,5 @@ def make_tokenizer(byte_level: bool, causal: bool) -> PreTrainedTokenizerFast:
         sep_token="[SEP]",
         mask_token="[MASK]",
         model_max_length=78,
-        model_input_names=names,
+        model_input_names=plain if family in BYTE_LEVEL else [*plain, "token_type_ids"],
     )

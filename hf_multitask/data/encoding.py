@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..modeling.inputs import as_text, encode, longest_input
+from ..modeling.inputs import as_text, cut_rows, encode, input_names, longest_input
 from ..tasks import Task
 from ..tasks.labels import class_names
 from ..version import __version__
@@ -127,6 +127,7 @@ def encode_dataset(
         allowed = not training and getattr(task, "unseen_labels", "") == "count_wrong"
         unseen[str(task.name)] = unknown if allowed else []
     limit = longest_input(tokenizer, config, tasks[0].max_length)
+    names = input_names(tokenizer, config)
     columns = sorted({column for task in tasks for column in (*task.text_columns, task.target_column) if column})
     text, pair = tasks[0].text_columns
 
@@ -134,8 +135,8 @@ def encode_dataset(
         texts = _texts(rows[text], tasks[0], text, indices, split)
         pairs = None if pair is None else _texts(rows[pair], tasks[0], pair, indices, split)
         encoding = encode(tokenizer, texts, pairs, limit, return_offsets_mapping=tokenizer.is_fast)
-        result = {key: encoding[key] for key in tokenizer.model_input_names if key in encoding}
-        result[CUT] = [bool(one.overflowing) for one in encoding.encodings or []] or [False] * len(texts)
+        result = {key: encoding[key] for key in names if key in encoding}
+        result[CUT] = cut_rows(tokenizer, encoding, texts, pairs, limit)
         for task in tasks:
             column = task.target_column
             named = rows | {column: _named(rows[column], class_names(dataset, column))}
@@ -152,7 +153,7 @@ def encode_dataset(
             batched=True,
             with_indices=True,
             remove_columns=columns,
-            new_fingerprint=_fingerprint(dataset, tasks, tokenizer, limit, unseen),
+            new_fingerprint=_fingerprint(dataset, tasks, tokenizer, names, limit, unseen),
             desc=f"Tokenising {name} ({split})",
         )
     )
@@ -182,6 +183,7 @@ def _fingerprint(
     dataset: Dataset,
     tasks: Sequence[Task],
     tokenizer: PreTrainedTokenizerBase,
+    names: list[str],
     limit: int | None,
     unseen: dict[str, list[Any]],
 ) -> str:
@@ -197,6 +199,6 @@ def _fingerprint(
         )
     else:
         vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
-    parts = [dataset._fingerprint, __version__, vocabulary, tokenizer.model_input_names, limit]
+    parts = [dataset._fingerprint, __version__, vocabulary, names, limit]
     parts += [[task.to_dict() for task in tasks], unseen, tokenizer.truncation_side]
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]

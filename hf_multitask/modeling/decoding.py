@@ -49,7 +49,10 @@ def decode_tokens(
     which is the token that training labels.
     """
     if not token_words:
-        raise ValueError(f"Task '{task['name']}' needs a fast tokenizer, which knows where a token stands in the text.")
+        raise ValueError(
+            f"Task '{task['name']}' needs a fast tokenizer, which knows where a token stands in the text. Give one, or "
+            "name other tasks."
+        )
     names = task["label_names"]
     scores, best = logits.softmax(-1).max(-1)
     words: list[dict[str, Any]] = []

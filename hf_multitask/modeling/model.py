@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 from .backbone import resolve_backbone, set_dropout
 from .config import MultiTaskConfig
 from .heads import Head, head_class, num_labels
-from .native import backbone_kwargs
+from .native import asked_inputs, backbone_kwargs
 from .routing import rows_of, states_of
 
 
@@ -177,6 +177,7 @@ class MultiTaskModel(PreTrainedModel):
         Raises:
             ValueError: a task is unknown, or has no head because its labels are not known yet.
         """
+        kwargs = asked_inputs(self.config.backbone_config, self.heads.modules(), input_ids) | kwargs
         states = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         logits: dict[str, torch.Tensor] = {}
         losses: dict[str, torch.Tensor] = {}
@@ -221,6 +222,14 @@ class MultiTaskModel(PreTrainedModel):
         configs += [module.config for module in self.heads.modules() if isinstance(module, PreTrainedModel)]
         for config in configs:
             config.get_text_config().pad_token_id = pad_token_id
+
+    def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
+        if enable and not self.backbone.supports_gradient_checkpointing:
+            raise ValueError(
+                f"The backbone family '{self.backbone.config.model_type}' does not support activation checkpointing. "
+                "Leave it off, or choose another backbone."
+            )
+        super()._set_gradient_checkpointing(enable, *args, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:

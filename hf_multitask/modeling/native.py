@@ -1,12 +1,13 @@
 """The stock classes of a backbone's family: their heads, taken whole, over states that another module computed."""
 
 import inspect
+from collections.abc import Iterable
 from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from .routing import States
 
@@ -22,6 +23,14 @@ class SharedStates(nn.Module):
         """Return ``inputs_embeds``."""
         return inputs_embeds
 
+    def get_input_embeddings(self) -> None:
+        """None: the embeddings are the shared backbone's."""
+
+
+def backbone_class(config: PreTrainedConfig) -> Any:
+    """The family's class without a head, such as ``BertModel``."""
+    return AutoModel._model_mapping[type(config)]
+
 
 def stock_class(config: PreTrainedConfig, auto_class: Any) -> type[PreTrainedModel]:
     """The family's own class for a task, such as ``BertForTokenClassification``.
@@ -32,9 +41,10 @@ def stock_class(config: PreTrainedConfig, auto_class: Any) -> type[PreTrainedMod
     try:
         return auto_class._model_mapping[type(config)]
     except KeyError:
+        pools = auto_class is AutoModelForSequenceClassification
         raise ValueError(
-            f"The backbone family '{config.model_type}' has no class for {auto_class.__name__}. "
-            "Choose another backbone, or set pooling to 'cls', 'mean' or 'last'."
+            f"The backbone family '{config.model_type}' has no class for {auto_class.__name__}. Choose another backbone"
+            + (", or set pooling to 'cls', 'mean' or 'last'." if pools else ".")
         ) from None
 
 
@@ -69,6 +79,24 @@ def backbone_kwargs(config: PreTrainedConfig, *, needs_pooler: bool) -> dict[str
 
     An unused pooler has no gradient, and parameters without gradient break distributed training.
     """
-    model_class: Any = AutoModel._model_mapping[type(config)]
-    takes = "add_pooling_layer" in inspect.signature(model_class).parameters
+    takes = "add_pooling_layer" in inspect.signature(backbone_class(config)).parameters
     return {"add_pooling_layer": needs_pooler} if takes else {}
+
+
+def asked_inputs(
+    config: PreTrainedConfig, heads: Iterable[nn.Module], input_ids: torch.Tensor | None
+) -> dict[str, torch.Tensor]:
+    """Inputs (B, L) that the stock models of some heads make for their base model by themselves.
+
+    Longformer's sequence classifier gives the first token global attention. One backbone pass serves all heads, so a
+    model that has such a head gives it always, whichever heads run: a token classifier beside it sees it as well. A
+    token classifier alone has local attention only, as its stock class.
+    """
+    if config.model_type != "longformer" or input_ids is None:
+        return {}
+    classifier = stock_class(config, AutoModelForSequenceClassification)
+    if not any(isinstance(head, classifier) for head in heads):
+        return {}
+    mask = torch.zeros_like(input_ids)
+    mask[:, 0] = 1
+    return {"global_attention_mask": mask}

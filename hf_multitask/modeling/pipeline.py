@@ -5,9 +5,12 @@ from typing import Any
 
 import torch
 from transformers import Pipeline
+from transformers.utils import logging
 
 from .decoding import DECODERS, token_words
-from .inputs import as_text, encode, longest_input, text_columns
+from .inputs import as_text, cut_rows, encode, input_names, longest_input, text_columns
+
+logger = logging.get_logger(__name__)
 
 
 class MultiTaskPipeline(Pipeline):
@@ -59,15 +62,12 @@ class MultiTaskPipeline(Pipeline):
         names = [name for name in names if tasks is None or name in tasks]
         limits = [task["max_length"] for task in map(config.task, names) if task.get("max_length")]
         limit = longest_input(self.tokenizer, config.backbone_config, min(limits, default=None))
-        encoding = encode(
-            self.tokenizer,
-            [text],
-            None if pair is None else [pair],
-            limit,
-            return_offsets_mapping=self.tokenizer.is_fast,
-        )
-        names_of_inputs = [key for key in self.tokenizer.model_input_names if key in encoding]
-        tensors = {key: torch.tensor(encoding[key]) for key in names_of_inputs}
+        texts, pairs = [text], None if pair is None else [pair]
+        encoding = encode(self.tokenizer, texts, pairs, limit, return_offsets_mapping=self.tokenizer.is_fast)
+        if cut_rows(self.tokenizer, encoding, texts, pairs, limit)[0]:
+            logger.warning(f"An input is longer than {limit} tokens and was cut.")
+        taken = input_names(self.tokenizer, config.backbone_config)
+        tensors = {key: torch.tensor(encoding[key]) for key in taken if key in encoding}
         return {**tensors, "row": (names, text, token_words(encoding) if self.tokenizer.is_fast else [])}
 
     def _forward(self, input_tensors: dict[str, Any], **_: Any) -> dict[str, Any]:

@@ -1,9 +1,16 @@
 """Which rows of a batch belong to which task."""
 
+from dataclasses import dataclass
+
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
-States = BaseModelOutputWithPoolingAndCrossAttentions
+
+@dataclass
+class States(BaseModelOutputWithPoolingAndCrossAttentions):
+    """What the backbone hands to the heads, with every field that a family's stock head reads of its base model."""
+
+    global_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 def rows_of(tensor: torch.Tensor | None, rows: torch.Tensor | None) -> torch.Tensor | None:

@@ -31,6 +31,7 @@ class Task(ABC):
     """
 
     type: ClassVar[str]
+    needs_fast_tokenizer: ClassVar[bool] = False
     name: str | None = dataclasses.field(default=None, repr=False)
     dataset: str | None = None
     max_length: int | None = None

@@ -160,6 +160,20 @@ def encode_datasets(
     return result
 
 
+def check_tokenizer(tasks: Mapping[str, Task], tokenizer: PreTrainedTokenizerBase) -> None:
+    """See that the tokenizer knows where its tokens stand in a text, where a task asks for that.
+
+    Raises:
+        ValueError: it does not.
+    """
+    for task in tasks.values():
+        if task.needs_fast_tokenizer and not tokenizer.is_fast:
+            raise task.error(
+                f"the tokenizer {type(tokenizer).__name__} is a slow one, which does not know where a token stands in "
+                "the text. Give a fast tokenizer."
+            )
+
+
 def ensure_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
     """Pad with the end-of-text token where a tokenizer has no padding token, as GPT-2's.
 

@@ -30,6 +30,7 @@ from .preparation import (
     check_datasets,
     check_names,
     check_split,
+    check_tokenizer,
     draw_rows,
     encode_datasets,
     ensure_pad_token,
@@ -103,6 +104,7 @@ class MultiTaskTrainer(Trainer):
         model = cast(MultiTaskModel, super().call_model_init()) if model is None else model
         self.model = model
         self.tasks = build_tasks(model.config, tasks)
+        check_tokenizer(self.tasks, processing_class)
         check_names("compute_metrics", compute_metrics, self.tasks)
         self.metric_by_task = dict(compute_metrics or {})
         self.own_rates = sampler

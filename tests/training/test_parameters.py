@@ -65,8 +65,8 @@ def test_layerwise_decay_is_the_papers_formula(build):
 
 
 @pytest.mark.parametrize("family", CONFIGS)
-def test_layers_and_embeddings_of_every_family_are_found(family, build_model):
-    model = build_model(family)
+def test_layers_and_embeddings_of_every_family_are_found(family, build_model, tasks):
+    model = build_model(family, tasks={"sentiment": tasks["sentiment"]})
     factors = layer_factors([name for name, _ in model.named_parameters()], 0.5)
     embedding = next(
         name for name, value in model.named_parameters() if value is model.backbone.get_input_embeddings().weight
