@@ -15,6 +15,7 @@ from .sampler import StepSampler
 # What one more forward costs, in tokens: on a CPU, 8 x 32 tokens run at 94 % of the tokens a second of 32 x 32; an
 # accelerator is hardly busy with so few.
 OVERHEAD_CPU, OVERHEAD_ACCELERATOR = 32, 2048
+_NEVER = 2**40
 
 
 class StepCollator:
@@ -47,13 +48,21 @@ class StepLoader(DataLoader):
         sampler: which of them, in micro-batches of this rank.
         collator: makes a batch of features.
         device: type of the device that runs the forwards.
+        in_parts: whether a micro-batch may run as several forwards, on one rank more than on another.
         kwargs: of ``torch.utils.data.DataLoader``.
     """
 
     def __init__(
-        self, mixture: Mixture, sampler: StepSampler, collator: MixtureCollator, *, device: str, **kwargs: Any
+        self,
+        mixture: Mixture,
+        sampler: StepSampler,
+        collator: MixtureCollator,
+        *,
+        device: str,
+        in_parts: bool = True,
+        **kwargs: Any,
     ) -> None:
-        overhead = OVERHEAD_CPU if device == "cpu" else OVERHEAD_ACCELERATOR
+        overhead = (OVERHEAD_CPU if device == "cpu" else OVERHEAD_ACCELERATOR) if in_parts else _NEVER
         super().__init__(mixture, batch_sampler=sampler, collate_fn=StepCollator(collator, overhead), **kwargs)
         self.step_sampler = sampler
 

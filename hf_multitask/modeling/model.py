@@ -14,7 +14,7 @@ from .backbone import resolve_backbone, set_dropout
 from .config import MultiTaskConfig
 from .heads import Head, head_class, num_labels
 from .native import asked_inputs, backbone_kwargs
-from .routing import rows_of, states_of
+from .routing import States, rows_of, states_of
 
 
 @dataclass
@@ -160,6 +160,7 @@ class MultiTaskModel(PreTrainedModel):
         task_rows: Mapping[str, torch.Tensor] | None = None,
         labels: Mapping[str, torch.Tensor] | None = None,
         num_items_in_batch: Mapping[str, torch.Tensor] | None = None,
+        all_heads: bool = False,
         **kwargs: Any,
     ) -> MultiTaskOutput:
         """Run the backbone once over all rows, and each head over its own.
@@ -172,6 +173,8 @@ class MultiTaskModel(PreTrainedModel):
             labels: by task, for its N rows.
             num_items_in_batch: by task, what its summed loss is divided by: the items of the whole optimizer step. Its
                 items in this batch where None.
+            all_heads: whether ``loss`` reaches the heads that have no row here as well, with a gradient of zero.
+                Processes that train together may wait for the gradient of every parameter.
             kwargs: further inputs of the backbone, (B, ...) each.
 
         Raises:
@@ -183,15 +186,18 @@ class MultiTaskModel(PreTrainedModel):
         losses: dict[str, torch.Tensor] = {}
         for name in self._tasks_to_run(tasks, task_rows):
             rows = None if task_rows is None else task_rows[name]
-            logits[name] = self._head(name)(
-                states_of(states, rows), rows_of(input_ids, rows), rows_of(attention_mask, rows)
-            )
+            logits[name] = self._run_head(name, states, rows, input_ids, attention_mask)
             if labels is not None and name in labels:
                 losses[name] = self._loss(name, logits[name], labels[name], num_items_in_batch)
         loss = None
         if labels is not None:
-            # A batch of filler rows has no task: the graph still has to reach the backbone.
-            loss = torch.stack(list(losses.values())).sum() if losses else states.last_hidden_state.sum() * 0
+            # A batch of filler rows has no task: the graph still has to reach the backbone, or heads where it is frozen.
+            loss = torch.stack(list(losses.values())).sum() if losses else (states.last_hidden_state * 0).sum()
+            if all_heads or (self.training and torch.is_grad_enabled() and not loss.requires_grad):
+                first = torch.zeros(1, dtype=torch.long, device=loss.device)
+                for name in self.heads:
+                    if name not in losses:
+                        loss = loss + (self._run_head(name, states, first, input_ids, attention_mask) * 0).sum()
         return MultiTaskOutput(loss=loss, losses=losses if labels is not None else None, logits=logits)
 
     def _tasks_to_run(self, tasks: list[str] | None, task_rows: Mapping[str, torch.Tensor] | None) -> list[str]:
@@ -204,6 +210,17 @@ class MultiTaskModel(PreTrainedModel):
         if name not in self.heads:
             raise ValueError(f"Task '{name}' has no head, because its labels are not known. Give it label_names.")
         return cast(Head, self.heads[name])
+
+    def _run_head(
+        self,
+        name: str,
+        states: States,
+        rows: torch.Tensor | None,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        own = rows_of(input_ids, rows), rows_of(attention_mask, rows)
+        return self._head(name)(states_of(states, rows), *own)
 
     def _loss(
         self,

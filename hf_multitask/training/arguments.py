@@ -13,6 +13,7 @@ from transformers.training_args import OptimizerNames
 
 from ..data import build_rates
 from ..modeling.config import close_match
+from .ranks import check_world_size
 
 # Arguments that are one of a few words; their errors name the word that is meant.
 CHOICES: dict[str, Any] = {
@@ -124,12 +125,15 @@ class MultiTaskTrainingArguments(TrainingArguments):
         if self.report_to is None:
             self.report_to = "tensorboard" if importlib.util.find_spec("tensorboard") else "none"
         if self.ddp_find_unused_parameters is None:
-            self.ddp_find_unused_parameters = True  # a rank may have no row of a task
+            # A rank may have no row of a task. Checkpointing and the search for such heads do not go together; without
+            # the search every head takes part in every batch.
+            self.ddp_find_unused_parameters = not (self.activation_checkpointing or self.gradient_checkpointing)
         follows = self.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
         watches = self.load_best_model_at_end or self.early_stopping_patience is not None or follows
         if watches and self.metric_for_best_model is None:
             self.metric_for_best_model = "average"
         super().__post_init__()
+        check_world_size(self.world_size)
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False
         self.check_mixture()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 if TYPE_CHECKING:
     from ..modeling import MultiTaskModel
+    from ..modeling.heads import Head
 
 BACKBONE = "backbone"
 _LAYER = re.compile(r"^backbone\.[a-zA-Z_.0-9]*?\.(\d+)\.")
@@ -34,6 +35,26 @@ def freeze(model: MultiTaskModel, parts: Iterable[str]) -> None:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"Parameter `freeze` leaves nothing to train. Found `freeze = {sorted(frozen)}`.")
+
+
+def drop_gradients(model: MultiTaskModel, items: Mapping[str, int]) -> None:
+    """Take the gradients of what the tasks of a step do not train, so that the optimizer leaves it as it is.
+
+    A gradient of zero, which a head has that ran for the sake of other processes, would let momentum and weight decay
+    move it.
+
+    Args:
+        model: after the backward pass.
+        items: of every task in the step; without an item of any, nothing trains.
+    """
+    heads = {name: cast("Head", head) for name, head in model.heads.items()}
+    present = [head for name, head in heads.items() if items[name]]
+    unread: list[torch.nn.Module | None] = [head for name, head in heads.items() if not items[name]]
+    if not any(head.needs_pooler for head in present):
+        unread.append(getattr(model.backbone, "pooler", None))
+    for module in unread if present else [model]:
+        for parameter in () if module is None else module.parameters():
+            parameter.grad = None
 
 
 def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
 import weakref
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,6 +12,21 @@ import torch.distributed as dist
 
 if TYPE_CHECKING:
     from transformers import Trainer
+
+
+def check_world_size(world_size: int) -> None:
+    """See that the processes that a launcher started know of each other; else each would train by itself.
+
+    Raises:
+        ValueError: they do not.
+    """
+    launched = os.environ.get("WORLD_SIZE", "")
+    if launched.isdigit() and int(launched) != world_size:
+        raise ValueError(
+            f"The launcher started {launched} processes (WORLD_SIZE), and training would use {world_size}, so each "
+            "would train by itself. Start them with torchrun; for processes on the CPU under accelerate launch "
+            "--multi_gpu, set ACCELERATE_USE_CPU=true."
+        )
 
 
 def release_group_at_exit(trainer: Trainer) -> None:

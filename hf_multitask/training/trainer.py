@@ -23,7 +23,7 @@ from .arguments import MultiTaskTrainingArguments
 from .callbacks import PlanCallback, ResumableEarlyStopping, describe_shares
 from .checkpoint import check_checkpoint
 from .evaluation import Metric, Scores, TaskRows, prefixed, score
-from .parameters import BACKBONE, freeze, regroup
+from .parameters import BACKBONE, drop_gradients, freeze, regroup
 from .preparation import (
     Datasets,
     build_tasks,
@@ -294,6 +294,7 @@ class MultiTaskTrainer(Trainer):
             self._steps,
             self.data_collator,
             device=self.args.device.type,
+            in_parts=not self._sharded,  # which gathers weights at every forward
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
@@ -402,8 +403,11 @@ class MultiTaskTrainer(Trainer):
                 for name, labels in forward["labels"].items():
                     items_K[tasks.index(name)] += int(heads[name].items(labels).sum())
                     rows_K[tasks.index(name)] += len(labels)
-        counts = self.accelerator.reduce(torch.tensor([*items_K, *rows_K, *rows_D], device=device), "sum")
+        own = torch.tensor([*items_K, *rows_K, *rows_D])
+        counts = self.accelerator.reduce(own.to(device), "sum")
         items, rows, seen = counts.split([len(tasks), len(tasks), len(datasets)])
+        known = own if self.accelerator.num_processes == 1 else counts  # a device is not waited for without need
+        self._items = dict(zip(tasks, known.tolist(), strict=False))
         self._total_rows += rows
         self._total_steps += items > 0
         self._seen_rows += seen
@@ -421,7 +425,10 @@ class MultiTaskTrainer(Trainer):
         for part in parts:
             with self.accelerator.no_sync(model):
                 total += super().training_step(model, part, num_items_in_batch)
-        return total + super().training_step(model, last, num_items_in_batch)
+        total += super().training_step(model, last, num_items_in_batch)
+        if self.accelerator.sync_gradients:
+            drop_gradients(self.accelerator.unwrap_model(model), self._items)
+        return total
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Estimated operations of all parts of a micro-batch."""
@@ -442,15 +449,25 @@ class MultiTaskTrainer(Trainer):
 
         Distributed training averages gradients over ranks, so the loss is multiplied by their number.
         """
-        outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
+        outputs = model(**inputs, num_items_in_batch=num_items_in_batch, all_heads=self._waits_for_heads)
         terms = [self.task_weights[name] * loss for name, loss in outputs.losses.items()]
-        loss = sum(terms) if terms else outputs.loss
+        loss = sum(terms, outputs.loss * 0)  # the model's own loss reaches parameters that no term may reach
         for number, name in enumerate(self.tasks):
             if name in outputs.losses:
                 self._total_losses[number] += outputs.losses[name].detach()
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    @property
+    def _waits_for_heads(self) -> bool:
+        """Whether the processes wait for the gradients of heads that one of them has no row for."""
+        searched = self.args.ddp_find_unused_parameters and not self._sharded
+        return self.accelerator.num_processes > 1 and not searched
+
+    @property
+    def _sharded(self) -> bool:
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     def _drop_totals(self) -> None:
         """Start counting anew what the next log reports."""

@@ -1,0 +1,233 @@
+"""Training runs that a test process, and the processes of a launcher, make of one description each.
+
+Started by torchrun as a script, it runs many descriptions in one process group: starting the processes is what takes time.
+"""
+
+import hashlib
+import json
+import os
+import random
+import sys
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from safetensors.torch import save_file
+from tiny import NER_LABELS, read_rows
+from transformers import AutoTokenizer, TrainerCallback
+
+from hf_multitask import (
+    MultiTaskModel,
+    MultiTaskTrainer,
+    MultiTaskTrainingArguments,
+    SequenceClassification,
+    TokenClassification,
+)
+
+TOPICS = ["and", "the", "was", "not"]
+KINDS = ("sentiment", "topics", "stars", "pairs", "ner", "person")
+DATASET = {
+    "sentiment": "reviews",
+    "topics": "reviews",
+    "stars": "stars",
+    "pairs": "pairs",
+    "ner": "wiki",
+    "person": "wiki",
+}
+SAMPLINGS = [
+    ("proportional", None),
+    ("uniform", None),
+    ("temperature", {"temperature": 3, "cap": 30}),
+    ("annealed", {"end": 0.2}),
+    ("fixed", None),
+]
+
+
+def describe(name, *, tasks=KINDS, sizes=None, missing=0.4, rows=32, seed=0, dtype="float64", **args):
+    """One description: tasks, rows of each dataset, share of missing labels, rows of a step, training arguments."""
+    sizes = sizes or {"reviews": 30, "stars": 9, "pairs": 17, "wiki": 11}  # 67 rows: two steps of 32 and one of 3
+    used = {DATASET[task] for task in tasks}
+    return {
+        "name": name,
+        "tasks": list(tasks),
+        "sizes": {dataset: size for dataset, size in sizes.items() if dataset in used},
+        "missing": missing,
+        "rows": rows,
+        "seed": seed,
+        "dtype": dtype,
+        "args": {"max_steps": 6, "task_weights": {tasks[0]: 2.5}, **args},
+    }
+
+
+def draw(seed, rows_per_step):
+    """A mixture drawn at random, as a description."""
+    chance = random.Random(seed)
+    tasks = sorted(chance.sample(KINDS, chance.randint(2, len(KINDS))), key=KINDS.index)
+    used = sorted({DATASET[task] for task in tasks})
+    sampling, kwargs = chance.choice(SAMPLINGS)
+    if sampling == "fixed":
+        kwargs = {"rates": {dataset: chance.choice([0.2, 1.0, 3.0]) for dataset in used}}
+    return describe(
+        f"drawn-{seed}",
+        tasks=tasks,
+        sizes={dataset: chance.choice([2, 5, 13, 40]) for dataset in used},
+        missing=chance.choice([0.0, 0.3, 0.8]),
+        rows=rows_per_step,
+        seed=seed,
+        max_steps=chance.randint(3, 5),
+        sampling=sampling,
+        sampling_kwargs=kwargs,
+        task_weights={task: chance.choice([0.3, 1.0, 4.0]) for task in tasks},
+        weight_decay=chance.choice([0.0, 0.1]),
+        max_grad_norm=chance.choice([0.0, 1.0]),
+        freeze=chance.choice([None, None, None, ["backbone"], [tasks[0]]]),
+    )
+
+
+def make_tasks(names):
+    every = {
+        "sentiment": SequenceClassification(label_names=["negative", "positive"], dataset="reviews"),
+        "topics": SequenceClassification(
+            label_names=TOPICS,
+            label_column="topics",
+            problem_type="multi_label_classification",
+            dataset="reviews",
+        ),
+        "stars": SequenceClassification(problem_type="regression", label_column="stars"),
+        "pairs": SequenceClassification(label_names=["no", "yes"], text_pair_column="other"),
+        "ner": TokenClassification(label_names=NER_LABELS, dataset="wiki"),
+        "person": SequenceClassification(
+            label_names=["no", "yes"], text_column="tokens", label_column="person", dataset="wiki"
+        ),
+    }
+    return {name: every[name] for name in names}
+
+
+def make_data(sizes, missing, seed, split="train"):
+    """Rows of the demo with labels of several tasks, some of them missing; never all of a task."""
+    chance = random.Random(seed)
+
+    def maybe(row, value):
+        return value if row == 0 or chance.random() >= missing else None
+
+    texts = [row["text"] for row in read_rows("sentiment", split, 120)]
+    labels = [row["label"] for row in read_rows("sentiment", split, 120)]
+    wiki = read_rows("ner", split, 60)
+    rows = {
+        "reviews": lambda row: {
+            "text": texts[row],
+            "label": maybe(row, labels[row]),
+            "topics": maybe(row, [word for word in TOPICS if f" {word} " in texts[row]]),
+        },
+        "stars": lambda row: {"text": texts[-1 - row], "stars": maybe(row, len(texts[-1 - row]) / 100)},
+        "pairs": lambda row: {"text": texts[row], "other": texts[-1 - row], "label": maybe(row, ["no", "yes"][row % 2])},
+        "wiki": lambda row: {
+            "tokens": wiki[row]["tokens"],
+            "ner_tags": maybe(row, wiki[row]["ner_tags"]),
+            "person": maybe(row, ["no", "yes"]["B-PER" in wiki[row]["ner_tags"]]),
+        },
+    }
+    return {name: Dataset.from_list([rows[name](row) for row in range(size)]) for name, size in sizes.items()}
+
+
+class Recorder(TrainerCallback):
+    """Which heads have a gradient when the optimizer steps."""
+
+    def __init__(self):
+        self.trained = []
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        heads = getattr(model, "module", model).heads
+        self.trained.append(
+            [name for name, head in heads.items() if any(one.grad is not None for one in head.parameters())]
+        )
+
+
+class RecordingTrainer(MultiTaskTrainer):
+    """Writes down what every step saw, as loaded: the labelled items' rows, the tokens, and the denominators."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.rows, self.tokens, self.denominators = [], [], []
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        forwards = [forward for batch in batch_samples for forward in batch["forwards"]]
+        self.rows.append(
+            sorted(
+                f"{task} {forward['input_ids'][row][forward['attention_mask'][row] == 1].tolist()}"
+                for forward in forwards
+                for task, rows in forward["task_rows"].items()
+                for row in rows.tolist()
+            )
+        )
+        self.tokens.append(sum(int(forward["attention_mask"].sum()) for forward in forwards))
+        items = super()._get_num_items_in_batch(batch_samples, device)
+        self.denominators.append({task: int(count) for task, count in items.items()})
+        return items
+
+
+def build(description, backbone, output, batch, accumulation):
+    torch.manual_seed(1)
+    model = MultiTaskModel.from_backbone(backbone, tasks=make_tasks(description["tasks"]), dropout=0.0)
+    model = model.to(getattr(torch, description["dtype"]))
+    args = {
+        "output_dir": str(output),
+        "per_device_train_batch_size": batch,
+        "per_device_eval_batch_size": 4,
+        "gradient_accumulation_steps": accumulation,
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "learning_rate": 1e-3,
+        "seed": 3 + description["seed"],
+        **description["args"],
+    }
+    sizes = {name: 7 + 2 * place for place, name in enumerate(description["sizes"])}
+    evaluates = args.get("eval_strategy", "no") != "no"
+    recorder = Recorder()
+    trainer = RecordingTrainer(
+        model,
+        MultiTaskTrainingArguments(**args),
+        train_dataset=make_data(description["sizes"], description["missing"], description["seed"]),
+        eval_dataset=make_data(sizes, 0.2, 9, "validation") if evaluates else None,
+        processing_class=AutoTokenizer.from_pretrained(backbone),
+        callbacks=[recorder],
+    )
+    return trainer, recorder
+
+
+def run(description, backbone, output, batch, accumulation):
+    """Train; the weights, and what was recorded on this rank."""
+    trainer, recorder = build(description, backbone, output, batch, accumulation)
+    trainer.train()
+    weights = {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
+    together = hashlib.sha256(b"".join(value.numpy().tobytes() for _, value in sorted(weights.items())))
+    return weights, {
+        "world": trainer.args.world_size,
+        "digest": together.hexdigest(),
+        "rows": trainer.rows,
+        "tokens": trainer.tokens,
+        "denominators": trainer.denominators,
+        "trained": recorder.trained,
+        "finished": trainer.progress.finished,
+        "log": [
+            {key: value for key, value in entry.items() if "runtime" not in key and "per_second" not in key}
+            for entry in trainer.state.log_history
+        ],
+    }
+
+
+def main(jobs, backbone, folder):
+    """Run every job, a description with a batch of a device and an accumulation, on this rank."""
+    rank = int(os.environ["RANK"])
+    for number, job in enumerate(json.loads(Path(jobs).read_text())):
+        weights, record = run(job["description"], backbone, Path(folder) / "out", job["batch"], job["accumulation"])
+        if rank == 0:
+            save_file(weights, Path(folder) / f"{number}.safetensors")
+        (Path(folder) / f"{number}-{rank}.json").write_text(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
