@@ -14,6 +14,8 @@ import torch
 from datasets import Dataset
 from safetensors.torch import save_file
 from tiny import NER_LABELS, read_rows
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from transformers import AutoTokenizer, TrainerCallback
 
 from hf_multitask import (
@@ -55,7 +57,7 @@ def describe(name, *, tasks=KINDS, sizes=None, missing=0.4, rows=32, seed=0, dty
         "rows": rows,
         "seed": seed,
         "dtype": dtype,
-        "args": {"max_steps": 6, "task_weights": {tasks[0]: 2.5}, **args},
+        "args": {"max_steps": 4, "task_weights": {tasks[0]: 2.5}, **args},
     }
 
 
@@ -213,10 +215,44 @@ def run(description, backbone, output, batch, accumulation):
         "trained": recorder.trained,
         "finished": trainer.progress.finished,
         "log": [
-            {key: value for key, value in entry.items() if "runtime" not in key and "per_second" not in key}
+            {key: value for key, value in entry.items() if "runtime" not in key and "per_second" not in key and key != "total_flos"}
             for entry in trainer.state.log_history
         ],
     }
+
+
+def gradients(backbone, ranks, *, shard=False):
+    """Gradients of one step whose first rank has rows of one task only and whose second of the other's.
+
+    Args:
+        backbone: folder.
+        ranks: whose rows this process sees.
+        shard: whether the model is sharded over all processes, which then average their gradients.
+    """
+    torch.manual_seed(1)
+    tasks = make_tasks(["sentiment", "ner"])
+    model = MultiTaskModel.from_backbone(backbone, tasks=tasks, dropout=0.0).double().train()
+    if shard:
+        mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
+        for module in (*model.backbone.encoder.layer, *model.heads.values(), model):
+            fully_shard(module, mesh=mesh)
+        parameters = list(model.parameters())
+        assert sum(one.to_local().numel() for one in parameters) < 0.6 * sum(one.numel() for one in parameters)
+    ids_BL = torch.randint(6, 500, (4, 9), generator=torch.Generator().manual_seed(3))
+    labels = {"sentiment": torch.tensor([0, 1, 1, 0]), "ner": torch.tensor([[-100, *range(7), -100]] * 4)}
+    for rank in ranks:
+        task = list(tasks)[rank]
+        loss = model(
+            ids_BL,
+            torch.ones_like(ids_BL),
+            task_rows={task: torch.arange(4)},
+            labels={task: labels[task]},
+            num_items_in_batch={"sentiment": 4, "ner": 28},
+            all_heads=True,
+        ).loss
+        (loss * (2 if shard else 1)).backward()
+    whole = {name: one.grad.full_tensor() if shard else one.grad for name, one in model.named_parameters()}
+    return {name: gradient.clone() for name, gradient in whole.items()}
 
 
 def main(jobs, backbone, folder):
@@ -227,6 +263,8 @@ def main(jobs, backbone, folder):
         if rank == 0:
             save_file(weights, Path(folder) / f"{number}.safetensors")
         (Path(folder) / f"{number}-{rank}.json").write_text(json.dumps(record))
+    if int(os.environ["WORLD_SIZE"]) == 2:
+        save_file(gradients(backbone, [rank], shard=True), Path(folder) / f"sharded-{rank}.safetensors")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,10 @@ class TaskRows(Dataset[Feature]):
         self.rows = encoded.labelled(task)
         self.order = np.argsort(Encoded(encoded.name, self.rows).lengths(), kind="stable")
 
+    def digest(self) -> str:
+        """A hash of tokens and labels."""
+        return Encoded(self.task, self.rows, {self.task: []}).digest()
+
     def __len__(self) -> int:
         """Rows with a label."""
         return len(self.rows)

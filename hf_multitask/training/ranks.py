@@ -6,6 +6,7 @@ import atexit
 import gc
 import os
 import weakref
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import torch.distributed as dist
@@ -27,6 +28,39 @@ def check_world_size(world_size: int) -> None:
             "would train by itself. Start them with torchrun; for processes on the CPU under accelerate launch "
             "--multi_gpu, set ACCELERATE_USE_CPU=true."
         )
+
+
+def check_alike(facts: Mapping[str, Any]) -> None:
+    """See that all ranks have the same data, tasks and arguments; else they would train on what none of them means.
+
+    Args:
+        facts: of this rank, by the words that an error says.
+
+    Raises:
+        ValueError: something differs; the same sentence on every rank says what, and between which ranks.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    given: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(given, dict(facts))
+    for rank, theirs in enumerate(given):
+        if theirs != given[0]:
+            name, one, other = _first_difference(given[0], theirs)
+            raise ValueError(
+                f"The {name} differ between ranks: {one} on rank 0, {other} on rank {rank}. "
+                "Give all ranks the same data, tasks and arguments."
+            )
+
+
+def _first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Any, Any]:
+    for key in [*one, *(key for key in other if key not in one)]:
+        left, right = one.get(key), other.get(key)
+        if isinstance(left, Mapping) and isinstance(right, Mapping) and left != right:
+            name, left, right = _first_difference(left, right)
+            return f"{key} ({name})", left, right
+        if left != right:
+            return key, left, right
+    return "facts", one, other
 
 
 def release_group_at_exit(trainer: Trainer) -> None:

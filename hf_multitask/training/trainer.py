@@ -19,7 +19,7 @@ from ..data import Mixture, MixtureCollator, SamplingRates, StepLoader, StepSamp
 from ..hub import model_card
 from ..modeling import MultiTaskModel
 from ..tasks import Task
-from .arguments import MultiTaskTrainingArguments
+from .arguments import OWN_TO_A_RANK, MultiTaskTrainingArguments
 from .callbacks import PlanCallback, ResumableEarlyStopping, describe_shares
 from .checkpoint import check_checkpoint
 from .evaluation import Metric, Scores, TaskRows, prefixed, score
@@ -37,7 +37,7 @@ from .preparation import (
     resolve_tasks,
 )
 from .progress import BEST_FOLDER, Progress, tidy_best
-from .ranks import release_group_at_exit
+from .ranks import check_alike, release_group_at_exit
 
 logger = logging.get_logger(__name__)
 
@@ -242,6 +242,9 @@ class MultiTaskTrainer(Trainer):
         for task, rows in by_task.items():
             if not len(rows):
                 raise ValueError(f"Task '{task}' has no row with a label in the {split} data. Add some.")
+        if self.args.world_size > 1:
+            facts = {task: [len(rows), rows.digest()] for task, rows in by_task.items()}
+            check_alike({f"numbers of rows and contents of the {split} data": facts})
         return {name: by_task[name] for name in self.tasks if name in by_task}
 
     def _capped(self, data: Datasets, most: Any) -> Datasets:
@@ -320,6 +323,8 @@ class MultiTaskTrainer(Trainer):
         self.progress = Progress()
         self._drop_totals()
         self._seen_rows.zero_()
+        if self.args.world_size > 1:
+            check_alike(self._facts())
         return super().train(resume_from_checkpoint, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -329,6 +334,14 @@ class MultiTaskTrainer(Trainer):
             self.progress.check_data(self._row_order(), resume_from_checkpoint)
         self._follow_progress()
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _facts(self) -> dict[str, Any]:
+        """What has to be the same on all ranks, in words that an error can say."""
+        return {
+            **self._row_order(),
+            "tasks": {name: task.to_dict() for name, task in self.tasks.items()},
+            "arguments": {key: value for key, value in self.args.to_dict().items() if key not in OWN_TO_A_RANK},
+        }
 
     def _row_order(self) -> dict[str, Any]:
         """What the order of the rows depends on, in words that an error can say."""

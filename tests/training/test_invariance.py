@@ -1,14 +1,9 @@
 """The update of a step depends on its rows, not on how they are dealt to micro-batches and ranks."""
 
-import json
-import os
-import subprocess
-import sys
-
+import layouts
 import pytest
 import torch
-from safetensors.torch import load_file
-from tiny import NER_LABELS
+from layouts import draw
 from transformers import AutoTokenizer
 
 from hf_multitask import MultiTaskTrainer
@@ -64,59 +59,13 @@ def test_logged_loss_is_the_weighted_sum_of_the_task_losses(train):
         assert entry["sentiment_share"] + entry["ner_share"] == pytest.approx(1)
 
 
-SCRIPT = """
-import json, sys
-from datasets import Dataset
-import torch
-from transformers import AutoTokenizer
-from hf_multitask import MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, SequenceClassification, TokenClassification
-
-backbone, output, rows, labels = sys.argv[1], sys.argv[2], json.loads(open(sys.argv[3]).read()), json.loads(sys.argv[4])
-torch.manual_seed(1)
-tasks = {"sentiment": SequenceClassification(label_names=["negative", "positive"]), "ner": TokenClassification(label_names=labels)}
-model = MultiTaskModel.from_backbone(backbone, tasks=tasks, dropout=0.0).double()
-args = MultiTaskTrainingArguments(
-    output, per_device_train_batch_size=16, max_steps=6, report_to="none", use_cpu=True, disable_tqdm=True,
-    save_strategy="no", logging_steps=1, learning_rate=1e-3, eval_strategy="steps", eval_steps=6,
-)
-assert args.world_size == 2
-data = {name: Dataset.from_list(own) for name, own in rows.items()}
-trainer = MultiTaskTrainer(model, args, train_dataset=data, eval_dataset=data, processing_class=AutoTokenizer.from_pretrained(backbone))
-trainer.train()
-trainer.save_model()
-trainer.save_state()
-"""
-
-
-def test_two_ranks_make_the_update_of_one(
-    train, build_model, data, arguments, backbone_path, tmp_path, record_property
-):
-    whole, logs = train(32, 1, torch.float64)
-    rows = {name: dataset.to_list() for name, dataset in data(56, 11).items()}
-    (tmp_path / "rows.json").write_text(json.dumps(rows))
-    (tmp_path / "run.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517"]
-    command += [str(tmp_path / "run.py"), backbone_path(), str(tmp_path / "out"), str(tmp_path / "rows.json")]
-    result = subprocess.run(
-        [*command, json.dumps(NER_LABELS)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert result.returncode == 0, result.stderr
-    difference = relative_difference(whole, load_file(tmp_path / "out" / "model.safetensors"))
-    record_property("32x1 against two ranks of 16, relative norm", difference)
-    assert difference < 1e-9
-    history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
-    for one, other in zip(logs, [entry for entry in history if "loss" in entry], strict=True):
-        assert one == pytest.approx(other, rel=1e-6)
-    # Evaluation counts every row once: 11 and 56 rows do not divide by two ranks of 8.
-    model = build_model(dropout=0.0).double()
-    model.load_state_dict(load_file(tmp_path / "out" / "model.safetensors"))
-    alone = MultiTaskTrainer(
-        model, arguments(), eval_dataset=data(56, 11), processing_class=AutoTokenizer.from_pretrained(backbone_path())
-    ).evaluate()
-    together = next(entry for entry in history if "eval_average" in entry)
-    for key in ("eval_average", "eval_ner_loss", "eval_sentiment_loss", "eval_ner_f1", "eval_sentiment_accuracy"):
-        assert alone[key] == pytest.approx(together[key], rel=1e-9), key
+@pytest.mark.parametrize("seed", range(20, 25))
+def test_drawn_mixtures_make_one_update_however_they_are_accumulated(seed, backbone_path, tmp_path, record_property):
+    description = draw(seed, 24)
+    whole, alone = layouts.run(description, backbone_path(), tmp_path, 24, 1)
+    for batch in (6, 2):
+        parts, record = layouts.run(description, backbone_path(), tmp_path, batch, 24 // batch)
+        record_property(f"24x1 against {batch}x{24 // batch}, relative norm", relative_difference(whole, parts))
+        assert relative_difference(whole, parts) < 1e-9
+        for what in ("rows", "denominators", "trained"):
+            assert record[what] == alone[what]
