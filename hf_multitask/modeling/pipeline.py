@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import Pipeline
 
-from .decoding import DECODERS, token_words
+from .decoding import token_words
 from .inputs import as_text, encode, longest_input, text_columns
 
 
@@ -79,10 +79,7 @@ class MultiTaskPipeline(Pipeline):
     def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, Any]:
         """The model's outputs for one input to what a person reads, by task."""
         names, text, words = model_outputs["row"]
-        config = self.model.config
         return {
-            name: DECODERS[config.task(name)["type"]](
-                config.task(name), model_outputs[f"logits_{name}"][0].float().cpu(), text, words
-            )
+            name: self.model.decode(name, model_outputs[f"logits_{name}"][0].float().cpu(), text, words)
             for name in names
         }
