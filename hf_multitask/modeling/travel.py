@@ -38,14 +38,14 @@ def keep_source(kind: str, thing: Any) -> None:
     name = getattr(thing, "__qualname__", repr(thing))
     module = sys.modules.get(getattr(thing, "__module__", ""))
     path = Path(getattr(module, "__file__", None) or "")
-    if module is None or module.__name__ == "__main__" or path.suffix != ".py" or not path.is_file():
-        where = "the script or notebook itself" if module and module.__name__ == "__main__" else "no Python file"
+    if module is None or thing.__module__ == "__main__" or path.suffix != ".py" or not path.is_file():
+        where = "the script or notebook itself" if thing.__module__ == "__main__" else "no Python file"
         raise ValueError(f"Type '{kind}': {name} is defined in {where} and could not travel with the model. {_FIX}")
     if getattr(module, name, None) is not thing:
         raise ValueError(
             f"Type '{kind}': {name} is not found under that name in {path.name}. Define it at the top of the file."
         )
-    _SOURCES[module.__name__] = _travelling(kind, path, module.__name__)
+    _SOURCES[thing.__module__] = _travelling(kind, path, thing.__module__)
 
 
 def kept_source(thing: Any) -> str:
