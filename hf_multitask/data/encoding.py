@@ -200,5 +200,5 @@ def _fingerprint(
     else:
         vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
     parts = [dataset._fingerprint, __version__, vocabulary, names, limit]
-    parts += [[task.to_dict() for task in tasks], unseen, tokenizer.truncation_side]
+    parts += [[(task.to_dict(), task.code()) for task in tasks], unseen, tokenizer.truncation_side]
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]

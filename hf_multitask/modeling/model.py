@@ -12,9 +12,12 @@ from transformers.utils import ModelOutput
 
 from .backbone import resolve_backbone, set_dropout
 from .config import MultiTaskConfig
+from .decoding import DECODERS, TokenWords
 from .heads import Head, head_class, num_labels
 from .native import asked_inputs, backbone_kwargs
+from .registry import load_types
 from .routing import rows_of, states_of
+from .travel import write_extensions
 
 
 @dataclass
@@ -216,6 +219,11 @@ class MultiTaskModel(PreTrainedModel):
         items = head.items(labels).sum() if num_items is None else num_items[name]
         return head.loss(logits, labels).sum() / torch.as_tensor(items, device=logits.device).clamp(min=1)
 
+    def decode(self, name: str, logits: torch.Tensor, text: str, token_words: TokenWords) -> Any:
+        """What a person reads of a task's logits for one row; see :mod:`decoding` for the arguments."""
+        task = self.config.task(name)
+        return DECODERS[task["type"]](task, logits, text, token_words)
+
     def set_pad_token_id(self, pad_token_id: int) -> None:
         """Tell backbone and heads which token is padding, for families whose checkpoints name none."""
         configs: list[PreTrainedConfig] = [self.config, self.config.backbone_config, self.backbone.config]
@@ -235,9 +243,14 @@ class MultiTaskModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load a saved model, as every ``from_pretrained`` does.
 
+        With ``trust_remote_code=True`` types of tasks that are not registered here run the code they were saved with.
+
         Raises:
-            ValueError: weights of the backbone or of a head are missing, or there are weights of an unknown head.
+            ValueError: weights of the backbone or of a head are missing, there are weights of an unknown head, or a
+                task has an unknown type.
         """
+        if kwargs.get("trust_remote_code"):
+            load_types(str(pretrained_model_name_or_path), kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         model, info = loaded
@@ -257,6 +270,7 @@ class MultiTaskModel(PreTrainedModel):
             from .pipeline import MultiTaskPipeline
 
             custom_object_save(MultiTaskPipeline, save_directory)
+            write_extensions(save_directory, self.config.tasks)
 
 
 def _task_dict(name: str, task: Any) -> dict[str, Any]:
