@@ -88,6 +88,17 @@ def test_every_argument_of_every_task_is_documented():
                 assert f"{field.name}:" in (task.__doc__ or ""), field.name
 
 
+def test_every_training_argument_is_documented():
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    theirs = {field.name for field in dataclasses.fields(TrainingArguments)}
+    for field in dataclasses.fields(MultiTaskTrainingArguments):
+        if field.name not in theirs:
+            assert f"`{field.name}`" in text, field.name
+            assert f"{field.name}" in (MultiTaskTrainingArguments.__doc__ or ""), field.name
+    for name in SAMPLING:
+        assert f"| `{name}`" in text, name
+
+
 def test_every_public_name_has_a_docstring():
     for name in hf_multitask.__all__:
         if name != "__version__":
