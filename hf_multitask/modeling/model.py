@@ -111,16 +111,17 @@ class MultiTaskModel(PreTrainedModel):
         config.backbone_config = model.backbone.config
         config.backbone_config._name_or_path = backbone
         config.dtype = model.backbone.dtype
-        for name in model.heads:
-            model._replace_head(name)
+        model._replace_heads(list(model.heads))
         return model.eval()
 
-    def _replace_head(self, name: str) -> None:
-        """Build the head of one task afresh, where the backbone is and as it is."""
-        task = self.config.task(name)
-        with torch.device("cpu"):
-            head = head_class(task)(task, self.config.backbone_config, pooling=self.config.pooling)
-        self.heads[name] = head.to(device=self.backbone.device, dtype=self.backbone.dtype)
+    def _replace_heads(self, names: list[str]) -> None:
+        """Build the heads of some tasks afresh, where the backbone is and as it is."""
+        device, dtype = self.backbone.device, self.backbone.dtype
+        for name in names:
+            task = self.config.task(name)
+            with torch.device("cpu"):
+                head = head_class(task)(task, self.config.backbone_config, pooling=self.config.pooling)
+            self.heads[name] = head.to(device=device, dtype=dtype)
         self.initialize_weights()  # of the new modules only: the others are marked as set
 
     def set_task(self, name: str, task: Mapping[str, Any]) -> None:
@@ -144,7 +145,7 @@ class MultiTaskModel(PreTrainedModel):
         if name in self.heads:
             self._head(name).problem_type = new.get("problem_type")
         elif num_labels(new):
-            self._replace_head(name)
+            self._replace_heads([name])
             self._drop_unread_pooler()
 
     def _drop_unread_pooler(self) -> None:
