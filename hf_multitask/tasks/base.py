@@ -31,6 +31,7 @@ class Task(ABC):
     """
 
     type: ClassVar[str]
+    aligns_words: ClassVar[bool] = False  # whether encode_labels reads the encoding's offset_mapping
     name: str | None = dataclasses.field(default=None, repr=False)
     dataset: str | None = None
     max_length: int | None = None
