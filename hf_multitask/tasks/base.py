@@ -39,7 +39,8 @@ class Task(ABC):
     """
 
     type: ClassVar[str]
-    needs_fast_tokenizer: ClassVar[bool] = False
+    # Whether encode_labels reads the encoding's offset_mapping, which only a fast tokenizer makes.
+    aligns_words: ClassVar[bool] = False
     name: str | None = dataclasses.field(default=None, repr=False)
     dataset: str | None = None
     max_length: int | None = None
