@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ class Mixture(Dataset[Feature]):
         """Names of the tasks that read each dataset."""
         return {dataset.name: dataset.tasks for dataset in self.datasets}
 
+    @cached_property
     def digests(self) -> dict[str, str]:
         """A hash of the features of each dataset."""
         return {dataset.name: dataset.digest() for dataset in self.datasets}
