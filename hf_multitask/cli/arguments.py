@@ -11,7 +11,7 @@ from transformers import HfArgumentParser
 
 from ..modeling.config import close_match
 from ..training import MultiTaskTrainingArguments
-from ..training.arguments import CHOICES
+from ..training.arguments import BY_NAME, CHOICES
 
 _DICTS = MultiTaskTrainingArguments._VALID_DICT_FIELDS
 
@@ -78,6 +78,8 @@ def typed(training: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"Training argument '{name}' should be a single value. Found {value!r}.")
         if value is False and name.endswith("_strategy"):
             value = "no"  # which YAML takes for a truth value
+        if isinstance(value, Mapping) and name in BY_NAME:
+            value = {part: _number(number) for part, number in value.items()}
         if value is None or isinstance(value, Mapping | list):
             result[name] = value
             continue
@@ -86,6 +88,14 @@ def typed(training: Mapping[str, Any]) -> dict[str, Any]:
         except (argparse.ArgumentError, ValueError) as problem:
             raise ValueError(f"Training argument '{name}' cannot be {value!r}: {problem}.") from None
     return _parse_json(result)
+
+
+def _number(value: Any) -> Any:
+    """``1e-3``, a word to YAML, as the number it is."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _parse_json(values: dict[str, Any]) -> dict[str, Any]:

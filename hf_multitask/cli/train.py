@@ -174,5 +174,7 @@ def _readable(answer: Any) -> str:
     if isinstance(answer, list):
         shown = ", ".join(map(_readable, answer[:12]))
         return (shown + (", ..." if len(answer) > 12 else "")) or "nothing"
+    if not isinstance(answer, dict) or "score" not in answer:  # of a type of the user's own
+        return str(answer)
     label = answer.get("entity_group") or answer.get("entity") or answer.get("label")
     return f"{answer['word']} = {label}" if "word" in answer else f"{label} ({answer['score']:.3f})"

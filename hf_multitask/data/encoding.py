@@ -130,11 +130,12 @@ def encode_dataset(
     names = input_names(tokenizer, config)
     columns = sorted({column for task in tasks for column in (*task.text_columns, task.target_column) if column})
     text, pair = tasks[0].text_columns
+    offsets = tokenizer.is_fast and any(task.aligns_words for task in tasks)
 
     def features(rows: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         texts = _texts(rows[text], tasks[0], text, indices, split)
         pairs = None if pair is None else _texts(rows[pair], tasks[0], pair, indices, split)
-        encoding = encode(tokenizer, texts, pairs, limit, return_offsets_mapping=tokenizer.is_fast)
+        encoding = encode(tokenizer, texts, pairs, limit, return_offsets_mapping=offsets)
         result = {key: encoding[key] for key in names if key in encoding}
         result[CUT] = cut_rows(tokenizer, encoding, texts, pairs, limit)
         for task in tasks:
@@ -200,5 +201,5 @@ def _fingerprint(
     else:
         vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
     parts = [dataset._fingerprint, __version__, vocabulary, names, limit]
-    parts += [[task.to_dict() for task in tasks], unseen, tokenizer.truncation_side]
+    parts += [[(task.to_dict(), task.code()) for task in tasks], unseen, tokenizer.truncation_side]
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]

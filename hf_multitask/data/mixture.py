@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ class Mixture(Dataset[Feature]):
         """Names of the tasks that read each dataset."""
         return {dataset.name: dataset.tasks for dataset in self.datasets}
 
+    @cached_property
     def digests(self) -> dict[str, str]:
         """A hash of the features of each dataset."""
         return {dataset.name: dataset.digest() for dataset in self.datasets}
@@ -52,11 +54,22 @@ class Mixture(Dataset[Feature]):
 
     def __getitem__(self, row: int) -> Feature:
         """One row; ``~row`` is the same row without its labels, which fills a batch and counts for nothing."""
-        number = row if row >= 0 else ~row
-        which = int(np.searchsorted(self._ends, number, side="right"))
-        dataset = self.datasets[which]
-        values = dataset.rows[number - int(self._ends[which]) + len(dataset.rows)]
-        return {**feature(values, dataset.tasks if row >= 0 else []), "dataset": dataset.name if row >= 0 else None}
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[Feature]:
+        """Rows of a micro-batch, those of a dataset fetched at once; what torch's loader calls."""
+        numbers = np.array([row if row >= 0 else ~row for row in rows])
+        owners = np.searchsorted(self._ends, numbers, side="right")
+        features: list[Feature] = [{}] * len(rows)
+        for which in np.unique(owners):
+            dataset, places = self.datasets[which], np.flatnonzero(owners == which)
+            start = int(self._ends[which]) - len(dataset.rows)
+            columns = dataset.rows[(numbers[places] - start).tolist()]
+            for place, values in zip(places.tolist(), zip(*columns.values(), strict=True), strict=True):
+                counts = rows[place] >= 0
+                row = feature(dict(zip(columns, values, strict=True)), dataset.tasks if counts else [])
+                features[place] = {**row, "dataset": dataset.name if counts else None}
+        return features
 
 
 def feature(values: Mapping[str, Any], tasks: Sequence[str]) -> Feature:

@@ -4,6 +4,7 @@ from transformers import AutoConfig, AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .config import MultiTaskConfig
+from .heads import Head
 from .model import MultiTaskModel, MultiTaskOutput
 from .pipeline import MultiTaskPipeline
 
@@ -12,4 +13,4 @@ AutoModel.register(MultiTaskConfig, MultiTaskModel, exist_ok=True)
 if "multitask" not in PIPELINE_REGISTRY.supported_tasks:
     PIPELINE_REGISTRY.register_pipeline("multitask", pipeline_class=MultiTaskPipeline, pt_model=AutoModel, type="text")
 
-__all__ = ["MultiTaskConfig", "MultiTaskModel", "MultiTaskOutput", "MultiTaskPipeline"]
+__all__ = ["Head", "MultiTaskConfig", "MultiTaskModel", "MultiTaskOutput", "MultiTaskPipeline"]

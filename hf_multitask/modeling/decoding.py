@@ -9,6 +9,9 @@ from transformers import BatchEncoding
 # For each token its word, None for special ones, and the characters it covers: (word, start, end).
 TokenWords = list[tuple[int | None, int, int]]
 
+# The task's dict, the logits of one row, its text and the words of its tokens, to what a person reads.
+Decoder = Callable[[dict[str, Any], torch.Tensor, str, TokenWords], Any]
+
 
 def token_words(encoding: BatchEncoding) -> TokenWords:
     """The words of the first row of a fast tokenizer's encoding, made with ``return_offsets_mapping``."""
@@ -97,7 +100,7 @@ def _span(words: list[dict[str, Any]], text: str) -> dict[str, Any]:
     }
 
 
-DECODERS: dict[str, Callable[[dict[str, Any], torch.Tensor, str, TokenWords], Any]] = {
+DECODERS: dict[str, Decoder] = {
     "sequence-classification": decode_sequence,
     "token-classification": decode_tokens,
 }

@@ -45,6 +45,9 @@ class PooledLinear(nn.Module):
 class Head(nn.Module, ABC):
     """One task's layers, its loss, and what counts as an item of it.
 
+    A head of one's own overrides :meth:`build` and :meth:`forward`, or names an ``auto_class`` whose stock head it
+    takes. What it holds are parameters and persistent buffers, which the checkpoint keeps.
+
     Args:
         task: the task's dict from the configuration.
         config: the backbone's configuration.
@@ -57,10 +60,17 @@ class Head(nn.Module, ABC):
 
     def __init__(self, task: dict[str, Any], config: PreTrainedConfig, *, pooling: str) -> None:
         super().__init__()
-        self.num_labels = num_labels(task)
-        self._build(task, config, pooling)
+        self.num_labels = self.outputs(task)
+        self.build(task, config, pooling)
 
-    def _build(self, task: dict[str, Any], config: PreTrainedConfig, pooling: str) -> None:  # noqa: ARG002
+    @classmethod
+    def outputs(cls, task: dict[str, Any]) -> int:
+        """Outputs of the head: one per label name, one for a regression without names, 0 while labels are unknown."""
+        names = task.get("label_names")
+        return len(names) if names else int(task.get("problem_type") == "regression")
+
+    def build(self, task: dict[str, Any], config: PreTrainedConfig, pooling: str) -> None:  # noqa: ARG002
+        """Make the layers: those of the family's stock class."""
         self.native, self.needs_pooler = stock_head(
             config, self.auto_class, num_labels=self.num_labels, problem_type=task.get("problem_type")
         )
@@ -90,11 +100,12 @@ class SequenceClassificationHead(Head):
 
     auto_class = AutoModelForSequenceClassification
 
-    def _build(self, task: dict[str, Any], config: PreTrainedConfig, pooling: str) -> None:
+    def build(self, task: dict[str, Any], config: PreTrainedConfig, pooling: str) -> None:
+        """Make the family's stock layers, or a linear layer on the pooled states."""
         self.problem_type = task.get("problem_type")
         self.pooled = None if pooling == "native" else PooledLinear(config, num_labels=self.num_labels, pooling=pooling)
         if self.pooled is None:
-            super()._build(task, config, pooling)
+            super().build(task, config, pooling)
 
     def forward(
         self, states: States, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None
@@ -172,10 +183,10 @@ def head_class(task: dict[str, Any]) -> type[Head]:
         raise ValueError(
             f"Task '{task['name']}' has the unknown type '{task['type']}'; the types are {', '.join(sorted(HEADS))}."
             + close_match(task["type"], list(HEADS))
+            + " A type of your own needs register_task first, or trust_remote_code=True to run the code saved with it."
         ) from None
 
 
 def num_labels(task: dict[str, Any]) -> int:
-    """Outputs of a task's head: one per label name, one for a regression without names, 0 while labels are unknown."""
-    names = task.get("label_names")
-    return len(names) if names else int(task.get("problem_type") == "regression")
+    """Outputs of a task's head, see :meth:`Head.outputs`."""
+    return head_class(task).outputs(task)

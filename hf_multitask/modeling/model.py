@@ -12,9 +12,12 @@ from transformers.utils import ModelOutput
 
 from .backbone import resolve_backbone, set_dropout
 from .config import MultiTaskConfig
+from .decoding import DECODERS, TokenWords
 from .heads import Head, head_class, num_labels
 from .native import asked_inputs, backbone_kwargs
+from .registry import load_types
 from .routing import States, rows_of, states_of
+from .travel import write_extensions
 
 
 @dataclass
@@ -108,16 +111,17 @@ class MultiTaskModel(PreTrainedModel):
         config.backbone_config = model.backbone.config
         config.backbone_config._name_or_path = backbone
         config.dtype = model.backbone.dtype
-        for name in model.heads:
-            model._replace_head(name)
+        model._replace_heads(list(model.heads))
         return model.eval()
 
-    def _replace_head(self, name: str) -> None:
-        """Build the head of one task afresh, where the backbone is and as it is."""
-        task = self.config.task(name)
-        with torch.device("cpu"):
-            head = head_class(task)(task, self.config.backbone_config, pooling=self.config.pooling)
-        self.heads[name] = head.to(device=self.backbone.device, dtype=self.backbone.dtype)
+    def _replace_heads(self, names: list[str]) -> None:
+        """Build the heads of some tasks afresh, where the backbone is and as it is."""
+        device, dtype = self.backbone.device, self.backbone.dtype
+        for name in names:
+            task = self.config.task(name)
+            with torch.device("cpu"):
+                head = head_class(task)(task, self.config.backbone_config, pooling=self.config.pooling)
+            self.heads[name] = head.to(device=device, dtype=dtype)
         self.initialize_weights()  # of the new modules only: the others are marked as set
 
     def set_task(self, name: str, task: Mapping[str, Any]) -> None:
@@ -141,7 +145,7 @@ class MultiTaskModel(PreTrainedModel):
         if name in self.heads:
             self._head(name).problem_type = new.get("problem_type")
         elif num_labels(new):
-            self._replace_head(name)
+            self._replace_heads([name])
             self._drop_unread_pooler()
 
     def _drop_unread_pooler(self) -> None:
@@ -233,6 +237,11 @@ class MultiTaskModel(PreTrainedModel):
         items = head.items(labels).sum() if num_items is None else num_items[name]
         return head.loss(logits, labels).sum() / torch.as_tensor(items, device=logits.device).clamp(min=1)
 
+    def decode(self, name: str, logits: torch.Tensor, text: str, token_words: TokenWords) -> Any:
+        """What a person reads of a task's logits for one row; see :mod:`decoding` for the arguments."""
+        task = self.config.task(name)
+        return DECODERS[task["type"]](task, logits, text, token_words)
+
     def set_pad_token_id(self, pad_token_id: int) -> None:
         """Tell backbone and heads which token is padding, for families whose checkpoints name none."""
         configs: list[PreTrainedConfig] = [self.config, self.config.backbone_config, self.backbone.config]
@@ -252,9 +261,14 @@ class MultiTaskModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load a saved model, as every ``from_pretrained`` does.
 
+        With ``trust_remote_code=True`` types of tasks that are not registered here run the code they were saved with.
+
         Raises:
-            ValueError: weights of the backbone or of a head are missing, or there are weights of an unknown head.
+            ValueError: weights of the backbone or of a head are missing, there are weights of an unknown head, or a
+                task has an unknown type.
         """
+        if kwargs.get("trust_remote_code"):
+            load_types(str(pretrained_model_name_or_path), kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         model, info = loaded
@@ -274,6 +288,7 @@ class MultiTaskModel(PreTrainedModel):
             from .pipeline import MultiTaskPipeline
 
             custom_object_save(MultiTaskPipeline, save_directory)
+            write_extensions(save_directory, self.config.tasks)
 
 
 def _task_dict(name: str, task: Any) -> dict[str, Any]:

@@ -11,6 +11,10 @@ from transformers import AutoModel, AutoModelForSequenceClassification, PreTrain
 
 from .routing import States
 
+# By class and configuration, stock heads on the meta device, with what stock_head says of them.
+_BUILT: dict[str, tuple[PreTrainedModel, bool]] = {}
+_MOST_BUILT = 16
+
 
 class SharedStates(nn.Module):
     """Stands in a stock model where its base model was and hands on the states that it is given.
@@ -65,10 +69,19 @@ def stock_head(
     head_config.num_labels = num_labels
     head_config.problem_type = problem_type
     device = torch.get_default_device()
+    # A stock model brings all layers of its base model, which takes its time: tasks alike share one to copy from.
+    key = f"{auto_class.__name__} {head_config._attn_implementation} {head_config.to_json_string(use_diff=False)}"
+    if key not in _BUILT:
+        with torch.device("meta"):
+            built = stock_class(config, auto_class)(head_config)
+        needs_pooler = getattr(built.base_model, "pooler", None) is not None
+        setattr(built, built.base_model_prefix, SharedStates())
+        if len(_BUILT) == _MOST_BUILT:
+            _BUILT.pop(next(iter(_BUILT)))
+        _BUILT[key] = built, needs_pooler
+    head, needs_pooler = _BUILT[key]
     with torch.device("meta"):
-        head = stock_class(config, auto_class)(head_config)
-    needs_pooler = getattr(head.base_model, "pooler", None) is not None
-    setattr(head, head.base_model_prefix, SharedStates())
+        head = deepcopy(head)
     if device.type != "meta":
         head.to_empty(device=device)
     return head, needs_pooler

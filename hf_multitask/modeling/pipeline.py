@@ -7,7 +7,7 @@ import torch
 from transformers import Pipeline
 from transformers.utils import logging
 
-from .decoding import DECODERS, token_words
+from .decoding import token_words
 from .inputs import as_text, cut_rows, encode, input_names, longest_input, text_columns
 
 logger = logging.get_logger(__name__)
@@ -79,10 +79,7 @@ class MultiTaskPipeline(Pipeline):
     def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, Any]:
         """The model's outputs for one input to what a person reads, by task."""
         names, text, words = model_outputs["row"]
-        config = self.model.config
         return {
-            name: DECODERS[config.task(name)["type"]](
-                config.task(name), model_outputs[f"logits_{name}"][0].float().cpu(), text, words
-            )
+            name: self.model.decode(name, model_outputs[f"logits_{name}"][0].float().cpu(), text, words)
             for name in names
         }

@@ -6,10 +6,10 @@ from typing import Any
 from ..modeling.config import check_task_name, close_match
 from .base import Task
 from .labelled import Labelled
+from .registration import register_task
 from .sequence_classification import SequenceClassification
 from .token_classification import TokenClassification
-
-TASK_TYPES: dict[str, type[Task]] = {task.type: task for task in (SequenceClassification, TokenClassification)}
+from .types import TASK_TYPES
 
 
 def build_task(name: str, values: dict[str, Any]) -> Task:
@@ -24,7 +24,7 @@ def build_task(name: str, values: dict[str, Any]) -> Task:
     if kind not in TASK_TYPES:
         raise ValueError(
             f"Task '{name}' has the unknown type {kind!r}; the types are {', '.join(sorted(TASK_TYPES))}."
-            + close_match(str(kind), list(TASK_TYPES))
+            + (close_match(str(kind), list(TASK_TYPES)) or " A type of your own needs register_task first.")
         )
     known = [field.name for field in fields(TASK_TYPES[kind]) if field.name != "name"]
     for key in arguments:
@@ -36,4 +36,4 @@ def build_task(name: str, values: dict[str, Any]) -> Task:
     return TASK_TYPES[kind](name=name, **arguments)
 
 
-__all__ = ["Labelled", "SequenceClassification", "Task", "TokenClassification", "build_task"]
+__all__ = ["Labelled", "SequenceClassification", "Task", "TokenClassification", "build_task", "register_task"]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import inspect
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..modeling.config import close_match
@@ -25,13 +29,18 @@ class Task(ABC):
     A task is an argument list and no more: :meth:`to_dict` is what the model's configuration keeps, and the class is
     built from it again. It knows its own name, for messages, once :func:`build_task` has made it.
 
+    A type of one's own is a dataclass derived from this one or from another task, made known by :func:`register_task`.
+    It has a class attribute ``type``, its name, and names the column of its text in a field ``text_column``, or of its
+    words in ``tokens_column``.
+
     Args:
         dataset: which dataset it reads; the one named like the task where None.
         max_length: tokens a row is cut to; the most that tokenizer and backbone take where None.
     """
 
     type: ClassVar[str]
-    needs_fast_tokenizer: ClassVar[bool] = False
+    # Whether encode_labels reads the encoding's offset_mapping, which only a fast tokenizer makes.
+    aligns_words: ClassVar[bool] = False
     name: str | None = dataclasses.field(default=None, repr=False)
     dataset: str | None = None
     max_length: int | None = None
@@ -61,6 +70,18 @@ class Task(ABC):
         """Name, type and arguments as plain values."""
         return {"type": self.type, **dataclasses.asdict(self)}
 
+    def code(self) -> str:
+        """A hash of the files that define a class from outside the package, on which the encoded labels depend."""
+        package = __name__.partition(".")[0]
+        digest = hashlib.sha256()
+        for own in type(self).__mro__:
+            if own is not object and own.__module__.partition(".")[0] not in (package, "abc"):
+                try:
+                    digest.update(Path(inspect.getfile(own)).read_bytes())
+                except (OSError, TypeError):  # typed in: nothing tells one version from the next
+                    return secrets.token_hex()
+        return digest.hexdigest()
+
     def error(self, sentence: str) -> ValueError:
         """An error whose sentence begins with this task's name."""
         return ValueError(f"Task '{self.name}': {sentence}" if self.name else f"{type(self).__name__}: {sentence}")
@@ -78,17 +99,19 @@ class Task(ABC):
                     + (close_match(column, dataset.column_names) or " Name the right one in the task.")
                 )
 
-    @abstractmethod
-    def resolve(self, train: Dataset | None, others: Sequence[Dataset]) -> Task:
+    def resolve(self, train: Dataset | None, others: Sequence[Dataset]) -> Task:  # noqa: ARG002
         """A copy in which labels that were left out are read from the data: training labels first, then the others.
+
+        The task itself where it has nothing to read.
 
         Raises:
             ValueError: the target column does not hold labels of this type.
         """
+        return self
 
-    @abstractmethod
-    def unseen(self, dataset: Dataset) -> list[Any]:
+    def unseen(self, dataset: Dataset) -> list[Any]:  # noqa: ARG002
         """Labels of a dataset that the task does not know, sorted; they are numbered after the known ones."""
+        return []
 
     @abstractmethod
     def encode_labels(
@@ -107,9 +130,11 @@ class Task(ABC):
             ValueError: a row's label is unknown, or of the wrong kind; the sentence names the row.
         """
 
-    @abstractmethod
-    def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:
+    def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
         """Labels of N rows as one tensor, (N,) or (N, ...); ``length`` is L, the width of the batch in tokens."""
+        import torch
+
+        return torch.tensor(labels)
 
     @abstractmethod
     def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: list[Any]) -> dict[str, float]:

@@ -43,7 +43,7 @@ class TokenClassification(Labelled):
     """
 
     type: ClassVar[str] = "token-classification"
-    needs_fast_tokenizer: ClassVar[bool] = True
+    aligns_words: ClassVar[bool] = True
     tokens_column: str = "tokens"
     tags_column: str = "ner_tags"
     label_all_tokens: bool = False

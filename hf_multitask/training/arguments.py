@@ -36,7 +36,7 @@ _KEPT = {
 # Arguments that ranks may have each its own.
 OWN_TO_A_RANK = ("local_rank", "output_dir", "logging_dir", "run_name", "disable_tqdm", "log_level", "log_level_replica")
 # Numbers by name.
-_BY_NAME = ("task_weights", "learning_rates", "weight_decays")
+BY_NAME = ("task_weights", "learning_rates", "weight_decays")
 # Whole numbers, one for all or by name.
 _COUNTS = ("max_train_samples", "max_eval_samples", "task_early_stopping_patience")
 
@@ -73,7 +73,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
     _VALID_DICT_FIELDS = [  # noqa: RUF012 - as the base class has it
         *TrainingArguments._VALID_DICT_FIELDS,
         "sampling_kwargs",
-        *_BY_NAME,
+        *BY_NAME,
         *_COUNTS,
     ]
 
@@ -148,11 +148,11 @@ class MultiTaskTrainingArguments(TrainingArguments):
         """
         for name in _COUNTS:
             self._check_counts(name)
-        for name in ("sampling_kwargs", *_BY_NAME):
+        for name in ("sampling_kwargs", *BY_NAME):
             value: Any = getattr(self, name)
             if value is not None and not isinstance(value, Mapping):
                 raise ValueError(f"Parameter `{name}` should be a mapping. Found `{name} = {value!r}`.")
-            for part, number in (value or {}).items() if name in _BY_NAME else ():
+            for part, number in (value or {}).items() if name in BY_NAME else ():
                 numeric = isinstance(number, int | float) and not isinstance(number, bool)
                 if not numeric or not 0 <= number < float("inf"):
                     raise ValueError(

@@ -167,7 +167,7 @@ def check_tokenizer(tasks: Mapping[str, Task], tokenizer: PreTrainedTokenizerBas
         ValueError: it does not.
     """
     for task in tasks.values():
-        if task.needs_fast_tokenizer and not tokenizer.is_fast:
+        if task.aligns_words and not tokenizer.is_fast:
             raise task.error(
                 f"the tokenizer {type(tokenizer).__name__} is a slow one, which does not know where a token stands in "
                 "the text. Give a fast tokenizer."

@@ -348,7 +348,7 @@ class MultiTaskTrainer(Trainer):
         sampler, mixture = self._step_sampler(), self._mixture()
         return {
             "rows of the datasets": mixture.sizes,
-            "contents of the datasets": mixture.digests(),
+            "contents of the datasets": mixture.digests,
             "rows of a step": sampler.rows_per_step,
             "sampling": [type(self.rates).__name__, self.args.sampling_kwargs],
             "seed of the data": self._data_seed,
@@ -463,7 +463,8 @@ class MultiTaskTrainer(Trainer):
         Distributed training averages gradients over ranks, so the loss is multiplied by their number.
         """
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch, all_heads=self._waits_for_heads)
-        terms = [self.task_weights[name] * loss for name, loss in outputs.losses.items()]
+        weights = self.task_weights
+        terms = [weights[name] * loss for name, loss in outputs.losses.items()]
         loss = sum(terms, outputs.loss * 0)  # the model's own loss reaches parameters that no term may reach
         for number, name in enumerate(self.tasks):
             if name in outputs.losses:

@@ -190,3 +190,28 @@ def test_same_seed_makes_the_same_model(kitchen, tmp_path):
     first, second, third = (load_file(tmp_path / name / "model.safetensors") for name in "abc")
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["heads.ner.native.classifier.weight"], third["heads.ner.native.classifier.weight"])
+
+
+def test_control_by_task_from_recipe_and_command_line(kitchen):
+    recipe = kitchen.changed(
+        "training",
+        max_train_samples={"sentiment": 10},
+        learning_rates={"ner": "1e-3"},
+        freeze="backbone",
+        sampling="annealed",
+        sampling_kwargs={"end": 0.5},
+    )
+    words = ["--max_eval_samples", "5", "--task_early_stopping_patience", '{"ner": 1}', "--save_best_by_task"]
+    code, out, err = kitchen.run(["train"], recipe, *words, "--weight_decays", '{"sentiment": 0.1}')
+    assert code == 0, err
+    assert "Plan: 4 steps of 8 rows" in out and "Seen: 4 steps" in out
+    best = results(kitchen.folder / "out" / "best_checkpoints.json")
+    assert best.keys() == {"sentiment", "ner", "average"}
+    backbone = load_file(kitchen.folder / "backbone" / "model.safetensors")
+    trained = load_file(kitchen.folder / "out" / "model.safetensors")
+    name = "encoder.layer.0.output.dense.weight"
+    assert torch.equal(backbone[name], trained[f"backbone.{name}"])
+    code, _, err = kitchen.run(["train"], recipe, "--freeze", "backbone", "nre")
+    assert (
+        code == 2 and "`freeze` names the task 'nre'" in err and "Did you mean 'ner'?" in err and "Traceback" not in err
+    )

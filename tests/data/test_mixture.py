@@ -39,6 +39,12 @@ def test_batch_says_which_rows_are_whose(parts):
     assert batch["labels"]["t"].tolist() == [[-100, 0, 1, 0, -100]]
 
 
+def test_rows_that_are_fetched_at_once_are_those_fetched_one_by_one(parts):
+    mixture, _ = parts
+    rows = [4, 1, ~3, 1, ~4, 0]
+    assert mixture.__getitems__(rows) == [mixture[row] for row in rows]
+
+
 def test_filler_has_inputs_and_no_labels(parts):
     mixture, collator = parts
     batch = collator([mixture[~4]])

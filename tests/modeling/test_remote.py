@@ -1,22 +1,10 @@
 """What is saved runs where the package is not installed."""
 
 import json
-import subprocess
-import sys
 
 import torch
+from processes import BLOCK, REFUSED, run
 from transformers import AutoModel, AutoTokenizer, pipeline
-
-BLOCK = """
-import json, sys
-
-class NoPackage:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "hf_multitask":
-            raise ModuleNotFoundError(name)
-
-sys.meta_path.insert(0, NoPackage())
-"""
 
 LOAD = (
     BLOCK
@@ -37,23 +25,6 @@ module = AutoConfig.from_pretrained(folder, trust_remote_code=True).__module__
 print(json.dumps([{k: v.tolist() for k, v in logits.items()}, answer, reloaded, module]))
 """
 )
-
-REFUSED = (
-    BLOCK
-    + """
-from transformers import AutoModel
-try:
-    AutoModel.from_pretrained(sys.argv[1], trust_remote_code=False)
-except ValueError as problem:
-    print(json.dumps(str(problem)))
-"""
-)
-
-
-def run(script: str, *arguments: str):
-    result = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.splitlines()[-1])
 
 
 def test_saved_model_runs_without_the_package(build_model, backbone_path, tmp_path):

@@ -1,0 +1,110 @@
+"""Trainers that take turns: each in a thread of its own, of which only the one that holds the baton runs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+
+@dataclass
+class Turn:
+    """What one turn ran: seconds, those of CPU, positions of its batches that hold tokens, and all of them."""
+
+    seconds: float = 0.0
+    cpu: float = 0.0
+    real: int = 0
+    positions: int = 0
+    forwards: int = 0
+    steps: int = 0
+
+    def __add__(self, other: Turn) -> Turn:
+        """Both turns as one."""
+        return Turn(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
+
+@dataclass
+class Runner:
+    """Something that trains step by step, and waits for its turn between steps.
+
+    Args:
+        name: for messages.
+        train: trains to the end; calls :meth:`step` after every optimizer step.
+        part: of the steps of its system.
+        share: of the tokens of its system.
+    """
+
+    name: str
+    train: Callable[[Runner], None] = field(repr=False)
+    part: float = 1.0
+    share: float = 1.0
+    turns: list[Turn] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.go, self.done = threading.Event(), threading.Event()
+        self.left, self.stopped = 0, False
+        self.problem: BaseException | None = None
+        self.current = Turn()
+        self.thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        self._wait()
+        try:
+            self.train(self)
+        except BaseException as problem:
+            self.problem = problem
+        self.done.set()
+
+    def _wait(self) -> None:
+        self.go.wait()
+        self.go.clear()
+        self.start, self.cpu_start = time.perf_counter(), time.process_time()
+
+    def take_turn(self, steps: int) -> None:
+        """Let it run so many optimizer steps. Called by the main thread, which waits meanwhile."""
+        self.left, self.current = steps, Turn(steps=steps)
+        self.done.clear()
+        self.go.set()
+        self.done.wait()
+        if self.problem is not None:
+            raise self.problem
+        self.turns.append(self.current)
+
+    def step(self) -> None:
+        """An optimizer step is done."""
+        self.left -= 1
+        if self.left == 0:
+            self.current.seconds = time.perf_counter() - self.start
+            self.current.cpu = time.process_time() - self.cpu_start
+            self.done.set()
+            self._wait()
+
+    def count(self, mask: torch.Tensor) -> None:
+        """A forward reads a batch with this attention mask."""
+        self.current.real += int(mask.sum())
+        self.current.positions += mask.numel()
+        self.current.forwards += 1
+
+    def stop(self) -> None:
+        """End the training."""
+        self.stopped, self.left = True, -1
+        self.go.set()
+        self.thread.join()
+
+
+class Baton(TrainerCallback):
+    """Tells a runner that its trainer has made a step."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Hand the baton on after the last step of a turn."""
+        self.runner.step()
+        control.should_training_stop = control.should_training_stop or self.runner.stopped

@@ -1,0 +1,9 @@
+"""Task types from outside the package, by name: ``(head, decode)``.
+
+The package has none of its own: ``register_task`` adds them. Beside a saved model that has some stands another file of
+this name, which :func:`write_extensions` wrote and which imports them.
+"""
+
+from typing import Any
+
+EXTENSIONS: dict[str, tuple[Any, Any]] = {}

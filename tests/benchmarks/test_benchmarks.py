@@ -1,0 +1,89 @@
+"""Every benchmark runs, on a tiny backbone and a few rows; what it measures then means nothing."""
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny import DATA, read_rows
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    def load(name):
+        monkeypatch.syspath_prepend(str(BENCHMARKS))
+        spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The data folder that benchmarks take, with the demo's rows in every dataset."""
+    reviews, sentences = read_rows("sentiment", "train", 48), read_rows("ner", "train", 24)
+    numbered = [row | {"label": number % 2} for number, row in enumerate(reviews)]
+    articles = [{"title": f"t{number % 3}", "context": row["text"] * 3} for number, row in enumerate(reviews[:12])]
+    utterances = [
+        {"tokens": row["tokens"], "slot_tags": row["ner_tags"], "intent": f"i{number % 2}"}
+        for number, row in enumerate(sentences)
+    ]
+    for name, rows in {
+        "sst2": numbered,
+        "tweeteval_emotion": numbered,
+        "tweeteval_irony": numbered[:24],
+        "xquad_en": articles,
+        "demo/ner": sentences,
+        "atis": utterances,
+    }.items():
+        (tmp_path / name).mkdir(parents=True)
+        for split in ("train", "validation", "test"):
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (tmp_path / name / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("setting", ["short", "long"])
+def test_throughput(setting, benchmark, folder, backbone_path, capsys):
+    words = ["--data", str(folder), "--setting", setting, "--steps", "2", "--turn", "2", "--batch", "8"]
+    output = folder / "figures.json"
+    figures = benchmark("throughput").main([*words, "--backbone", backbone_path(), "--output", str(output)])
+    assert list(figures) == ["ours", "plain random", "plain group", "plain rebalance", "mixed random", "ceiling"]
+    assert figures == json.loads(output.read_text())
+    assert figures["ceiling"]["padding"] == 0
+    assert 0 <= figures["ours"]["padding"] < figures["mixed random"]["padding"]
+    assert figures["mixed random"]["forwards_per_step"] == 1
+    assert figures["plain rebalance"]["forwards_per_step"] == 4
+    assert "ours, as a multiple of" in capsys.readouterr().out
+
+
+def test_preprocessing(benchmark, folder, backbone_path, capsys):
+    words = ["--data", str(folder), "--rows", "60", "--repeats", "1", "--backbone", backbone_path()]
+    figures = benchmark("preprocessing").main(words)
+    assert list(figures["classification"]) == ["ours", "bare tokenizer", "ours, cached"]
+    assert list(figures["tagging"]) == ["ours", "bare tokenizer", "example's alignment", "ours, cached"]
+    assert "60 rows, medians of 1" in capsys.readouterr().out
+
+
+def test_startup(benchmark, folder, backbone_path):
+    recipe = yaml.safe_load((DATA.parent / "recipe.yaml").read_text(encoding="utf-8"))
+    shutil.copytree(DATA, folder / "data")
+    recipe["backbone"] = backbone_path()
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    seconds = benchmark("preprocessing").first_step(folder / "recipe.yaml", str(folder / "cache"), str(folder / "out"))
+    assert seconds > 0
+
+
+def test_atis(benchmark, folder, backbone_path, capsys):
+    words = ["--data", str(folder), "--seeds", "1", "2", "--backbone", backbone_path()]
+    benchmark("atis").main([*words, "--max_steps", "2", "--use_cpu", "true", "--report_to", "none"])
+    last = capsys.readouterr().out.splitlines()[-4:]
+    assert [line.split()[0] for line in last] == ["seed", "1", "2", "mean"]
