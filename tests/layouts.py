@@ -123,7 +123,11 @@ def make_data(sizes, missing, seed, split="train"):
             "topics": maybe(row, [word for word in TOPICS if f" {word} " in texts[row]]),
         },
         "stars": lambda row: {"text": texts[-1 - row], "stars": maybe(row, len(texts[-1 - row]) / 100)},
-        "pairs": lambda row: {"text": texts[row], "other": texts[-1 - row], "label": maybe(row, ["no", "yes"][row % 2])},
+        "pairs": lambda row: {
+            "text": texts[row],
+            "other": texts[-1 - row],
+            "label": maybe(row, ["no", "yes"][row % 2]),
+        },
         "wiki": lambda row: {
             "tokens": wiki[row]["tokens"],
             "ner_tags": maybe(row, wiki[row]["ner_tags"]),
@@ -216,7 +220,11 @@ def run(description, backbone, output, batch, accumulation):
         "trained": recorder.trained,
         "finished": trainer.progress.finished,
         "log": [
-            {key: value for key, value in entry.items() if "runtime" not in key and "per_second" not in key and key != "total_flos"}
+            {
+                key: value
+                for key, value in entry.items()
+                if "runtime" not in key and "per_second" not in key and key != "total_flos"
+            }
             for entry in trainer.state.log_history
         ],
     }

@@ -15,7 +15,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0 when it went well, 2 for a user's mistake, which is told in one sentence, 130 when interrupted.
+        0 when it went well, 2 for a user's mistake, which is told in one sentence, 130 when interrupted; a run that
+        SIGTERM ends saves first and exits with 143.
     """
     parser = argparse.ArgumentParser(
         prog="hf-multitask", description="Multi-task fine-tuning on the Hugging Face stack."

@@ -15,7 +15,7 @@ from ..modeling.backbone import resolve_backbone
 from ..modeling.inputs import as_text, text_columns
 from ..training import MultiTaskTrainer
 from ..training.callbacks import table
-from ..training.checkpoint import check_checkpoint
+from ..training.checkpoint import last_whole_checkpoint
 from ..training.preparation import resolve_tasks
 from .arguments import build_arguments, parse_overrides
 from .recipe import Recipe, read_recipe
@@ -61,9 +61,9 @@ def prepare(
     )
     if test := splits(data, "test"):
         trainer.evaluation_rows(test, "test")  # so that what is wrong with its rows is said now; cached for the end
-    checkpoint = _checkpoint(resume, str(args.output_dir))
+    checkpoint = _checkpoint(resume, trainer)
     if checkpoint is not None:
-        check_checkpoint(checkpoint, model)
+        trainer.read_progress(checkpoint)  # what keeps the run from going on is said now
     return trainer, checkpoint, data
 
 
@@ -80,26 +80,17 @@ def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(resolve_backbone(recipe.backbone), **hub)
 
 
-def _checkpoint(resume: Any, output_dir: str) -> str | None:
+def _checkpoint(resume: Any, trainer: MultiTaskTrainer) -> str | None:
     if resume is not True:
         if resume is not None and not Path(resume).is_dir():
             raise ValueError(
                 f"There is no checkpoint '{resume}'. Give a checkpoint's folder, or true for the last one."
             )
         return resume
-    last = _last_whole_checkpoint(output_dir)
-    print(f"Resuming from {last}." if last else f"No checkpoint in {output_dir}: starting afresh.")
+    output, tell = str(trainer.args.output_dir), print if trainer.is_world_process_zero() else lambda _: None
+    last = last_whole_checkpoint(output, tell)
+    tell(f"Resuming from {last}." if last else f"No checkpoint in {output}: starting afresh.")
     return last
-
-
-def _last_whole_checkpoint(output_dir: str) -> str | None:
-    """The last checkpoint that was written to its end: the trainer's state is written last."""
-    found = [path for path in Path(output_dir).glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    for path in sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")), reverse=True):
-        if (path / "trainer_state.json").is_file():
-            return str(path)
-        print(f"{path} is not whole and is passed over.")
-    return None
 
 
 def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
@@ -110,7 +101,7 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
         result = trainer.train(resume_from_checkpoint=checkpoint)
     except BaseException:
         output = str(trainer.args.output_dir)
-        if _last_whole_checkpoint(output):
+        if trainer.is_world_process_zero() and last_whole_checkpoint(output):
             print(
                 f"\nTraining stopped early. Go on from the last checkpoint in {output}: --resume_from_checkpoint true"
             )

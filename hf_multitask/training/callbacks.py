@@ -1,8 +1,13 @@
-"""What is shown while a mixture trains."""
+"""What is shown while a mixture trains, when it saves, and what stops it."""
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -78,3 +83,83 @@ class ResumableEarlyStopping(EarlyStoppingCallback):
         saved = callbacks.get(type(self).__name__, {})
         counted = saved.get("attributes", {}).get("early_stopping_patience_counter", 0)
         self.early_stopping_patience_counter = counted
+        if counted >= self.early_stopping_patience:  # killed between the last checkpoint and the end
+            control.should_training_stop = True
+
+
+class SaveAfterEpoch(TrainerCallback):
+    """Puts off a save that is due at the last step of an epoch until the epoch's evaluation and log are done.
+
+    A run that goes on from a checkpoint of that step begins the next epoch, and would lose them.
+    """
+
+    def __init__(self) -> None:
+        self.waiting = False  # between the last step of an epoch and its end
+        self._due = False
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,  # noqa: ARG002
+        control: TrainerControl,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
+    ) -> None:
+        """Begin anew."""
+        self.waiting = self._due = False
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ARG002
+    ) -> None:
+        """Put a save off."""
+        self.waiting = float(state.epoch or 0).is_integer()
+        if self.waiting:
+            self._due, control.should_save = control.should_save, False
+
+    def on_epoch_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,  # noqa: ARG002
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ARG002
+    ) -> None:
+        """Make up for it."""
+        control.should_save |= self._due
+        self.waiting = self._due = False
+
+
+class Termination:
+    """Catches SIGTERM while a run trains: ``asked`` tells of the first; a second ends the process at once.
+
+    One that follows within a second is taken for the first: launchers and schedulers may both send it. Signals reach
+    the main thread only; in another nothing is caught.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._time = 0.0
+        self._before: Any = None
+        self._installed = False
+
+    def __enter__(self) -> None:
+        self.asked = False
+        self._installed = threading.current_thread() is threading.main_thread()
+        if self._installed:
+            self._before = signal.signal(signal.SIGTERM, self._catch)
+
+    def __exit__(self, *_: object) -> None:
+        if self._installed:
+            self._put_back()
+
+    def _put_back(self) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if self._before is None else self._before)
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if not self.asked:
+            self.asked, self._time = True, time.monotonic()
+        elif time.monotonic() - self._time > 1:
+            self._put_back()
+            os.kill(os.getpid(), number)

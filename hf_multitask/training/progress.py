@@ -26,6 +26,8 @@ class Progress:
         finished: by task that trains no more, the step at which it stopped.
         left: by dataset that no unfinished task reads, the epoch from which it draws no rows.
         data: what the order of the rows depends on; see :meth:`check_data`.
+        ranks: that wrote the checkpoint.
+        files: by name, the bytes of the checkpoint's other files.
     """
 
     seen: dict[str, int] = field(default_factory=dict)
@@ -34,6 +36,8 @@ class Progress:
     finished: dict[str, int] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    ranks: int = 0
+    files: dict[str, int] = field(default_factory=dict)
 
     def record(self, primary: Mapping[str, tuple[str, float]], step: int) -> bool:
         """Take in an evaluation: by task, the name and value of its primary metric, larger being better.
@@ -123,7 +127,9 @@ def tidy_best(folder: Path, best: Mapping[str, Mapping[str, Any]]) -> None:
         if saved.is_dir():
             entries[name] = {**entry, "checkpoint": f"{BEST_FOLDER}/{saved.name}"}
     kept = {entry["checkpoint"] for entry in entries.values()}
-    (folder / BEST_NAME).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+    written = folder / f"{BEST_NAME}.new"
+    written.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+    written.replace(folder / BEST_NAME)
     for saved in (folder / BEST_FOLDER).glob("step-*"):
         if f"{BEST_FOLDER}/{saved.name}" not in kept:
             shutil.rmtree(saved)

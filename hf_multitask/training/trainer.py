@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput, TrainOutput, speed_metrics
+from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers.trainer_utils import PredictionOutput, TrainOutput, speed_metrics
 from transformers.utils import logging
 
 from ..data import Mixture, MixtureCollator, SamplingRates, StepLoader, StepSampler, build_rates, shares_of
+from ..data.workers import leave_sigterm_to_parent
 from ..hub import model_card
 from ..modeling import MultiTaskModel
 from ..tasks import Task
@@ -38,11 +40,12 @@ from .preparation import (
 )
 from .progress import BEST_FOLDER, Progress, tidy_best
 from .ranks import check_alike, release_group_at_exit
+from .saving import SaveError, SavingTrainer
 
 logger = logging.get_logger(__name__)
 
 
-class MultiTaskTrainer(Trainer):
+class MultiTaskTrainer(SavingTrainer):
     """Trains a :class:`MultiTaskModel` on batches that mix its tasks.
 
     The loss of an optimizer step is ``sum over tasks t of w_t * (sum of t's item losses) / (number of t's items)``,
@@ -128,7 +131,6 @@ class MultiTaskTrainer(Trainer):
         )
         self.model_init = model_init
         self._steps = None if mixture is None else self._step_sampler()  # rates that do not fit the data fail here
-        self.progress = Progress()
         rows = 0 if mixture is None else len(mixture.sizes)
         self._seen_rows = torch.zeros(rows, dtype=torch.long, device=args.device)
         self._primary: dict[str, tuple[str, float]] = {}
@@ -302,7 +304,14 @@ class MultiTaskTrainer(Trainer):
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
+            worker_init_fn=leave_sigterm_to_parent,
         )
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """The rows of one task in batches, as in ``Trainer``."""
+        loader: Any = super().get_test_dataloader(test_dataset)
+        getattr(loader, "base_dataloader", loader).worker_init_fn = leave_sigterm_to_parent
+        return loader
 
     def describe_plan(self, steps: int) -> str:
         """What a run of so many optimizer steps does with the data: rows, share and passes of every dataset."""
@@ -319,7 +328,14 @@ class MultiTaskTrainer(Trainer):
     # Progress: what a checkpoint holds beyond the Trainer's own state
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
-        """Train, or go on from a checkpoint, as ``Trainer.train`` does."""
+        """Train, or go on from a checkpoint, as ``Trainer.train`` does; True takes the last whole one.
+
+        SIGTERM ends the run after the optimizer step that it is in, with a checkpoint; a second one ends it at once.
+
+        Raises:
+            SystemExit: with code 143, the run was ended by SIGTERM.
+            ValueError: there is no checkpoint to go on from, or it is not one of this run.
+        """
         self.progress = Progress()
         self._drop_totals()
         self._seen_rows.zero_()
@@ -327,11 +343,20 @@ class MultiTaskTrainer(Trainer):
             check_alike(self._facts())
         return super().train(resume_from_checkpoint, **kwargs)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        check_checkpoint(resume_from_checkpoint, self.model)
-        self.progress = Progress.load(resume_from_checkpoint)
+    def read_progress(self, checkpoint: str) -> Progress:
+        """What a checkpoint holds beyond the Trainer's own state.
+
+        Raises:
+            ValueError: this run cannot go on from it: it is torn, or of other tasks, data or another version.
+        """
+        check_checkpoint(checkpoint, self.model)
+        progress = Progress.load(checkpoint)
         if not self.args.ignore_data_skip:
-            self.progress.check_data(self._row_order(), resume_from_checkpoint)
+            progress.check_data(self._row_order(), checkpoint)
+        return progress
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self.progress = self.read_progress(resume_from_checkpoint)
         self._follow_progress()
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
@@ -354,6 +379,9 @@ class MultiTaskTrainer(Trainer):
             "seed of the data": self._data_seed,
         }
 
+    def _is_over(self) -> bool:
+        return super()._is_over() or set(self.tasks) <= set(self.progress.finished)
+
     def _follow_progress(self) -> None:
         for name, epoch in self.progress.left.items():
             if self._steps is not None:
@@ -367,24 +395,37 @@ class MultiTaskTrainer(Trainer):
         return self.progress.seen
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if self.args.should_save:
-            self._count_seen()
-            self.progress.data = self._row_order()
-            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            self.progress.save(folder)  # before the Trainer's own state, which is written last
+        self._count_seen()
+        self.progress.data = self._row_order()
         super()._save_checkpoint(model, trial)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        step = self.state.global_step
+        step, before = self.state.global_step, dict(self.progress.best)
         better = self.progress.record(self._primary, step)
         if self.args.save_best_by_task:
             folder = Path(self._get_output_dir(trial=trial))
-            if better:
-                self.save_model(str(folder / BEST_FOLDER / f"step-{step}"), _internal_call=True)
-            if self.args.should_save:
-                tidy_best(folder, self.progress.best)
+            try:
+                if better:
+                    self._write(self.save_model, str(folder / BEST_FOLDER / f"step-{step}"), _internal_call=True)
+                self._write(self._tidy_best, folder)
+            except SaveError as problem:
+                self.progress.best = before
+                self._give_up_best(folder, step, problem)
         self._finish_tasks()
         return super()._determine_best_metric(metrics=metrics, trial=trial)
+
+    def _tidy_best(self, folder: Path) -> None:
+        if self.args.should_save:
+            tidy_best(folder, self.progress.best)
+
+    def _give_up_best(self, folder: Path, step: int, problem: SaveError) -> None:
+        """Go on with the best models that are kept, where a better one finds no place."""
+        if self.args.should_save:
+            shutil.rmtree(folder / BEST_FOLDER / f"step-{step}", ignore_errors=True)
+            logger.warning(
+                f"The model of step {step}, better than those before, could not be saved ({problem}); those before it "
+                "are still there. Training goes on. Free some space."
+            )
 
     def _finish_tasks(self) -> None:
         """Stop the tasks whose patience is at its end, and the datasets that nobody reads any more."""

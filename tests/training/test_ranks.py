@@ -2,7 +2,6 @@
 
 import json
 from functools import partial
-from pathlib import Path
 
 import layouts
 import pytest
@@ -98,7 +97,9 @@ class Launches:
         """Weights and record of the same job in this process, each step as one batch."""
         key = json.dumps(description)
         if key not in self.alone:
-            self.alone[key] = layouts.run(description, self.backbone, self.factory.mktemp("alone"), description["rows"], 1)
+            self.alone[key] = layouts.run(
+                description, self.backbone, self.factory.mktemp("alone"), description["rows"], 1
+            )
         return self.alone[key]
 
 
@@ -125,7 +126,9 @@ def check(launches, world, plan, number, record_property):
     for items, trained in zip(alone["denominators"], alone["trained"], strict=True):
         assert trained == [task for task, count in items.items() if count and task not in frozen]
     difference = relative_difference(whole, weights)
-    record_property(f"{world} ranks x {plan[number]['batch']} x {plan[number]['accumulation']}, relative norm", difference)
+    record_property(
+        f"{world} ranks x {plan[number]['batch']} x {plan[number]['accumulation']}, relative norm", difference
+    )
     bf16 = description["args"].get("bf16", False)
     assert difference < (1e-3 if bf16 else BOUNDS[description["dtype"]])
     for one, other in zip(alone["log"], ranks[0]["log"], strict=True):
@@ -167,7 +170,9 @@ def test_ranks_get_equal_tokens(world, launches, record_property):
     worst = tokens_RS.max(0).values / tokens_RS.mean(0)
     whole = max(map(len, ranks[0]["rows"])) == torch.tensor([len(rows) for rows in ranks[0]["rows"]])
     record_property(f"{world} ranks, tokens of a full step, worst rank to mean", float(worst[whole].max()))
-    record_property(f"{world} ranks, tokens of the run, worst rank to mean", float(tokens_RS.sum(1).max() / tokens_RS.sum(1).mean()))
+    record_property(
+        f"{world} ranks, tokens of the run, worst rank to mean", float(tokens_RS.sum(1).max() / tokens_RS.sum(1).mean())
+    )
     assert worst[whole].max() <= 1.1 and tokens_RS.sum(1).max() / tokens_RS.sum(1).mean() <= 1.1
 
 

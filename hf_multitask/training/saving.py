@@ -1,0 +1,202 @@
+"""The part of the trainer that saves: checkpoints that are whole or not there, and runs that outlive a failed save."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, set_seed
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers.utils import logging
+
+from .callbacks import SaveAfterEpoch, Termination
+from .checkpoint import drop_torn, last_whole_checkpoint, sizes, storage_failure
+from .progress import Progress
+
+logger = logging.get_logger(__name__)
+
+_TERMINATED = 128 + 15  # what shells say of a process that SIGTERM ended
+
+
+class SaveError(Exception):
+    """The storage took no more, on this rank or on another."""
+
+
+class SavingTrainer(Trainer):
+    """The Trainer, resumable from whatever moment it was killed at.
+
+    A checkpoint is whole once its Trainer state is, which is written when every rank has written its part. Each part
+    is written by all ranks together, so that where it fails on one it fails on all.
+    """
+
+    progress: Progress
+    _writes_checkpoint = False
+    _saved_step = -1
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.progress = Progress()
+        self._termination = Termination()
+        self._after_epoch = SaveAfterEpoch()
+        self._best_before: tuple[float | None, int | None] = (None, None)
+        self.add_callback(self._after_epoch)
+
+    # Going on
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+        """Train, or go on from a checkpoint, as ``Trainer.train`` does; True takes the last whole one.
+
+        SIGTERM ends the run after the optimizer step that it is in, with a checkpoint; a second one ends it at once.
+
+        Raises:
+            SystemExit: with code 143, the run was ended by SIGTERM.
+            ValueError: there is no checkpoint to go on from, or it is not one of this run.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_whole_checkpoint(str(self.args.output_dir), logger.warning)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"No valid checkpoint found in output directory ({self.args.output_dir})")
+        self._saved_step = -1
+        with self._termination:
+            return super().train(resume_from_checkpoint, **kwargs)
+
+    def _is_over(self) -> bool:
+        """Whether the run has nothing left to do, as when it was killed after its last checkpoint."""
+        return self.state.global_step >= self.state.max_steps
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        self.control.should_training_stop |= self._is_over()
+        if not self.control.should_training_stop:  # the Trainer would look only after another step
+            super()._run_epoch(*args, **kwargs)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        then, now = self.progress.ranks, self.args.world_size
+        if then in (0, now):
+            super()._load_rng_state(checkpoint)
+            return
+        if self.is_world_process_zero():
+            logger.warning(
+                f"Checkpoint '{checkpoint}' was written by {then} processes and is gone on from by {now}: the rows "
+                "stay the same, while random draws such as dropout start anew from the seed and the step."
+            )
+        set_seed(self.args.seed + self.state.global_step)
+
+    # Saving
+
+    def _on_any_rank(self, happened: bool) -> bool:
+        """Whether something happened on any rank; where there are several, they wait for each other."""
+        if self.args.world_size == 1:
+            return happened
+        return bool(self.accelerator.reduce(torch.tensor(int(happened), device=self.args.device), "sum").item())
+
+    def _write(self, write: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Write something on all ranks.
+
+        Raises:
+            SaveError: on all ranks, when the storage of one took no more.
+        """
+        failure, reason = None, "the storage of another process took no more"
+        try:
+            write(*args, **kwargs)
+        except Exception as problem:
+            reason = storage_failure(problem) or ""
+            if not reason:
+                raise
+            failure = problem
+        if self._on_any_rank(failure is not None):
+            raise SaveError(reason) from failure
+
+    def _write_part(self, write: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        if self._writes_checkpoint:
+            self._write(write, *args, **kwargs)
+        else:
+            write(*args, **kwargs)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model, as in ``Trainer``."""
+        self._write_part(super().save_model, output_dir, _internal_call)
+        if self._writes_checkpoint:
+            self._write(self._seal, output_dir)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        self._write_part(super()._save_optimizer_and_scheduler, output_dir)
+
+    def _save_scaler(self, output_dir: str) -> None:
+        self._write_part(super()._save_scaler, output_dir)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        self._write_part(super()._save_rng_state, output_dir)  # the last part that every rank writes
+        if self._writes_checkpoint:
+            self._write(self._seal, output_dir)
+
+    def _seal(self, folder: str | None) -> None:
+        """Write our own state, with the files that are there by now."""
+        if self.args.should_save and folder is not None:
+            self.progress.ranks = self.args.world_size
+            self.progress.files = sizes(Path(folder))
+            self.progress.save(folder)
+
+    def _clear(self, run: Path, folder: Path) -> None:
+        """Make way: for the checkpoint, and for the count of those that are kept."""
+        if not self.args.should_save:
+            return
+        if folder.exists():
+            shutil.rmtree(folder)
+        if self.args.save_total_limit:
+            for path in drop_torn(run):
+                logger.warning(f"{path} was not whole and is removed.")
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        step = self.state.global_step
+        run = Path(self._get_output_dir(trial=trial))
+        folder = run / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        self._writes_checkpoint = True
+        try:
+            self._write(self._clear, run, folder)
+            self._write(super()._save_checkpoint, model, trial)
+        except SaveError as problem:
+            if self.args.should_save:
+                shutil.rmtree(folder, ignore_errors=True)
+            if self.state.best_global_step == step:  # which is the best only once it is kept
+                self.state.best_metric, self.state.best_global_step = self._best_before
+            if self.is_world_process_zero():
+                last = last_whole_checkpoint(run)
+                there = f"{last} is still there" if last else "there is none before it"
+                logger.warning(
+                    f"The checkpoint of step {step} could not be saved ({problem}); {there}. Training goes on, and the "
+                    "next save is tried again. Free some space."
+                )
+            raise
+        finally:
+            self._writes_checkpoint = False
+        self._saved_step = step
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        self._best_before = (self.state.best_metric, self.state.best_global_step)
+        return super()._determine_best_metric(metrics=metrics, trial=trial)
+
+    def _maybe_log_save_evaluate(
+        self, tr_loss: torch.Tensor, grad_norm: Any, model: Any, trial: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        try:
+            super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
+        except SaveError:  # told where it happened
+            self.control.should_save = False
+        if not self._after_epoch.waiting and self._on_any_rank(self._termination.asked):
+            self._terminate(model, trial)
+
+    def _terminate(self, model: Any, trial: Any) -> None:
+        if self._saved_step != self.state.global_step:
+            try:
+                self._save_checkpoint(model, trial)
+                self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+            except SaveError:
+                self.control.should_save = False
+        if self.is_world_process_zero():
+            last = last_whole_checkpoint(self._get_output_dir(trial=trial))
+            on = f"Go on from {last} with resume_from_checkpoint=True." if last else "Nothing could be saved."
+            logger.warning(f"SIGTERM ended the run after step {self.state.global_step}. {on}")
+        raise SystemExit(_TERMINATED)

@@ -1,0 +1,103 @@
+"""Training processes that are really killed: forked from a server that has imported everything, through the command line."""
+
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import time
+
+PHASES = ("elsewhere", "step", "evaluation", "saving")
+WRAPPED = {"training_step": 1, "evaluation_loop": 2, "_save_checkpoint": 3}
+
+
+def watch(shared) -> None:
+    """Keep the phase that a process is in, and how often it was in it, where they outlive the process."""
+    from hf_multitask import MultiTaskTrainer
+
+    def wrap(name, phase):
+        inner = getattr(MultiTaskTrainer, name)
+
+        def outer(*args, **kwargs):
+            before, shared[0] = shared[0], phase
+            shared[phase] += 1
+            try:
+                return inner(*args, **kwargs)
+            finally:
+                shared[0] = before
+
+        setattr(MultiTaskTrainer, name, outer)
+
+    for name, phase in WRAPPED.items():
+        wrap(name, phase)
+
+
+def child(words, log, environment, shared) -> None:
+    os.setsid()
+    os.environ.update(environment)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    from hf_multitask.cli import main
+
+    watch(shared)
+    raise SystemExit(main(words))
+
+
+class Run:
+    """A training of one or more ranks."""
+
+    def __init__(self, context, words, log, ranks=1):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.shared = context.Array("i", len(PHASES), lock=False)
+        self.processes = []
+        for rank in range(ranks):
+            environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(ranks)}
+            shared = self.shared if rank == 0 else context.Array("i", len(PHASES), lock=False)
+            arguments = (words, f"{log}.{rank}", environment if ranks > 1 else {}, shared)
+            self.processes.append(context.Process(target=child, args=arguments))
+            self.processes[-1].start()
+
+    def kill_at(self, phase: int, count: int, delay: float) -> str | None:
+        """Kill all ranks some seconds into the count-th time that the first is in a phase.
+
+        Returns:
+            The phase that it was in when it died; None when it ended before.
+        """
+        while self.shared[phase] < count and self.processes[0].is_alive():
+            time.sleep(0.0003)
+        time.sleep(delay)
+        for process in self.processes:
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGKILL)
+        return PHASES[self.shared[0]] if -signal.SIGKILL in self.wait() else None
+
+    def signal(self, number, *, group=False):
+        for process in self.processes:
+            (os.killpg if group else os.kill)(process.pid, number)
+
+    def wait(self, seconds=200):
+        until = time.monotonic() + seconds
+        for process in self.processes:
+            process.join(max(0, until - time.monotonic()))
+            if process.is_alive():
+                self.signal(signal.SIGKILL)
+                raise TimeoutError("The run did not end.")
+        return [process.exitcode for process in self.processes]
+
+
+def start_server(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hf_multitask.cli", "hf_multitask", "transformers.trainer", "seqeval.metrics"])
+    return context
+
+
+def plan(seed: int):
+    """Moments to kill at, without end: a phase, its count in the process, seconds into it."""
+    draw = random.Random(seed)
+    while True:
+        yield draw.choice((1, 2, 3, 3)), draw.randint(1, 4), draw.uniform(0, 0.03)
