@@ -34,7 +34,15 @@ _KEPT = {
     "eval_do_concat_batches": True,
 }
 # Arguments that ranks may have each its own.
-OWN_TO_A_RANK = ("local_rank", "output_dir", "logging_dir", "run_name", "disable_tqdm", "log_level", "log_level_replica")
+OWN_TO_A_RANK = (
+    "local_rank",
+    "output_dir",
+    "logging_dir",
+    "run_name",
+    "disable_tqdm",
+    "log_level",
+    "log_level_replica",
+)
 # Numbers by name.
 BY_NAME = ("task_weights", "learning_rates", "weight_decays")
 # Whole numbers, one for all or by name.
