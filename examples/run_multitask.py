@@ -3,8 +3,8 @@
     python examples/run_multitask.py --do_train --do_eval --output_dir out
     torchrun --nproc_per_node 2 examples/run_multitask.py --do_train --do_eval --output_dir out
 
-Takes every field of MultiTaskTrainingArguments, or a JSON file of them all in place of words. Make it your own: put your
-tasks into TASKS, and their rows into <data_dir>/<task>/train.jsonl, validation.jsonl and test.jsonl.
+Takes every field of MultiTaskTrainingArguments, or a JSON file of them all in place of words. Make it your own: put
+your tasks into TASKS, and their rows into <data_dir>/<task>/train.jsonl, validation.jsonl and test.jsonl.
 """
 
 import logging
@@ -80,6 +80,8 @@ def main() -> None:
     set_seed(training_args.seed)
 
     wanted = {"train": training_args.do_train, "validation": training_args.do_eval, "test": training_args.do_predict}
+    if not any(wanted.values()):
+        raise ValueError("There is nothing to do. Give --do_train, --do_eval or --do_predict.")
     rows = {split: load_split(data_args, split) for split, asked in wanted.items() if asked}
     path = resolve_backbone(model_args.model_name_or_path)
     tokenizer = AutoTokenizer.from_pretrained(path, revision=model_args.model_revision)

@@ -173,9 +173,28 @@ class RecordingTrainer(MultiTaskTrainer):
         return items
 
 
+def differ(description, what):
+    """The description of a rank that has something else than the others."""
+    changed = json.loads(json.dumps(description))
+    if what == "rows":
+        changed["sizes"]["wiki"] += 9
+    elif what == "contents":
+        changed["seed_of_data"] = 1
+    elif what == "tasks":
+        changed["max_length"] = 30
+    elif what == "evaluation":
+        changed["evaluation_rows"] = 1
+    else:
+        changed["args"]["learning_rate"] = 2e-3
+    return changed
+
+
 def build(description, backbone, output, batch, accumulation):
     torch.manual_seed(1)
-    model = MultiTaskModel.from_backbone(backbone, tasks=make_tasks(description["tasks"]), dropout=0.0)
+    tasks = make_tasks(description["tasks"])
+    for task in tasks.values():
+        task.max_length = description.get("max_length")
+    model = MultiTaskModel.from_backbone(backbone, tasks=tasks, dropout=0.0)
     model = model.to(getattr(torch, description["dtype"]))
     args = {
         "output_dir": str(output),
@@ -191,13 +210,16 @@ def build(description, backbone, output, batch, accumulation):
         "seed": 3 + description["seed"],
         **description["args"],
     }
-    sizes = {name: 7 + 2 * place for place, name in enumerate(description["sizes"])}
+    more = description.get("evaluation_rows", 0)
+    sizes = {name: 7 + more + 2 * place for place, name in enumerate(description["sizes"])}
     evaluates = args.get("eval_strategy", "no") != "no"
     recorder = Recorder()
     trainer = RecordingTrainer(
         model,
         MultiTaskTrainingArguments(**args),
-        train_dataset=make_data(description["sizes"], description["missing"], description["seed"]),
+        train_dataset=make_data(
+            description["sizes"], description["missing"], description.get("seed_of_data", description["seed"])
+        ),
         eval_dataset=make_data(sizes, 0.2, 9, "validation") if evaluates else None,
         processing_class=AutoTokenizer.from_pretrained(backbone),
         callbacks=[recorder],
@@ -268,7 +290,15 @@ def main(jobs, backbone, folder):
     """Run every job, a description with a batch of a device and an accumulation, on this rank."""
     rank = int(os.environ["RANK"])
     for number, job in enumerate(json.loads(Path(jobs).read_text())):
-        weights, record = run(job["description"], backbone, Path(folder) / "out", job["batch"], job["accumulation"])
+        layout = Path(folder) / "out", job["batch"], job["accumulation"]
+        if "differ" in job:
+            description = differ(job["description"], job["differ"]) if rank else job["description"]
+            try:
+                run(description, backbone, *layout)
+            except ValueError as problem:
+                (Path(folder) / f"{number}-{rank}.json").write_text(json.dumps(str(problem)))
+            continue
+        weights, record = run(job["description"], backbone, *layout)
         if rank == 0:
             save_file(weights, Path(folder) / f"{number}.safetensors")
         (Path(folder) / f"{number}-{rank}.json").write_text(json.dumps(record))

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import os
 import sys
+import time
 from collections.abc import Sequence
 
 from . import evaluate, predict, train
 
+_GRACE = 5.0  # seconds
 _COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict}
 
 
@@ -25,11 +30,15 @@ def main(words: Sequence[str] | None = None) -> int:
     for command in _COMMANDS.values():
         command.add_parser(commands)
     namespace, rest = parser.parse_known_args(words)
+    rank = os.environ.get("RANK", "0")  # of a launcher's process
     try:
-        _COMMANDS[namespace.command].run(namespace, rest)
+        with contextlib.nullcontext() if rank == "0" else contextlib.redirect_stdout(io.StringIO()):
+            _COMMANDS[namespace.command].run(namespace, rest)
     except (ValueError, TypeError, OSError, ImportError) as problem:
         if getattr(namespace, "prepared", False):
             raise  # training has begun: this is no mistake in the recipe
+        if rank != "0":
+            time.sleep(_GRACE)  # the launcher ends this process if the first one has said the same
         sys.stderr.write(f"hf-multitask: error: {' '.join(str(problem).split())}\n")
         return 2
     except KeyboardInterrupt:

@@ -188,20 +188,26 @@ class MultiTaskModel(PreTrainedModel):
         states = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         logits: dict[str, torch.Tensor] = {}
         losses: dict[str, torch.Tensor] = {}
-        for name in self._tasks_to_run(tasks, task_rows):
-            rows = None if task_rows is None else task_rows[name]
-            logits[name] = self._run_head(name, states, rows, input_ids, attention_mask)
-            if labels is not None and name in labels:
-                losses[name] = self._loss(name, logits[name], labels[name], num_items_in_batch)
+        zeros: dict[str, torch.Tensor] = {}
+        wanted = self._tasks_to_run(tasks, task_rows)
+        first = torch.zeros(1, dtype=torch.long, device=states.last_hidden_state.device)
+        for name in self.config.task_names:  # the same order on all ranks, which gather a sharded head together
+            if name in wanted:
+                rows = None if task_rows is None else task_rows[name]
+                logits[name] = self._run_head(name, states, rows, input_ids, attention_mask)
+                if labels is not None and name in labels:
+                    losses[name] = self._loss(name, logits[name], labels[name], num_items_in_batch)
+            elif all_heads and labels is not None:
+                zeros[name] = (self._run_head(name, states, first, input_ids, attention_mask) * 0).sum()
         loss = None
         if labels is not None:
-            # A batch of filler rows has no task: the graph still has to reach the backbone, or heads where it is frozen.
+            # A batch of filler rows has no task: the graph still has to reach the backbone, or heads if it is frozen.
             loss = torch.stack(list(losses.values())).sum() if losses else (states.last_hidden_state * 0).sum()
-            if all_heads or (self.training and torch.is_grad_enabled() and not loss.requires_grad):
-                first = torch.zeros(1, dtype=torch.long, device=loss.device)
-                for name in self.heads:
-                    if name not in losses:
-                        loss = loss + (self._run_head(name, states, first, input_ids, attention_mask) * 0).sum()
+            if self.training and torch.is_grad_enabled() and not loss.requires_grad:
+                for name in self.config.task_names:
+                    if name not in losses and name not in zeros:
+                        zeros[name] = (self._run_head(name, states, first, input_ids, attention_mask) * 0).sum()
+            loss = sum(zeros.values(), loss)
         return MultiTaskOutput(loss=loss, losses=losses if labels is not None else None, logits=logits)
 
     def _tasks_to_run(self, tasks: list[str] | None, task_rows: Mapping[str, torch.Tensor] | None) -> list[str]:

@@ -1,6 +1,7 @@
 """Ranks make the update of one process, stay alike, and do not wait for each other in vain."""
 
 import json
+import re
 from functools import partial
 
 import layouts
@@ -60,7 +61,17 @@ def long_jobs(world):
     return [job(description, *layout) for description in every for layout in layouts_of_rank]
 
 
-QUICK = {2: jobs(2), 3: jobs(3)[:3]}
+DIFFERENCES = {
+    "rows": r"The rows of the datasets \(wiki\) differ between ranks: 11 on rank 0, 20 on rank 1\. Give all ranks the same",
+    "contents": r"The contents of the datasets \(reviews\) differ between ranks: \w+ on rank 0, \w+ on rank 1\.",
+    "tasks": r"The tasks \(sentiment\) \(max_length\) differ between ranks: None on rank 0, 30 on rank 1\.",
+    "arguments": r"The arguments \(learning_rate\) differ between ranks: 0\.001 on rank 0, 0\.002 on rank 1\.",
+    "evaluation": r"The numbers of rows and contents of the evaluation data \(\w+\) differ between ranks: .* on rank 1\.",
+}
+DIFFERING = [
+    {**job(describe("differs", eval_strategy="steps", eval_steps=9), 16), "differ": what} for what in DIFFERENCES
+]
+QUICK = {2: [*jobs(2), *DIFFERING], 3: jobs(3)[:3]}
 LONG = {2: long_jobs(2), 3: [*jobs(3)[3:], *long_jobs(3)], 4: [*jobs(4), *long_jobs(4)]}
 
 
@@ -138,10 +149,12 @@ def check(launches, world, plan, number, record_property):
 
 
 def cases(plans):
+    """World and place of every job that runs to its end."""
     return [
         pytest.param(world, number, id=f"{world}-{plan[number]['description']['name']}")
         for world, plan in plans.items()
         for number in range(len(plan))
+        if "differ" not in plan[number]
     ]
 
 
@@ -174,6 +187,14 @@ def test_ranks_get_equal_tokens(world, launches, record_property):
         f"{world} ranks, tokens of the run, worst rank to mean", float(tokens_RS.sum(1).max() / tokens_RS.sum(1).mean())
     )
     assert worst[whole].max() <= 1.1 and tokens_RS.sum(1).max() / tokens_RS.sum(1).mean() <= 1.1
+
+
+@pytest.mark.parametrize("what", DIFFERENCES)
+def test_what_differs_between_ranks_is_named_on_every_rank(what, launches):
+    folder, number = launches.folder(2, QUICK[2]), len(QUICK[2]) - len(DIFFERENCES) + list(DIFFERENCES).index(what)
+    told = [json.loads((folder / f"{number}-{rank}.json").read_text()) for rank in range(2)]
+    assert told[0] == told[1]
+    assert re.match(DIFFERENCES[what], told[0]), told[0]
 
 
 def test_fully_sharded_model_has_the_gradients_of_the_whole(launches, record_property):
