@@ -35,6 +35,7 @@ def watch(shared) -> None:
 def child(words, log, environment, shared) -> None:
     os.setsid()
     os.environ.update(environment)
+    multiprocessing.set_start_method("fork", force=True)  # for workers of loaders, as in a process of its own
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -100,4 +101,5 @@ def plan(seed: int):
     """Moments to kill at, without end: a phase, its count in the process, seconds into it."""
     draw = random.Random(seed)
     while True:
-        yield draw.choice((1, 2, 3, 3)), draw.randint(1, 4), draw.uniform(0, 0.03)
+        phase = draw.choice((1, 2, 3))
+        yield phase, draw.randint(1, 4), draw.uniform(0, (0, 0.008, 0.02, 0.05)[phase])

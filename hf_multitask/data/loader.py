@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from .forwards import split_by_length
@@ -43,6 +44,9 @@ class StepCollator:
 class StepLoader(DataLoader):
     """Loads what the step sampler draws. The sampler shards by itself, so accelerate is not asked to.
 
+    Seeds for workers come from a generator of its own: workers that persist are seeded once in a run, and once more
+    where it goes on from a checkpoint, which must not move the random state of the training.
+
     Args:
         mixture: the rows.
         sampler: which of them, in micro-batches of this rank.
@@ -63,7 +67,13 @@ class StepLoader(DataLoader):
         **kwargs: Any,
     ) -> None:
         overhead = (OVERHEAD_CPU if device == "cpu" else OVERHEAD_ACCELERATOR) if in_parts else _NEVER
-        super().__init__(mixture, batch_sampler=sampler, collate_fn=StepCollator(collator, overhead), **kwargs)
+        super().__init__(
+            mixture,
+            batch_sampler=sampler,
+            collate_fn=StepCollator(collator, overhead),
+            generator=torch.Generator().manual_seed(sampler.seed),
+            **kwargs,
+        )
         self.step_sampler = sampler
 
     def set_epoch(self, epoch: int) -> None:

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import signal
+import time
 from collections import Counter
 
 import pytest
@@ -80,7 +82,8 @@ def kill_and_resume(table, seed, kills):
         else:
             table.finish("killed")
         table.compare("alone", "killed")
-    print(f"killed in {dict(died)}; torn checkpoints passed over: {table.log('killed').count('is not whole')}")
+    died["torn"] = table.log("killed").count("is not whole")
+    return died
 
 
 @pytest.fixture
@@ -88,5 +91,74 @@ def context(monkeypatch):
     return start_server(monkeypatch)
 
 
-def test_killed_and_resumed_is_exact(kitchen, context):
-    kill_and_resume(Table(kitchen, context, num_train_epochs=4), seed=0, kills=4)
+def record(record_property, died):
+    for phase, count in died.items():
+        record_property(f"{phase}, times", count)
+
+
+def test_killed_and_resumed_is_exact(kitchen, context, record_property):
+    record(record_property, kill_and_resume(Table(kitchen, context, num_train_epochs=4), seed=0, kills=4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ranks", "training"),
+    [
+        (1, {}),
+        (1, {"dataloader_num_workers": 2}),
+        (1, {"save_total_limit": 1, "load_best_model_at_end": False, "max_steps": 33, "save_steps": 3}),
+        (1, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4, "save_strategy": "epoch"}),
+        (2, {"per_device_train_batch_size": 4}),
+        (2, {"per_device_train_batch_size": 4, "dataloader_num_workers": 2}),
+    ],
+    ids=["plain", "workers", "limit", "epochs", "ranks", "ranks-workers"],
+)
+def test_killed_25_times_and_resumed_is_exact(kitchen, context, ranks, training, record_property):
+    if training.get("save_strategy") == "epoch":
+        training = {**training, "eval_strategy": "epoch"}
+    record(record_property, kill_and_resume(Table(kitchen, context, ranks, **training), seed=ranks, kills=25))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "group", "training"),
+    [
+        (1, False, {"save_strategy": "best", "load_best_model_at_end": False}),
+        pytest.param(
+            1, True, {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}, marks=pytest.mark.slow
+        ),
+        pytest.param(2, True, {"dataloader_num_workers": 2, "per_device_train_batch_size": 4}, marks=pytest.mark.slow),
+        pytest.param(1, False, {"save_strategy": "epoch", "eval_strategy": "epoch"}, marks=pytest.mark.slow),
+    ],
+    ids=["best", "workers", "ranks", "epochs"],
+)
+def test_sigterm_saves_first_and_the_rest_is_exact(kitchen, context, ranks, group, training):
+    table = Table(kitchen, context, ranks, **training)
+    table.finish("alone")
+    ended = 0
+    for count in (3, 2, 6, 4):
+        run = table.start("ended")
+        while run.shared[1] < count and run.processes[0].is_alive():
+            time.sleep(0.0003)
+        run.signal(signal.SIGTERM, group=group)
+        codes = set(run.wait())
+        if codes == {0}:
+            break
+        assert codes == {143}, table.log("ended")
+        ended += 1
+        log = table.log("ended")
+        assert log.count("SIGTERM ended the run after step") == ended and "Traceback" not in log
+        assert log.count("--resume_from_checkpoint true") == ended
+    assert ended > 1 and "is not whole" not in table.log("ended")
+    table.finish("ended")
+    table.compare("alone", "ended")
+
+
+def test_second_sigterm_ends_at_once(kitchen, context):
+    run = Table(kitchen, context, eval_steps=1, save_steps=1, num_train_epochs=400).start("ended")
+    while run.shared[1] < 2:
+        time.sleep(0.001)
+    pid = run.processes[0].pid
+    os.kill(pid, signal.SIGSTOP)  # so that the step that it is in does not end before the second one
+    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGCONT)
+    assert run.wait() == [143]
