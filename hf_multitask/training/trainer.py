@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
-from transformers.trainer_utils import PredictionOutput, TrainOutput, speed_metrics
+from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from ..data import Mixture, MixtureCollator, SamplingRates, StepLoader, StepSampler, build_rates, shares_of
@@ -24,8 +22,9 @@ from ..tasks import Task
 from .arguments import OWN_TO_A_RANK, MultiTaskTrainingArguments
 from .callbacks import PlanCallback, ResumableEarlyStopping, describe_shares
 from .checkpoint import check_checkpoint
-from .evaluation import Metric, Scores, TaskRows, prefixed, score
-from .parameters import BACKBONE, drop_gradients, freeze, regroup
+from .evaluating import EvaluatingTrainer
+from .evaluation import Metric, TaskRows
+from .parameters import BACKBONE, freeze, regroup
 from .preparation import (
     Datasets,
     build_tasks,
@@ -41,11 +40,12 @@ from .preparation import (
 from .progress import BEST_FOLDER, Progress, tidy_best
 from .ranks import check_alike, release_group_at_exit
 from .saving import SaveError, SavingTrainer
+from .stepping import SteppingTrainer
 
 logger = logging.get_logger(__name__)
 
 
-class MultiTaskTrainer(SavingTrainer):
+class MultiTaskTrainer(EvaluatingTrainer, SteppingTrainer, SavingTrainer):
     """Trains a :class:`MultiTaskModel` on batches that mix its tasks.
 
     The loss of an optimizer step is ``sum over tasks t of w_t * (sum of t's item losses) / (number of t's items)``,
@@ -307,12 +307,6 @@ class MultiTaskTrainer(SavingTrainer):
             worker_init_fn=leave_sigterm_to_parent,
         )
 
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """The rows of one task in batches, as in ``Trainer``."""
-        loader: Any = super().get_test_dataloader(test_dataset)
-        getattr(loader, "base_dataloader", loader).worker_init_fn = leave_sigterm_to_parent
-        return loader
-
     def describe_plan(self, steps: int) -> str:
         """What a run of so many optimizer steps does with the data: rows, share and passes of every dataset."""
         sampler = self._step_sampler()
@@ -439,199 +433,6 @@ class MultiTaskTrainer(SavingTrainer):
         self._follow_progress()
         if set(self.tasks) <= set(self.progress.finished):
             self.control.should_training_stop = True
-
-    # The step
-
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> dict[str, torch.Tensor]:
-        """Items of every task in the whole step, over micro-batches and ranks."""
-        heads = self.accelerator.unwrap_model(self.model).heads
-        tasks, datasets = list(self.tasks), list(self._mixture().sizes)
-        items_K, rows_K, rows_D = [0] * len(tasks), [0] * len(tasks), [0] * len(datasets)
-        for batch in batch_samples:
-            for name, rows in batch["rows"].items():
-                rows_D[datasets.index(name)] += rows
-            for forward in batch["forwards"]:
-                for name in self.progress.finished:
-                    forward["labels"].pop(name, None)
-                    forward["task_rows"].pop(name, None)
-                for name, labels in forward["labels"].items():
-                    items_K[tasks.index(name)] += int(heads[name].items(labels).sum())
-                    rows_K[tasks.index(name)] += len(labels)
-        own = torch.tensor([*items_K, *rows_K, *rows_D])
-        counts = self.accelerator.reduce(own.to(device), "sum")
-        items, rows, seen = counts.split([len(tasks), len(tasks), len(datasets)])
-        known = own if self.accelerator.num_processes == 1 else counts  # a device is not waited for without need
-        self._items = dict(zip(tasks, known.tolist(), strict=False))
-        self._total_rows += rows
-        self._total_steps += items > 0
-        self._seen_rows += seen
-        return dict(zip(tasks, items, strict=True))
-
-    def training_step(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, list[dict[str, Any]]],
-        num_items_in_batch: Any = None,
-    ) -> torch.Tensor:
-        """Forward and backward of each part of a micro-batch; ranks meet at the last."""
-        *parts, last = inputs["forwards"]
-        total = torch.zeros((), device=self.args.device)
-        for part in parts:
-            with self.accelerator.no_sync(model):
-                total += super().training_step(model, part, num_items_in_batch)
-        total += super().training_step(model, last, num_items_in_batch)
-        if self.accelerator.sync_gradients:
-            drop_gradients(self.accelerator.unwrap_model(model), self._items)
-        return total
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Estimated operations of all parts of a micro-batch."""
-        return sum(super(MultiTaskTrainer, self).floating_point_ops(part) for part in inputs["forwards"])
-
-    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
-        for part in inputs["forwards"]:
-            super()._track_num_input_tokens(part)
-
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
-        """The weighted sum of the task losses of a micro-batch, each divided by the items of the whole step.
-
-        Distributed training averages gradients over ranks, so the loss is multiplied by their number.
-        """
-        outputs = model(**inputs, num_items_in_batch=num_items_in_batch, all_heads=self._waits_for_heads)
-        weights = self.task_weights
-        terms = [weights[name] * loss for name, loss in outputs.losses.items()]
-        loss = sum(terms, outputs.loss * 0)  # the model's own loss reaches parameters that no term may reach
-        for number, name in enumerate(self.tasks):
-            if name in outputs.losses:
-                self._total_losses[number] += outputs.losses[name].detach()
-        if num_items_in_batch is not None:
-            loss = loss * self.accelerator.num_processes
-        return (loss, outputs) if return_outputs else loss
-
-    @property
-    def _waits_for_heads(self) -> bool:
-        """Whether the processes wait for the gradients of heads that one of them has no row for."""
-        searched = self.args.ddp_find_unused_parameters and not self._sharded
-        return self.accelerator.num_processes > 1 and not searched
-
-    @property
-    def _sharded(self) -> bool:
-        return self.is_fsdp_enabled or self.is_deepspeed_enabled
-
-    def _drop_totals(self) -> None:
-        """Start counting anew what the next log reports."""
-        self._total_losses = torch.zeros(len(self.tasks), device=self.args.device)
-        self._total_rows = torch.zeros(len(self.tasks), dtype=torch.long, device=self.args.device)
-        self._total_steps = torch.zeros(len(self.tasks), dtype=torch.long, device=self.args.device)
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add each task's mean loss and share of the rows since the last log, ``<task>_loss`` and ``<task>_share``."""
-        if "loss" in logs:
-            losses = self.accelerator.reduce(self._total_losses, "sum").tolist()
-            rows, steps = self._total_rows.tolist(), self._total_steps.tolist()
-            for number, name in enumerate(self.tasks):
-                if steps[number]:
-                    logs[f"{name}_loss"] = losses[number] / steps[number]
-                logs[f"{name}_share"] = rows[number] / max(sum(rows), 1)
-            self._drop_totals()
-        super().log(logs, start_time)
-
-    # Evaluation
-
-    def prediction_step(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,  # noqa: ARG002
-        ignore_keys: list[str] | None = None,  # noqa: ARG002
-    ) -> tuple[None, tuple[torch.Tensor, ...], torch.Tensor]:
-        """Logits of the one task in the batch, with each row's summed loss and number of items, and its labels."""
-        inputs = self._prepare_inputs(inputs)
-        ((name, labels),) = inputs.pop("labels").items()
-        head = self.accelerator.unwrap_model(self.model).heads[name]
-        with torch.no_grad(), self.compute_loss_context_manager():
-            logits = model(**inputs).logits[name]
-            losses = head.loss(logits, labels)
-        return None, (logits.to(losses.dtype), losses, head.items(labels)), labels
-
-    def _scores(self, rows: Mapping[str, TaskRows], description: str) -> dict[str, Scores]:
-        scores = {}
-        for name, own in rows.items():
-            output = self.evaluation_loop(
-                self.get_test_dataloader(own), description=f"{description} of {name}", prediction_loss_only=False
-            )
-            scores[name] = score(
-                own, self.tasks[name], output.predictions, np.asarray(output.label_ids), self.metric_by_task.get(name)
-            )
-        return scores
-
-    def evaluate(
-        self,
-        eval_dataset: Datasets | None = None,
-        ignore_keys: list[str] | None = None,  # noqa: ARG002
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """Measure every task that has data, each by itself.
-
-        Args:
-            eval_dataset: raw rows by dataset name, of all tasks or of some; those of the trainer where None.
-            ignore_keys: not used.
-            metric_key_prefix: first part of the metric names.
-
-        Returns:
-            ``eval_<task>_<metric>``, ``eval_<task>_loss``, and ``eval_average``, the mean of the primary metrics.
-
-        Raises:
-            ValueError: there are no data, or a row is not usable.
-        """
-        rows = self.eval_dataset if eval_dataset is None else self.evaluation_rows(eval_dataset, metric_key_prefix)
-        if rows is None:
-            raise ValueError("There is nothing to evaluate. Give eval_dataset.")
-        start = time.time()
-        scores = self._scores(rows, "Evaluation")
-        metrics = {
-            key: value
-            for name, result in scores.items()
-            for key, value in prefixed(result.metrics, metric_key_prefix, name)
-        }
-        self._primary = {name: result.primary for name, result in scores.items()}
-        average = sum(value for _, value in self._primary.values()) / len(scores)
-        self._primary["average"] = ("average", average)
-        metrics[f"{metric_key_prefix}_average"] = average
-        samples = sum(len(own) for own in rows.values())
-        batch = self.args.eval_batch_size * self.args.world_size
-        steps = sum(math.ceil(len(own) / batch) for own in rows.values())
-        metrics.update(speed_metrics(metric_key_prefix, start, num_samples=samples, num_steps=steps))
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-    def predict(  # a dict by task, as evaluate takes
-        self,
-        test_dataset: Datasets,
-        ignore_keys: list[str] | None = None,  # noqa: ARG002
-        metric_key_prefix: str = "test",
-    ) -> dict[str, PredictionOutput]:
-        """Logits, labels and metrics by task, rows in the order of the dataset, those without a label left out.
-
-        Args:
-            test_dataset: raw rows by dataset name, of all tasks or of some.
-            ignore_keys: not used.
-            metric_key_prefix: first part of the metric names.
-        """
-        scores = self._scores(self.evaluation_rows(test_dataset, metric_key_prefix), "Prediction")
-        return {
-            name: PredictionOutput(
-                result.logits, result.labels, dict(prefixed(result.metrics, metric_key_prefix, name))
-            )
-            for name, result in scores.items()
-        }
 
     # What is left behind
 

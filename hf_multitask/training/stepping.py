@@ -1,0 +1,128 @@
+"""The Trainer's hooks of an optimizer step: its denominators, its forwards, its loss, its logs."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from transformers import Trainer
+
+from ..data import Mixture
+from ..tasks import Task
+from .arguments import MultiTaskTrainingArguments
+from .parameters import drop_gradients
+from .progress import Progress
+
+
+class SteppingTrainer(Trainer):
+    """The Trainer, whose step has the loss of a mixture."""
+
+    args: MultiTaskTrainingArguments
+    tasks: dict[str, Task]
+    task_weights: dict[str, float]
+    progress: Progress
+    _seen_rows: torch.Tensor
+
+    @abstractmethod
+    def _mixture(self) -> Mixture: ...
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> dict[str, torch.Tensor]:
+        """Items of every task in the whole step, over micro-batches and ranks."""
+        heads = self.accelerator.unwrap_model(self.model).heads
+        tasks, datasets = list(self.tasks), list(self._mixture().sizes)
+        items_K, rows_K, rows_D = [0] * len(tasks), [0] * len(tasks), [0] * len(datasets)
+        for batch in batch_samples:
+            for name, rows in batch["rows"].items():
+                rows_D[datasets.index(name)] += rows
+            for forward in batch["forwards"]:
+                for name in self.progress.finished:
+                    forward["labels"].pop(name, None)
+                    forward["task_rows"].pop(name, None)
+                for name, labels in forward["labels"].items():
+                    items_K[tasks.index(name)] += int(heads[name].items(labels).sum())
+                    rows_K[tasks.index(name)] += len(labels)
+        own = torch.tensor([*items_K, *rows_K, *rows_D])
+        counts = self.accelerator.reduce(own.to(device), "sum")
+        items, rows, seen = counts.split([len(tasks), len(tasks), len(datasets)])
+        known = own if self.accelerator.num_processes == 1 else counts  # a device is not waited for without need
+        self._items = dict(zip(tasks, known.tolist(), strict=False))
+        self._total_rows += rows
+        self._total_steps += items > 0
+        self._seen_rows += seen
+        return dict(zip(tasks, items, strict=True))
+
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, list[dict[str, Any]]],
+        num_items_in_batch: Any = None,
+    ) -> torch.Tensor:
+        """Forward and backward of each part of a micro-batch; ranks meet at the last."""
+        *parts, last = inputs["forwards"]
+        total = torch.zeros((), device=self.args.device)
+        for part in parts:
+            with self.accelerator.no_sync(model):
+                total += super().training_step(model, part, num_items_in_batch)
+        total += super().training_step(model, last, num_items_in_batch)
+        if self.accelerator.sync_gradients:
+            drop_gradients(self.accelerator.unwrap_model(model), self._items)
+        return total
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Estimated operations of all parts of a micro-batch."""
+        return sum(super(SteppingTrainer, self).floating_point_ops(part) for part in inputs["forwards"])
+
+    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
+        for part in inputs["forwards"]:
+            super()._track_num_input_tokens(part)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The weighted sum of the task losses of a micro-batch, each divided by the items of the whole step.
+
+        Distributed training averages gradients over ranks, so the loss is multiplied by their number.
+        """
+        outputs = model(**inputs, num_items_in_batch=num_items_in_batch, all_heads=self._waits_for_heads)
+        weights = self.task_weights
+        terms = [weights[name] * loss for name, loss in outputs.losses.items()]
+        loss = sum(terms, outputs.loss * 0)  # the model's own loss reaches parameters that no term may reach
+        for number, name in enumerate(self.tasks):
+            if name in outputs.losses:
+                self._total_losses[number] += outputs.losses[name].detach()
+        if num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    @property
+    def _waits_for_heads(self) -> bool:
+        """Whether the processes wait for the gradients of heads that one of them has no row for."""
+        searched = self.args.ddp_find_unused_parameters and not self._sharded
+        return self.accelerator.num_processes > 1 and not searched
+
+    @property
+    def _sharded(self) -> bool:
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
+
+    def _drop_totals(self) -> None:
+        """Start counting anew what the next log reports."""
+        self._total_losses = torch.zeros(len(self.tasks), device=self.args.device)
+        self._total_rows = torch.zeros(len(self.tasks), dtype=torch.long, device=self.args.device)
+        self._total_steps = torch.zeros(len(self.tasks), dtype=torch.long, device=self.args.device)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add each task's mean loss and share of the rows since the last log, ``<task>_loss`` and ``<task>_share``."""
+        if "loss" in logs:
+            losses = self.accelerator.reduce(self._total_losses, "sum").tolist()
+            rows, steps = self._total_rows.tolist(), self._total_steps.tolist()
+            for number, name in enumerate(self.tasks):
+                if steps[number]:
+                    logs[f"{name}_loss"] = losses[number] / steps[number]
+                logs[f"{name}_share"] = rows[number] / max(sum(rows), 1)
+            self._drop_totals()
+        super().log(logs, start_time)
