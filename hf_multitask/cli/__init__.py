@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from . import evaluate, predict, train
 
-_GRACE = 5.0  # seconds
+_GRACE = 15.0  # seconds
 _COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict}
 
 

