@@ -137,7 +137,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
         if self.ddp_find_unused_parameters is None:
             # A rank may have no row of a task. Checkpointing and the search for such heads do not go together; without
             # the search every head takes part in every batch.
-            self.ddp_find_unused_parameters = not (self.activation_checkpointing or self.gradient_checkpointing)
+            checkpointing = getattr(self, "activation_checkpointing", False)  # transformers 5.17 has the other only
+            self.ddp_find_unused_parameters = not (checkpointing or self.gradient_checkpointing)
         follows = self.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
         watches = self.load_best_model_at_end or self.early_stopping_patience is not None or follows
         if watches and self.metric_for_best_model is None:

@@ -10,7 +10,11 @@ import torch
 from launch import start, torchrun
 from layouts import SAMPLINGS, describe, draw
 from safetensors.torch import load_file
+from transformers import TrainingArguments
 
+# Its name in transformers 5.17, where that is the only one.
+OLD = "activation_checkpointing" not in TrainingArguments.__dataclass_fields__
+CHECKPOINTING = {"gradient_checkpointing" if OLD else "activation_checkpointing": True}
 BOUNDS = {"float64": 1e-9, "float32": 1e-6}
 # Few rows of some tasks: ranks and steps without a row of them, and micro-batches that hold nothing but filler.
 RARE = {"reviews": 40, "stars": 1, "pairs": 2, "wiki": 3}
@@ -37,7 +41,7 @@ def jobs(world):
         job(describe("float32", dtype="float32", sampling="annealed", rows=rows), four, 4),
         job(rare("frozen-tasks", freeze=["backbone", "sentiment", "topics"]), 1, rows // world),
         job(rare("all-heads", ddp_find_unused_parameters=False, sampling="fixed", sampling_kwargs=RATES), four, 4),
-        job(describe("checkpointing", activation_checkpointing=True, sampling="temperature", rows=rows), one),
+        job(describe("checkpointing", **CHECKPOINTING, sampling="temperature", rows=rows), one),
         job(describe("bf16", dtype="float32", bf16=True, sampling="uniform", rows=rows), one),
     ]
 
