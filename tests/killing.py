@@ -1,5 +1,6 @@
 """Training processes that are really killed: forked from a server that has imported everything, through the command line."""
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -78,7 +79,8 @@ class Run:
 
     def signal(self, number, *, group=False):
         for process in self.processes:
-            (os.killpg if group else os.kill)(process.pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                (os.killpg if group else os.kill)(process.pid, number)
 
     def wait(self, seconds=200):
         until = time.monotonic() + seconds

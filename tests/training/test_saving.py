@@ -1,0 +1,170 @@
+"""Saves that fail, checkpoints that are torn, and runs that go on with another number of ranks."""
+
+import json
+import shutil
+import subprocess
+
+import filling
+import pytest
+import torch
+from killing import start_server
+from safetensors.torch import load_file
+
+from hf_multitask import MultiTaskTrainer
+from hf_multitask.training.checkpoint import last_whole_checkpoint, torn
+
+
+def steps_kept(folder):
+    return sorted(int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*"))
+
+
+@pytest.fixture
+def train(backbone_path, monkeypatch):
+    context = start_server(monkeypatch)
+
+    def run(folder, size, **kwargs):
+        ours, theirs = context.Pipe(duplex=False)
+        kwargs = {"save_total_limit": 2, "load_best_model_at_end": True, **kwargs}
+        process = context.Process(target=filling.child, args=(backbone_path(), str(folder), size, kwargs, theirs))
+        process.start()
+        theirs.close()
+        process.join(120)
+        assert process.exitcode == 0
+        return ours.recv()
+
+    return run
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 2 MB."""
+    if (
+        not shutil.which("mount")
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(tmp_path)], capture_output=True
+        ).returncode
+    ):
+        pytest.skip("mounting a small disk needs root")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def check_full_disk(folder, told, step, best):
+    assert step == 10
+    told = [sentence for sentence in told if "could not be saved" in sentence]
+    assert len(told) == 2 and "checkpoint-4 is still there. Training goes on" in told[0], told
+    assert "The checkpoint of step 6 could not be saved (" in told[0] and "of step 8 " in told[1]
+    assert 10 in steps_kept(folder / "out") and not {6, 8} & set(steps_kept(folder / "out"))
+    assert best not in (6, 8)  # the best is the best that is kept
+    assert all(torn(path) is None for path in (folder / "out").glob("checkpoint-*"))
+    weights = [load_file(folder / name / "checkpoint-10" / "model.safetensors") for name in ("alone", "out")]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+# Bytes a file: not even the configuration, all but the weights and the optimizer, all but the optimizer.
+@pytest.mark.parametrize("size", [0, 16_000, 200_000])
+def test_full_disk_keeps_the_run_and_the_checkpoint_before(size, train, tmp_path):
+    train(tmp_path, None)
+    check_full_disk(tmp_path, *train(tmp_path, size))
+
+
+# Bytes: it is full in the weights, in the optimizer, in the states that are written after it.
+@pytest.mark.parametrize("size", [50_000, 400_000, 605_000])
+def test_disk_that_is_really_full(size, train, disk):
+    train(disk, None, save_total_limit=1, load_best_model_at_end=False)
+    for path in (disk / "alone").rglob("optimizer.pt"):
+        path.unlink()
+    check_full_disk(disk, *train(disk, size, save_total_limit=1, load_best_model_at_end=False))
+
+
+def test_best_models_are_kept_when_a_better_one_finds_no_place(train, tmp_path):
+    told, step, _ = train(tmp_path, 16_000, save_best_by_task=True)
+    told = [sentence for sentence in told if "better than those before" in sentence]
+    best = json.loads((tmp_path / "out" / "best_checkpoints.json").read_text())
+    assert step == 10 and told and all(entry["step"] not in (6, 8) for entry in best.values())
+    kept = {entry["checkpoint"] for entry in best.values()}
+    assert {f"best/{path.name}" for path in (tmp_path / "out" / "best").iterdir()} == kept
+
+
+def spoil(folder, how):
+    path = folder / how.split(" ")[-1]
+    if how.startswith("no "):
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-10])
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "no trainer_state.json",
+        "torn trainer_state.json",
+        "torn multitask_state.json",
+        "torn model.safetensors",
+        "no optimizer.pt",
+        "torn optimizer.pt",
+        "no rng_state.pth",
+        "no scheduler.pt",
+    ],
+)
+def test_torn_checkpoint_is_passed_over_by_name(how, build_model, data, arguments, tokenizer, caplog, tmp_path):
+    def trainer(**kwargs):
+        kwargs = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6, **kwargs}
+        return MultiTaskTrainer(build_model(), arguments(**kwargs), train_dataset=data(), processing_class=tokenizer)
+
+    out = tmp_path / "out"
+    trainer().train()
+    weights = {name: value.clone() for name, value in load_file(out / "checkpoint-6" / "model.safetensors").items()}
+    spoil(out / "checkpoint-6", how)
+    with pytest.raises(ValueError, match=r"checkpoint-6' (is not whole: it has no whole|has torn weights)"):
+        trainer().train(resume_from_checkpoint=str(out / "checkpoint-6"))
+    again = trainer(save_total_limit=1)
+    again.train(resume_from_checkpoint=True)
+    assert f"{out}/checkpoint-6 is not whole and is passed over: it has no whole {how.split(' ')[-1]}." in caplog.text
+    assert steps_kept(out) == [6] and torn(out / "checkpoint-6") is None
+    assert all(torch.equal(value, weights[name]) for name, value in again.model.state_dict().items())
+
+
+def test_torn_checkpoints_count_not_among_those_that_are_kept(build_model, data, arguments, tokenizer, tmp_path):
+    def trainer(**kwargs):
+        kwargs = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 2, **kwargs}
+        return MultiTaskTrainer(build_model(), arguments(**kwargs), train_dataset=data(), processing_class=tokenizer)
+
+    out = tmp_path / "out"
+    trainer(max_steps=8, save_total_limit=None).train()
+    spoil(out / "checkpoint-8", "torn trainer_state.json")
+    (out / "checkpoint-90").mkdir()  # of a run that was further and broke off, and was then begun anew
+    shutil.rmtree(out / "checkpoint-6")
+    trainer(max_steps=6).train(resume_from_checkpoint=True)
+    assert steps_kept(out) == [4, 6]
+    for name in ("checkpoint-4", "checkpoint-6"):
+        spoil(out / name, "no optimizer.pt")
+    assert last_whole_checkpoint(out) is None
+    with pytest.raises(ValueError, match="No valid checkpoint found in output directory"):
+        trainer(max_steps=6).train(resume_from_checkpoint=True)
+
+
+def test_early_stopped_run_that_goes_on_stays_stopped(build_model, data, arguments, tokenizer):
+    def trainer():
+        return MultiTaskTrainer(
+            build_model(),
+            arguments(
+                max_steps=30,
+                learning_rate=0.0,
+                early_stopping_patience=2,
+                eval_strategy="steps",
+                eval_steps=2,
+                save_strategy="steps",
+                save_steps=2,
+            ),
+            train_dataset=data(),
+            eval_dataset=data(9, 7, "validation"),
+            processing_class=tokenizer,
+        )
+
+    stopped = trainer()
+    stopped.train()
+    assert stopped.state.global_step == 6
+    again = trainer()
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 6 and again.state.best_global_step == 2
