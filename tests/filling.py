@@ -73,6 +73,7 @@ def child(backbone, folder, size, kwargs, results) -> None:
             **kwargs,
         },
     )
+    calls = {name: itertools.count() for name in tasks}
     trainer = MultiTaskTrainer(
         MultiTaskModel.from_backbone(backbone, tasks=tasks),
         args,
@@ -80,7 +81,7 @@ def child(backbone, folder, size, kwargs, results) -> None:
         eval_dataset=data["validation"],
         processing_class=AutoTokenizer.from_pretrained(backbone),
         callbacks=[Fill()],
-        compute_metrics={name: lambda _, calls=itertools.count(): {"score": next(calls) / 100} for name in tasks},
+        compute_metrics={name: lambda _, own=own: {"score": next(own) / 100} for name, own in calls.items()},
     )
     trainer.train()
     results.send((told, trainer.state.global_step, trainer.state.best_global_step))
