@@ -1,6 +1,5 @@
 """A training whose storage is full for some of its steps, in a process of its own."""
 
-import itertools
 import logging
 import os
 import resource
@@ -8,6 +7,17 @@ import signal
 import sys
 import warnings
 from pathlib import Path
+
+
+class Rising:
+    """A metric that gets better with every evaluation."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, prediction):
+        self.calls += 1
+        return {"score": self.calls / 100}
 
 
 def child(backbone, folder, size, kwargs, results) -> None:
@@ -73,7 +83,6 @@ def child(backbone, folder, size, kwargs, results) -> None:
             **kwargs,
         },
     )
-    calls = {name: itertools.count() for name in tasks}
     trainer = MultiTaskTrainer(
         MultiTaskModel.from_backbone(backbone, tasks=tasks),
         args,
@@ -81,7 +90,7 @@ def child(backbone, folder, size, kwargs, results) -> None:
         eval_dataset=data["validation"],
         processing_class=AutoTokenizer.from_pretrained(backbone),
         callbacks=[Fill()],
-        compute_metrics={name: lambda _, own=own: {"score": next(own) / 100} for name, own in calls.items()},
+        compute_metrics={name: Rising() for name in tasks},
     )
     trainer.train()
     results.send((told, trainer.state.global_step, trainer.state.best_global_step))

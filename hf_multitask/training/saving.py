@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from transformers import Trainer, set_seed
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging
 
@@ -173,6 +174,18 @@ class SavingTrainer(Trainer):
         finally:
             self._writes_checkpoint = False
         self._saved_step = step
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, as in ``Trainer``; curves that find no place are given up, and the run goes on."""
+        try:
+            super().log(logs, start_time)
+        except Exception as problem:
+            reason = storage_failure(problem)
+            if reason is None:
+                raise
+            self.remove_callback(TensorBoardCallback)  # whose writer does not recover
+            step = self.state.global_step
+            logger.warning(f"The log of step {step} could not be written ({reason}). TensorBoard ends here.")
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         self._best_before = (self.state.best_metric, self.state.best_global_step)

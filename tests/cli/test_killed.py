@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 
@@ -39,9 +41,12 @@ class Table:
         self.recipe = self.folder / "recipe.yaml"
         self.recipe.write_text(yaml.safe_dump(recipe))
 
-    def start(self, name, *words):
+    def words(self, name):
         output = ["--output_dir", str(self.folder / name), "--resume_from_checkpoint", "true"]
-        return Run(self.context, ["train", str(self.recipe), *output, *words], self.folder / f"{name}.log", self.ranks)
+        return ["train", str(self.recipe), *output]
+
+    def start(self, name, *words):
+        return Run(self.context, [*self.words(name), *words], self.folder / f"{name}.log", self.ranks)
 
     def finish(self, name, *words):
         assert set(self.start(name, *words).wait()) == {0}, self.log(name)
@@ -152,6 +157,42 @@ def test_sigterm_saves_first_and_the_rest_is_exact(kitchen, context, ranks, grou
     assert ended > 1 and "is not whole" not in table.log("ended")
     table.finish("ended")
     table.compare("alone", "ended")
+
+
+@pytest.mark.slow
+def test_torchrun_that_is_ended_saves_first(kitchen, context):
+    """It hands SIGTERM on to the groups of its ranks, workers and all, and kills what is there 30 seconds later."""
+    training = {"dataloader_num_workers": 2, "per_device_train_batch_size": 4}
+    table = Table(kitchen, context, 2, **training)
+    table.finish("alone")
+    output = kitchen.folder / "ended"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--rdzv_backend", "c10d"]
+    command += ["--rdzv_endpoint", "127.0.0.1:0", "-m", "hf_multitask.cli", *table.words("ended")]
+    with (kitchen.folder / "ended.log.0").open("w") as log:
+        run = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        while not (output / "checkpoint-4" / "trainer_state.json").exists() and run.poll() is None:
+            time.sleep(0.001)
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(60) != 0
+    assert table.log("ended").count("SIGTERM ended the run after step") == 1, table.log("ended")
+    assert "Error" not in table.log("ended").split("SIGTERM ended")[0]
+    table.finish("ended")
+    table.compare("alone", "ended")
+
+
+@pytest.mark.parametrize("full", [0, 1])
+def test_full_disk_of_one_rank_is_agreed_on(full, kitchen, context):
+    training = {"num_train_epochs": 2, "save_steps": 2, "save_best_by_task": False, "load_best_model_at_end": False}
+    table = Table(kitchen, context, 2, per_device_train_batch_size=4, **training)
+    table.finish("alone")
+    run = Run(context, table.words("filled"), table.folder / "filled.log", 2, full=full)
+    assert set(run.wait()) == {0}, table.log("filled")
+    reason = ("file too large", "the storage of another process took no more")[full]
+    log = table.log("filled")
+    assert f"The checkpoint of step 2 could not be saved ({reason}); there is none before it." in log
+    assert log.count("could not be saved") == 1
+    weights = [load_file(table.folder / name / "model.safetensors") for name in ("alone", "filled")]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
 def test_second_sigterm_ends_at_once(kitchen, context):

@@ -77,6 +77,13 @@ def test_disk_that_is_really_full(size, train, disk):
     check_full_disk(disk, *train(disk, size, save_total_limit=1, load_best_model_at_end=False))
 
 
+def test_curves_that_find_no_place_end_no_run(train, disk):
+    pytest.importorskip("tensorboard", reason="the extra 'report' is not installed")
+    told, step, _ = train(disk, 0, save_total_limit=1, load_best_model_at_end=False, report_to="tensorboard")
+    assert step == 10 and steps_kept(disk / "out") == [10]
+    assert sum("TensorBoard ends here" in sentence for sentence in told) == 1
+
+
 def test_best_models_are_kept_when_a_better_one_finds_no_place(train, tmp_path):
     told, step, _ = train(tmp_path, 16_000, save_best_by_task=True)
     told = [sentence for sentence in told if "better than those before" in sentence]
