@@ -33,7 +33,7 @@ def check_world_size(world_size: int) -> None:
 
 
 def set_timeout(timeout: timedelta) -> None:
-    """Let collectives of the CPU end after so long as well; Transformers leaves them at half an hour with ``use_cpu``."""
+    """Let collectives of the CPU end after so long too; with ``use_cpu`` Transformers leaves them at half an hour."""
     if dist.is_initialized() and dist.get_backend() == "gloo":
         _set_pg_timeout(timeout)
 
