@@ -116,6 +116,8 @@ class MultiTaskTrainer(EvaluatingTrainer, SteppingTrainer, SavingTrainer):
         check_datasets(self.tasks, train_dataset, eval_dataset, evaluates=evaluates)
         set_seed(args.seed)
         self.tasks = resolve_tasks(self.tasks, [train_dataset, eval_dataset])
+        if args.world_size > 1:
+            check_alike(self._task_facts())
         ensure_pad_token(processing_class)
         self._adopt(model)
         mixture = None if train_dataset is None else self._train_mixture(train_dataset)
@@ -354,11 +356,14 @@ class MultiTaskTrainer(EvaluatingTrainer, SteppingTrainer, SavingTrainer):
         self._follow_progress()
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
+    def _task_facts(self) -> dict[str, Any]:
+        return {"tasks": {name: task.to_dict() for name, task in self.tasks.items()}}
+
     def _facts(self) -> dict[str, Any]:
         """What has to be the same on all ranks, in words that an error can say."""
         return {
             **self._row_order(),
-            "tasks": {name: task.to_dict() for name, task in self.tasks.items()},
+            **self._task_facts(),
             "arguments": {key: value for key, value in self.args.to_dict().items() if key not in OWN_TO_A_RANK},
         }
 
