@@ -68,7 +68,7 @@ def long_jobs(world):
 DIFFERENCES = {
     "rows": r"The rows of the datasets \(wiki\) differ between ranks: 11 on rank 0, 20 on rank 1\. Give all ranks the same",
     "contents": r"The contents of the datasets \(reviews\) differ between ranks: \w+ on rank 0, \w+ on rank 1\.",
-    "tasks": r"The tasks \(sentiment\) \(max_length\) differ between ranks: None on rank 0, 30 on rank 1\.",
+    "tasks": r"The tasks \(sentiment \(max_length\)\) differ between ranks: None on rank 0, 30 on rank 1\.",
     "arguments": r"The arguments \(learning_rate\) differ between ranks: 0\.001 on rank 0, 0\.002 on rank 1\.",
     "evaluation": r"The numbers of rows and contents of the evaluation data \(\w+\) differ between ranks: .* on rank 1\.",
 }
