@@ -195,12 +195,12 @@ def test_full_disk_of_one_rank_is_agreed_on(full, kitchen, context):
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-def test_second_sigterm_ends_at_once(kitchen, context):
+def test_sigterm_that_arrives_while_stopped_ends_the_run_with_143(kitchen, context):
     run = Table(kitchen, context, eval_steps=1, save_steps=1, num_train_epochs=400).start("ended")
     while run.shared[1] < 2:
         time.sleep(0.001)
     pid = run.processes[0].pid
-    os.kill(pid, signal.SIGSTOP)  # so that the step that it is in does not end before the second one
+    os.kill(pid, signal.SIGSTOP)
     os.kill(pid, signal.SIGTERM)
     os.kill(pid, signal.SIGCONT)
     assert run.wait() == [143]
