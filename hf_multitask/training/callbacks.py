@@ -66,7 +66,7 @@ class PlanCallback(TrainerCallback):
         control: TrainerControl,  # noqa: ARG002
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
-        """Print what was seen, and where the best models are."""
+        """Print what was seen."""
         if state.is_world_process_zero:
             tqdm.write(self.trainer.describe_seen())
 
