@@ -2,21 +2,42 @@
 
 from .data import SamplingRates
 from .modeling import MultiTaskConfig, MultiTaskModel, MultiTaskOutput, MultiTaskPipeline
-from .tasks import SequenceClassification, Task, TokenClassification, register_task
+from .tasks import (
+    FillMask,
+    MultipleChoice,
+    QuestionAnswering,
+    SentenceSimilarity,
+    SequenceClassification,
+    Summarization,
+    Task,
+    Text2TextGeneration,
+    TextGeneration,
+    TokenClassification,
+    Translation,
+    register_task,
+)
 from .training import MultiTaskTrainer, MultiTaskTrainingArguments
 from .version import __version__
 
 __all__ = [
+    "FillMask",
     "MultiTaskConfig",
     "MultiTaskModel",
     "MultiTaskOutput",
     "MultiTaskPipeline",
     "MultiTaskTrainer",
     "MultiTaskTrainingArguments",
+    "MultipleChoice",
+    "QuestionAnswering",
     "SamplingRates",
+    "SentenceSimilarity",
     "SequenceClassification",
+    "Summarization",
     "Task",
+    "Text2TextGeneration",
+    "TextGeneration",
     "TokenClassification",
+    "Translation",
     "__version__",
     "register_task",
 ]

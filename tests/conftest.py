@@ -11,13 +11,13 @@ import pytest
 import torch
 from datasets import Dataset
 from pages import files_of
-from tiny import CONFIGS, NER_LABELS, make_tokenizer, read_rows
+from tiny import ALL, NER_LABELS, make_tokenizer, read_rows
 from transformers import AutoModel, AutoTokenizer
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainingArguments, SequenceClassification, TokenClassification
 from hf_multitask.modeling.decoding import DECODERS
 from hf_multitask.modeling.extensions import EXTENSIONS
-from hf_multitask.modeling.heads import HEADS
+from hf_multitask.modeling.head_types import HEADS
 from hf_multitask.tasks import TASK_TYPES
 
 
@@ -37,7 +37,7 @@ def backbone_path(tmp_path_factory):
         if family not in made:
             folder = tmp_path_factory.mktemp(family)
             torch.manual_seed(0)
-            AutoModel.from_config(CONFIGS[family]()).save_pretrained(folder)
+            AutoModel.from_config(ALL[family]()).save_pretrained(folder)
             make_tokenizer(family).save_pretrained(folder)
             made[family] = str(folder)
         return made[family]

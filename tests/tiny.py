@@ -6,6 +6,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AlbertConfig,
+    BartConfig,
     BertConfig,
     DebertaV2Config,
     DistilBertConfig,
@@ -16,11 +17,15 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     LongformerConfig,
+    MarianConfig,
+    MBartConfig,
     ModernBertConfig,
     MPNetConfig,
+    MT5Config,
     PreTrainedTokenizerFast,
     Qwen3Config,
     RobertaConfig,
+    T5Config,
     XLMConfig,
     XLMRobertaConfig,
 )
@@ -43,6 +48,22 @@ MBERT = {
 }
 DECODER = {"vocab_size": VOCAB, "max_position_embeddings": 80, "bos_token_id": 4, "eos_token_id": 4, **SIZES}
 GEMMA = {**DECODER, "pad_token_id": 0, "num_key_value_heads": 1, "head_dim": 8}
+
+BART = {
+    "vocab_size": VOCAB,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 37,
+    "decoder_ffn_dim": 37,
+    "max_position_embeddings": 80,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+}
+T5 = {"vocab_size": VOCAB, "d_model": 32, "d_kv": 8, "d_ff": 37, "num_layers": 2, "num_heads": 4, "eos_token_id": 3}
 
 CONFIGS = {
     "bert": lambda: BertConfig(**COMMON, **SIZES),
@@ -68,6 +89,15 @@ CONFIGS = {
     "gemma2": lambda: Gemma2Config(**GEMMA, query_pre_attn_scalar=8, sliding_window=8),
     "gemma3": lambda: Gemma3TextConfig(**GEMMA, query_pre_attn_scalar=8, sliding_window=8),
 }
+# Encoder-decoders, apart from the others: most tests of the encoders' ways of reading do not concern them.
+WRITERS = {
+    "bart": lambda: BartConfig(**BART, decoder_start_token_id=3, forced_eos_token_id=3),
+    "mbart": lambda: MBartConfig(**BART, decoder_start_token_id=2),
+    "marian": lambda: MarianConfig(**BART, decoder_start_token_id=0, decoder_vocab_size=VOCAB),
+    "t5": lambda: T5Config(**T5, decoder_start_token_id=0, pad_token_id=0),
+    "mt5": lambda: MT5Config(**T5, decoder_start_token_id=0, pad_token_id=0),
+}
+ALL = {**CONFIGS, **WRITERS}
 CAUSAL = ("gpt2", "llama", "qwen3", "gemma", "gemma2", "gemma3")
 SEQUENCE_ONLY = ("gemma3",)  # no token classifier in Transformers
 BYTE_LEVEL = ("roberta", "xlm", "xlm-roberta", "modernbert", "longformer", *CAUSAL)
@@ -81,7 +111,7 @@ def read_rows(task: str, split: str, count: int | None = None) -> list[dict]:
 def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
     texts = [row["text"] for row in read_rows("sentiment", "train", 400)]
     texts += [" ".join(row["tokens"]) for row in read_rows("ner", "train", 200)]
-    config = CONFIGS[family]()
+    config = ALL[family]()
     special = ROBERTA_SPECIAL if config.pad_token_id == 1 else SPECIAL
     if family in BYTE_LEVEL:
         tokenizer = Tokenizer(models.BPE())

@@ -13,6 +13,8 @@ from ..modeling import MultiTaskPipeline
 from .jsonl import read_jsonl
 from .saved import load_saved
 
+_KEYS = ("text", "text_pair", "question", "context", "choices")
+
 
 def add_parser(commands: Any) -> None:
     """Add the command to the parser."""
@@ -21,7 +23,11 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("model", help="folder or Hub id of a multi-task model")
     parser.add_argument("text", nargs="?", help="the text")
-    parser.add_argument("--input", help="a file instead: JSONL with 'text' (and 'text_pair'), or a text a line")
+    parser.add_argument(
+        "--input",
+        help="a file instead: "
+        "JSONL with 'text' (and 'text_pair'), or 'question' and 'context' or 'choices'; or a text a line",
+    )
     parser.add_argument("--tasks", nargs="+", help="names of the tasks to ask (default: all)")
     parser.add_argument("--batch_size", type=int, default=16, help="rows of a forward (default: 16)")
 
@@ -47,6 +53,6 @@ def _read(path: Path) -> Iterator[Any]:
             yield from (line.rstrip("\n") for line in lines)
         return
     for number, row in read_jsonl(path):
-        if not isinstance(row.get("text"), str | list):
-            raise ValueError(f"line {number} of '{path}' should be an object with 'text'. Mend the line.")
-        yield {key: row[key] for key in ("text", "text_pair") if row.get(key) is not None}
+        if not isinstance(row.get("text"), str | list) and not isinstance(row.get("question"), str | list):
+            raise ValueError(f"line {number} of '{path}' should be an object with 'text' or 'question'. Mend the line.")
+        yield {key: row[key] for key in _KEYS if row.get(key) is not None}

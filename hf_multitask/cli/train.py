@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from ..modeling import MultiTaskModel, MultiTaskPipeline
 from ..modeling.backbone import resolve_backbone
-from ..modeling.inputs import as_text, text_columns
+from ..modeling.inputs import as_text
+from ..modeling.readers import reader_of
 from ..training import MultiTaskTrainer
 from ..training.callbacks import table
 from ..training.checkpoint import last_whole_checkpoint
@@ -147,25 +148,41 @@ def show_metrics(measured: Mapping[str, Mapping[str, float]], tasks: Sequence[st
 
 
 def _show_example(trainer: MultiTaskTrainer, data: Mapping[str, DatasetDict]) -> None:
-    """Print what the model says about a sentence of the data: the first of a task that tags words, if there is one."""
+    """Print what the model says about a row of the data: the first of a task that tags words, if there is one."""
     tokenizer: Any = trainer.processing_class
     pipeline = MultiTaskPipeline(model=trainer.model.eval(), tokenizer=tokenizer)
-    tasks = [task for task in trainer.model.config.tasks if text_columns(task)[1] is None]
+    tasks = [task for task in trainer.model.config.tasks if task["type"] != "fill-mask"]
     if not tasks:
         return
     task = next((task for task in tasks if task["type"] == "token-classification"), tasks[0])
     rows = data[task["dataset"] or task["name"]]
-    text = as_text(rows["test" if "test" in rows else "train"][0][text_columns(task)[0]])
-    print(f"\nExample: {text}")
-    for name, answer in pipeline(text).items():
+    row = reader_of(task).example(task, rows["test" if "test" in rows else "train"][0])
+    shown = [as_text(value) if not isinstance(value, list) else " | ".join(value) for value in row.values()]
+    if task["type"] == "token-classification":
+        shown = [as_text(row["text"])]
+    print(f"\nExample: {_short(' / '.join(shown))}")
+    for name, answer in pipeline(row).items():
         print(f"  {name}: {_readable(answer)}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def _readable(answer: Any) -> str:
     if isinstance(answer, list):
         shown = ", ".join(map(_readable, answer[:12]))
         return (shown + (", ..." if len(answer) > 12 else "")) or "nothing"
+    if isinstance(answer, dict) and "embedding" in answer:
+        return f"an embedding of {len(answer['embedding'])} numbers"
+    if isinstance(answer, dict) and "generated_text" in answer:
+        return _short(answer["generated_text"])
     if not isinstance(answer, dict) or "score" not in answer:  # of a type of the user's own
         return str(answer)
+    for key in ("answer", "choice"):
+        if key in answer:
+            return f"{answer[key] or 'no answer'} ({answer['score']:.3f})"
+    if "label" not in answer and "word" not in answer:
+        return f"{answer['score']:.3f}"
     label = answer.get("entity_group") or answer.get("entity") or answer.get("label")
     return f"{answer['word']} = {label}" if "word" in answer else f"{label} ({answer['score']:.3f})"

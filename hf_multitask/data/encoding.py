@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..modeling.inputs import as_text, cut_rows, encode, input_names, longest_input
+from ..modeling.inputs import Encoder
 from ..tasks import Task
 from ..tasks.labels import class_names
 from ..version import __version__
@@ -41,9 +41,13 @@ class Encoded:
 
     def lengths(self) -> list[int]:
         """Tokens of every row."""
+        import pyarrow as pa
         import pyarrow.compute as pc
 
-        return pc.list_value_length(self._column("input_ids")).to_pylist()
+        ids = self._column("input_ids")
+        if not pa.types.is_list(ids.type.value_type) and not pa.types.is_large_list(ids.type.value_type):
+            return pc.list_value_length(ids).to_pylist()
+        return [sum(map(len, texts)) for texts in ids.to_pylist()]  # several texts a row
 
     def labelled(self, task: str) -> Dataset:
         """The rows that carry a label of one task."""
@@ -87,7 +91,7 @@ def group_tasks(tasks: Mapping[str, Task]) -> dict[str, list[Task]]:
     """
     groups: dict[tuple[Any, ...], list[Task]] = {}
     for task in tasks.values():
-        groups.setdefault((task.source, *task.text_columns, task.max_length), []).append(task)
+        groups.setdefault(task.input_key, []).append(task)
     sources = [key[0] for key in groups]
     return {
         (key[0] if sources.count(key[0]) == 1 else str(members[0].name)): members for key, members in groups.items()
@@ -126,25 +130,21 @@ def encode_dataset(
         unknown = task.unseen(dataset)
         allowed = not training and getattr(task, "unseen_labels", "") == "count_wrong"
         unseen[str(task.name)] = unknown if allowed else []
-    limit = longest_input(tokenizer, config, tasks[0].max_length)
-    names = input_names(tokenizer, config)
-    columns = sorted({column for task in tasks for column in (*task.text_columns, task.target_column) if column})
-    text, pair = tasks[0].text_columns
+    lead = tasks[0]
+    encoder = Encoder(tokenizer, config, lead.to_dict() | {"name": lead.name})
+    columns = sorted({column for task in tasks for column in task.columns})
     offsets = tokenizer.is_fast and any(task.aligns_words for task in tasks)
+    named = {column: names for column in columns if (names := class_names(dataset, column)) is not None}
 
     def features(rows: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        texts = _texts(rows[text], tasks[0], text, indices, split)
-        pairs = None if pair is None else _texts(rows[pair], tasks[0], pair, indices, split)
-        encoding = encode(tokenizer, texts, pairs, limit, return_offsets_mapping=offsets)
-        result = {key: encoding[key] for key in names if key in encoding}
-        result[CUT] = cut_rows(tokenizer, encoding, texts, pairs, limit)
-        for task in tasks:
-            column = task.target_column
-            named = rows | {column: _named(rows[column], class_names(dataset, column))}
-            result[label_column(str(task.name))] = task.encode_labels(
-                named, indices, encoding, unseen[str(task.name)], split
-            )
-        return result
+        rows = rows | {column: _named(rows[column], names) for column, names in named.items()}
+        rows, indices = lead.batch_rows(rows, indices)
+        inputs, encoding, cut = lead.encode_inputs(rows, indices, encoder, split, offsets=offsets)
+        labels = {
+            label_column(str(task.name)): task.encode_labels(rows, indices, encoding, unseen[str(task.name)], split)
+            for task in tasks
+        }
+        return {**inputs, CUT: cut, **labels}
 
     rows = (
         dataset.with_format(None)
@@ -154,21 +154,11 @@ def encode_dataset(
             batched=True,
             with_indices=True,
             remove_columns=columns,
-            new_fingerprint=_fingerprint(dataset, tasks, tokenizer, names, limit, unseen),
+            new_fingerprint=_fingerprint(dataset, tasks, encoder, unseen),
             desc=f"Tokenising {name} ({split})",
         )
     )
     return Encoded(name, rows, unseen)
-
-
-def _texts(values: list[Any], task: Task, column: str, indices: list[int], split: str) -> list[str]:
-    texts = []
-    for value, index in zip(values, indices, strict=True):
-        try:
-            texts.append(as_text(value))
-        except TypeError as problem:
-            raise task.error(f"row {index} of the {split} data, column '{column}': {problem}. Mend the row.") from None
-    return texts
 
 
 def _named(value: Any, names: list[str] | None) -> Any:
@@ -183,15 +173,14 @@ def _named(value: Any, names: list[str] | None) -> Any:
 def _fingerprint(
     dataset: Dataset,
     tasks: Sequence[Task],
-    tokenizer: PreTrainedTokenizerBase,
-    names: list[str],
-    limit: int | None,
+    encoder: Encoder,
     unseen: dict[str, list[Any]],
 ) -> str:
     """A hash of all that the features depend on.
 
     The default one, over the function's own bytes, would change whenever the tokenizer's padding state does.
     """
+    tokenizer = encoder.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         described = json.loads(backend.to_str())
@@ -200,6 +189,7 @@ def _fingerprint(
         )
     else:
         vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
-    parts = [dataset._fingerprint, __version__, vocabulary, names, limit]
+    parts = [dataset._fingerprint, __version__, vocabulary, encoder.names, encoder.limit]
     parts += [[(task.to_dict(), task.code()) for task in tasks], unseen, tokenizer.truncation_side]
+    parts += [encoder.language, encoder.config.model_type]
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]

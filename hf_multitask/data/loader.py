@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from .forwards import split_by_length
-from .mixture import Feature, Mixture, MixtureCollator
+from .mixture import Feature, Mixture, MixtureCollator, longest_text
 from .sampler import StepSampler
 
 # What one more forward costs, in tokens. On a CPU that is mostly the backward's adding to gradients that are there: of
@@ -33,7 +33,7 @@ class StepCollator:
 
     def __call__(self, features: Sequence[Feature]) -> dict[str, Any]:
         """Features to ``{"forwards": [batch, ...], "rows": {dataset: rows}}``."""
-        lengths = [len(feature["inputs"]["input_ids"]) for feature in features]
+        lengths = [longest_text(feature["inputs"]) for feature in features]
         groups = split_by_length(lengths, self.overhead)
         return {
             "forwards": [self.collator([features[row] for row in group]) for group in groups],

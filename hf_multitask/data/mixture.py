@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
-from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
+from ..modeling.inputs import padded
 from ..tasks import Task
 from .encoding import Encoded, label_column
 
@@ -22,7 +22,7 @@ class Mixture(Dataset[Feature]):
     """The rows of all datasets under one numbering, the first dataset's first.
 
     A feature holds ``inputs``, for the model, ``labels`` by task, a task without label for the row being left out, and
-    the name of its ``dataset``, or None where the row only fills a batch.
+    the name of its ``dataset``, or None where the row only fills a batch, and its ``draw``: step and number.
     """
 
     def __init__(self, datasets: Sequence[Encoded]) -> None:
@@ -68,7 +68,8 @@ class Mixture(Dataset[Feature]):
             for place, values in zip(places.tolist(), zip(*columns.values(), strict=True), strict=True):
                 counts = rows[place] >= 0
                 row = feature(dict(zip(columns, values, strict=True)), dataset.tasks if counts else [])
-                features[place] = {**row, "dataset": dataset.name if counts else None}
+                draw = (getattr(rows[place], "step", 0), int(numbers[place]))
+                features[place] = {**row, "dataset": dataset.name if counts else None, "draw": draw}
         return features
 
 
@@ -86,25 +87,55 @@ class MixtureCollator:
     Args:
         tokenizer: pads the inputs.
         tasks: collate the labels, each its own.
+        seed: of what is drawn anew for every (step, row), such as masks.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, tasks: Mapping[str, Task]) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, tasks: Mapping[str, Task], *, seed: int = 0) -> None:
         self.tokenizer = tokenizer
         self.tasks = dict(tasks)
+        self.seed = seed
 
     def __call__(self, features: Sequence[Feature]) -> dict[str, Any]:
-        """Inputs (B, L) each, ``task_rows`` (N,) and ``labels`` (N, ...) by task, for tasks with rows here."""
-        batch = dict(
-            pad_without_fast_tokenizer_warning(
-                self.tokenizer, [feature["inputs"] for feature in features], return_tensors="pt"
-            )
-        )
+        """Inputs (B, L), and for tasks with rows here ``task_rows``, (N,) or (N, G), and ``labels``, (N, ...)."""
+        features = [self._masked(feature) for feature in features]
+        flat: list[dict[str, list[int]]] = []
+        places: list[list[int]] = []  # of each feature, its rows of the batch: several where it has several texts
+        for feature in features:
+            rows = _texts(feature["inputs"])
+            places.append(list(range(len(flat), len(flat) + len(rows))))
+            flat += rows
+        batch = padded(self.tokenizer, flat)
         length = batch["input_ids"].shape[1]
         task_rows, labels = {}, {}
         for name, task in self.tasks.items():
-            rows = [row for row, feature in enumerate(features) if name in feature["labels"]]
-            if rows:
-                task_rows[name] = torch.tensor(rows)
-                own = [features[row]["labels"][name] for row in rows]
-                labels[name] = task.collate(own, length, self.tokenizer.padding_side)
+            own = [number for number, feature in enumerate(features) if name in feature["labels"]]
+            if own:
+                most = max(len(places[number]) for number in own)
+                table = [places[number] + [-1] * (most - len(places[number])) for number in own]
+                task_rows[name] = torch.tensor(table) if task.several else torch.tensor([row[0] for row in table])
+                values = [features[number]["labels"][name] for number in own]
+                labels[name] = task.collate(values, length, self.tokenizer.padding_side)
         return {**batch, "task_rows": task_rows, "labels": labels}
+
+    def _masked(self, feature: Feature) -> Feature:
+        """A row with what its task changes in it at random, the same for a seed, a step and a row."""
+        for name in feature["labels"]:
+            if self.tasks[name].masks:
+                generator = np.random.default_rng([self.seed, 6, *feature.get("draw", (0, 0))])
+                inputs, label = self.tasks[name].masked(
+                    feature["inputs"], feature["labels"][name], self.tokenizer, generator
+                )
+                return {**feature, "inputs": inputs, "labels": {name: label}}  # a row that masks has one task
+        return feature
+
+
+def _texts(inputs: Mapping[str, Any]) -> list[dict[str, list[int]]]:
+    """The texts of a row, one or several, as model inputs each."""
+    if inputs["input_ids"] and isinstance(inputs["input_ids"][0], list):
+        return [dict(zip(inputs, values, strict=True)) for values in zip(*inputs.values(), strict=True)]
+    return [dict(inputs)]
+
+
+def longest_text(inputs: Mapping[str, Any]) -> int:
+    """Tokens of the longest text of a row."""
+    return max(len(row["input_ids"]) for row in _texts(inputs))

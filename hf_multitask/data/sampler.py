@@ -27,6 +27,22 @@ class Share:
         return self.drawn / self.rows
 
 
+class Draw(int):
+    """The number of a row that knows the optimizer step it is drawn for, counted over all epochs."""
+
+    step: int
+
+    def __new__(cls, row: int, step: int) -> Draw:
+        """Row ``row``, drawn for step ``step``."""
+        drawn = super().__new__(cls, row)
+        drawn.step = step
+        return drawn
+
+    def __getnewargs__(self) -> tuple[int, int]:  # type: ignore[override]
+        """What a loader's worker makes it from again."""
+        return int(self), self.step
+
+
 class StepSampler(Sampler[list[int]]):
     """Draws optimizer steps from a mixture and deals each to ranks and micro-batches.
 
@@ -112,9 +128,9 @@ class StepSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         """Micro-batches of this rank; a negative number ``~row`` is filler, a row whose labels do not count."""
-        for rows in self.steps(self.epoch):
+        for step, rows in enumerate(self.steps(self.epoch), self.epoch * self.steps_per_epoch):
             for micro_batch in np.array_split(self._rows_of_rank(rows), self.accumulation):
-                yield micro_batch.tolist() or [~int(rows[0])]
+                yield [Draw(row, step) for row in micro_batch.tolist()] or [~int(rows[0])]
 
     def _rows_of_rank(self, rows: np.ndarray) -> np.ndarray:
         """What this rank gets of a step: as many rows as the others, and nearly as many tokens; the longest first."""

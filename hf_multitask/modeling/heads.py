@@ -11,10 +11,28 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, PreTrainedConfig
 
-from .config import close_match
 from .native import States, stock_head
 
 IGNORE = -100
+
+
+def pooled_states(hidden_NLD: torch.Tensor, attention_mask_NL: torch.Tensor | None, pooling: str) -> torch.Tensor:
+    """One state for each text, (N, L, D) to (N, D): of its first token, its last, or the mean of all.
+
+    Args:
+        hidden_NLD: states.
+        attention_mask_NL: which tokens are there; all of them where None.
+        pooling: ``"cls"``, ``"last"`` or ``"mean"``.
+    """
+    if attention_mask_NL is None:
+        attention_mask_NL = torch.ones(hidden_NLD.shape[:2], device=hidden_NLD.device)
+    if pooling == "mean":
+        mask_NL = attention_mask_NL.to(hidden_NLD.dtype)
+        return (hidden_NLD * mask_NL.unsqueeze(-1)).sum(1) / mask_NL.sum(1, keepdim=True).clamp(min=1)
+    positions_L = torch.arange(hidden_NLD.shape[1], device=hidden_NLD.device)
+    seen_NL = attention_mask_NL.long() * (positions_L + 1 if pooling == "last" else hidden_NLD.shape[1] - positions_L)
+    rows_N = torch.arange(hidden_NLD.shape[0], device=hidden_NLD.device)
+    return hidden_NLD[rows_N, seen_NL.argmax(1)]
 
 
 class PooledLinear(nn.Module):
@@ -27,19 +45,9 @@ class PooledLinear(nn.Module):
         self.dropout = nn.Dropout(getattr(config, "hidden_dropout_prob", 0.1) if dropout is None else dropout)
         self.classifier = nn.Linear(config.hidden_size, num_labels)
 
-    def forward(self, hidden_NLD: torch.Tensor, attention_mask_NL: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_NLD: torch.Tensor, attention_mask_NL: torch.Tensor | None) -> torch.Tensor:
         """(N, L, D) to (N, C)."""
-        positions_L = torch.arange(hidden_NLD.shape[1], device=hidden_NLD.device)
-        if self.pooling == "mean":
-            mask_NL = attention_mask_NL.to(hidden_NLD.dtype)
-            pooled_ND = (hidden_NLD * mask_NL.unsqueeze(-1)).sum(1) / mask_NL.sum(1, keepdim=True).clamp(min=1)
-        else:
-            seen_NL = attention_mask_NL.long() * (
-                positions_L + 1 if self.pooling == "last" else hidden_NLD.shape[1] - positions_L
-            )
-            rows_N = torch.arange(hidden_NLD.shape[0], device=hidden_NLD.device)
-            pooled_ND = hidden_NLD[rows_N, seen_NL.argmax(1)]
-        return self.classifier(self.dropout(pooled_ND))
+        return self.classifier(self.dropout(pooled_states(hidden_NLD, attention_mask_NL, self.pooling)))
 
 
 class Head(nn.Module, ABC):
@@ -55,7 +63,17 @@ class Head(nn.Module, ABC):
     """
 
     auto_class: ClassVar[Any]
+    # Which of the native language models the backbone has to be: "masked", "causal" or "text2text".
+    language_model: ClassVar[str | None] = None
+    # What stands in the outputs of an item of several rows where it has no row.
+    absent: ClassVar[float] = 0.0
+    # Whether an item reads several rows of a batch, (N, G).
+    reads_several: ClassVar[bool] = False
+    # Whether the answer is a text, which the backbone generates.
+    writes: ClassVar[bool] = False
     needs_pooler = False
+    # Whether it reads the decoder's states, in place of the encoder's.
+    reads_decoder = False
     problem_type: str | None = None
 
     def __init__(self, task: dict[str, Any], config: PreTrainedConfig, *, pooling: str) -> None:
@@ -80,6 +98,18 @@ class Head(nn.Module, ABC):
     ) -> torch.Tensor:
         """Logits of the N rows whose states and inputs are given."""
         return self.native(input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=states).logits
+
+    def decoder_ids(
+        self,
+        input_ids: torch.Tensor | None,
+        labels: torch.Tensor | None,  # noqa: ARG002
+    ) -> torch.Tensor | None:
+        """What the decoder is to predict for a head that reads it, (N, T): the inputs themselves."""
+        return input_ids
+
+    def predictions(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        """What evaluation keeps of the logits of N items, (N, ...): all of them."""
+        return logits
 
     @abstractmethod
     def items(self, labels: torch.Tensor) -> torch.Tensor:
@@ -106,6 +136,7 @@ class SequenceClassificationHead(Head):
         self.pooled = None if pooling == "native" else PooledLinear(config, num_labels=self.num_labels, pooling=pooling)
         if self.pooled is None:
             super().build(task, config, pooling)
+            self.reads_decoder = config.is_encoder_decoder
 
     def forward(
         self, states: States, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None
@@ -113,10 +144,7 @@ class SequenceClassificationHead(Head):
         """(N, L, D) to (N, C)."""
         if self.pooled is None:
             return super().forward(states, input_ids, attention_mask)
-        hidden_NLD = cast(torch.Tensor, states.last_hidden_state)
-        if attention_mask is None:
-            attention_mask = torch.ones(hidden_NLD.shape[:2], device=hidden_NLD.device)
-        return self.pooled(hidden_NLD, attention_mask)
+        return self.pooled(cast(torch.Tensor, states.last_hidden_state), attention_mask)
 
     def items(self, labels: torch.Tensor) -> torch.Tensor:
         """1 per row, 0 where a class is none of the model's."""
@@ -126,7 +154,7 @@ class SequenceClassificationHead(Head):
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Logits (N, C) and labels (N,), or (N, C) for label sets and numbers, to (N,)."""
-        logits_NC = _at_least_float32(logits)
+        logits_NC = at_least_float32(logits)
         problem_type = self._problem_type(labels)
         if problem_type == "single_label_classification":
             known_N = labels.masked_fill(labels >= self.num_labels, IGNORE)
@@ -157,36 +185,10 @@ class TokenClassificationHead(Head):
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Logits (N, L, C) and labels (N, L), -100 where there is none, to (N,)."""
         known_NL = labels.masked_fill(labels >= self.num_labels, IGNORE)
-        logits_NCL = _at_least_float32(logits).transpose(1, 2)
+        logits_NCL = at_least_float32(logits).transpose(1, 2)
         return F.cross_entropy(logits_NCL, known_NL, ignore_index=IGNORE, reduction="none").sum(1)
 
 
-def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in float32, or in float64 where it is."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-HEADS: dict[str, type[Head]] = {
-    "sequence-classification": SequenceClassificationHead,
-    "token-classification": TokenClassificationHead,
-}
-
-
-def head_class(task: dict[str, Any]) -> type[Head]:
-    """The head of a task's type.
-
-    Raises:
-        ValueError: there is no such type.
-    """
-    try:
-        return HEADS[task["type"]]
-    except KeyError:
-        raise ValueError(
-            f"Task '{task['name']}' has the unknown type '{task['type']}'; the types are {', '.join(sorted(HEADS))}."
-            + close_match(task["type"], list(HEADS))
-            + " A type of your own needs register_task first, or trust_remote_code=True to run the code saved with it."
-        ) from None
-
-
-def num_labels(task: dict[str, Any]) -> int:
-    """Outputs of a task's head, see :meth:`Head.outputs`."""
-    return head_class(task).outputs(task)

@@ -1,10 +1,14 @@
 """From a text, or a pair of texts, to the inputs of the backbone."""
 
 import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from transformers import BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
+from .config import close_match
 from .native import backbone_class
 
 # Position ids of these families start behind the padding id.
@@ -25,7 +29,10 @@ _MARGIN = 128  # tokens behind the last one kept: words are cut to pieces alike 
 
 def text_columns(task: dict[str, Any]) -> tuple[str, str | None]:
     """The columns a task reads its text, and its second text where it takes pairs, from."""
-    return task.get("text_column") or task["tokens_column"], task.get("text_pair_column")
+    for name in ("text_column", "tokens_column", "source_column", "context_column"):
+        if task.get(name):
+            return task[name], task.get("text_pair_column")
+    raise KeyError("text_column")
 
 
 def as_text(value: object) -> str:
@@ -115,6 +122,86 @@ def cut_rows(
         and len(tokenizer(text, None if pairs is None else pairs[row], verbose=False)["input_ids"]) > max_length
         for row, (ids, text) in enumerate(zip(encoding["input_ids"], texts, strict=True))
     ]
+
+
+class Encoder:
+    """Texts to the inputs of a backbone, within its limits.
+
+    Args:
+        tokenizer: the backbone's.
+        config: the backbone's configuration.
+        task: the task's dict, of which ``max_length`` and ``language`` count.
+
+    Raises:
+        ValueError: the task has a language, and the backbone does not know it.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, task: Mapping[str, Any] | None = None
+    ) -> None:
+        task = task or {}
+        self.tokenizer, self.config = tokenizer, config
+        self.limit = longest_input(tokenizer, config, task.get("max_length"))
+        self.names = input_names(tokenizer, config)
+        self.language = language_id(config, task)
+
+    def encode(self, texts: list[str], pairs: list[str] | None = None, **kwargs: Any) -> BatchEncoding:
+        """See :func:`encode`."""
+        return encode(self.tokenizer, texts, pairs, self.limit, **kwargs)
+
+    def cut_rows(self, encoding: BatchEncoding, texts: list[str], pairs: list[str] | None = None) -> list[bool]:
+        """See :func:`cut_rows`."""
+        return cut_rows(self.tokenizer, encoding, texts, pairs, self.limit)
+
+    def inputs(self, encoding: Mapping[str, Any]) -> dict[str, list[list[int]]]:
+        """The model inputs of an encoding, a list of rows each."""
+        result = {name: encoding[name] for name in self.names if name in encoding}
+        if self.language is not None:
+            result["langs"] = [[self.language] * len(ids) for ids in encoding["input_ids"]]
+        return result
+
+
+def language_id(config: PreTrainedConfig, task: Mapping[str, Any]) -> int | None:
+    """The number of a task's language for backbones that are told it, as XLM; None where the task names none.
+
+    Raises:
+        ValueError: the backbone has no such language.
+    """
+    language = task.get("language")
+    if language is None:
+        return None
+    known = getattr(config, "lang2id", None) or {}
+    if language not in known:
+        has = f"knows {', '.join(sorted(known))}" if known else "is not told languages"
+        raise ValueError(
+            f"Task '{task.get('name')}' has the language '{language}', and the backbone {config.model_type} {has}. "
+            "Name another language, or leave it out." + close_match(str(language), list(known))
+        )
+    return int(known[language])
+
+
+def padded(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, list[int]]], side: str | None = None
+) -> dict[str, torch.Tensor]:
+    """Model inputs of B rows as tensors (B, L), padded on the tokenizer's side or on the one that is given."""
+    known = {"input_ids", "attention_mask", "token_type_ids"}
+    kwargs = {} if side is None else {"padding_side": side}
+    batch = dict(
+        pad_without_fast_tokenizer_warning(
+            tokenizer,
+            [{key: value for key, value in row.items() if key in known} for row in rows],
+            return_tensors="pt",
+            **kwargs,
+        )
+    )
+    length = batch["input_ids"].shape[1]
+    left = (side or tokenizer.padding_side) == "left"
+    for key in rows[0].keys() - known:
+        filled = [[0] * (length - len(row[key])) for row in rows]
+        batch[key] = torch.tensor(
+            [pad + row[key] if left else row[key] + pad for pad, row in zip(filled, rows, strict=True)]
+        )
+    return batch
 
 
 def first_tokens(encoding: BatchEncoding, row: int, starts: list[int]) -> list[int | None]:

@@ -1,22 +1,25 @@
 """The multi-task model: y_i = g_i(f(x)), one shared backbone f and a head g_i for every task."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import ModelOutput
 
 from .backbone import resolve_backbone, set_dropout
 from .config import MultiTaskConfig
 from .decoding import DECODERS, TokenWords
-from .heads import Head, head_class, num_labels
-from .native import asked_inputs, backbone_kwargs
+from .head_types import head_class, num_labels
+from .heads import Head
+from .language import LanguageHead
+from .native import asked_inputs, backbone_kwargs, build_backbone, reading_part, shifted_right
 from .registry import load_types
-from .routing import States, rows_of, states_of
+from .routing import States, rows_of, spread, states_of
 from .travel import write_extensions
 
 
@@ -27,7 +30,8 @@ class MultiTaskOutput(ModelOutput):
     Args:
         loss: sum of ``losses``, a scalar, where labels were given.
         losses: by task name, a scalar each.
-        logits: by task name; (N, C) for a task on sequences and (N, L, C) for one on tokens, N rows of that task.
+        logits: by task name; (N, C) for a task on sequences and (N, L, C) for one on tokens, N rows of that task;
+            (N, G, ...) where an item has several rows; of language models, (M, V) of the labelled tokens, row by row.
     """
 
     loss: torch.Tensor | None = None
@@ -61,11 +65,12 @@ class MultiTaskModel(PreTrainedModel):
             if num_labels(task):
                 heads[task["name"]] = head_type(task, config.backbone_config, pooling=config.pooling)
         needs_pooler = any(head.needs_pooler for head in heads.values()) or len(heads) < len(config.task_names)
-        self.backbone = AutoModel.from_config(
-            config.backbone_config, **backbone_kwargs(config.backbone_config, needs_pooler=needs_pooler)
+        self.backbone = build_backbone(
+            config.backbone_config, language_model=_language_model(config), needs_pooler=needs_pooler
         )
         self.heads = nn.ModuleDict(heads)
         self.post_init()
+        self._rest_unread()
 
     @classmethod
     def from_backbone(
@@ -104,9 +109,9 @@ class MultiTaskModel(PreTrainedModel):
         )
         with torch.device("meta"):
             model = cls(config)
-        has_pooler = getattr(model.backbone, "pooler", None) is not None
-        model.backbone = AutoModel.from_pretrained(
-            path, config=backbone_config, **backbone_kwargs(backbone_config, needs_pooler=has_pooler), **kwargs
+        has_pooler = getattr(model.backbone.base_model, "pooler", None) is not None
+        model.backbone = build_backbone(
+            backbone_config, language_model=_language_model(config), needs_pooler=has_pooler, path=path, **kwargs
         )
         config.backbone_config = model.backbone.config
         config.backbone_config._name_or_path = backbone
@@ -147,13 +152,40 @@ class MultiTaskModel(PreTrainedModel):
         elif num_labels(new):
             self._replace_heads([name])
             self._drop_unread_pooler()
+            self._rest_unread()
 
     def _drop_unread_pooler(self) -> None:
         """Leave out the pooler once all heads are known and none reads it, as a model built with them does."""
         unread = not any(cast(Head, head).needs_pooler for head in self.heads.values())
         all_known = len(self.heads) == len(self.config.task_names)
         if all_known and unread and backbone_kwargs(self.config.backbone_config, needs_pooler=False):
-            self.backbone.pooler = None
+            self.backbone.base_model.pooler = None
+
+    def _rest_unread(self) -> None:
+        """Take the gradient from a decoder that no head reads, once all heads are known."""
+        if len(self.heads) == len(self.config.task_names) and self.config.backbone_config.is_encoder_decoder:
+            for parameter in self.unread_parameters(self.heads):
+                parameter.requires_grad_(False)
+
+    def unread_parameters(self, tasks: Iterable[str]) -> Iterator[nn.Parameter]:
+        """The parameters that none of some tasks reads: other heads, the pooler, the decoder, the language model's."""
+        heads = {name: cast(Head, head) for name, head in self.heads.items()}
+        own = [heads[name] for name in tasks]
+        for head in heads.values():
+            if head not in own:
+                yield from head.parameters()
+        pooler = getattr(self.backbone.base_model, "pooler", None)
+        if pooler is not None and not any(head.needs_pooler for head in own):
+            yield from pooler.parameters()
+        read = {id(parameter) for parameter in reading_part(self.backbone).parameters()}
+        decoder: list[nn.Parameter] = []
+        if self.config.backbone_config.is_encoder_decoder:
+            decoder = [one for one in self.backbone.get_decoder().parameters() if id(one) not in read]
+            if not any(head.reads_decoder for head in own):
+                yield from decoder
+        if not any(head.language_model for head in own):
+            read |= {id(parameter) for parameter in decoder}
+            yield from (parameter for parameter in self.backbone.parameters() if id(parameter) not in read)
 
     def forward(
         self,
@@ -173,7 +205,8 @@ class MultiTaskModel(PreTrainedModel):
             input_ids: (B, L).
             attention_mask: (B, L).
             tasks: which heads to run; all of ``task_rows``, or all there are, where None.
-            task_rows: by task, the rows (N,) of the batch that are its own; every row where None.
+            task_rows: by task, its rows (N,) of the batch, or (N, G), padded with -1, where an item has several;
+                every row where None.
             labels: by task, for its N rows.
             num_items_in_batch: by task, what its summed loss is divided by: the items of the whole optimizer step. Its
                 items in this batch where None.
@@ -185,20 +218,22 @@ class MultiTaskModel(PreTrainedModel):
             ValueError: a task is unknown, or has no head because its labels are not known yet.
         """
         kwargs = asked_inputs(self.config.backbone_config, self.heads.modules(), input_ids) | kwargs
-        states = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        states = reading_part(self.backbone)(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        inputs = (states, input_ids, attention_mask)
         logits: dict[str, torch.Tensor] = {}
         losses: dict[str, torch.Tensor] = {}
         zeros: dict[str, torch.Tensor] = {}
         wanted = self._tasks_to_run(tasks, task_rows)
-        first = torch.zeros(1, dtype=torch.long, device=states.last_hidden_state.device)
         for name in self.config.task_names:  # the same order on all ranks, which gather a sharded head together
+            own = None if labels is None else labels.get(name)
             if name in wanted:
-                rows = None if task_rows is None else task_rows[name]
-                logits[name] = self._run_head(name, states, rows, input_ids, attention_mask)
-                if labels is not None and name in labels:
-                    losses[name] = self._loss(name, logits[name], labels[name], num_items_in_batch)
+                if own is None and tasks is None and task_rows is None and self._head(name).writes:
+                    continue  # it cannot read the input without a target
+                logits[name] = self._run_head(name, inputs, None if task_rows is None else task_rows[name], own)
+                if own is not None:
+                    losses[name] = self._loss(name, logits[name], own, num_items_in_batch)
             elif all_heads and labels is not None:
-                zeros[name] = (self._run_head(name, states, first, input_ids, attention_mask) * 0).sum()
+                zeros[name] = self._zero(name, inputs)
         loss = None
         if labels is not None:
             # A batch of filler rows has no task: the graph still has to reach the backbone, or heads if it is frozen.
@@ -206,7 +241,7 @@ class MultiTaskModel(PreTrainedModel):
             if self.training and torch.is_grad_enabled() and not loss.requires_grad:
                 for name in self.config.task_names:
                     if name not in losses and name not in zeros:
-                        zeros[name] = (self._run_head(name, states, first, input_ids, attention_mask) * 0).sum()
+                        zeros[name] = self._zero(name, inputs)
             loss = sum(zeros.values(), loss)
         return MultiTaskOutput(loss=loss, losses=losses if labels is not None else None, logits=logits)
 
@@ -224,13 +259,50 @@ class MultiTaskModel(PreTrainedModel):
     def _run_head(
         self,
         name: str,
-        states: States,
+        inputs: tuple[States, torch.Tensor | None, torch.Tensor | None],
         rows: torch.Tensor | None,
-        input_ids: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
+        labels: torch.Tensor | None,
     ) -> torch.Tensor:
-        own = rows_of(input_ids, rows), rows_of(attention_mask, rows)
-        return self._head(name)(states_of(states, rows), *own)
+        """Logits of one task for its rows; ``inputs`` are the batch's shared states, tokens and mask."""
+        head = self._head(name)
+        items = rows
+        if head.reads_several:
+            if items is None:
+                items = torch.arange(len(inputs[0].last_hidden_state), device=self.device).unsqueeze(1)  # type: ignore[arg-type]
+            rows = items[items >= 0]
+        states, input_ids, attention_mask = (
+            states_of(inputs[0], rows),
+            rows_of(inputs[1], rows),
+            rows_of(inputs[2], rows),
+        )
+        if head.reads_decoder:
+            states = self._decoder_states(name, states, attention_mask, head.decoder_ids(input_ids, labels))
+        if isinstance(head, LanguageHead):
+            return head.read(self.backbone, states, labels)
+        logits = head(states, input_ids, attention_mask)
+        return spread(logits, cast(torch.Tensor, items), head.absent) if head.reads_several else logits
+
+    def _decoder_states(
+        self, name: str, states: States, attention_mask: torch.Tensor | None, ids: torch.Tensor | None
+    ) -> States:
+        if ids is None:
+            raise ValueError(f"Task '{name}' reads the decoder. Give labels, or use generate(..., task='{name}').")
+        output = self.backbone.get_decoder()(
+            input_ids=shifted_right(ids, self.backbone.config),
+            encoder_hidden_states=states.last_hidden_state,
+            encoder_attention_mask=attention_mask,
+            use_cache=False,
+        )
+        return States(last_hidden_state=output.last_hidden_state)
+
+    def _zero(self, name: str, inputs: tuple[States, torch.Tensor | None, torch.Tensor | None]) -> torch.Tensor:
+        """A zero that depends on every weight of a head."""
+        head = self._head(name)
+        first = torch.zeros((1, 1) if head.reads_several else 1, dtype=torch.long, device=self.device)
+        labels = None
+        if isinstance(head, LanguageHead):
+            labels = head.dummy_labels(cast(torch.Tensor, inputs[1])[:1])
+        return (self._run_head(name, inputs, first, labels) * 0).sum()
 
     def _loss(
         self,
@@ -242,6 +314,34 @@ class MultiTaskModel(PreTrainedModel):
         head = self._head(name)
         items = head.items(labels).sum() if num_items is None else num_items[name]
         return head.loss(logits, labels).sum() / torch.as_tensor(items, device=logits.device).clamp(min=1)
+
+    @torch.no_grad()
+    def generate(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, *, task: str, **kwargs: Any
+    ) -> torch.Tensor:
+        """Texts of a task that writes, by the backbone's own ``generate``.
+
+        Args:
+            input_ids: (N, L).
+            attention_mask: (N, L).
+            task: a task of type ``text-generation``, or of one of the types that make a text from a text.
+            kwargs: of ``transformers.GenerationMixin.generate``, in place of the task's own.
+
+        Returns:
+            Tokens (N, T), as the backbone gives them.
+
+        Raises:
+            ValueError: the task writes no text.
+        """
+        head = self._head(task)
+        if head.language_model not in ("causal", "text2text"):
+            raise ValueError(
+                f"Task '{task}' of type {self.config.task(task)['type']} writes no text. Name another task."
+            )
+        own = {key: self.config.task(task).get(key) for key in ("num_beams", "max_new_tokens")}
+        given = {key: value for key, value in own.items() if value is not None}
+        backbone: Any = self.backbone
+        return backbone.generate(input_ids=input_ids, attention_mask=attention_mask, **{**given, **kwargs})
 
     def decode(self, name: str, logits: torch.Tensor, text: str, token_words: TokenWords) -> Any:
         """What a person reads of a task's logits for one row; see :mod:`decoding` for the arguments."""
@@ -279,6 +379,12 @@ class MultiTaskModel(PreTrainedModel):
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         model, info = loaded
         _check_loaded(str(pretrained_model_name_or_path), model.config, info)
+        if model.backbone.can_generate():
+            hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in kwargs}
+            with contextlib.suppress(OSError):  # a model saved without one has the configuration's
+                model.backbone.generation_config = GenerationConfig.from_pretrained(
+                    pretrained_model_name_or_path, **hub
+                )
         return (model, info) if wants_info else model
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
@@ -294,7 +400,14 @@ class MultiTaskModel(PreTrainedModel):
             from .pipeline import MultiTaskPipeline
 
             custom_object_save(MultiTaskPipeline, save_directory)
+            if self.backbone.can_generate():
+                self.backbone.generation_config.save_pretrained(save_directory)
             write_extensions(save_directory, self.config.tasks)
+
+
+def _language_model(config: MultiTaskConfig) -> str | None:
+    """Which native language model the backbone has to be, of which the heads of a family ask for one at most."""
+    return next((kind for task in config.tasks if (kind := head_class(task).language_model)), None)
 
 
 def _task_dict(name: str, task: Any) -> dict[str, Any]:

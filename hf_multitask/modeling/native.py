@@ -7,9 +7,24 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from .routing import States
+
+# By the kind of language model that a head reads: the class that brings it, and what its backbones are.
+LANGUAGE_MODELS: dict[str, tuple[Any, str, str]] = {
+    "masked": (AutoModelForMaskedLM, "bidirectional", "an encoder such as BERT, RoBERTa, XLM-R or ModernBERT"),
+    "causal": (AutoModelForCausalLM, "causal", "a decoder such as GPT-2, Llama, Qwen3 or Gemma"),
+    "text2text": (AutoModelForSeq2SeqLM, "encoder-decoder", "BART, mBART, T5, mT5 or Marian"),
+}
 
 # By class and configuration, stock heads on the meta device, with what stock_head says of them.
 _BUILT: dict[str, tuple[PreTrainedModel, bool]] = {}
@@ -20,12 +35,15 @@ class SharedStates(nn.Module):
     """Stands in a stock model where its base model was and hands on the states that it is given.
 
     A stock model passes ``inputs_embeds`` to its base model untouched; here that argument carries the output which
-    the shared backbone has computed for these rows, and the stock forward takes over from there.
+    the shared backbone has computed for these rows, and the stock forward takes over from there. Where a stock model
+    does reshape that argument, ``given`` carries the output.
     """
 
-    def forward(self, *args: Any, inputs_embeds: States, **kwargs: Any) -> States:  # noqa: ARG002
-        """Return ``inputs_embeds``."""
-        return inputs_embeds
+    given: States | None = None
+
+    def forward(self, *args: Any, inputs_embeds: States | None = None, **kwargs: Any) -> States | None:  # noqa: ARG002
+        """Return what is given."""
+        return inputs_embeds if self.given is None else self.given
 
     def get_input_embeddings(self) -> None:
         """None: the embeddings are the shared backbone's."""
@@ -34,6 +52,101 @@ class SharedStates(nn.Module):
 def backbone_class(config: PreTrainedConfig) -> Any:
     """The family's class without a head, such as ``BertModel``."""
     return AutoModel._model_mapping[type(config)]
+
+
+def family_kind(config: PreTrainedConfig) -> str:
+    """What a family is: ``"encoder-decoder"``, ``"causal"`` or ``"bidirectional"``."""
+    if config.is_encoder_decoder:
+        return "encoder-decoder"
+    masked = type(config) in AutoModelForMaskedLM._model_mapping
+    return "causal" if not masked and type(config) in AutoModelForCausalLM._model_mapping else "bidirectional"
+
+
+def check_language_model(task: str, kind: str, language_model: str, config: PreTrainedConfig) -> None:
+    """See that a family has the language model that a task needs.
+
+    Args:
+        task: name of the task.
+        kind: its type.
+        language_model: a key of ``LANGUAGE_MODELS``.
+        config: the backbone's configuration.
+
+    Raises:
+        ValueError: it has not.
+    """
+    auto_class, wanted, examples = LANGUAGE_MODELS[language_model]
+    found = family_kind(config)
+    if found != wanted or type(config) not in auto_class._model_mapping:
+        raise ValueError(
+            f"Task '{task}': {kind} needs {'an' if wanted[0] == 'e' else 'a'} {wanted} backbone with a language model; "
+            f"{config.model_type} is {found}. Take {examples}."
+        )
+
+
+def build_backbone(
+    config: PreTrainedConfig,
+    *,
+    language_model: str | None,
+    needs_pooler: bool,
+    path: str | None = None,
+    **kwargs: Any,
+) -> PreTrainedModel:
+    """The shared backbone: the family's class without a head, or its native language model where a task needs it.
+
+    Args:
+        config: its configuration.
+        language_model: a key of ``LANGUAGE_MODELS``, or None.
+        needs_pooler: whether a head reads the pooler, which language models come without.
+        path: where the weights are; fresh ones where None.
+        kwargs: of ``from_pretrained``.
+    """
+
+    def build(auto_class: Any, **more: Any) -> Any:
+        if path is None:
+            return auto_class.from_config(config, **more)
+        return auto_class.from_pretrained(path, config=config, **more, **kwargs)
+
+    if language_model is None:
+        return build(AutoModel, **backbone_kwargs(config, needs_pooler=needs_pooler))
+    backbone = build(LANGUAGE_MODELS[language_model][0])
+    if needs_pooler and getattr(backbone.base_model, "pooler", None) is None:
+        backbone.base_model.pooler = build(AutoModel).pooler
+    return backbone
+
+
+def reading_part(backbone: Any) -> Any:
+    """The module of a backbone that reads the inputs: its encoder, or all of it but a language model's last layers."""
+    return backbone.get_encoder() if backbone.config.is_encoder_decoder else backbone.base_model
+
+
+def language_logits(backbone: Any, hidden_MD: torch.Tensor) -> torch.Tensor:
+    """What a native language model's last layers make of some states: (M, D) to (M, V).
+
+    The model's own forward runs, its base model, or the decoder of those that have none, being replaced meanwhile.
+    """
+    states = States(last_hidden_state=hidden_MD.unsqueeze(0))
+    name = "decoder" if backbone.base_model is backbone else backbone.base_model_prefix
+    inputs: dict[str, Any] = {"inputs_embeds": states}
+    if name == "decoder":
+        inputs = {"decoder_inputs_embeds": states, "encoder_outputs": states}
+    replaced = backbone._modules[name]
+    backbone._modules[name] = SharedStates()
+    try:
+        return backbone(**inputs).logits.squeeze(0)
+    finally:
+        backbone._modules[name] = replaced
+
+
+def shifted_right(ids_NT: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
+    """What a decoder reads to predict some tokens, as the families' own models make it of them; -100 is padding."""
+    pad = config.pad_token_id or 0
+    ids_NT = ids_NT.masked_fill(ids_NT == -100, pad)
+    if config.model_type == "mbart":  # the last token, the language's code, comes first
+        last_N1 = (ids_NT != pad).sum(1, keepdim=True).clamp(min=1) - 1
+        first_N1 = ids_NT.gather(1, last_N1)
+    else:
+        first_N1 = torch.full_like(ids_NT[:, :1], int(config.decoder_start_token_id))
+    return torch.cat([first_N1, ids_NT[:, :-1]], 1)
 
 
 def stock_class(config: PreTrainedConfig, auto_class: Any) -> type[PreTrainedModel]:

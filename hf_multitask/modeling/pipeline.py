@@ -1,23 +1,23 @@
-"""``pipeline("multitask", ...)``: one text in, what every task says about it out, on one pass of the backbone."""
+"""``pipeline("multitask", ...)``: one input in, what every task says about it out, on one pass of the backbone."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from transformers import Pipeline
-from transformers.utils import logging
 
-from .decoding import token_words
-from .inputs import as_text, cut_rows, encode, input_names, longest_input, text_columns
+from .inputs import Encoder, padded
+from .readers import MaskReader, Reading, WritingReader, reader_of
 
-logger = logging.get_logger(__name__)
+_INPUTS = "a text or a dict with 'text', 'question' and 'context', or 'question' and 'choices'"
 
 
 class MultiTaskPipeline(Pipeline):
-    """Answers of all tasks, or of some, about a text or a pair of texts.
+    """Answers of all tasks that take the input, or of some of them.
 
-    An input is a string, a list of words, or ``{"text": ..., "text_pair": ...}``; tasks on pairs answer for pairs, the
-    others for single texts. ``tasks=["ner"]`` asks some of the tasks only.
+    An input is a string, a list of words, or a dict: ``{"text": ..., "text_pair": ...}`` for tasks on pairs,
+    ``{"question": ..., "context": ...}``, ``{"question": ..., "choices": [...]}``. ``tasks=["ner"]`` asks some of the
+    tasks only, ``generate_kwargs={...}`` goes to ``generate`` of those that write.
 
     Returns:
         A dict by task: a label with its score, a list of spans or tags, or whatever the task's type gives.
@@ -30,12 +30,14 @@ class MultiTaskPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = True
 
-    def _sanitize_parameters(self, tasks: list[str] | None = None, **_: Any) -> tuple[dict[str, Any], ...]:
+    def _sanitize_parameters(
+        self, tasks: list[str] | None = None, generate_kwargs: dict[str, Any] | None = None, **_: Any
+    ) -> tuple[dict[str, Any], ...]:
         if isinstance(tasks, str):
             tasks = [tasks]
         for name in tasks or []:
             self.model.config.task(name)
-        return {} if tasks is None else {"tasks": tasks}, {}, {}
+        return {} if tasks is None else {"tasks": tasks}, dict(generate_kwargs or {}), {}
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Answer for one input or a list of inputs; a list of words is one input inside such a list."""
@@ -44,42 +46,85 @@ class MultiTaskPipeline(Pipeline):
         return super().__call__(inputs, **kwargs)
 
     def preprocess(self, inputs: Any, tasks: list[str] | None = None) -> dict[str, Any]:
-        """One input to the model's inputs, and what is needed to read its answer."""
+        """One input to what each task reads of it."""
         row = inputs if isinstance(inputs, Mapping) else {"text": inputs}
-        if row.get("text") is None:
-            raise ValueError(f"An input should be a text or a dict with 'text'. Found {inputs!r}.")
-        text = as_text(row["text"])
-        pair = None if row.get("text_pair") is None else as_text(row["text_pair"])
+        if all(row.get(key) is None for key in ("text", "question")):
+            raise ValueError(f"An input should be {_INPUTS}. Found {inputs!r}.")
         config = self.model.config
-        names = [
-            name for name in config.task_names if (text_columns(config.task(name))[1] is not None) == (pair is not None)
-        ]
-        wrong = [name for name in tasks or [] if name not in names]
-        if wrong or not names:
-            name = wrong[0] if wrong else config.task_names[0]
-            needs = "single texts" if pair is not None else "pairs, {'text': ..., 'text_pair': ...}"
-            raise ValueError(f"Task '{name}' takes {needs}. Change the input, or name other tasks.")
-        names = [name for name in names if tasks is None or name in tasks]
-        limits = [task["max_length"] for task in map(config.task, names) if task.get("max_length")]
-        limit = longest_input(self.tokenizer, config.backbone_config, min(limits, default=None))
-        texts, pairs = [text], None if pair is None else [pair]
-        encoding = encode(self.tokenizer, texts, pairs, limit, return_offsets_mapping=self.tokenizer.is_fast)
-        if cut_rows(self.tokenizer, encoding, texts, pairs, limit)[0]:
-            logger.warning(f"An input is longer than {limit} tokens and was cut.")
-        taken = input_names(self.tokenizer, config.backbone_config)
-        tensors = {key: torch.tensor(encoding[key]) for key in taken if key in encoding}
-        return {**tensors, "row": (names, text, token_words(encoding) if self.tokenizer.is_fast else [])}
+        readings = {}
+        for task in config.tasks:
+            name, reader = task["name"], reader_of(task)
+            if tasks is None or name in tasks:
+                encoder = Encoder(self.tokenizer, config.backbone_config, task)
+                if reader.accepts(task, row, encoder):
+                    readings[name] = reader.read(task, row, encoder)
+        wrong = [name for name in tasks or [] if name not in readings]
+        if wrong or not readings:
+            task = config.task(wrong[0] if wrong else config.task_names[0])
+            takes = reader_of(task).takes(task)
+            raise ValueError(f"Task '{task['name']}' takes {takes}. Change the input, or name other tasks.")
+        return {"readings": readings}
 
-    def _forward(self, input_tensors: dict[str, Any], **_: Any) -> dict[str, Any]:
-        row = input_tensors.pop("row")
-        names = sorted({name for one in (row if isinstance(row, list) else [row]) for name in one[0]})
-        logits = self.model(**input_tensors, tasks=names).logits
-        return {"row": row, **{f"logits_{name}": logits[name] for name in names}}
+    @torch.no_grad()
+    def _forward(self, input_tensors: dict[str, Any], **generate_kwargs: Any) -> dict[str, Any]:
+        batched = isinstance(input_tensors["readings"], list)
+        items = input_tensors["readings"] if batched else [input_tensors["readings"]]
+        answers: list[dict[str, Any]] = [{} for _ in items]
+        self._read(items, answers)
+        self._write(items, answers, generate_kwargs)
+        ordered = [
+            {name: answer[name] for name in self.model.config.task_names if name in answer} for answer in answers
+        ]
+        return {"answers": ordered if batched else ordered[0]}
+
+    def _read(self, items: list[dict[str, Reading]], answers: list[dict[str, Any]]) -> None:
+        """Answers from one pass over all different texts of some inputs."""
+        rows: list[dict[str, list[int]]] = []
+        places: dict[Any, list[int]] = {}
+        owners: dict[str, list[tuple[int, list[int]]]] = {}  # by task, the inputs and their rows of the batch
+        for number, readings in enumerate(items):
+            for name, reading in readings.items():
+                if isinstance(reader_of(self.model.config.task(name)), WritingReader):
+                    continue
+                if reading.key not in places:
+                    places[reading.key] = list(range(len(rows), len(rows) + len(reading.rows)))
+                    rows += reading.rows
+                owners.setdefault(name, []).append((number, places[reading.key]))
+        if not rows:
+            return
+        batch = {key: value.to(self.device) for key, value in padded(self.tokenizer, rows).items()}
+        task_rows, labels = {}, {}
+        for name, own in owners.items():
+            most = max(len(of_item) for _, of_item in own)
+            table = torch.tensor([of_item + [-1] * (most - len(of_item)) for _, of_item in own], device=self.device)
+            task_rows[name] = table if self.model.heads[name].reads_several else table[:, 0]
+            reader = reader_of(self.model.config.task(name))
+            if isinstance(reader, MaskReader):
+                labels[name] = reader.labels(batch["input_ids"][task_rows[name]], self.tokenizer)
+        logits = self.model(**batch, tasks=list(owners), task_rows=task_rows, labels=labels or None).logits
+        for name, own in owners.items():
+            task = self.model.config.task(name)
+            of_items: Any = logits[name].float().cpu()
+            if name in labels:
+                of_items = of_items.split((labels[name] == 0).sum(1).tolist())
+            for (number, _), of_item in zip(own, of_items, strict=True):
+                rest = items[number][name].rest
+                answers[number][name] = reader_of(task).answer(task, of_item, rest, self.model, self.tokenizer)
+
+    def _write(self, items: list[dict[str, Reading]], answers: list[dict[str, Any]], kwargs: dict[str, Any]) -> None:
+        """Answers of the tasks that write."""
+        for task in self.model.config.tasks:
+            name, reader = task["name"], reader_of(task)
+            own = [number for number, readings in enumerate(items) if name in readings]
+            if not own or not isinstance(reader, WritingReader):
+                continue
+            side = "left" if self.model.heads[name].language_model == "causal" else None
+            rows = [items[number][name].rows[0] for number in own]
+            batch = {key: value.to(self.device) for key, value in padded(self.tokenizer, rows, side).items()}
+            texts = reader.write(self.model, task, batch, self.tokenizer, **kwargs)
+            for number, text in zip(own, texts, strict=True):
+                answers[number][name] = reader.text(task, items[number][name].rest, text)
 
     def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, Any]:
-        """The model's outputs for one input to what a person reads, by task."""
-        names, text, words = model_outputs["row"]
-        return {
-            name: self.model.decode(name, model_outputs[f"logits_{name}"][0].float().cpu(), text, words)
-            for name in names
-        }
+        """The answers for one input, by task."""
+        return model_outputs["answers"]

@@ -11,7 +11,8 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 from .config import MultiTaskConfig
 from .decoding import DECODERS, Decoder
 from .extensions import EXTENSIONS
-from .heads import HEADS, Head
+from .head_types import HEADS
+from .heads import Head
 from .travel import ROOM, keep_source, kept_source
 
 _HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")

@@ -11,6 +11,11 @@ class States(BaseModelOutputWithPoolingAndCrossAttentions):
     """What the backbone hands to the heads, with every field that a family's stock head reads of its base model."""
 
     global_attentions: tuple[torch.Tensor, ...] | None = None
+    decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    decoder_attentions: tuple[torch.Tensor, ...] | None = None
+    encoder_last_hidden_state: torch.Tensor | None = None
+    encoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    encoder_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 def rows_of(tensor: torch.Tensor | None, rows: torch.Tensor | None) -> torch.Tensor | None:
@@ -24,3 +29,10 @@ def states_of(states: States, rows: torch.Tensor | None) -> States:
         last_hidden_state=rows_of(states.last_hidden_state, rows),
         pooler_output=rows_of(getattr(states, "pooler_output", None), rows),
     )
+
+
+def spread(outputs: torch.Tensor, rows_NG: torch.Tensor, absent: float) -> torch.Tensor:
+    """Outputs of rows as those of items of several, (M, ...) to (N, G, ...); ``absent`` where a row is -1."""
+    result = outputs.new_full((*rows_NG.shape, *outputs.shape[1:]), absent)
+    result[rows_NG >= 0] = outputs
+    return result

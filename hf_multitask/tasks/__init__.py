@@ -6,8 +6,13 @@ from typing import Any
 from ..modeling.config import check_task_name, close_match
 from .base import Task
 from .labelled import Labelled
+from .language_modelling import FillMask, TextGeneration
+from .multiple_choice import MultipleChoice
+from .question_answering import QuestionAnswering
 from .registration import register_task
+from .sentence_similarity import SentenceSimilarity
 from .sequence_classification import SequenceClassification
+from .text2text import Summarization, Text2TextGeneration, Translation
 from .token_classification import TokenClassification
 from .types import TASK_TYPES
 
@@ -36,4 +41,19 @@ def build_task(name: str, values: dict[str, Any]) -> Task:
     return TASK_TYPES[kind](name=name, **arguments)
 
 
-__all__ = ["Labelled", "SequenceClassification", "Task", "TokenClassification", "build_task", "register_task"]
+__all__ = [
+    "FillMask",
+    "Labelled",
+    "MultipleChoice",
+    "QuestionAnswering",
+    "SentenceSimilarity",
+    "SequenceClassification",
+    "Summarization",
+    "Task",
+    "Text2TextGeneration",
+    "TextGeneration",
+    "TokenClassification",
+    "Translation",
+    "build_task",
+    "register_task",
+]

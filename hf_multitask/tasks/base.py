@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..modeling.config import close_match
-from ..modeling.inputs import text_columns
+from ..modeling.inputs import as_text, text_columns
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from datasets import Dataset
-    from transformers import BatchEncoding
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+    from ..modeling.inputs import Encoder
 
 
 @dataclass(kw_only=True)
@@ -36,20 +38,37 @@ class Task(ABC):
     Args:
         dataset: which dataset it reads; the one named like the task where None.
         max_length: tokens a row is cut to; the most that tokenizer and backbone take where None.
+        language: of the texts, for backbones that are told it, as XLM by its ``lang2id``.
     """
 
     type: ClassVar[str]
+    # Whether a row holds several texts, each an input of its own.
+    several: ClassVar[bool] = False
+    # Whether a row is changed at random whenever it is drawn, by :meth:`masked`.
+    masks: ClassVar[bool] = False
     # Whether encode_labels reads the encoding's offset_mapping, which only a fast tokenizer makes.
     aligns_words: ClassVar[bool] = False
     name: str | None = dataclasses.field(default=None, repr=False)
     dataset: str | None = None
     max_length: int | None = None
+    language: str | None = None
 
     def __post_init__(self) -> None:
-        if self.max_length is not None and (not isinstance(self.max_length, int) or self.max_length < 1):
-            raise self.error(
-                f"`max_length` should be a whole number of tokens. Found `max_length = {self.max_length!r}`."
-            )
+        self.check_number("max_length", 1)
+
+    def check_number(self, argument: str, least: int, *, none: bool = True) -> None:
+        """See that an argument is a whole number of ``least`` or more, or None where that is allowed.
+
+        Raises:
+            ValueError: it is not.
+        """
+        value = getattr(self, argument)
+        if (value is None and none) or (isinstance(value, int) and not isinstance(value, bool) and value >= least):
+            return
+        unit = " of tokens" if "length" in argument or "size" in argument or "stride" in argument else ""
+        raise self.error(
+            f"`{argument}` should be a whole number{unit}, {least} or more. Found `{argument} = {value!r}`."
+        )
 
     @property
     def source(self) -> str:
@@ -65,6 +84,16 @@ class Task(ABC):
     @abstractmethod
     def target_column(self) -> str:
         """Column of the labels."""
+
+    @property
+    def columns(self) -> list[str]:
+        """All columns it reads."""
+        return [column for column in (*self.text_columns, self.target_column) if column]
+
+    @property
+    def input_key(self) -> tuple[Any, ...]:
+        """What the model is fed: tasks with the same key share a row and a backbone pass. The source comes first."""
+        return (self.source, *self.text_columns, self.max_length, self.language)
 
     def to_dict(self) -> dict[str, Any]:
         """Name, type and arguments as plain values."""
@@ -82,6 +111,18 @@ class Task(ABC):
                     return secrets.token_hex()
         return digest.hexdigest()
 
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """See that the tokenizer can do what the task asks of it.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        if self.aligns_words and not tokenizer.is_fast:
+            raise self.error(
+                f"the tokenizer {type(tokenizer).__name__} is a slow one, which does not know where a token stands in "
+                "the text. Give a fast tokenizer."
+            )
+
     def error(self, sentence: str) -> ValueError:
         """An error whose sentence begins with this task's name."""
         return ValueError(f"Task '{self.name}': {sentence}" if self.name else f"{type(self).__name__}: {sentence}")
@@ -92,8 +133,8 @@ class Task(ABC):
         Raises:
             ValueError: one is missing.
         """
-        for column in [*self.text_columns, self.target_column]:
-            if column is not None and column not in dataset.column_names:
+        for column in self.columns:
+            if column not in dataset.column_names:
                 raise self.error(
                     f"the {split} data has no column '{column}'; it has {', '.join(dataset.column_names) or 'none'}."
                     + (close_match(column, dataset.column_names) or " Name the right one in the task.")
@@ -112,6 +153,46 @@ class Task(ABC):
     def unseen(self, dataset: Dataset) -> list[Any]:  # noqa: ARG002
         """Labels of a dataset that the task does not know, sorted; they are numbered after the known ones."""
         return []
+
+    def batch_rows(self, rows: dict[str, list[Any]], indices: list[int]) -> tuple[dict[str, list[Any]], list[int]]:
+        """Rows of the data to those that are drawn: the same, unless a type puts several together."""
+        return rows, indices
+
+    def encode_inputs(
+        self, rows: dict[str, list[Any]], indices: list[int], encoder: Encoder, split: str, *, offsets: bool
+    ) -> tuple[dict[str, list[Any]], Any, list[bool]]:
+        """The model inputs of a batch of rows, what :meth:`encode_labels` gets as ``encoding``, and which were cut.
+
+        Args:
+            rows: the columns, of the batch.
+            indices: the rows' numbers in their dataset, for messages.
+            encoder: makes inputs of texts.
+            split: name of the split, for messages.
+            offsets: whether a task reads where the tokens stand.
+        """
+        text, pair = self.text_columns
+        texts = self.texts(rows[text], text, indices, split)
+        pairs = None if pair is None else self.texts(rows[pair], pair, indices, split)
+        encoding = encoder.encode(texts, pairs, return_offsets_mapping=offsets)
+        return encoder.inputs(encoding), encoding, encoder.cut_rows(encoding, texts, pairs)
+
+    def texts(self, values: list[Any], column: str, indices: list[int], split: str) -> list[str]:
+        """The values of a column as texts.
+
+        Raises:
+            ValueError: one is none; the sentence names its row.
+        """
+        texts = []
+        for value, index in zip(values, indices, strict=True):
+            try:
+                texts.append(as_text(value))
+            except TypeError as problem:
+                raise self.row_error(index, split, f"column '{column}': {problem}. Mend the row.") from None
+        return texts
+
+    def row_error(self, index: int, split: str, sentence: str) -> ValueError:
+        """An error that names a row."""
+        return self.error(f"row {index} of the {split} data, {sentence}")
 
     @abstractmethod
     def encode_labels(
@@ -135,6 +216,38 @@ class Task(ABC):
         import torch
 
         return torch.tensor(labels)
+
+    def masked(
+        self,
+        inputs: dict[str, Any],
+        label: Any,
+        tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
+        generator: np.random.Generator,  # noqa: ARG002
+    ) -> tuple[dict[str, Any], Any]:
+        """Inputs and label of one row, changed at random."""
+        return inputs, label
+
+    def score(
+        self,
+        predictions: np.ndarray,
+        labels: np.ndarray,
+        *,
+        unseen: list[Any],
+        references: Sequence[Any],  # noqa: ARG002
+        loss: float,  # noqa: ARG002
+        tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
+    ) -> dict[str, float]:
+        """Metrics of an evaluation, see :meth:`metrics`; types that need more than tensors override this.
+
+        Args:
+            predictions: what the head's ``predictions`` keeps, or the tokens that a task wrote; padded with -100.
+            labels: as collated, padded with -100.
+            unseen: see :meth:`metrics`.
+            references: the labels as encoded, in the order of the predictions.
+            loss: mean over all items.
+            tokenizer: the backbone's.
+        """
+        return self.metrics(predictions, labels, unseen)
 
     @abstractmethod
     def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: list[Any]) -> dict[str, float]:

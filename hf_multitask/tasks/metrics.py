@@ -1,6 +1,10 @@
 """Metrics as :class:`evaluate.Metric` classes that need no Hub. Imported when a metric is first computed."""
 
+import importlib
+import re
+import string
 import warnings
+from collections import Counter
 from typing import Any, ClassVar
 
 import evaluate
@@ -10,6 +14,7 @@ from datasets import Features, List, Value
 _LABELS = Features({"predictions": Value("int64"), "references": Value("int64")})
 _NUMBERS = Features({"predictions": List(Value("float64")), "references": List(Value("float64"))})
 _SETS = Features({"predictions": List(Value("int64")), "references": List(Value("int64"))})
+_TEXTS = Features({"predictions": Value("string"), "references": Value("string")})
 _TAGS = Features({"predictions": List(Value("string")), "references": List(Value("string"))})
 
 
@@ -98,4 +103,77 @@ class SpanF1(_Offline):
         return {name: float(score) for name, score in scores.items()}
 
 
-__all__ = ["Accuracy", "BinaryF1", "Correlation", "MicroF1", "SpanF1"]
+class Squad(_Offline):
+    """``f1`` and ``exact_match`` of SQuAD: of each answer the best over its references, after its normalisation.
+
+    SQuAD: 100,000+ Questions for Machine Comprehension of Text (EMNLP 2016), section 6.1,
+    https://arxiv.org/abs/1606.05250; without answer, as SQuAD 2.0 counts it, both are 1 for nothing and else 0.
+    """
+
+    features = Features({"predictions": Value("string"), "references": List(Value("string"))})
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        pairs = [
+            [(_words(predicted), _words(true)) for true in wanted]
+            for predicted, wanted in zip(predictions, references, strict=True)
+        ]
+        return {
+            "f1": float(np.mean([max(_overlap(*pair) for pair in of_row) for of_row in pairs])),
+            "exact_match": float(np.mean([any(got == true for got, true in of_row) for of_row in pairs])),
+        }
+
+
+class Rouge(_Offline):
+    """``rougeL``, ``rouge1`` and ``rouge2``: F-measures of rouge-score with stemming."""
+
+    features = _TEXTS
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        rouge_scorer = need("rouge_score.rouge_scorer", "rougeL", "generation")
+        names = ["rougeL", "rouge1", "rouge2"]
+        scorer = rouge_scorer.RougeScorer(names, use_stemmer=True)
+        scores = [scorer.score(true, got) for got, true in zip(predictions, references, strict=True)]
+        return {name: float(np.mean([score[name].fmeasure for score in scores])) for name in names}
+
+
+class Translations(_Offline):
+    """``chrf`` and ``bleu`` of a corpus by sacrebleu in its default settings, divided by 100."""
+
+    features = _TEXTS
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        sacrebleu = need("sacrebleu", "chrf", "generation")
+        chrf = sacrebleu.corpus_chrf(predictions, [references]).score
+        return {"chrf": chrf / 100, "bleu": sacrebleu.corpus_bleu(predictions, [references]).score / 100}
+
+
+def need(module: str, metric: str, extra: str) -> Any:
+    """A module that comes with an extra.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        raise ValueError(
+            f"The metric '{metric}' needs the package '{package}', which is not installed. "
+            f"Run: pip install 'hf_multitask[{extra}]'"
+        ) from None
+
+
+def _words(text: str) -> list[str]:
+    """Words in lower case, without punctuation and English articles."""
+    plain = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", plain).split()
+
+
+def _overlap(predicted: list[str], true: list[str]) -> float:
+    if not predicted or not true:
+        return float(predicted == true)
+    common = sum((Counter(predicted) & Counter(true)).values())
+    return 2 * common / (len(predicted) + len(true))
+
+
+__all__ = ["Accuracy", "BinaryF1", "Correlation", "MicroF1", "Rouge", "SpanF1", "Squad", "Translations", "need"]

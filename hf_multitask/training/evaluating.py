@@ -15,6 +15,7 @@ from transformers import Trainer
 from transformers.trainer_utils import PredictionOutput, speed_metrics
 
 from ..data.workers import leave_sigterm_to_parent
+from ..modeling.generation import generation_kwargs
 from ..tasks import Task
 from .evaluation import Metric, Scores, TaskRows, prefixed, score
 from .preparation import Datasets
@@ -45,14 +46,29 @@ class EvaluatingTrainer(Trainer):
         prediction_loss_only: bool,  # noqa: ARG002
         ignore_keys: list[str] | None = None,  # noqa: ARG002
     ) -> tuple[None, tuple[torch.Tensor, ...], torch.Tensor]:
-        """Logits of the one task in the batch, with each row's summed loss and number of items, and its labels."""
+        """Predictions of the one task in the batch, each row's summed loss and number of items, and its labels."""
         inputs = self._prepare_inputs(inputs)
-        ((name, labels),) = inputs.pop("labels").items()
-        head = self.accelerator.unwrap_model(self.model).heads[name]
+        ((name, labels),) = inputs["labels"].items()
+        unwrapped = self.accelerator.unwrap_model(self.model)
+        head = unwrapped.heads[name]
         with torch.no_grad(), self.compute_loss_context_manager():
             logits = model(**inputs).logits[name]
             losses = head.loss(logits, labels)
-        return None, (logits.to(losses.dtype), losses, head.items(labels)), labels
+            predictions = head.predictions(logits, labels)
+            if head.writes and name not in self.metric_by_task:
+                predictions = self._written(unwrapped, name, inputs)
+        if predictions.is_floating_point():
+            predictions = predictions.to(torch.promote_types(losses.dtype, predictions.dtype))
+        return None, (predictions, losses, head.items(labels)), labels
+
+    def _written(self, model: Any, name: str, inputs: dict[str, Any]) -> torch.Tensor:
+        """The tokens that a task writes for the rows of a batch."""
+        tokenizer: Any = self.processing_class
+        rows = inputs["task_rows"][name]
+        given = {key: inputs[key][rows] for key in ("input_ids", "attention_mask") if key in inputs}
+        return model.generate(
+            **given, task=name, **generation_kwargs(tokenizer, {**self.tasks[name].to_dict(), "name": name})
+        )
 
     def _scores(self, rows: Mapping[str, TaskRows], description: str) -> dict[str, Scores]:
         scores = {}
@@ -61,7 +77,12 @@ class EvaluatingTrainer(Trainer):
                 self.get_test_dataloader(own), description=f"{description} of {name}", prediction_loss_only=False
             )
             scores[name] = score(
-                own, self.tasks[name], output.predictions, np.asarray(output.label_ids), self.metric_by_task.get(name)
+                own,
+                self.tasks[name],
+                output.predictions,
+                np.asarray(output.label_ids),
+                self.metric_by_task.get(name),
+                self.processing_class,
             )
         return scores
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from transformers import EvalPrediction
 
 from ..data import Encoded, feature
+from ..data.encoding import label_column
 from ..data.mixture import Feature
 from ..tasks import Task
 
@@ -41,7 +42,12 @@ class TaskRows(Dataset[Feature]):
 
     def __getitem__(self, place: int) -> Feature:
         """A row as features of this task only."""
-        return feature(self.rows[int(self.order[place])], [self.task])
+        row = int(self.order[place])
+        return {**feature(self.rows[row], [self.task]), "draw": (0, row)}
+
+    def references(self) -> Sequence[Any]:
+        """The labels as encoded, in the order of the dataset."""
+        return self.rows[label_column(self.task)]
 
     def restore(self, predictions: np.ndarray) -> np.ndarray:
         """Put predictions that follow this order back into the order of the dataset."""
@@ -60,7 +66,9 @@ class Scores:
     primary: tuple[str, float]
 
 
-def score(rows: TaskRows, task: Task, outputs: Any, labels: np.ndarray, metric: Metric | None) -> Scores:
+def score(
+    rows: TaskRows, task: Task, outputs: Any, labels: np.ndarray, metric: Metric | None, tokenizer: Any
+) -> Scores:
     """Metrics of a finished evaluation of one task.
 
     The loss is the sum of all items' losses over their number, so it does not depend on batches or ranks.
@@ -71,16 +79,19 @@ def score(rows: TaskRows, task: Task, outputs: Any, labels: np.ndarray, metric: 
         outputs: logits, the summed loss of each row, and its number of items.
         labels: what the collator made of the labels.
         metric: the user's own metrics in place of the task's.
+        tokenizer: the backbone's.
     """
     logits, losses, items = (rows.restore(output) for output in outputs)
     labels = rows.restore(labels)
+    loss = float(losses.sum() / max(items.sum(), 1))
     if metric is None:
-        values = task.metrics(logits, labels, rows.unseen)
+        references = rows.references()
+        values = task.score(logits, labels, unseen=rows.unseen, references=references, loss=loss, tokenizer=tokenizer)
     else:
         values = dict(metric(EvalPrediction(predictions=logits, label_ids=labels)))
     values = {name: float(value) for name, value in values.items()}
     primary = next(iter(values.items()), ("none", 0.0))
-    return Scores(logits, labels, {"loss": float(losses.sum() / max(items.sum(), 1)), **values}, primary)
+    return Scores(logits, labels, {"loss": loss, **values}, primary)
 
 
 def prefixed(metrics: Mapping[str, float], *prefix: str) -> Iterator[tuple[str, float]]:

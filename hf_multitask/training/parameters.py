@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
     from ..modeling import MultiTaskModel
-    from ..modeling.heads import Head
 
 BACKBONE = "backbone"
 _LAYER = re.compile(r"^backbone\.[a-zA-Z_.0-9]*?\.(\d+)\.")
@@ -47,14 +46,9 @@ def drop_gradients(model: MultiTaskModel, items: Mapping[str, int]) -> None:
         model: after the backward pass.
         items: of every task in the step; without an item of any, nothing trains.
     """
-    heads = {name: cast("Head", head) for name, head in model.heads.items()}
-    present = [head for name, head in heads.items() if items[name]]
-    unread: list[torch.nn.Module | None] = [head for name, head in heads.items() if not items[name]]
-    if not any(head.needs_pooler for head in present):
-        unread.append(getattr(model.backbone, "pooler", None))
-    for module in unread if present else [model]:
-        for parameter in () if module is None else module.parameters():
-            parameter.grad = None
+    present = [name for name in model.heads if items[name]]
+    for parameter in model.unread_parameters(present) if present else model.parameters():
+        parameter.grad = None
 
 
 def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:

@@ -161,17 +161,13 @@ def encode_datasets(
 
 
 def check_tokenizer(tasks: Mapping[str, Task], tokenizer: PreTrainedTokenizerBase) -> None:
-    """See that the tokenizer knows where its tokens stand in a text, where a task asks for that.
+    """See that the tokenizer can do what the tasks ask of it.
 
     Raises:
         ValueError: it does not.
     """
     for task in tasks.values():
-        if task.aligns_words and not tokenizer.is_fast:
-            raise task.error(
-                f"the tokenizer {type(tokenizer).__name__} is a slow one, which does not know where a token stands in "
-                "the text. Give a fast tokenizer."
-            )
+        task.check_tokenizer(tokenizer)
 
 
 def ensure_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -124,7 +124,7 @@ class MultiTaskTrainer(EvaluatingTrainer, SteppingTrainer, SavingTrainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=MixtureCollator(processing_class, self.tasks),
+            data_collator=MixtureCollator(processing_class, self.tasks, seed=self._data_seed),
             train_dataset=mixture,
             eval_dataset=None if eval_dataset is None else self.evaluation_rows(eval_dataset, "evaluation"),
             processing_class=processing_class,

@@ -18,7 +18,8 @@ from hf_multitask.cli import main
 from hf_multitask.data.encoding import encode_dataset
 from hf_multitask.modeling import Head
 from hf_multitask.modeling.decoding import DECODERS, decode_sequence
-from hf_multitask.modeling.heads import HEADS, SequenceClassificationHead
+from hf_multitask.modeling.head_types import HEADS
+from hf_multitask.modeling.heads import SequenceClassificationHead
 from hf_multitask.tasks import TASK_TYPES, build_task
 
 FILES = files_of("your-own-task.md")

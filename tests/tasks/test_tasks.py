@@ -22,7 +22,7 @@ from hf_multitask.tasks import build_task
         ({"type": "token-classification", "label_names": ["O", "O"]}, "`label_names` should be different names"),
         (
             {"type": "token-classification", "max_length": 0},
-            "`max_length` should be a whole number of tokens. Found `max_length = 0`",
+            "`max_length` should be a whole number of tokens, 1 or more. Found `max_length = 0`",
         ),
         (
             {"type": "token-classification", "unseen_labels": "eror"},

@@ -1,0 +1,63 @@
+"""Texts that a model writes: target tokens, language codes, and what ``generate`` is told."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from .config import close_match
+
+_CODES = (("source_lang", "src_lang"), ("target_lang", "tgt_lang"))
+
+
+def language_code_ids(tokenizer: PreTrainedTokenizerBase, task: Mapping[str, Any]) -> dict[str, int]:
+    """Tokens of the languages that a task names: by ``source_lang`` and ``target_lang``.
+
+    Raises:
+        ValueError: the tokenizer takes no language codes, or does not know one.
+    """
+    ids = {}
+    for key, attribute in _CODES:
+        code = task.get(key)
+        if code is None:
+            continue
+        where = f"Task '{task.get('name')}' names the {key} '{code}', and the tokenizer {type(tokenizer).__name__}"
+        if not hasattr(tokenizer, attribute):
+            raise ValueError(f"{where} takes no language codes. Leave it out, or say it in the prefix.")
+        found = tokenizer.convert_tokens_to_ids(code)
+        if found is None or found == tokenizer.unk_token_id:
+            known = [token for token in tokenizer.all_special_tokens if "_" in token]
+            raise ValueError(
+                f"{where} does not know it. Name one of its codes{' (' + ', '.join(known) + ')' if known else ''}."
+                + close_match(code, known)
+            )
+        ids[key] = int(str(found))
+    return ids
+
+
+@contextmanager
+def languages(tokenizer: Any, task: Mapping[str, Any]) -> Iterator[None]:
+    """A tokenizer that reads and writes a task's languages meanwhile."""
+    before = {}
+    for key, attribute in _CODES:
+        if task.get(key) is not None:
+            before[attribute] = getattr(tokenizer, attribute)
+            setattr(tokenizer, attribute, task[key])
+    try:
+        yield
+    finally:
+        for attribute, value in before.items():
+            if value is not None:
+                setattr(tokenizer, attribute, value)
+
+
+def generation_kwargs(tokenizer: PreTrainedTokenizerBase, task: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``generate`` is told of a task beside its inputs: beams, length, the code that the target begins with."""
+    kwargs: dict[str, Any] = {"max_new_tokens": task.get("max_new_tokens") or task.get("max_target_length") or 64}
+    if task.get("num_beams"):
+        kwargs["num_beams"] = task["num_beams"]
+    ids = language_code_ids(tokenizer, task)
+    if "target_lang" in ids:
+        kwargs["forced_bos_token_id"] = ids["target_lang"]
+    return kwargs

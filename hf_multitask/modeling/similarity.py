@@ -1,0 +1,74 @@
+"""How near two texts are, each read by itself. Legend as in ``heads``; P pairs and G = 2P texts of an item."""
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedConfig
+
+from .heads import IGNORE, Head, at_least_float32, pooled_states
+from .native import States, family_kind
+
+
+class SentenceSimilarityHead(Head):
+    r"""Normalised embeddings of texts, pooled from the states without layers of its own.
+
+    Where pairs have scores, an item is a pair and its loss is :math:`(\cos(a, b) - s)^2` with the score s moved to 0
+    to 1. Where they have none, an item is a pair of a fixed group of pairs :math:`(a_i, b_i)` and its loss is
+    :math:`-\log \mathrm{softmax}_j(c \cos(a_i, b_j))_i`: the other pairs' second texts are the negatives
+    (Efficient Natural Language Response Suggestion, 2017, section 4.4, https://arxiv.org/abs/1705.00652).
+    """
+
+    reads_several: ClassVar[bool] = True
+
+    @classmethod
+    def outputs(cls, task: dict[str, Any]) -> int:  # noqa: ARG003
+        """An embedding, whatever the labels."""
+        return 1
+
+    def build(self, task: dict[str, Any], config: PreTrainedConfig, pooling: str) -> None:
+        """Choose the pooling: the mean, or the last token of a causal backbone, where the family's own is asked for."""
+        native = "last" if family_kind(config) == "causal" else "mean"
+        self.pooling = native if pooling == "native" else pooling
+        self.scored = task.get("label_column") is not None
+        self.scale = float(task.get("scale") or 20.0)
+
+    def forward(
+        self,
+        states: States,
+        input_ids: torch.Tensor | None,  # noqa: ARG002
+        attention_mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """States of single texts (M, L, D) to embeddings of length 1, (M, D)."""
+        return F.normalize(at_least_float32(pooled_states(states.last_hidden_state, attention_mask, self.pooling)))  # type: ignore[arg-type]
+
+    def items(self, labels: torch.Tensor) -> torch.Tensor:
+        """Pairs of each item, (N, P) to (N,)."""
+        return (labels != IGNORE).sum(1)
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Embeddings (N, G, D) and labels (N, P), scores or anything for a pair that is there, to (N,)."""
+        first_NPD, second_NPD = logits[:, 0::2], logits[:, 1::2]
+        there_NP = labels != IGNORE
+        if self.scored:
+            errors_NP = (_cosines(first_NPD, second_NPD) - labels.to(logits.dtype)) ** 2
+            return errors_NP.masked_fill(~there_NP, 0.0).sum(1)
+        scores_NPP = self._scores(first_NPD, second_NPD, there_NP)
+        own_P = torch.arange(labels.shape[1], device=labels.device)
+        targets_NP = own_P.expand_as(labels).masked_fill(~there_NP, IGNORE)
+        return F.cross_entropy(scores_NPP.transpose(1, 2), targets_NP, ignore_index=IGNORE, reduction="none").sum(1)
+
+    def predictions(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cosines of the pairs, (N, P); without scores, the number of the nearest second text of the group."""
+        first_NPD, second_NPD = logits[:, 0::2], logits[:, 1::2]
+        if self.scored:
+            return _cosines(first_NPD, second_NPD)
+        return self._scores(first_NPD, second_NPD, labels != IGNORE).argmax(2)
+
+    def _scores(self, first_NPD: torch.Tensor, second_NPD: torch.Tensor, there_NP: torch.Tensor) -> torch.Tensor:
+        scores_NPP = self.scale * first_NPD @ second_NPD.transpose(1, 2)
+        return scores_NPP.masked_fill(~there_NP.unsqueeze(1), torch.finfo(scores_NPP.dtype).min)
+
+
+def _cosines(first_NPD: torch.Tensor, second_NPD: torch.Tensor) -> torch.Tensor:
+    return (first_NPD * second_NPD).sum(-1)

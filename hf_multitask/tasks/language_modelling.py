@@ -1,0 +1,217 @@
+"""Language modelling: the words behind a mask, and the next word."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..modeling.heads import IGNORE
+from .base import Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from ..modeling.inputs import Encoder
+
+
+@dataclass(kw_only=True)
+class LanguageModelling(Task):
+    """What the two types have in common."""
+
+    text_column: str = "text"
+
+    @property
+    def target_column(self) -> str:
+        """The text itself."""
+        return self.text_column
+
+    @property
+    def columns(self) -> list[str]:
+        """See :class:`Task`."""
+        return [self.text_column]
+
+    def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:
+        """Labels (N, L), -100 where a token has none."""
+        import torch
+
+        pads = [[IGNORE] * (length - len(row)) for row in labels]
+        rows = zip(pads, labels, strict=True)
+        return torch.tensor([pad + row if padding_side == "left" else row + pad for pad, row in rows])
+
+    def score(
+        self,
+        predictions: np.ndarray,
+        labels: np.ndarray,
+        *,
+        unseen: list[Any],
+        references: Sequence[Any],  # noqa: ARG002
+        loss: float,
+        tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
+    ) -> dict[str, float]:
+        """``token_accuracy``, and ``perplexity``, the exponential of the mean loss of a token."""
+        return {**self.metrics(predictions, labels, unseen), "perplexity": math.exp(min(loss, 700.0))}
+
+    def metrics(
+        self,
+        predictions: np.ndarray,
+        labels: np.ndarray,
+        unseen: list[Any],  # noqa: ARG002
+    ) -> dict[str, float]:
+        """``token_accuracy``."""
+        from .metrics import Accuracy
+
+        told = predictions != IGNORE
+        accuracy = Accuracy().compute(predictions=predictions[told], references=self.targets(labels)[told])
+        return {"token_accuracy": accuracy["accuracy"]}
+
+    def targets(self, labels: np.ndarray) -> np.ndarray:
+        """For each place of (N, L), the token that is told there."""
+        return labels
+
+
+@dataclass(kw_only=True)
+class FillMask(LanguageModelling):
+    """Tell masked words: BERT's masked language modelling, with a new mask whenever a row is drawn.
+
+    Of the tokens that are no special ones, each is chosen with ``mlm_probability``; of the chosen 80 % become the mask
+    token, 10 % a random token, 10 % stay (BERT, 2018, section 3.1, https://arxiv.org/abs/1810.04805). The choice
+    depends on seed, optimizer step and row alone; evaluation masks a row alike always.
+
+    Args:
+        text_column: column of the text.
+        mlm_probability: share of the tokens that are to be told.
+        dataset: see :class:`Task`.
+        max_length: see :class:`Task`.
+        language: see :class:`Task`.
+    """
+
+    type: ClassVar[str] = "fill-mask"
+    masks: ClassVar[bool] = True
+    mlm_probability: float = 0.15
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.mlm_probability, float | int) or not 0 < self.mlm_probability <= 1:
+            raise self.error(
+                "`mlm_probability` should be above 0, and 1 at most. "
+                f"Found `mlm_probability = {self.mlm_probability!r}`."
+            )
+
+    @property
+    def input_key(self) -> tuple[Any, ...]:
+        """See :class:`Task`: masked rows are nobody else's."""
+        return (*super().input_key, self.type, self.name)
+
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """See :meth:`Task.check_tokenizer`."""
+        if tokenizer.mask_token_id is None:
+            raise self.error(
+                f"the tokenizer {type(tokenizer).__name__} has no mask token. Take a backbone that was trained with "
+                "one, or set tokenizer.mask_token."
+            )
+
+    def encode_labels(
+        self,
+        rows: dict[str, list[Any]],  # noqa: ARG002
+        indices: list[int],  # noqa: ARG002
+        encoding: Any,
+        unseen: list[Any],  # noqa: ARG002
+        split: str,  # noqa: ARG002
+    ) -> list[Any]:
+        """See :meth:`Task.encode_labels`: nothing but that there is one, for masks are drawn later."""
+        return [[IGNORE] * len(ids) for ids in encoding["input_ids"]]
+
+    def masked(
+        self, inputs: dict[str, Any], label: Any, tokenizer: PreTrainedTokenizerBase, generator: np.random.Generator
+    ) -> tuple[dict[str, Any], Any]:
+        """See :meth:`Task.masked`."""
+        ids, special = list(inputs["input_ids"]), set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+        chances, kinds = generator.random(len(ids)), generator.random(len(ids))
+        words = generator.integers(0, len(tokenizer), len(ids))
+        label = list(label)
+        for place, token in enumerate(inputs["input_ids"]):
+            if token not in special and chances[place] < self.mlm_probability:
+                label[place] = token
+                if kinds[place] < 0.8:
+                    ids[place] = tokenizer.mask_token_id
+                elif kinds[place] < 0.9:
+                    ids[place] = int(words[place])
+        return {**inputs, "input_ids": ids}, label
+
+
+@dataclass(kw_only=True)
+class TextGeneration(LanguageModelling):
+    """Tell the next word, from the first to the last of a text, by a causal language model.
+
+    A text begins with the beginning-of-text token, where the tokenizer has one, and ends with the end-of-text token. It
+    is cut into blocks; no block holds words of two texts. A block begins with the last token of the one before it, so
+    that every token is told once.
+
+    Args:
+        text_column: column of the text.
+        block_size: tokens of a block; as many as tokenizer and backbone take, but 1024 at most, where None.
+        num_beams: beams of the pipeline's search.
+        max_new_tokens: tokens that the pipeline adds to a text.
+        dataset: see :class:`Task`.
+        max_length: not used; texts are not cut off.
+        language: see :class:`Task`.
+    """
+
+    type: ClassVar[str] = "text-generation"
+    block_size: int | None = None
+    num_beams: int | None = None
+    max_new_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_number("block_size", 2)
+        self.check_number("num_beams", 1)
+        self.check_number("max_new_tokens", 1)
+
+    @property
+    def input_key(self) -> tuple[Any, ...]:
+        """See :class:`Task`: blocks are nobody else's."""
+        return (*super().input_key, self.type, self.block_size)
+
+    def encode_inputs(
+        self,
+        rows: dict[str, list[Any]],
+        indices: list[int],
+        encoder: Encoder,
+        split: str,
+        *,
+        offsets: bool,  # noqa: ARG002
+    ) -> tuple[dict[str, list[Any]], Any, list[bool]]:
+        """See :meth:`Task.encode_inputs`: of every row its blocks, a row each."""
+        tokenizer = encoder.tokenizer
+        size = min(self.block_size or 1024, encoder.limit or self.block_size or 1024)
+        texts = self.texts(rows[self.text_column], self.text_column, indices, split)
+        blocks: list[list[int]] = []
+        for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []:
+            begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+            end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+            ids = [*begin, *ids, *end]
+            blocks += [ids[start : start + size] for start in range(0, max(len(ids) - 1, 1), size - 1)]
+        inputs = {"input_ids": blocks, "attention_mask": [[1] * len(block) for block in blocks]}
+        return {name: inputs[name] for name in inputs if name in encoder.names}, blocks, [False] * len(blocks)
+
+    def encode_labels(
+        self,
+        rows: dict[str, list[Any]],  # noqa: ARG002
+        indices: list[int],  # noqa: ARG002
+        encoding: Any,
+        unseen: list[Any],  # noqa: ARG002
+        split: str,  # noqa: ARG002
+    ) -> list[Any]:
+        """See :meth:`Task.encode_labels`: the tokens themselves."""
+        return encoding
+
+    def targets(self, labels: np.ndarray) -> np.ndarray:
+        """See :class:`LanguageModelling`: the token behind each place."""
+        import numpy as np
+
+        return np.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)

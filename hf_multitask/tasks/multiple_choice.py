@@ -1,0 +1,115 @@
+"""The right one of several texts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .base import Task
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..modeling.inputs import Encoder
+
+
+@dataclass(kw_only=True)
+class MultipleChoice(Task):
+    """Choose the right one of the choices of a row, any number of them.
+
+    Args:
+        question_column: column of the question, or of a text to be continued.
+        choices_column: column of the choices, a list of texts a row.
+        label_column: column of the number of the right one, counted from 0; None where a row has none.
+        dataset: see :class:`Task`.
+        max_length: tokens of a question with one choice; see :class:`Task`.
+        language: see :class:`Task`.
+    """
+
+    type: ClassVar[str] = "multiple-choice"
+    several: ClassVar[bool] = True
+    question_column: str = "question"
+    choices_column: str = "choices"
+    label_column: str = "label"
+
+    @property
+    def text_columns(self) -> tuple[str, str | None]:
+        """The question's and the choices'."""
+        return self.question_column, self.choices_column
+
+    @property
+    def target_column(self) -> str:
+        """Column of the right choice."""
+        return self.label_column
+
+    @property
+    def input_key(self) -> tuple[Any, ...]:
+        """See :class:`Task`."""
+        return (*super().input_key, self.type)
+
+    def encode_inputs(
+        self,
+        rows: dict[str, list[Any]],
+        indices: list[int],
+        encoder: Encoder,
+        split: str,
+        *,
+        offsets: bool,  # noqa: ARG002
+    ) -> tuple[dict[str, list[Any]], Any, list[bool]]:
+        """See :meth:`Task.encode_inputs`: of every row the question with each of its choices."""
+        questions = self.texts(rows[self.question_column], self.question_column, indices, split)
+        first: list[str] = []
+        second: list[str] = []
+        ends = [0]
+        for question, choices, index in zip(questions, rows[self.choices_column], indices, strict=True):
+            if not isinstance(choices, list) or not choices:
+                raise self.row_error(
+                    index,
+                    split,
+                    f"column '{self.choices_column}': a row needs a list of choices. Found {choices!r}. Mend the row.",
+                )
+            first += [question] * len(choices)
+            second += self.texts(choices, self.choices_column, [index] * len(choices), split)
+            ends.append(len(second))
+        encoding = encoder.encode(first, second)
+        cut = encoder.cut_rows(encoding, first, second)
+        spans = list(pairwise(ends))
+        inputs = {
+            name: [values[start:end] for start, end in spans] for name, values in encoder.inputs(encoding).items()
+        }
+        return inputs, [end - start for start, end in spans], [any(cut[start:end]) for start, end in spans]
+
+    def encode_labels(
+        self,
+        rows: dict[str, list[Any]],
+        indices: list[int],
+        encoding: Any,
+        unseen: list[Any],  # noqa: ARG002
+        split: str,
+    ) -> list[Any]:
+        """See :meth:`Task.encode_labels`."""
+        for label, count, index in zip(rows[self.label_column], encoding, indices, strict=True):
+            if label is not None and (not isinstance(label, int) or not 0 <= label < count):
+                raise self.row_error(
+                    index,
+                    split,
+                    f"column '{self.label_column}': the right choice should be a number from 0 to "
+                    f"{count - 1}. Found {label!r}. Mend the row.",
+                )
+        return rows[self.label_column]
+
+    def metrics(
+        self,
+        predictions: np.ndarray,
+        labels: np.ndarray,
+        unseen: list[Any],  # noqa: ARG002
+    ) -> dict[str, float]:
+        """``accuracy``."""
+        import numpy as np
+
+        from .metrics import Accuracy
+
+        # Evaluation pads batches of fewer choices with -100, and a batch pads its own with minus infinity.
+        best = np.where(predictions == -100, -np.inf, predictions).argmax(-1)
+        return Accuracy().compute(predictions=best, references=labels)

@@ -1,0 +1,170 @@
+"""Embeddings of texts, near each other for texts alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..modeling.heads import IGNORE
+from . import labels as lab
+from .base import Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from datasets import Dataset
+
+    from ..modeling.inputs import Encoder
+
+
+@dataclass(kw_only=True)
+class SentenceSimilarity(Task):
+    """Learn embeddings from pairs of texts, each text read by itself.
+
+    With ``label_column`` the cosine of a pair learns its score. Without, the texts of a pair are to be nearer than
+    those of other pairs: ``negatives`` rows that follow each other in the data make a group, which is drawn whole and
+    whose second texts are each other's negatives. Shuffle data that are sorted by topic first.
+
+    Args:
+        text_column: column of the first text.
+        text_pair_column: column of the second text.
+        label_column: column of the score, a number; None in a row without.
+        score_range: scores that mean cosines of 0 and 1; the least and the greatest of the training data where None.
+        negatives: rows of a group, where there are no scores.
+        scale: of the cosines in the loss over a group.
+        dataset: see :class:`Task`.
+        max_length: see :class:`Task`.
+        language: see :class:`Task`.
+    """
+
+    type: ClassVar[str] = "sentence-similarity"
+    several: ClassVar[bool] = True
+    text_column: str = "sentence1"
+    text_pair_column: str = "sentence2"
+    label_column: str | None = None
+    score_range: list[float] | None = None
+    negatives: int = 16
+    scale: float = 20.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_number("negatives", 2, none=False)
+        if self.score_range is not None:
+            self.score_range = [float(value) for value in self.score_range]
+            if len(self.score_range) != 2 or not self.score_range[0] < self.score_range[1]:
+                raise self.error(f"`score_range` should be two numbers that rise. Found {self.score_range!r}.")
+
+    @property
+    def target_column(self) -> str:
+        """Column of the scores; empty where there are none."""
+        return self.label_column or ""
+
+    @property
+    def input_key(self) -> tuple[Any, ...]:
+        """See :class:`Task`."""
+        return (*super().input_key, self.type, None if self.label_column else self.negatives)
+
+    def resolve(self, train: Dataset | None, others: Sequence[Dataset]) -> Task:
+        """See :meth:`Task.resolve`."""
+        if self.label_column is None or self.score_range is not None:
+            return self
+        data = [dataset for dataset in (train, *others) if dataset is not None]
+        for dataset in data:
+            found, depth = lab.kind(dataset, self.label_column)
+            if found not in ("float", "number", "nothing") or depth:
+                raise self.error(
+                    f"column '{self.label_column}' holds {lab.describe(found, depth)}, and a number a row is needed. "
+                    "Name another label_column."
+                )
+        values = [value for value in lab.values(data[0], self.label_column) if math.isfinite(value)]
+        if not values or values[0] == values[-1]:
+            raise self.error(f"column '{self.label_column}' holds no two different scores. Give score_range.")
+        return replace(self, score_range=[values[0], values[-1]])
+
+    def batch_rows(self, rows: dict[str, list[Any]], indices: list[int]) -> tuple[dict[str, list[Any]], list[int]]:
+        """Rows in groups, where there are no scores: a row of lists each."""
+        size = 1 if self.label_column else self.negatives
+        starts = range(0, len(indices), size)
+        return {column: [values[start : start + size] for start in starts] for column, values in rows.items()}, [
+            indices[start] for start in starts
+        ]
+
+    def encode_inputs(
+        self,
+        rows: dict[str, list[Any]],
+        indices: list[int],
+        encoder: Encoder,
+        split: str,
+        *,
+        offsets: bool,  # noqa: ARG002
+    ) -> tuple[dict[str, list[Any]], Any, list[bool]]:
+        """See :meth:`Task.encode_inputs`: of every group its texts, those of a pair side by side."""
+        texts: list[str] = []
+        ends = [0]
+        for first, second, index in zip(rows[self.text_column], rows[self.text_pair_column], indices, strict=True):
+            numbers = [index + place for place in range(len(first))]
+            pairs = zip(
+                self.texts(first, self.text_column, numbers, split),
+                self.texts(second, self.text_pair_column, numbers, split),
+                strict=True,
+            )
+            texts += [text for pair in pairs for text in pair]
+            ends.append(len(texts))
+        encoding = encoder.encode(texts)
+        cut = encoder.cut_rows(encoding, texts)
+        spans = list(pairwise(ends))
+        inputs = {
+            name: [values[start:end] for start, end in spans] for name, values in encoder.inputs(encoding).items()
+        }
+        return inputs, [(end - start) // 2 for start, end in spans], [any(cut[start:end]) for start, end in spans]
+
+    def encode_labels(
+        self,
+        rows: dict[str, list[Any]],
+        indices: list[int],
+        encoding: Any,
+        unseen: list[Any],  # noqa: ARG002
+        split: str,
+    ) -> list[Any]:
+        """See :meth:`Task.encode_labels`: scores from 0 to 1, or a 1 for every pair."""
+        if self.label_column is None:
+            return [[1.0] * count for count in encoding]
+        low, high = self.score_range or (0.0, 1.0)
+        labels: list[list[float] | None] = []
+        for (value,), index in zip(rows[self.label_column], indices, strict=True):
+            if value is not None and not math.isfinite(value):
+                raise self.row_error(
+                    index,
+                    split,
+                    f"column '{self.label_column}': a score should be a finite number. Found {value!r}. "
+                    "Mend the row or drop it.",
+                )
+            labels.append(None if value is None else [(float(value) - low) / (high - low)])
+        return labels
+
+    def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
+        """Scores (N, P), -100 where a group has fewer pairs."""
+        import torch
+
+        most = max(map(len, labels))
+        return torch.tensor([label + [float(IGNORE)] * (most - len(label)) for label in labels])
+
+    def metrics(
+        self,
+        predictions: np.ndarray,
+        labels: np.ndarray,
+        unseen: list[Any],  # noqa: ARG002
+    ) -> dict[str, float]:
+        """``pearson`` and ``spearmanr`` of cosines and scores; without scores ``accuracy`` of finding the own pair."""
+        import numpy as np
+
+        from .metrics import Accuracy, Correlation
+
+        if self.label_column is not None:
+            return Correlation().compute(predictions=predictions, references=labels)
+        there = labels != IGNORE
+        own = np.broadcast_to(np.arange(labels.shape[1]), labels.shape)
+        return Accuracy().compute(predictions=predictions[there], references=own[there])

@@ -1,0 +1,160 @@
+"""A text from a text: translation, summarisation, and whatever a prefix asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..modeling.generation import language_code_ids, languages
+from ..modeling.heads import IGNORE
+from .base import Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from ..modeling.inputs import Encoder
+
+
+@dataclass(kw_only=True)
+class Text2TextGeneration(Task):
+    """Write a target text for a source text, by an encoder-decoder.
+
+    Evaluation writes the targets with the backbone's own ``generate``.
+
+    Args:
+        source_column: column of the source.
+        target_column: column of the target; None in a row without.
+        prefix: what the source begins with, as T5's ``"summarize: "``.
+        source_lang: the source's language code, for tokenizers that take one, as mBART's.
+        target_lang: the target's.
+        max_target_length: tokens a target is cut to, and that are written at most.
+        num_beams: beams of the search.
+        dataset: see :class:`Task`.
+        max_length: tokens a source is cut to; see :class:`Task`.
+        language: see :class:`Task`.
+    """
+
+    type: ClassVar[str] = "text2text-generation"
+    source_column: str = "source"
+    target_column: str = "target"
+    prefix: str | None = None
+    source_lang: str | None = None
+    target_lang: str | None = None
+    max_target_length: int = 128
+    num_beams: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_number("max_target_length", 1, none=False)
+        self.check_number("num_beams", 1)
+
+    @property
+    def input_key(self) -> tuple[Any, ...]:
+        """See :class:`Task`."""
+        return (*super().input_key, self.prefix, self.source_lang)
+
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """See :meth:`Task.check_tokenizer`."""
+        language_code_ids(tokenizer, {**self.to_dict(), "name": self.name})
+
+    def encode_inputs(
+        self, rows: dict[str, list[Any]], indices: list[int], encoder: Encoder, split: str, *, offsets: bool
+    ) -> tuple[dict[str, list[Any]], Any, list[bool]]:
+        """See :meth:`Task.encode_inputs`: prefix and source in their language."""
+        sources = self.texts(rows[self.source_column], self.source_column, indices, split)
+        with languages(encoder.tokenizer, self.to_dict()):
+            inputs, encoding, cut = super().encode_inputs(
+                {**rows, self.source_column: [(self.prefix or "") + source for source in sources]},
+                indices,
+                encoder,
+                split,
+                offsets=offsets,
+            )
+        return inputs, (encoding, encoder.tokenizer), cut
+
+    def encode_labels(
+        self,
+        rows: dict[str, list[Any]],
+        indices: list[int],
+        encoding: Any,
+        unseen: list[Any],  # noqa: ARG002
+        split: str,
+    ) -> list[Any]:
+        """See :meth:`Task.encode_labels`: the tokens of the target."""
+        tokenizer = encoding[1]
+        given = [row for row, target in enumerate(rows[self.target_column]) if target is not None]
+        labels: list[Any] = [None] * len(indices)
+        if given:
+            column = self.target_column
+            texts = self.texts([rows[column][row] for row in given], column, [indices[row] for row in given], split)
+            with languages(tokenizer, self.to_dict()):
+                encoded = tokenizer(text_target=texts, truncation=True, max_length=self.max_target_length)
+            for row, ids in zip(given, encoded["input_ids"], strict=True):
+                labels[row] = ids
+        return labels
+
+    def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
+        """Tokens (N, T), -100 behind the end."""
+        import torch
+
+        most = max(map(len, labels))
+        return torch.tensor([label + [IGNORE] * (most - len(label)) for label in labels])
+
+    def score(
+        self,
+        predictions: np.ndarray,
+        labels: np.ndarray,
+        *,
+        unseen: list[Any],  # noqa: ARG002
+        references: Sequence[Any],  # noqa: ARG002
+        loss: float,  # noqa: ARG002
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> dict[str, float]:
+        """Metrics of the written texts against the targets, both as the tokenizer decodes them."""
+        import numpy as np
+
+        written, wanted = (
+            [
+                text.strip()
+                for text in tokenizer.batch_decode(
+                    np.where(ids == IGNORE, tokenizer.pad_token_id, ids), skip_special_tokens=True
+                )
+            ]
+            for ids in (predictions.astype(np.int64), labels)
+        )
+        return self.text_metrics(written, wanted)
+
+    def text_metrics(self, written: list[str], wanted: list[str]) -> dict[str, float]:
+        """``rougeL``, ``rouge1``, ``rouge2``."""
+        from .metrics import Rouge
+
+        return Rouge().compute(predictions=written, references=wanted)
+
+    def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: list[Any]) -> dict[str, float]:
+        """Not defined: the texts are needed, see :meth:`score`."""
+        raise NotImplementedError
+
+
+@dataclass(kw_only=True)
+class Summarization(Text2TextGeneration):
+    """Write a summary, by an encoder-decoder; see :class:`Text2TextGeneration` for the arguments."""
+
+    type: ClassVar[str] = "summarization"
+    source_column: str = "document"
+    target_column: str = "summary"
+
+
+@dataclass(kw_only=True)
+class Translation(Text2TextGeneration):
+    """Translate, by an encoder-decoder; see :class:`Text2TextGeneration` for the arguments."""
+
+    type: ClassVar[str] = "translation"
+
+    def text_metrics(self, written: list[str], wanted: list[str]) -> dict[str, float]:
+        """``chrf`` and ``bleu``, from 0 to 1."""
+        from .metrics import Translations
+
+        return Translations().compute(predictions=written, references=wanted)

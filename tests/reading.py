@@ -1,0 +1,78 @@
+"""Rows and tasks of every type, made of the demo's texts, for models that are far too small to learn them."""
+
+from datasets import Dataset
+from tiny import NER_LABELS, read_rows
+
+from hf_multitask import (
+    FillMask,
+    MultipleChoice,
+    QuestionAnswering,
+    SentenceSimilarity,
+    SequenceClassification,
+    Summarization,
+    Text2TextGeneration,
+    TextGeneration,
+    TokenClassification,
+    Translation,
+)
+
+TASKS = {
+    "sequence-classification": lambda: SequenceClassification(label_names=["negative", "positive"]),
+    "token-classification": lambda: TokenClassification(label_names=NER_LABELS),
+    "question-answering": lambda: QuestionAnswering(doc_stride=8, max_length=40),
+    "multiple-choice": lambda: MultipleChoice(),
+    "sentence-similarity": lambda: SentenceSimilarity(label_column="label"),
+    "fill-mask": lambda: FillMask(mlm_probability=0.3),
+    "text-generation": lambda: TextGeneration(block_size=24, max_new_tokens=5),
+    "translation": lambda: Translation(max_target_length=12),
+    "summarization": lambda: Summarization(max_target_length=12, num_beams=2, prefix="sum up: "),
+    "text2text-generation": lambda: Text2TextGeneration(max_target_length=12),
+}
+PRIMARY = {
+    "sequence-classification": "accuracy",
+    "token-classification": "f1",
+    "question-answering": "f1",
+    "multiple-choice": "accuracy",
+    "sentence-similarity": "pearson",
+    "fill-mask": "token_accuracy",
+    "text-generation": "token_accuracy",
+    "translation": "chrf",
+    "summarization": "rougeL",
+    "text2text-generation": "rougeL",
+}
+TEXT = "A fine place in London, and I liked it."
+INPUTS = {
+    "question-answering": {"question": "Where is it?", "context": TEXT * 3},
+    "multiple-choice": {"question": "It is", "choices": ["a place.", "late.", "so."]},
+    "fill-mask": "A fine [MASK].",
+}
+
+
+def rows_of(kind: str, count: int = 12, split: str = "train") -> Dataset:
+    """Rows for the type's task, the last one without a label where the type knows such."""
+    texts = [row["text"] for row in read_rows("sentiment", split, 40)]
+    wiki = read_rows("ner", split, 40)
+
+    def make(row: int) -> dict:
+        text, other, last = texts[row], texts[row + 1], row == count - 1
+        if kind == "question-answering":
+            words = text.split()
+            start = text.index(words[row % len(words)])
+            found = {"text": [words[row % len(words)]], "answer_start": [start]}
+            answers = {"text": [], "answer_start": []} if row % 5 == 1 else found
+            return {"question": other[:30], "context": text, "answers": None if last else answers}
+        if kind == "multiple-choice":
+            return {"question": text, "choices": texts[row : row + 2 + row % 3], "label": None if last else row % 2}
+        if kind == "sentence-similarity":
+            return {"sentence1": text, "sentence2": other, "label": None if last else len(other) % 6}
+        if kind in ("fill-mask", "text-generation"):
+            return {"text": text}
+        if kind == "token-classification":
+            return wiki[row]
+        if kind == "summarization":
+            return {"document": text, "summary": None if last else other}
+        if kind in ("translation", "text2text-generation"):
+            return {"source": text, "target": None if last else other}
+        return {"text": text, "label": ["negative", "positive"][row % 2]}
+
+    return Dataset.from_list([make(row) for row in range(count)])
