@@ -65,6 +65,14 @@ def test_throughput(setting, benchmark, folder, backbone_path, capsys):
     assert "ours, as a multiple of" in capsys.readouterr().out
 
 
+def test_overhead(benchmark, backbone_path, capsys):
+    words = ["--steps", "4", "--turn", "2", "--batch", "4", "--rows", "24", "--backbone", backbone_path()]
+    figures = benchmark("overhead").main(words)  # which refuses figures of unequal work
+    assert figures["steps"] == 4
+    assert figures["seconds"]["interval"][0] <= figures["seconds"]["ratio"] <= figures["seconds"]["interval"][1]
+    assert "ours over plain" in capsys.readouterr().out
+
+
 def test_preprocessing(benchmark, folder, backbone_path, capsys):
     words = ["--data", str(folder), "--rows", "60", "--repeats", "1", "--backbone", backbone_path()]
     figures = benchmark("preprocessing").main(words)
