@@ -103,6 +103,7 @@ def encode_dataset(
     config: PreTrainedConfig,
     split: str,
     training: bool,
+    vocabulary: str | None = None,
 ) -> Encoded:
     """Tokenise a dataset and align its labels; cached by ``datasets`` under everything the result depends on.
 
@@ -114,6 +115,7 @@ def encode_dataset(
         config: the backbone's configuration.
         split: name of the split, for messages.
         training: whether a label outside ``label_names`` is always an error.
+        vocabulary: what :func:`digest_of` says of the tokenizer, which takes its time; read anew where None.
 
     Raises:
         ValueError: a row or a label is not usable; the sentence names the task, the row and the column.
@@ -154,7 +156,7 @@ def encode_dataset(
             batched=True,
             with_indices=True,
             remove_columns=columns,
-            new_fingerprint=_fingerprint(dataset, tasks, tokenizer, names, limit, unseen),
+            new_fingerprint=_fingerprint(dataset, tasks, tokenizer, names, limit, unseen, vocabulary),
             desc=f"Tokenising {name} ({split})",
         )
     )
@@ -180,6 +182,17 @@ def _named(value: Any, names: list[str] | None) -> Any:
     return names[value] if value >= 0 else None
 
 
+def digest_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of how a tokenizer makes tokens, whatever it pads or cuts to at the moment."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        described = json.loads(backend.to_str())
+        vocabulary: Any = {key: value for key, value in described.items() if key not in ("truncation", "padding")}
+    else:
+        vocabulary = sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
+
+
 def _fingerprint(
     dataset: Dataset,
     tasks: Sequence[Task],
@@ -187,19 +200,12 @@ def _fingerprint(
     names: list[str],
     limit: int | None,
     unseen: dict[str, list[Any]],
+    vocabulary: str | None,
 ) -> str:
     """A hash of all that the features depend on.
 
     The default one, over the function's own bytes, would change whenever the tokenizer's padding state does.
     """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        described = json.loads(backend.to_str())
-        vocabulary = json.dumps(
-            {key: value for key, value in described.items() if key not in ("truncation", "padding")}
-        )
-    else:
-        vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
-    parts = [dataset._fingerprint, __version__, vocabulary, names, limit]
+    parts = [dataset._fingerprint, __version__, vocabulary or digest_of(tokenizer), names, limit]
     parts += [[(task.to_dict(), task.code()) for task in tasks], unseen, tokenizer.truncation_side]
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]
