@@ -54,6 +54,8 @@ class Encoded:
         return self.rows if valid.all() else self.rows.select(np.flatnonzero(valid))
 
     def _column(self, name: str) -> Any:
+        if self.rows._indices is None:  # as encoded: the way through a format takes milliseconds, whatever the size
+            return self.rows.data.column(name)
         return self.rows.select_columns([name]).with_format("arrow")[:][name]
 
     def digest(self) -> str:
