@@ -43,17 +43,18 @@ class Encoded:
         """Tokens of every row."""
         import pyarrow.compute as pc
 
-        return pc.list_value_length(self._column("input_ids")).to_pylist()
+        return pc.list_value_length(self.column("input_ids")).to_pylist()
 
     def labelled(self, task: str) -> Dataset:
         """The rows that carry a label of one task."""
         import numpy as np
         import pyarrow.compute as pc
 
-        valid = pc.is_valid(self._column(label_column(task))).to_numpy()
+        valid = pc.is_valid(self.column(label_column(task))).to_numpy()
         return self.rows if valid.all() else self.rows.select(np.flatnonzero(valid))
 
-    def _column(self, name: str) -> Any:
+    def column(self, name: str) -> Any:
+        """A column as Arrow has it."""
         if self.rows._indices is None:  # as encoded: the way through a format takes milliseconds, whatever the size
             return self.rows.data.column(name)
         return self.rows.select_columns([name]).with_format("arrow")[:][name]

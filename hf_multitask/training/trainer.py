@@ -23,7 +23,7 @@ from .arguments import OWN_TO_A_RANK, MultiTaskTrainingArguments
 from .callbacks import PlanCallback, ResumableEarlyStopping, describe_shares
 from .checkpoint import check_checkpoint
 from .evaluating import EvaluatingTrainer
-from .evaluation import Metric, TaskRows
+from .evaluation import EvaluationRows, Metric
 from .parameters import BACKBONE, freeze, regroup
 from .preparation import (
     Datasets,
@@ -74,7 +74,7 @@ class MultiTaskTrainer(EvaluatingTrainer, SteppingTrainer, SavingTrainer):
     model: MultiTaskModel
     processing_class: PreTrainedTokenizerBase
     train_dataset: Mixture | None
-    eval_dataset: dict[str, TaskRows] | None
+    eval_dataset: EvaluationRows | None
     data_collator: MixtureCollator
 
     def __init__(
@@ -238,18 +238,17 @@ class MultiTaskTrainer(EvaluatingTrainer, SteppingTrainer, SavingTrainer):
                 config=self.model.config.backbone_config,
             )
 
-    def evaluation_rows(self, data: Datasets, split: str) -> dict[str, TaskRows]:
+    def evaluation_rows(self, data: Datasets, split: str) -> EvaluationRows:
         """Rows of every task that has data in a split, checked and tokenised."""
         check_split(self.tasks, data, split)
-        encoded = self._encode(self._capped(data, self.args.max_eval_samples), split, training=False)
-        by_task = {task: TaskRows(rows, task) for rows in encoded for task in rows.tasks}
-        for task, rows in by_task.items():
-            if not len(rows):
+        rows = EvaluationRows(self._encode(self._capped(data, self.args.max_eval_samples), split, training=False))
+        for task, numbers in rows.by_task.items():
+            if not len(numbers):
                 raise ValueError(f"Task '{task}' has no row with a label in the {split} data. Add some.")
         if self.args.world_size > 1:
-            facts = {task: [len(rows), rows.digest()] for task, rows in by_task.items()}
+            facts = {name: [size, rows.digests[name]] for name, size in rows.sizes.items()}
             check_alike({f"numbers of rows and contents of the {split} data": facts})
-        return {name: by_task[name] for name in self.tasks if name in by_task}
+        return rows
 
     def _capped(self, data: Datasets, most: Any) -> Datasets:
         """The datasets with their rows drawn down to the caps, the same rows whatever the other datasets are."""
