@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
@@ -41,6 +41,7 @@ from .progress import BEST_FOLDER, Progress, tidy_best
 from .ranks import check_alike, release_group_at_exit
 from .saving import SaveError, SavingTrainer
 from .stepping import SteppingTrainer
+from .summary import MANY, summary_callbacks
 
 logger = logging.get_logger(__name__)
 
@@ -140,6 +141,11 @@ class MultiTaskTrainer(EvaluatingTrainer, SteppingTrainer, SavingTrainer):
         self._drop_totals()
         release_group_at_exit(self)
         self.add_callback(PlanCallback(self))
+        if len(self.tasks) > MANY:
+            consoles = [self.pop_callback(PrinterCallback), self.pop_callback(ProgressCallback)]
+            shown = next((type(callback) for callback in consoles if callback is not None), None)
+            for callback in summary_callbacks(shown, list(self.tasks)):
+                self.add_callback(callback)
         if args.early_stopping_patience is not None:
             self.add_callback(ResumableEarlyStopping(args.early_stopping_patience))
 
