@@ -20,16 +20,27 @@ from torch.distributed.fsdp import fully_shard
 from transformers import AutoTokenizer, TrainerCallback
 
 from hf_multitask import (
+    FillMask,
+    MultipleChoice,
     MultiTaskModel,
     MultiTaskTrainer,
     MultiTaskTrainingArguments,
+    QuestionAnswering,
+    SentenceSimilarity,
     SequenceClassification,
     TokenClassification,
 )
 
+NO_ANSWER = {"text": [], "answer_start": []}
 TOPICS = ["and", "the", "was", "not"]
 KINDS = ("sentiment", "topics", "stars", "pairs", "ner", "person")
+TEXTS = ("answers", "choices", "scored", "groups", "masks")  # rows of several texts, and masks
 DATASET = {
+    "answers": "questions",
+    "choices": "choices",
+    "scored": "pairs",
+    "groups": "pairs",
+    "masks": "reviews",
     "sentiment": "reviews",
     "topics": "reviews",
     "stars": "stars",
@@ -48,7 +59,8 @@ SAMPLINGS = [
 
 def describe(name, *, tasks=KINDS, sizes=None, missing=0.4, rows=32, seed=0, dtype="float64", **args):
     """One description: tasks, rows of each dataset, share of missing labels, rows of a step, training arguments."""
-    sizes = sizes or {"reviews": 30, "stars": 9, "pairs": 17, "wiki": 11}  # 67 rows: two steps of 32 and one of 3
+    # Of KINDS 67 rows: two steps of 32 and one of 3.
+    sizes = sizes or {"reviews": 30, "stars": 9, "pairs": 17, "wiki": 11, "questions": 9, "choices": 8}
     used = {DATASET[task] for task in tasks}
     return {
         "name": name,
@@ -65,7 +77,8 @@ def describe(name, *, tasks=KINDS, sizes=None, missing=0.4, rows=32, seed=0, dty
 def draw(seed, rows_per_step):
     """A mixture drawn at random, as a description."""
     chance = random.Random(seed)
-    tasks = sorted(chance.sample(KINDS, chance.randint(2, len(KINDS))), key=KINDS.index)
+    every = KINDS + TEXTS
+    tasks = sorted(chance.sample(every, chance.randint(2, len(KINDS))), key=every.index)
     used = sorted({DATASET[task] for task in tasks})
     sampling, kwargs = chance.choice(SAMPLINGS)
     if sampling == "fixed":
@@ -102,6 +115,13 @@ def make_tasks(names):
         "person": SequenceClassification(
             label_names=["no", "yes"], text_column="tokens", label_column="person", dataset="wiki"
         ),
+        "answers": QuestionAnswering(dataset="questions", max_length=40, doc_stride=8),
+        "choices": MultipleChoice(),
+        "scored": SentenceSimilarity(
+            text_column="text", text_pair_column="other", label_column="score", score_range=[0, 5], dataset="pairs"
+        ),
+        "groups": SentenceSimilarity(text_column="text", text_pair_column="other", negatives=3, dataset="pairs"),
+        "masks": FillMask(dataset="reviews"),
     }
     return {name: every[name] for name in names}
 
@@ -127,6 +147,17 @@ def make_data(sizes, missing, seed, split="train"):
             "text": texts[row],
             "other": texts[-1 - row],
             "label": maybe(row, ["no", "yes"][row % 2]),
+            "score": maybe(row, row % 6),
+        },
+        "questions": lambda row: {
+            "question": texts[-1 - row],
+            "context": texts[row] * 2,
+            "answers": maybe(row, {"text": [texts[row][2:9]], "answer_start": [2]} if row % 3 else NO_ANSWER),
+        },
+        "choices": lambda row: {
+            "question": texts[row],
+            "choices": texts[row + 1 : row + 3 + row % 2],
+            "label": maybe(row, row % 2),
         },
         "wiki": lambda row: {
             "tokens": wiki[row]["tokens"],
@@ -164,7 +195,7 @@ class RecordingTrainer(MultiTaskTrainer):
                 f"{task} {forward['input_ids'][row][forward['attention_mask'][row] == 1].tolist()}"
                 for forward in forwards
                 for task, rows in forward["task_rows"].items()
-                for row in rows.tolist()
+                for row in rows[rows >= 0].tolist()
             )
         )
         self.tokens.append(sum(int(forward["attention_mask"].sum()) for forward in forwards))

@@ -1,11 +1,13 @@
 """Rows and tasks of every type, made of the demo's texts, for models that are far too small to learn them."""
 
+import torch
 from datasets import Dataset
-from tiny import NER_LABELS, read_rows
+from tiny import ALL, NER_LABELS, read_rows
 
 from hf_multitask import (
     FillMask,
     MultipleChoice,
+    MultiTaskModel,
     QuestionAnswering,
     SentenceSimilarity,
     SequenceClassification,
@@ -15,6 +17,7 @@ from hf_multitask import (
     TokenClassification,
     Translation,
 )
+from hf_multitask.modeling.config import MultiTaskConfig
 
 TASKS = {
     "sequence-classification": lambda: SequenceClassification(label_names=["negative", "positive"]),
@@ -76,3 +79,14 @@ def rows_of(kind: str, count: int = 12, split: str = "train") -> Dataset:
         return {"text": text, "label": ["negative", "positive"][row % 2]}
 
     return Dataset.from_list([make(row) for row in range(count)])
+
+
+def refusal(family: str, kind: str) -> str | None:
+    """Why a family cannot have a task, or None."""
+    task = TASKS[kind]().to_dict() | {"name": "t"}
+    try:
+        with torch.device("meta"):
+            MultiTaskModel(MultiTaskConfig(backbone_config=ALL[family](), tasks=[task]))
+    except ValueError as problem:
+        return str(problem)
+    return None

@@ -18,6 +18,7 @@ from ..training import MultiTaskTrainer
 from ..training.callbacks import table
 from ..training.checkpoint import last_whole_checkpoint
 from ..training.preparation import resolve_tasks
+from ..training.summary import FEW, MANY, by_task, ranked
 from .arguments import build_arguments, parse_overrides
 from .recipe import Recipe, read_recipe
 
@@ -129,7 +130,14 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
 
 
 def show_metrics(measured: Mapping[str, Mapping[str, float]], tasks: Sequence[str]) -> None:
-    """Print metrics as a table, a line per task and metric and a column per split."""
+    """Print metrics as a table, a line per task and metric and a column per split; of many tasks the worst and best."""
+    first = next(iter(measured.values()), {})
+    if len(tasks) > MANY:
+        _, order = ranked(by_task(first, tasks)[0])
+        shown = [name for name, _ in (order if len(order) <= 2 * FEW else order[:FEW] + order[-FEW:])]
+        print(f"{len(order):,} tasks; the worst and the best {FEW} (all of them: the results in JSON)")
+    else:
+        shown = list(tasks)
     prefixes = {split: {"validation": "eval"}.get(split, split) for split in measured}
     lines: list[list[str]] = [["task", "metric", *measured]]
     rows: dict[tuple[str, str], dict[str, float]] = {}
@@ -139,6 +147,8 @@ def show_metrics(measured: Mapping[str, Mapping[str, float]], tasks: Sequence[st
             owners = [task for task in tasks if rest.startswith(f"{task}_")]
             if owners:
                 task = max(owners, key=len)
+                if task not in shown:
+                    continue
                 rows.setdefault((task, rest.removeprefix(f"{task}_")), {})[split] = value
         rows.setdefault(("average", ""), {})[split] = metrics[f"{prefixes[split]}_average"]
     rows[("average", "")] = rows.pop(("average", ""))

@@ -1,6 +1,6 @@
 """Mixtures of datasets: sampling rates, the step sampler, features and batches."""
 
-from .encoding import Encoded, encode_dataset, group_tasks
+from .encoding import Encoded, digest_of, encode_dataset, group_tasks
 from .loader import StepCollator, StepLoader
 from .mixture import Mixture, MixtureCollator, feature
 from .rates import SAMPLING, SamplingRates, build_rates
@@ -17,6 +17,7 @@ __all__ = [
     "StepLoader",
     "StepSampler",
     "build_rates",
+    "digest_of",
     "encode_dataset",
     "feature",
     "group_tasks",

@@ -44,7 +44,7 @@ class Encoded:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        ids = self._column("input_ids")
+        ids = self.column("input_ids")
         if not pa.types.is_list(ids.type.value_type) and not pa.types.is_large_list(ids.type.value_type):
             return pc.list_value_length(ids).to_pylist()
         return [sum(map(len, texts)) for texts in ids.to_pylist()]  # several texts a row
@@ -54,10 +54,13 @@ class Encoded:
         import numpy as np
         import pyarrow.compute as pc
 
-        valid = pc.is_valid(self._column(label_column(task))).to_numpy()
+        valid = pc.is_valid(self.column(label_column(task))).to_numpy()
         return self.rows if valid.all() else self.rows.select(np.flatnonzero(valid))
 
-    def _column(self, name: str) -> Any:
+    def column(self, name: str) -> Any:
+        """A column as Arrow has it."""
+        if self.rows._indices is None:  # as encoded: the way through a format takes milliseconds, whatever the size
+            return self.rows.data.column(name)
         return self.rows.select_columns([name]).with_format("arrow")[:][name]
 
     def digest(self) -> str:
@@ -107,6 +110,7 @@ def encode_dataset(
     config: PreTrainedConfig,
     split: str,
     training: bool,
+    vocabulary: str | None = None,
 ) -> Encoded:
     """Tokenise a dataset and align its labels; cached by ``datasets`` under everything the result depends on.
 
@@ -118,6 +122,7 @@ def encode_dataset(
         config: the backbone's configuration.
         split: name of the split, for messages.
         training: whether a label outside ``label_names`` is always an error.
+        vocabulary: what :func:`digest_of` says of the tokenizer, which takes its time; read anew where None.
 
     Raises:
         ValueError: a row or a label is not usable; the sentence names the task, the row and the column.
@@ -154,7 +159,7 @@ def encode_dataset(
             batched=True,
             with_indices=True,
             remove_columns=columns,
-            new_fingerprint=_fingerprint(dataset, tasks, encoder, unseen),
+            new_fingerprint=_fingerprint(dataset, tasks, encoder, unseen, vocabulary),
             desc=f"Tokenising {name} ({split})",
         )
     )
@@ -170,25 +175,30 @@ def _named(value: Any, names: list[str] | None) -> Any:
     return names[value] if value >= 0 else None
 
 
+def digest_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of how a tokenizer makes tokens, whatever it pads or cuts to at the moment."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        described = json.loads(backend.to_str())
+        vocabulary: Any = {key: value for key, value in described.items() if key not in ("truncation", "padding")}
+    else:
+        vocabulary = sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
+
+
 def _fingerprint(
     dataset: Dataset,
     tasks: Sequence[Task],
     encoder: Encoder,
     unseen: dict[str, list[Any]],
+    vocabulary: str | None,
 ) -> str:
     """A hash of all that the features depend on.
 
     The default one, over the function's own bytes, would change whenever the tokenizer's padding state does.
     """
     tokenizer = encoder.tokenizer
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        described = json.loads(backend.to_str())
-        vocabulary = json.dumps(
-            {key: value for key, value in described.items() if key not in ("truncation", "padding")}
-        )
-    else:
-        vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
+    vocabulary = vocabulary or digest_of(tokenizer)
     parts = [dataset._fingerprint, __version__, vocabulary, encoder.names, encoder.limit]
     parts += [[(task.to_dict(), task.code()) for task in tasks], unseen, tokenizer.truncation_side]
     parts += [encoder.language, encoder.config.model_type]

@@ -31,6 +31,10 @@ class Mixture(Dataset[Feature]):
 
     def lengths(self) -> dict[str, np.ndarray]:
         """Tokens of every row, by dataset."""
+        return self._lengths
+
+    @cached_property
+    def _lengths(self) -> dict[str, np.ndarray]:
         return {dataset.name: np.array(dataset.lengths()) for dataset in self.datasets}
 
     @property

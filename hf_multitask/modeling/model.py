@@ -245,6 +245,17 @@ class MultiTaskModel(PreTrainedModel):
             loss = sum(zeros.values(), loss)
         return MultiTaskOutput(loss=loss, losses=losses if labels is not None else None, logits=logits)
 
+    def train(self, mode: bool = True) -> "MultiTaskModel":
+        """Set the mode of training, as in ``torch.nn.Module``; heads that are in it already are passed over.
+
+        The Trainer calls this at every step, and a walk through a thousand heads takes as long as a small forward.
+        """
+        self.training = self.heads.training = mode
+        for module in [*self.children(), *self.heads.values()]:
+            if module is not self.heads and (module.training != mode or module is self.backbone):
+                module.train(mode)
+        return self
+
     def _tasks_to_run(self, tasks: list[str] | None, task_rows: Mapping[str, torch.Tensor] | None) -> list[str]:
         wanted = tasks if tasks is not None else self.config.task_names if task_rows is None else task_rows
         for name in wanted:

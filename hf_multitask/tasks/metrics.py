@@ -31,6 +31,12 @@ class _Offline(evaluate.Metric):
             description=type(self).__doc__ or "", citation="", inputs_description="", features=type(self).features
         )
 
+    def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> Any:
+        """As in ``evaluate.Metric``, which would write what it is given to Arrow and read it back first."""
+        if predictions is None or references is None or self.writer is not None:
+            return super().compute(predictions=predictions, references=references, **kwargs)
+        return self._compute(predictions=predictions, references=references, **kwargs)
+
 
 class Accuracy(_Offline):
     """``accuracy``: the share of right predictions."""
@@ -47,9 +53,9 @@ class BinaryF1(_Offline):
     features = _LABELS
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        from sklearn.metrics import f1_score
-
-        return {"f1": float(f1_score(references, predictions, labels=[1], average="micro", zero_division=0))}
+        predicted, true = np.asarray(predictions) == 1, np.asarray(references) == 1
+        # Written out: scikit-learn takes milliseconds to look at its arguments.
+        return {"f1": float(2 * (predicted & true).sum() / max(predicted.sum() + true.sum(), 1))}
 
 
 class MicroF1(_Offline):

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..data import Share
+from .summary import FEW, MANY
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -35,6 +36,11 @@ def describe_shares(title: str, shares: Sequence[Share], tasks: Mapping[str, Seq
         [line.name, ", ".join(tasks[line.name]), f"{line.rows:,}", f"{line.share:.1%}", f"{line.passes:.2f}"]
         for line in shares
     ]
+    if len(body) > MANY:
+        order = sorted(range(len(body)), key=lambda line: -shares[line].drawn)
+        rest = sum(line.rows for line in shares) - sum(shares[line].rows for line in (*order[:FEW], *order[-FEW:]))
+        between = [f"... {len(body) - 2 * FEW:,} more", "", f"{rest:,}", "", ""]
+        body = [*(body[line] for line in order[:FEW]), between, *(body[line] for line in order[-FEW:])]
     return f"{title}\n" + table([head, *body])
 
 

@@ -1,43 +1,54 @@
-"""The Trainer's evaluation hooks: every task by itself, and the average of their primary metrics."""
+"""The Trainer's evaluation hooks: one sweep over all rows, metrics by task, and the average of the primary ones."""
 
 from __future__ import annotations
 
-import math
 import time
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
+from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import PredictionOutput, speed_metrics
 
+from ..data import MixtureCollator
 from ..data.workers import leave_sigterm_to_parent
+from ..modeling import MultiTaskModel
 from ..modeling.generation import generation_kwargs
 from ..tasks import Task
-from .evaluation import Metric, Scores, TaskRows, prefixed, score
+from .evaluation import NUMBERS, EvaluationRows, Metric, Part, Scores, prefixed, score, sweep_loader
 from .preparation import Datasets
 
 
 class EvaluatingTrainer(Trainer):
-    """The Trainer, measuring tasks one after the other."""
+    """The Trainer, measuring all tasks in one sweep."""
 
+    model: MultiTaskModel
+    data_collator: MixtureCollator
     tasks: dict[str, Task]
     metric_by_task: dict[str, Metric]
-    eval_dataset: dict[str, TaskRows] | None
+    eval_dataset: EvaluationRows | None
     _primary: dict[str, tuple[str, float]]
+    _sharded: bool
 
     @abstractmethod
-    def evaluation_rows(self, data: Datasets, split: str) -> dict[str, TaskRows]:
+    def evaluation_rows(self, data: Datasets, split: str) -> EvaluationRows:
         """Rows of every task that has data in a split, checked and tokenised."""
 
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """The rows of one task in batches, as in ``Trainer``."""
-        loader: Any = super().get_test_dataloader(test_dataset)
-        getattr(loader, "base_dataloader", loader).worker_init_fn = leave_sigterm_to_parent
-        return loader
+    def get_test_dataloader(self, test_dataset: EvaluationRows) -> DataLoader:
+        """This rank's rows in batches that mix the tasks, the shortest first."""
+        return sweep_loader(
+            test_dataset,
+            self.data_collator,
+            batch=self.args.eval_batch_size,
+            world_size=self.args.world_size,
+            rank=self.args.process_index,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            worker_init_fn=leave_sigterm_to_parent,
+        )
 
     def prediction_step(
         self,
@@ -45,46 +56,63 @@ class EvaluatingTrainer(Trainer):
         inputs: dict[str, Any],
         prediction_loss_only: bool,  # noqa: ARG002
         ignore_keys: list[str] | None = None,  # noqa: ARG002
-    ) -> tuple[None, tuple[torch.Tensor, ...], torch.Tensor]:
-        """Predictions of the one task in the batch, each row's summed loss and number of items, and its labels."""
+    ) -> tuple[None, None, None]:
+        """Keep, of every task in the batch, predictions, each row's summed loss and number of items, and labels."""
         inputs = self._prepare_inputs(inputs)
-        ((name, labels),) = inputs["labels"].items()
-        unwrapped = self.accelerator.unwrap_model(self.model)
-        head = unwrapped.heads[name]
+        numbers, labels = inputs.pop(NUMBERS), inputs.pop("labels")
+        heads: Any = self.model.heads
+        # Language models compute logits where there is a label.
+        given = {name: own for name, own in labels.items() if self._sharded or heads[name].language_model}
         with torch.no_grad(), self.compute_loss_context_manager():
-            logits = model(**inputs).logits[name]
-            losses = head.loss(logits, labels)
-            predictions = head.predictions(logits, labels)
-            if head.writes and name not in self.metric_by_task:
-                predictions = self._written(unwrapped, name, inputs)
-        if predictions.is_floating_point():
-            predictions = predictions.to(torch.promote_types(losses.dtype, predictions.dtype))
-        return None, (predictions, losses, head.items(labels)), labels
+            # Ranks gather a sharded head together, whether they have a row for it or not.
+            logits = model(**inputs, labels=given or None, all_heads=self._sharded).logits
+            for name, own in labels.items():
+                losses = heads[name].loss(logits[name], own)
+                predictions = heads[name].predictions(logits[name], own)
+                if heads[name].writes and name not in self.metric_by_task:
+                    predictions = self._written(name, inputs)
+                if predictions.is_floating_point():
+                    predictions = predictions.to(torch.promote_types(losses.dtype, predictions.dtype))
+                part = numbers[name], predictions, losses, heads[name].items(own), own
+                self._waiting.append((name, part))
+        self._batches += 1
+        if self.args.eval_accumulation_steps and self._batches % self.args.eval_accumulation_steps == 0:
+            self._fetch_parts()
+        return None, None, None
 
-    def _written(self, model: Any, name: str, inputs: dict[str, Any]) -> torch.Tensor:
+    def _written(self, name: str, inputs: dict[str, Any]) -> torch.Tensor:
         """The tokens that a task writes for the rows of a batch."""
         tokenizer: Any = self.processing_class
         rows = inputs["task_rows"][name]
         given = {key: inputs[key][rows] for key in ("input_ids", "attention_mask") if key in inputs}
-        return model.generate(
-            **given, task=name, **generation_kwargs(tokenizer, {**self.tasks[name].to_dict(), "name": name})
-        )
+        kwargs = generation_kwargs(tokenizer, {**self.tasks[name].to_dict(), "name": name})
+        return self.model.generate(**given, task=name, **kwargs)
 
-    def _scores(self, rows: Mapping[str, TaskRows], description: str) -> dict[str, Scores]:
-        scores = {}
-        for name, own in rows.items():
-            output = self.evaluation_loop(
-                self.get_test_dataloader(own), description=f"{description} of {name}", prediction_loss_only=False
-            )
-            scores[name] = score(
-                own,
+    def _fetch_parts(self) -> None:
+        """Bring what the device holds to the CPU."""
+        for name, part in self._waiting:
+            self._parts.setdefault(name, []).append(tuple(tensor.cpu().numpy() for tensor in part))
+        self._waiting.clear()
+
+    def _scores(self, rows: EvaluationRows, description: str) -> dict[str, Scores]:
+        self._parts: dict[str, list[Part]] = {}
+        self._waiting: list[tuple[str, tuple[torch.Tensor, ...]]] = []
+        self._batches = 0
+        self.evaluation_loop(self.get_test_dataloader(rows), description=description, prediction_loss_only=False)
+        self._fetch_parts()
+        ranks = gather_object([self._parts]) if self.args.world_size > 1 else [self._parts]
+        self._parts = {}
+        return {
+            name: score(
+                rows,
                 self.tasks[name],
-                output.predictions,
-                np.asarray(output.label_ids),
+                [part for of_rank in ranks for part in of_rank.get(name, [])],
                 self.metric_by_task.get(name),
                 self.processing_class,
             )
-        return scores
+            for name in self.tasks
+            if name in rows.by_task
+        }
 
     def evaluate(
         self,
@@ -92,7 +120,7 @@ class EvaluatingTrainer(Trainer):
         ignore_keys: list[str] | None = None,  # noqa: ARG002
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Measure every task that has data, each by itself.
+        """Measure every task that has data.
 
         Args:
             eval_dataset: raw rows by dataset name, of all tasks or of some; those of the trainer where None.
@@ -119,10 +147,8 @@ class EvaluatingTrainer(Trainer):
         average = sum(value for _, value in self._primary.values()) / len(scores)
         self._primary["average"] = ("average", average)
         metrics[f"{metric_key_prefix}_average"] = average
-        samples = sum(len(own) for own in rows.values())
-        batch = self.args.eval_batch_size * self.args.world_size
-        steps = sum(math.ceil(len(own) / batch) for own in rows.values())
-        metrics.update(speed_metrics(metric_key_prefix, start, num_samples=samples, num_steps=steps))
+        steps = len(self.get_test_dataloader(rows))
+        metrics.update(speed_metrics(metric_key_prefix, start, num_samples=len(rows.order()), num_steps=steps))
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

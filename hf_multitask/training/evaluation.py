@@ -1,4 +1,4 @@
-"""Measuring one task: the order of its rows, its exact loss, its metrics."""
+"""Measuring tasks: all rows in one sweep, the exact loss and the metrics of each task."""
 
 from __future__ import annotations
 
@@ -7,53 +7,117 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset
+import torch
+from torch.utils.data import DataLoader, Sampler
 from transformers import EvalPrediction
 
-from ..data import Encoded, feature
+from ..data import Encoded, Mixture, MixtureCollator
 from ..data.encoding import label_column
 from ..data.mixture import Feature
 from ..tasks import Task
 
 Metric = Callable[[EvalPrediction], Mapping[str, float]]
+# Where the items of a batch stand among a task's rows, their logits, summed losses, numbers of items, and labels.
+Part = tuple[np.ndarray, ...]
+NUMBERS = "row_numbers"
+_PAD = -100
 
 
-class TaskRows(Dataset[Feature]):
-    """The rows of one task with a label, in the order of their length, so that batches hold little padding.
+class EvaluationRows(Mixture):
+    """The rows of all tasks of a split; a feature holds its number as well."""
+
+    def __init__(self, datasets: Sequence[Encoded]) -> None:
+        super().__init__(datasets)
+        self.unseen: dict[str, list[Any]] = {}
+        self.by_task: dict[str, np.ndarray] = {}
+        for dataset, end in zip(self.datasets, self._ends.tolist(), strict=True):
+            for task in dataset.tasks:
+                self.unseen[task] = dataset.unseen[task]
+                valid = dataset.column(label_column(task)).is_valid().to_numpy()
+                self.by_task[task] = end - len(dataset.rows) + np.flatnonzero(valid)
+
+    def order(self) -> np.ndarray:
+        """Numbers of the rows that carry a label of any task, the shortest first."""
+        rows = np.unique(np.concatenate(list(self.by_task.values())))
+        lengths = np.concatenate(list(self.lengths().values()))
+        return rows[np.argsort(lengths[rows], kind="stable")]
+
+    def references(self, task: str) -> Sequence[Any]:
+        """A task's labels as encoded, in the order of the dataset."""
+        (dataset,) = (dataset for dataset in self.datasets if task in dataset.tasks)
+        return dataset.labelled(task)[label_column(task)]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[Feature]:
+        """See :class:`Mixture`."""
+        features = super().__getitems__(rows)
+        return [{**feature, NUMBERS: row} for feature, row in zip(features, rows, strict=True)]
+
+
+class SweepSampler(Sampler[list[int]]):
+    """Batches of rows in a given order, each rank's own; every rank has as many batches, and no row comes twice.
 
     Args:
-        encoded: the features.
-        task: name of the task.
+        order: numbers of the rows.
+        batch: rows of a batch of one rank.
+        world_size: ranks.
+        rank: which of them this is.
     """
 
-    def __init__(self, encoded: Encoded, task: str) -> None:
-        self.task = task
-        self.unseen = encoded.unseen[task]
-        self.rows = encoded.labelled(task)
-        self.order = np.argsort(Encoded(encoded.name, self.rows).lengths(), kind="stable")
-
-    def digest(self) -> str:
-        """A hash of tokens and labels."""
-        return Encoded(self.task, self.rows, {self.task: []}).digest()
+    def __init__(self, order: np.ndarray, *, batch: int, world_size: int, rank: int) -> None:
+        self.order, self.batch, self.world_size, self.rank = order, batch, world_size, rank
 
     def __len__(self) -> int:
-        """Rows with a label."""
-        return len(self.rows)
+        """Batches of a rank."""
+        return -(-len(self.order) // (self.batch * self.world_size))
 
-    def __getitem__(self, place: int) -> Feature:
-        """A row as features of this task only."""
-        row = int(self.order[place])
-        return {**feature(self.rows[row], [self.task]), "draw": (0, row)}
+    def __iter__(self) -> Iterator[list[int]]:
+        """A rank without a row in the last batch gets filler, a row without its labels."""
+        whole = self.batch * self.world_size
+        for start in range(0, len(self.order), whole):
+            rows = self.order[start : start + whole]
+            yield rows[self.rank :: self.world_size].tolist() or [~int(rows[0])]
 
-    def references(self) -> Sequence[Any]:
-        """The labels as encoded, in the order of the dataset."""
-        return self.rows[label_column(self.task)]
 
-    def restore(self, predictions: np.ndarray) -> np.ndarray:
-        """Put predictions that follow this order back into the order of the dataset."""
-        restored = np.empty_like(predictions)
-        restored[self.order] = predictions
-        return restored
+class SweepCollator:
+    """A batch as in training, with the numbers of the rows of each task.
+
+    Args:
+        collator: makes a batch of features.
+    """
+
+    def __init__(self, collator: MixtureCollator) -> None:
+        self.collator = collator
+
+    def __call__(self, features: Sequence[Feature]) -> dict[str, Any]:
+        """See :class:`MixtureCollator`."""
+        tasks = dict.fromkeys(name for feature in features for name in feature["labels"])
+        numbers = {
+            name: torch.tensor([feature[NUMBERS] for feature in features if name in feature["labels"]])
+            for name in tasks
+        }
+        return {**self.collator(features), NUMBERS: numbers}
+
+
+def sweep_loader(
+    rows: EvaluationRows, collator: MixtureCollator, *, batch: int, world_size: int, rank: int, **kwargs: Any
+) -> DataLoader:
+    """Loads all rows once; draws nothing from the random state of the training.
+
+    Args:
+        rows: what is measured.
+        collator: makes a batch of features.
+        batch: rows of a batch of one rank.
+        world_size: ranks.
+        rank: which of them this is.
+        kwargs: of ``torch.utils.data.DataLoader``.
+    """
+    return DataLoader(
+        rows,
+        batch_sampler=SweepSampler(rows.order(), batch=batch, world_size=world_size, rank=rank),
+        collate_fn=SweepCollator(collator),
+        generator=torch.Generator().manual_seed(0),
+        **kwargs,
+    )
 
 
 @dataclass(frozen=True)
@@ -66,9 +130,28 @@ class Scores:
     primary: tuple[str, float]
 
 
-def score(
-    rows: TaskRows, task: Task, outputs: Any, labels: np.ndarray, metric: Metric | None, tokenizer: Any
-) -> Scores:
+def in_order(parts: Sequence[Part], numbers: np.ndarray) -> list[np.ndarray]:
+    """What batches gave for a task, in the order of the dataset; rows of different length are padded with -100.
+
+    Args:
+        parts: of all batches and ranks.
+        numbers: of the task's rows, in the order of the dataset.
+    """
+    places = np.searchsorted(numbers, np.concatenate([part[0] for part in parts]))
+    ordered = []
+    for arrays in list(zip(*parts, strict=True))[1:]:
+        widest = np.max([array.shape[1:] for array in arrays], axis=0).astype(int)
+        whole = np.full((len(numbers), *widest), _PAD, dtype=arrays[0].dtype)
+        start = 0
+        for array in arrays:
+            place: Any = (places[start : start + len(array)], *(slice(size) for size in array.shape[1:]))
+            whole[place] = array
+            start += len(array)
+        ordered.append(whole)
+    return ordered
+
+
+def score(rows: EvaluationRows, task: Task, parts: Sequence[Part], metric: Metric | None, tokenizer: Any) -> Scores:
     """Metrics of a finished evaluation of one task.
 
     The loss is the sum of all items' losses over their number, so it does not depend on batches or ranks.
@@ -76,17 +159,22 @@ def score(
     Args:
         rows: what was evaluated.
         task: which task it was.
-        outputs: logits, the summed loss of each row, and its number of items.
-        labels: what the collator made of the labels.
+        parts: what batches gave for it.
         metric: the user's own metrics in place of the task's.
         tokenizer: the backbone's.
     """
-    logits, losses, items = (rows.restore(output) for output in outputs)
-    labels = rows.restore(labels)
+    name = str(task.name)
+    logits, losses, items, labels = in_order(parts, rows.by_task[name])
     loss = float(losses.sum() / max(items.sum(), 1))
     if metric is None:
-        references = rows.references()
-        values = task.score(logits, labels, unseen=rows.unseen, references=references, loss=loss, tokenizer=tokenizer)
+        values = task.score(
+            logits,
+            labels,
+            unseen=rows.unseen[name],
+            references=rows.references(name),
+            loss=loss,
+            tokenizer=tokenizer,
+        )
     else:
         values = dict(metric(EvalPrediction(predictions=logits, label_ids=labels)))
     values = {name: float(value) for name, value in values.items()}

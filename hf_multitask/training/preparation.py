@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 from transformers.utils import logging
 
-from ..data import Encoded, encode_dataset, group_tasks
+from ..data import Encoded, digest_of, encode_dataset, group_tasks
 from ..modeling.config import close_match
 from ..tasks import Task, build_task
 
@@ -137,6 +137,7 @@ def encode_datasets(
 ) -> list[Encoded]:
     """Features of all datasets; tasks without data are left out. What was cut or is unseen is said aloud."""
     present = {name: task for name, task in tasks.items() if task.source in data}
+    vocabulary = digest_of(tokenizer)
     result = []
     for name, members in group_tasks(present).items():
         encoded = encode_dataset(
@@ -147,6 +148,7 @@ def encode_datasets(
             config=config,
             split=split,
             training=training,
+            vocabulary=vocabulary,
         )
         if cut := encoded.cut_rows():
             logger.warning(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import cached_property
 from typing import Any
 
 import torch
 from transformers import Trainer
 
 from ..data import Mixture
+from ..modeling import MultiTaskModel
 from ..tasks import Task
 from .arguments import MultiTaskTrainingArguments
 from .parameters import drop_gradients
@@ -19,6 +21,7 @@ class SteppingTrainer(Trainer):
     """The Trainer, whose step has the loss of a mixture."""
 
     args: MultiTaskTrainingArguments
+    model: MultiTaskModel
     tasks: dict[str, Task]
     task_weights: dict[str, float]
     progress: Progress
@@ -28,10 +31,11 @@ class SteppingTrainer(Trainer):
     def _mixture(self) -> Mixture: ...
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> dict[str, torch.Tensor]:
-        """Items of every task in the whole step, over micro-batches and ranks."""
-        heads = self.accelerator.unwrap_model(self.model).heads
+        """Items of every task with rows in the whole step, over micro-batches and ranks."""
+        heads: Any = self.model.heads
         tasks, datasets = list(self.tasks), list(self._mixture().sizes)
         items_K, rows_K, rows_D = [0] * len(tasks), [0] * len(tasks), [0] * len(datasets)
+        task_number = {name: number for number, name in enumerate(tasks)}
         for batch in batch_samples:
             for name, rows in batch["rows"].items():
                 rows_D[datasets.index(name)] += rows
@@ -40,17 +44,18 @@ class SteppingTrainer(Trainer):
                     forward["labels"].pop(name, None)
                     forward["task_rows"].pop(name, None)
                 for name, labels in forward["labels"].items():
-                    items_K[tasks.index(name)] += int(heads[name].items(labels).sum())
-                    rows_K[tasks.index(name)] += len(labels)
+                    items_K[task_number[name]] += int(heads[name].items(labels).sum())
+                    rows_K[task_number[name]] += len(labels)
         own = torch.tensor([*items_K, *rows_K, *rows_D])
         counts = self.accelerator.reduce(own.to(device), "sum")
         items, rows, seen = counts.split([len(tasks), len(tasks), len(datasets)])
         known = own if self.accelerator.num_processes == 1 else counts  # a device is not waited for without need
-        self._items = dict(zip(tasks, known.tolist(), strict=False))
+        in_step = known.tolist()
+        self._items = dict(zip(tasks, in_step, strict=False))
         self._total_rows += rows
         self._total_steps += items > 0
         self._seen_rows += seen
-        return dict(zip(tasks, items, strict=True))
+        return {name: items[k] for k, name in enumerate(tasks) if in_step[len(tasks) + k]}
 
     def training_step(
         self,
@@ -66,12 +71,19 @@ class SteppingTrainer(Trainer):
                 total += super().training_step(model, part, num_items_in_batch)
         total += super().training_step(model, last, num_items_in_batch)
         if self.accelerator.sync_gradients:
-            drop_gradients(self.accelerator.unwrap_model(model), self._items)
+            drop_gradients(self.model, self._items)
         return total
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Estimated operations of all parts of a micro-batch."""
-        return sum(super(SteppingTrainer, self).floating_point_ops(part) for part in inputs["forwards"])
+        name = self.model.main_input_name
+        tokens = sum(part[name].numel() for part in inputs["forwards"] if name in part)
+        return tokens * self._operations_of_a_token
+
+    @cached_property
+    def _operations_of_a_token(self) -> int:
+        """The Trainer's estimate, which counts the parameters of all heads anew whenever it is asked."""
+        return super().floating_point_ops({self.model.main_input_name: torch.zeros(1, 1)})
 
     def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
         for part in inputs["forwards"]:
@@ -92,9 +104,10 @@ class SteppingTrainer(Trainer):
         weights = self.task_weights
         terms = [weights[name] * loss for name, loss in outputs.losses.items()]
         loss = sum(terms, outputs.loss * 0)  # the model's own loss reaches parameters that no term may reach
-        for number, name in enumerate(self.tasks):
-            if name in outputs.losses:
-                self._total_losses[number] += outputs.losses[name].detach()
+        if outputs.losses:
+            numbers = [number for number, name in enumerate(self.tasks) if name in outputs.losses]
+            found = torch.stack([outputs.losses[name].detach() for name in self.tasks if name in outputs.losses])
+            self._total_losses[numbers] += found.to(self._total_losses.dtype)
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss

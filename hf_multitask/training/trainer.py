@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
@@ -23,7 +23,7 @@ from .arguments import OWN_TO_A_RANK, MultiTaskTrainingArguments
 from .callbacks import PlanCallback, ResumableEarlyStopping, describe_shares
 from .checkpoint import check_checkpoint
 from .evaluating import EvaluatingTrainer
-from .evaluation import Metric, TaskRows
+from .evaluation import EvaluationRows, Metric
 from .parameters import BACKBONE, freeze, regroup
 from .preparation import (
     Datasets,
@@ -41,6 +41,7 @@ from .progress import BEST_FOLDER, Progress, tidy_best
 from .ranks import check_alike, release_group_at_exit
 from .saving import SaveError, SavingTrainer
 from .stepping import SteppingTrainer
+from .summary import MANY, summary_callbacks
 
 logger = logging.get_logger(__name__)
 
@@ -74,7 +75,7 @@ class MultiTaskTrainer(EvaluatingTrainer, SteppingTrainer, SavingTrainer):
     model: MultiTaskModel
     processing_class: PreTrainedTokenizerBase
     train_dataset: Mixture | None
-    eval_dataset: dict[str, TaskRows] | None
+    eval_dataset: EvaluationRows | None
     data_collator: MixtureCollator
 
     def __init__(
@@ -140,6 +141,11 @@ class MultiTaskTrainer(EvaluatingTrainer, SteppingTrainer, SavingTrainer):
         self._drop_totals()
         release_group_at_exit(self)
         self.add_callback(PlanCallback(self))
+        if len(self.tasks) > MANY:
+            consoles = [self.pop_callback(PrinterCallback), self.pop_callback(ProgressCallback)]
+            shown = next((type(callback) for callback in consoles if callback is not None), None)
+            for callback in summary_callbacks(shown, list(self.tasks)):
+                self.add_callback(callback)
         if args.early_stopping_patience is not None:
             self.add_callback(ResumableEarlyStopping(args.early_stopping_patience))
 
@@ -238,18 +244,17 @@ class MultiTaskTrainer(EvaluatingTrainer, SteppingTrainer, SavingTrainer):
                 config=self.model.config.backbone_config,
             )
 
-    def evaluation_rows(self, data: Datasets, split: str) -> dict[str, TaskRows]:
+    def evaluation_rows(self, data: Datasets, split: str) -> EvaluationRows:
         """Rows of every task that has data in a split, checked and tokenised."""
         check_split(self.tasks, data, split)
-        encoded = self._encode(self._capped(data, self.args.max_eval_samples), split, training=False)
-        by_task = {task: TaskRows(rows, task) for rows in encoded for task in rows.tasks}
-        for task, rows in by_task.items():
-            if not len(rows):
+        rows = EvaluationRows(self._encode(self._capped(data, self.args.max_eval_samples), split, training=False))
+        for task, numbers in rows.by_task.items():
+            if not len(numbers):
                 raise ValueError(f"Task '{task}' has no row with a label in the {split} data. Add some.")
         if self.args.world_size > 1:
-            facts = {task: [len(rows), rows.digest()] for task, rows in by_task.items()}
+            facts = {name: [size, rows.digests[name]] for name, size in rows.sizes.items()}
             check_alike({f"numbers of rows and contents of the {split} data": facts})
-        return {name: by_task[name] for name in self.tasks if name in by_task}
+        return rows
 
     def _capped(self, data: Datasets, most: Any) -> Datasets:
         """The datasets with their rows drawn down to the caps, the same rows whatever the other datasets are."""

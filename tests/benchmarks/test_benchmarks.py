@@ -65,6 +65,39 @@ def test_throughput(setting, benchmark, folder, backbone_path, capsys):
     assert "ours, as a multiple of" in capsys.readouterr().out
 
 
+def test_overhead(benchmark, backbone_path, capsys):
+    words = ["--steps", "4", "--turn", "2", "--batch", "4", "--rows", "24", "--backbone", backbone_path()]
+    figures = benchmark("overhead").main(words)  # which refuses figures of unequal work
+    assert figures["steps"] == 4
+    assert figures["seconds"]["interval"][0] <= figures["seconds"]["ratio"] <= figures["seconds"]["interval"][1]
+    assert "ours over plain" in capsys.readouterr().out
+
+
+def test_many_tasks(benchmark, backbone_path, capsys):
+    benchmark("overhead")
+    words = [
+        "--tasks",
+        "2",
+        "3",
+        "--steps",
+        "2",
+        "--turn",
+        "2",
+        "--batch",
+        "4",
+        "--rows",
+        "24",
+        "--evaluation-rows",
+        "9",
+    ]
+    figures = benchmark("many_tasks").main([*words, "--only-steps", "--backbone", backbone_path()])
+    assert list(figures) == ["2", "3"]
+    assert figures["2"]["seconds"]["ratio"] == 1
+    alone = benchmark("many_tasks").main([*words, "--alone", "3", "--backbone", backbone_path()])
+    assert list(alone) == ["build", "prepare", "evaluate", "checkpoint", "save", "load", "memory"]
+    assert "ms a step" in capsys.readouterr().out
+
+
 def test_preprocessing(benchmark, folder, backbone_path, capsys):
     words = ["--data", str(folder), "--rows", "60", "--repeats", "1", "--backbone", backbone_path()]
     figures = benchmark("preprocessing").main(words)

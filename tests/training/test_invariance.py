@@ -2,11 +2,12 @@
 
 import layouts
 import pytest
+import reading
 import torch
 from layouts import draw
 from transformers import AutoTokenizer
 
-from hf_multitask import MultiTaskTrainer
+from hf_multitask import MultiTaskModel, MultiTaskTrainer
 
 # Rows of a device, accumulation.
 LAYOUTS = [(8, 4), (4, 8), (2, 16)]
@@ -57,6 +58,32 @@ def test_logged_loss_is_the_weighted_sum_of_the_task_losses(train):
     for entry in logs:
         assert entry["loss"] == pytest.approx(entry["sentiment_loss"] + 2.5 * entry.get("ner_loss", 0), rel=1e-6)
         assert entry["sentiment_share"] + entry["ner_share"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "bart"])
+def test_every_type_makes_one_update_however_it_is_accumulated(family, backbone_path, arguments, record_property):
+    kinds = [kind for kind in reading.TASKS if reading.refusal(family, kind) is None]
+
+    def run(batch, accumulation):
+        torch.manual_seed(1)
+        tasks = {kind: reading.TASKS[kind]() for kind in kinds}
+        model = MultiTaskModel.from_backbone(backbone_path(family), tasks=tasks, dropout=0.0).double()
+        trainer = layouts.RecordingTrainer(
+            model,
+            arguments(per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, max_steps=5),
+            train_dataset={kind: reading.rows_of(kind) for kind in kinds},
+            processing_class=AutoTokenizer.from_pretrained(backbone_path(family)),
+        )
+        trainer.train()
+        return {name: value.clone() for name, value in model.state_dict().items()}, trainer
+
+    whole, alone = run(24, 1)
+    assert {task for step in alone.denominators for task in step} == set(kinds)
+    for batch in (6, 2):
+        parts, trainer = run(batch, 24 // batch)
+        record_property(f"{family} 24x1 against {batch}x{24 // batch}", relative_difference(whole, parts))
+        assert relative_difference(whole, parts) < 1e-9
+        assert (trainer.rows, trainer.denominators) == (alone.rows, alone.denominators)
 
 
 @pytest.mark.parametrize("seed", range(20, 25))

@@ -8,7 +8,7 @@ import layouts
 import pytest
 import torch
 from launch import start, torchrun
-from layouts import SAMPLINGS, describe, draw
+from layouts import SAMPLINGS, TEXTS, describe, draw
 from safetensors.torch import load_file
 from transformers import TrainingArguments
 
@@ -36,6 +36,8 @@ def jobs(world):
         job(describe("stopped", rows=rows, **stops), one),
         job(rare("rare"), one),
         job(describe("tokens", tasks=("sentiment", "ner"), sizes=many, rows=rows, max_steps=7), one),
+        job(describe("texts", tasks=("sentiment", *TEXTS), rows=rows), one),
+        job(describe("texts-all", tasks=("sentiment", *TEXTS), rows=rows, ddp_find_unused_parameters=False), four, 4),
         job(draw(0, rows), one),
         job(draw(1, rows), four, 4),
         job(describe("float32", dtype="float32", sampling="annealed", rows=rows), four, 4),

@@ -1,0 +1,144 @@
+"""Logs of many tasks: a summary for the console, and all of it in a file, a JSON line per log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerControl, TrainerState
+from transformers.training_args import TrainingArguments
+from transformers.utils import logging
+
+from .checkpoint import storage_failure
+
+logger = logging.get_logger(__name__)
+
+MANY = 20  # with more tasks, consoles and tables show the worst and best few
+FEW = 3
+FILE_NAME = "task_metrics.jsonl"
+
+
+def by_task(logs: Mapping[str, Any], tasks: Collection[str]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Split a log into what belongs to each task, by task and metric, and the rest.
+
+    Of two names that begin a key, such as ``a`` and ``a_b``, the longer one owns it.
+    """
+    known = set(tasks)
+    averages = [key.removesuffix("average") for key in logs if key.endswith("_average")]
+    prefix = min(averages, key=len, default="")
+    own: dict[str, dict[str, Any]] = {}
+    rest: dict[str, Any] = {}
+    for key, value in logs.items():
+        words = key.removeprefix(prefix).split("_") if key.startswith(prefix) else []
+        starts = (("_".join(words[:end]), "_".join(words[end:])) for end in range(len(words) - 1, 0, -1))
+        task, metric = next(((start, end) for start, end in starts if start in known), ("", ""))
+        if task:
+            own.setdefault(task, {})[metric] = value
+        else:
+            rest[key] = value
+    return own, rest
+
+
+def ranked(own: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[tuple[str, float]]]:
+    """Tasks from worst to best: by their primary metric in an evaluation, by their loss in training.
+
+    Returns:
+        What they are ranked by, ``primary`` or ``loss``, and each with its value.
+    """
+    measured = {task: next((key for key in found if key != "loss"), None) for task, found in own.items()}
+    if any(metric not in (None, "share") for metric in measured.values()):
+        values = [(task, float(own[task][metric])) for task, metric in measured.items() if metric is not None]
+        return "primary", sorted(values, key=lambda entry: entry[1])
+    values = [(task, float(found["loss"])) for task, found in own.items() if "loss" in found]
+    return "loss", sorted(values, key=lambda entry: -entry[1])
+
+
+def summarise(logs: Mapping[str, Any], tasks: Collection[str]) -> dict[str, Any]:
+    """A log without what belongs to single tasks, and in its place their mean, and the worst and best few."""
+    own, rest = by_task(logs, tasks)
+    what, order = ranked(own)
+    if not order:
+        return rest
+
+    def shown(entries: list[tuple[str, float]]) -> str:
+        return ", ".join(f"{task} {value:.4g}" for task, value in entries)
+
+    mean = sum(value for _, value in order) / len(order)
+    return {
+        **rest,
+        "tasks": len(order),
+        f"mean_{what}": mean,
+        f"worst_{what}": shown(order[:FEW]),
+        f"best_{what}": shown(order[: -FEW - 1 : -1]),
+    }
+
+
+class _Summarising(TrainerCallback):
+    """Shows the summary where the class beside it would show all."""
+
+    tasks: Collection[str] = ()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Hand on the summary."""
+        super().on_log(args, state, control, logs=summarise(logs or {}, self.tasks), **kwargs)
+
+
+class SummaryPrinter(_Summarising, PrinterCallback):
+    """Prints summaries."""
+
+
+class SummaryProgress(_Summarising, ProgressCallback):
+    """Shows progress, and summaries."""
+
+
+class TaskMetricsFile(TrainerCallback):
+    """Writes every log by task into ``task_metrics.jsonl`` in ``output_dir``.
+
+    A line holds ``step``, ``epoch``, ``metrics`` of no single task, and ``tasks``: by task, its metrics.
+
+    Args:
+        tasks: their names.
+    """
+
+    def __init__(self, tasks: Collection[str]) -> None:
+        self.tasks = tasks
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,  # noqa: ARG002
+    ) -> None:
+        """Add a line."""
+        own, rest = by_task(logs or {}, self.tasks)
+        if own and state.is_world_process_zero:
+            path = Path(str(args.output_dir)) / FILE_NAME
+            line = {"step": state.global_step, "epoch": state.epoch, "metrics": rest, "tasks": own}
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+            except OSError as problem:
+                if (reason := storage_failure(problem)) is None:
+                    raise
+                logger.warning(f"{path} lacks the log of step {state.global_step} ({reason}). Free some space.")
+
+
+def summary_callbacks(shown: type[TrainerCallback] | None, tasks: Collection[str]) -> list[TrainerCallback]:
+    """What takes the place of a console's callback where there are many tasks: the file, and the summary."""
+    console: _Summarising | None = None
+    if shown is not None:
+        console = SummaryPrinter() if issubclass(shown, PrinterCallback) else SummaryProgress()
+        console.tasks = tasks
+    return [TaskMetricsFile(tasks), *([] if console is None else [console])]
