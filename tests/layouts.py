@@ -35,6 +35,7 @@ NO_ANSWER = {"text": [], "answer_start": []}
 TOPICS = ["and", "the", "was", "not"]
 KINDS = ("sentiment", "topics", "stars", "pairs", "ner", "person")
 TEXTS = ("answers", "choices", "scored", "groups", "masks")  # rows of several texts, and masks
+NO_WEIGHTS = {"scored", "groups", "masks"}  # tasks whose head has none of its own
 DATASET = {
     "answers": "questions",
     "choices": "choices",

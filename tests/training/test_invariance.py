@@ -63,16 +63,17 @@ def test_logged_loss_is_the_weighted_sum_of_the_task_losses(train):
 @pytest.mark.parametrize("family", ["bert", "gpt2", "bart"])
 def test_every_type_makes_one_update_however_it_is_accumulated(family, backbone_path, arguments, record_property):
     kinds = [kind for kind in reading.TASKS if reading.refusal(family, kind) is None]
+    path = backbone_path(family)
 
     def run(batch, accumulation):
         torch.manual_seed(1)
         tasks = {kind: reading.TASKS[kind]() for kind in kinds}
-        model = MultiTaskModel.from_backbone(backbone_path(family), tasks=tasks, dropout=0.0).double()
+        model = MultiTaskModel.from_backbone(path, tasks=tasks, dropout=0.0).double()
         trainer = layouts.RecordingTrainer(
             model,
             arguments(per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, max_steps=5),
             train_dataset={kind: reading.rows_of(kind) for kind in kinds},
-            processing_class=AutoTokenizer.from_pretrained(backbone_path(family)),
+            processing_class=AutoTokenizer.from_pretrained(path),
         )
         trainer.train()
         return {name: value.clone() for name, value in model.state_dict().items()}, trainer
