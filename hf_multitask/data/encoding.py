@@ -12,9 +12,10 @@ from ..modeling.inputs import as_text, cut_rows, encode, input_names, longest_in
 from ..tasks import Task
 from ..tasks.labels import class_names
 from ..version import __version__
+from .stream import Stream, declared_rows, first_rows
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 CUT = "cut"
@@ -126,39 +127,93 @@ def encode_dataset(
         unknown = task.unseen(dataset)
         allowed = not training and getattr(task, "unseen_labels", "") == "count_wrong"
         unseen[str(task.name)] = unknown if allowed else []
-    limit = longest_input(tokenizer, config, tasks[0].max_length)
-    names = input_names(tokenizer, config)
-    columns = sorted({column for task in tasks for column in (*task.text_columns, task.target_column) if column})
-    text, pair = tasks[0].text_columns
-    offsets = tokenizer.is_fast and any(task.aligns_words for task in tasks)
-
-    def features(rows: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        texts = _texts(rows[text], tasks[0], text, indices, split)
-        pairs = None if pair is None else _texts(rows[pair], tasks[0], pair, indices, split)
-        encoding = encode(tokenizer, texts, pairs, limit, return_offsets_mapping=offsets)
-        result = {key: encoding[key] for key in names if key in encoding}
-        result[CUT] = cut_rows(tokenizer, encoding, texts, pairs, limit)
-        for task in tasks:
-            column = task.target_column
-            named = rows | {column: _named(rows[column], class_names(dataset, column))}
-            result[label_column(str(task.name))] = task.encode_labels(
-                named, indices, encoding, unseen[str(task.name)], split
-            )
-        return result
-
+    encoder = RowEncoder(tasks, tokenizer, config, split, _names_of_classes(dataset, tasks), unseen)
     rows = (
         dataset.with_format(None)
-        .select_columns(columns)
+        .select_columns(encoder.columns)
         .map(
-            features,
+            encoder,
             batched=True,
             with_indices=True,
-            remove_columns=columns,
-            new_fingerprint=_fingerprint(dataset, tasks, tokenizer, names, limit, unseen),
+            remove_columns=encoder.columns,
+            new_fingerprint=_fingerprint(dataset, tasks, tokenizer, encoder.names, encoder.limit, unseen),
             desc=f"Tokenising {name} ({split})",
         )
     )
     return Encoded(name, rows, unseen)
+
+
+def encode_stream(
+    name: str,
+    dataset: IterableDataset,
+    tasks: Sequence[Task],
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PreTrainedConfig,
+) -> Stream:
+    """A training stream whose rows are tokenised when they are asked for.
+
+    Args:
+        name: name of the group of tasks.
+        dataset: raw rows.
+        tasks: the tasks of the group; their labels are resolved.
+        tokenizer: a fast one where a task tags words.
+        config: the backbone's configuration.
+    """
+    names = [str(task.name) for task in tasks]
+    classes = _names_of_classes(first_rows(dataset), tasks)
+    encoder = RowEncoder(tasks, tokenizer, config, "train", classes, {task: [] for task in names})
+    return Stream(name, dataset, names, encoder, encoder.columns, declared_rows(dataset))
+
+
+class RowEncoder:
+    """Columns of raw rows to columns of features.
+
+    Args:
+        tasks: the tasks of a group.
+        tokenizer: a fast one where a task tags words.
+        config: the backbone's configuration.
+        split: name of the split, for messages.
+        classes: by column, the names of a ClassLabel.
+        unseen: by task, labels that are numbered after its ``label_names``.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        tokenizer: PreTrainedTokenizerBase,
+        config: PreTrainedConfig,
+        split: str,
+        classes: Mapping[str, list[str] | None],
+        unseen: Mapping[str, list[Any]],
+    ) -> None:
+        self.tasks, self.tokenizer, self.split = list(tasks), tokenizer, split
+        self.classes, self.unseen = classes, unseen
+        self.limit = longest_input(tokenizer, config, tasks[0].max_length)
+        self.names = input_names(tokenizer, config)
+        self.columns = sorted(
+            {column for task in tasks for column in (*task.text_columns, task.target_column) if column}
+        )
+        self.offsets = tokenizer.is_fast and any(task.aligns_words for task in tasks)
+
+    def __call__(self, rows: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        """Features of some rows, whose numbers serve messages."""
+        first, split = self.tasks[0], self.split
+        text, pair = first.text_columns
+        texts = _texts(rows[text], first, text, indices, split)
+        pairs = None if pair is None else _texts(rows[pair], first, pair, indices, split)
+        encoding = encode(self.tokenizer, texts, pairs, self.limit, return_offsets_mapping=self.offsets)
+        result = {key: encoding[key] for key in self.names if key in encoding}
+        result[CUT] = cut_rows(self.tokenizer, encoding, texts, pairs, self.limit)
+        for task in self.tasks:
+            column, name = task.target_column, str(task.name)
+            named = rows | {column: _named(rows[column], self.classes[column])}
+            result[label_column(name)] = task.encode_labels(named, indices, encoding, self.unseen[name], split)
+        return result
+
+
+def _names_of_classes(dataset: Dataset, tasks: Sequence[Task]) -> dict[str, list[str] | None]:
+    return {task.target_column: class_names(dataset, task.target_column) for task in tasks}
 
 
 def _texts(values: list[Any], task: Task, column: str, indices: list[int], split: str) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,14 +24,31 @@ class Share:
 
     @property
     def passes(self) -> float:
-        """How often each row is seen, on average."""
-        return self.drawn / self.rows
+        """How often each row is seen, on average; not a number where nobody knows how many there are."""
+        return self.drawn / self.rows if self.rows else math.nan
+
+
+def offsets(sizes: Mapping[str, int], streams: Collection[str] = ()) -> np.ndarray:
+    """The number of the first row of every dataset, (K,).
+
+    Rows of ordinary datasets are numbered one dataset after the other. Each stream has a range of its own above them,
+    in which its rows are numbered through all of its passes.
+    """
+    ends_K = np.cumsum([0 if name in streams else size for name, size in sizes.items()])
+    number = iter(range(1, len(sizes) + 1))
+    return np.array(
+        [
+            next(number) << 40 if name in streams else int(end) - size
+            for (name, size), end in zip(sizes.items(), ends_K, strict=True)
+        ],
+        dtype=np.int64,
+    )
 
 
 class StepSampler(Sampler[list[int]]):
     """Draws optimizer steps from a mixture and deals each to ranks and micro-batches.
 
-    A row is a number: those of the first dataset come first. Every step holds, of each dataset, its share of the rows,
+    A row is a number, see :func:`offsets`. Every step holds, of each dataset, its share of the rows,
     rounded down or up; who is rounded up is whoever is furthest behind (largest remainder), ties and the start being
     drawn from the seed. A dataset's rows come in shuffled passes without end, so an epoch of proportional sampling sees
     each row once. An epoch has ceil(rows / rows of a step) steps and as many rows as the data, whatever the shares.
@@ -39,13 +57,17 @@ class StepSampler(Sampler[list[int]]):
     dataset, rows of the same rank in length; which step gets the short ones is drawn. Quotas are not touched. Ranks get
     rows of every length, the micro-batches of a rank rows of similar length.
 
+    The rows of a stream come in its own order, so a step holds the next ones, and they have no lengths. With a stream
+    that does not say its size all steps are one epoch.
+
     The steps are a pure function of (seed, epoch, who has left): another number of ranks or micro-batches deals the
     same steps.
 
     Args:
-        sizes: rows of each dataset.
+        sizes: rows of each dataset; 0 of a stream that does not say.
         rates: their shares.
-        lengths: tokens of every row of each dataset.
+        streams: names of the datasets that are streams.
+        lengths: tokens of every row of each dataset but the streams.
         window: steps of a window.
         rows_per_step: W x A x R rows: ranks, accumulation, batch of a device.
         total_steps: optimizer steps of the whole training, for shares that change on the way; those of one epoch where
@@ -56,7 +78,7 @@ class StepSampler(Sampler[list[int]]):
         seed: of the order and the rounding.
 
     Raises:
-        ValueError: a rate is negative, not finite, or all are zero.
+        ValueError: a rate is negative, not finite, or all are zero; or a size is needed that nobody knows.
     """
 
     def __init__(
@@ -64,6 +86,7 @@ class StepSampler(Sampler[list[int]]):
         sizes: Mapping[str, int],
         rates: SamplingRates,
         *,
+        streams: Collection[str] = (),
         lengths: Mapping[str, np.ndarray] | None = None,
         window: int = 50,
         rows_per_step: int,
@@ -79,9 +102,16 @@ class StepSampler(Sampler[list[int]]):
         self.rows_per_step, self.accumulation = rows_per_step, accumulation
         self.world_size, self.rank, self.seed = world_size, rank, seed
         self._names = list(self.sizes)
-        self._lengths_of_rows = None if lengths is None else np.concatenate([lengths[name] for name in self._names])
-        self._offsets_K = np.cumsum([0, *self.sizes.values()])[:-1]
-        self.total = sum(self.sizes.values())
+        self.streams = frozenset(streams)
+        self._lengths_of_rows = None if not lengths else np.concatenate(list(lengths.values()))
+        self._offsets_K = offsets(self.sizes, self.streams)
+        unknown = [name for name, size in self.sizes.items() if not size]
+        if unknown and (not total_steps or rates.needs_sizes):
+            raise ValueError(
+                f"The stream '{unknown[0]}' does not say how many rows it has. Set max_steps, and a sampling without "
+                "sizes: uniform or fixed; or set its info.splits."
+            )
+        self.total = rows_per_step * (total_steps or 0) if unknown else sum(self.sizes.values())
         self.steps_per_epoch = -(-self.total // rows_per_step)
         self.total_steps = total_steps or self.steps_per_epoch
         self.epoch = 0
@@ -120,7 +150,9 @@ class StepSampler(Sampler[list[int]]):
         """What this rank gets of a step: as many rows as the others, and nearly as many tokens; the longest first."""
         if self._lengths_of_rows is None or self.world_size * self.accumulation == 1:
             return rows[self.rank :: self.world_size]
-        rows = rows[np.argsort(-self._lengths_of_rows[rows], kind="stable")]
+        lengths = np.where(rows < len(self._lengths_of_rows), rows, 0)
+        lengths = np.where(rows < len(self._lengths_of_rows), self._lengths_of_rows[lengths], 0)
+        rows = rows[np.argsort(-lengths, kind="stable")]
         # Dealt to and fro, as cards are: 0 1 2 2 1 0 0 1 2 ...
         turn, place = np.divmod(np.arange(len(rows)), self.world_size)
         return rows[np.where(turn % 2, self.world_size - 1 - place, place) == self.rank]
@@ -145,7 +177,7 @@ class StepSampler(Sampler[list[int]]):
         """The rows of dataset k in each step of a window."""
         rows = self._draw(k, start, int(quotas_S.sum()))
         order_S = np.arange(len(quotas_S))
-        if self.lengths is not None:
+        if self.lengths is not None and self._names[k] not in self.streams:
             rows = rows[np.argsort(self.lengths[self._names[k]][rows], kind="stable")]
             # The same order for every dataset, so that short rows meet short rows.
             order_S = np.random.default_rng([self.seed, 4, *window]).permutation(len(quotas_S))
@@ -212,6 +244,8 @@ class StepSampler(Sampler[list[int]]):
     def _draw(self, k: int, start: int, count: int) -> np.ndarray:
         """``count`` rows of dataset k, from place ``start`` of its endless passes on."""
         name = self._names[k]
+        if name in self.streams:
+            return np.arange(start, start + count)
         size = self.sizes[name]
         drawn = []
         while count:
