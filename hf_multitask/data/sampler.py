@@ -122,7 +122,6 @@ class StepSampler(Sampler[list[int]]):
         # By epoch: rows drawn of each dataset before it, and how far each is behind its share.
         behind_K = np.random.default_rng([seed, 1]).uniform(0, 1e-6, len(self.sizes))
         self._starts = [(np.zeros(len(self.sizes), dtype=np.int64), behind_K)]
-        self._last: tuple[int, np.ndarray, np.ndarray] | None = None
         if self._changing:
             self._shares(1.0)
 
@@ -134,7 +133,6 @@ class StepSampler(Sampler[list[int]]):
         """Draw nothing of a dataset from an epoch on, and give its share to the others."""
         self._left[name] = epoch
         del self._starts[epoch + 1 :]
-        self._last = None
 
     def __len__(self) -> int:
         """Micro-batches that one rank gets in an epoch."""
@@ -159,10 +157,8 @@ class StepSampler(Sampler[list[int]]):
 
     def steps(self, epoch: int) -> Iterator[np.ndarray]:
         """The rows of every step of an epoch, over all ranks, each (rows_per_step,) or fewer in the last."""
-        quotas_SK, _ = self._quotas(epoch)
         cursors_K = self._start(epoch)[0].copy()
-        for first in range(0, self.steps_per_epoch, self.window):
-            window_SK = quotas_SK[first : first + self.window]
+        for first, window_SK in self._windows(epoch, self._start(epoch)[1].copy()):
             drawn_K = window_SK.sum(0)
             dealt = [
                 self._deal(k, int(cursors_K[k]), window_SK[:, k], (epoch, first))
@@ -190,13 +186,22 @@ class StepSampler(Sampler[list[int]]):
         """What each dataset gets in a run of so many optimizer steps."""
         drawn_K = np.zeros(len(self.sizes), dtype=np.int64)
         for epoch in range(-(-steps // self.steps_per_epoch)):
-            drawn_K += self._quotas(epoch)[0][: steps - epoch * self.steps_per_epoch].sum(0)
+            left = steps - epoch * self.steps_per_epoch
+            if left >= self.steps_per_epoch:
+                drawn_K = self._start(epoch + 1)[0]
+                continue
+            for first, window_SK in self._windows(epoch, self._start(epoch)[1].copy()):
+                if first >= left:
+                    break
+                drawn_K = drawn_K + window_SK[: left - first].sum(0)
         return shares_of(self.sizes, dict(zip(self.sizes, drawn_K.tolist(), strict=True)))
 
     def _start(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         while len(self._starts) <= epoch:
-            quotas_SK, behind_K = self._quotas(len(self._starts) - 1)
-            self._starts.append((self._starts[-1][0] + quotas_SK.sum(0), behind_K))
+            drawn_K, behind_K = (part.copy() for part in self._starts[-1])
+            for _, window_SK in self._windows(len(self._starts) - 1, behind_K):
+                drawn_K += window_SK.sum(0)
+            self._starts.append((drawn_K, behind_K))
         return self._starts[epoch]
 
     def _shares(self, progress: float) -> np.ndarray:
@@ -216,30 +221,40 @@ class StepSampler(Sampler[list[int]]):
             return shares_K
         return np.where(stays_K, shares_K, 0.0) / shares_K[stays_K].sum()
 
-    def _quotas(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of each dataset in every step of an epoch, (S, K), and how far each is behind after it, (K,)."""
-        if self._last is not None and self._last[0] == epoch:
-            return self._last[1:]
+    def _windows(self, epoch: int, behind_K: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """The first step of every window of an epoch, and the rows of each dataset in its steps, (S, K).
+
+        ``behind_K``, how far each dataset is behind its share, goes along. Plain numbers: a million steps are counted
+        in seconds.
+        """
         stays_K = np.array([self._left.get(name, epoch + 1) > epoch for name in self._names])
-        behind_K = np.where(stays_K, self._start(epoch)[1], 0.0)
-        quotas_SK = np.zeros((self.steps_per_epoch, len(self.sizes)), dtype=np.int64)
-        shares_K = self._shares_of_step(epoch, 0, stays_K)
-        for step in range(self.steps_per_epoch):
-            rows = min(self.rows_per_step, self.total - step * self.rows_per_step)
-            if self._changing:
-                shares_K = self._shares_of_step(epoch, step, stays_K)
-            wanted_K = shares_K * rows
-            quota_K = np.floor(wanted_K + 1e-9).astype(np.int64)
-            behind_K += wanted_K - quota_K
-            fraction_K = wanted_K - quota_K
-            left = rows - int(quota_K.sum())
-            # Only a dataset with a fraction may be rounded up, so that every quota stays within one row of its share.
-            order_K = np.argsort(-np.where(fraction_K > 1e-9, behind_K, -np.inf), kind="stable")[:left]
-            quota_K[order_K] += 1
-            behind_K[order_K] -= 1
-            quotas_SK[step] = quota_K
-        self._last = (epoch, quotas_SK, behind_K)
-        return quotas_SK, behind_K
+        behind_K[~stays_K] = 0.0
+        shares_K = self._shares_of_step(epoch, 0, stays_K).tolist()
+        places = range(len(shares_K))
+        for first in range(0, self.steps_per_epoch, self.window):
+            behind = behind_K.tolist()
+            quotas = []
+            for step in range(first, min(first + self.window, self.steps_per_epoch)):
+                rows = min(self.rows_per_step, self.total - step * self.rows_per_step)
+                if self._changing:
+                    shares_K = self._shares_of_step(epoch, step, stays_K).tolist()
+                quota, due = [], []
+                for k in places:
+                    wanted = shares_K[k] * rows
+                    whole = int(wanted + 1e-9)
+                    quota.append(whole)
+                    behind[k] += wanted - whole
+                    # Only a dataset with a fraction may be rounded up, so that every quota stays within one row of its
+                    # share.
+                    if wanted - whole > 1e-9:
+                        due.append(k)
+                left = rows - sum(quota)
+                for k in sorted(due, key=behind.__getitem__, reverse=True)[:left] if left else ():
+                    quota[k] += 1
+                    behind[k] -= 1
+                quotas.append(quota)
+            behind_K[:] = behind
+            yield first, np.array(quotas, dtype=np.int64)
 
     def _draw(self, k: int, start: int, count: int) -> np.ndarray:
         """``count`` rows of dataset k, from place ``start`` of its endless passes on."""
