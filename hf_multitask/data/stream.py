@@ -40,7 +40,8 @@ def declared_rows(stream: IterableDataset) -> int:
     """Rows that a stream says it has, in ``info.splits``; 0 where it does not, or where a step on the way, such as a
     filter, leaves fewer or more than was said.
     """
-    split = (stream.info.splits or {}).get(str(stream.split))
+    splits = dict(stream.info.splits or {})
+    split = splits.get(str(stream.split), next(iter(splits.values())) if len(splits) == 1 else None)
     rows = (split.num_examples or 0) if split is not None else 0
     fewest: int | None = None
     for part in _parts(stream):

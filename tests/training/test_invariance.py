@@ -3,7 +3,7 @@
 import layouts
 import pytest
 import torch
-from layouts import draw
+from layouts import describe, draw
 from transformers import AutoTokenizer
 
 from hf_multitask import MultiTaskTrainer
@@ -57,6 +57,19 @@ def test_logged_loss_is_the_weighted_sum_of_the_task_losses(train):
     for entry in logs:
         assert entry["loss"] == pytest.approx(entry["sentiment_loss"] + 2.5 * entry.get("ner_loss", 0), rel=1e-6)
         assert entry["sentiment_share"] + entry["ner_share"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("sampling", ["proportional", "uniform"])
+def test_streams_make_one_update_however_they_are_accumulated(sampling, backbone_path, tmp_path, record_property):
+    ordinary = describe("streams", rows=24, sampling=sampling, max_steps=7)
+    description = {**ordinary, "streams": ["reviews", "wiki"]}
+    whole, alone = layouts.run(description, backbone_path(), tmp_path, 24, 1)
+    for batch in (6, 2):
+        parts, record = layouts.run(description, backbone_path(), tmp_path, batch, 24 // batch)
+        record_property(f"24x1 against {batch}x{24 // batch}, relative norm", relative_difference(whole, parts))
+        assert relative_difference(whole, parts) < 1e-9
+        for what in ("rows", "denominators", "trained"):
+            assert record[what] == alone[what]
 
 
 @pytest.mark.parametrize("seed", range(20, 25))
