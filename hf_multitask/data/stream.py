@@ -20,6 +20,7 @@ _SAME_COUNT = (
     "SelectColumnsIterable",
     "FormattedExamplesIterable",
     "BufferShuffledExamplesIterable",
+    "InterleavedShardsExamplesIterable",
 )
 # Those whose state does not bring back what they hold in memory.
 _FORGETFUL = ("BufferShuffledExamplesIterable",)
@@ -177,6 +178,11 @@ class Stream:
             try:
                 batch = next(self._batches, None)  # type: ignore[arg-type]
             except Exception as problem:
+                if self._expected is not None and isinstance(problem, KeyError | IndexError | TypeError):
+                    raise self._error(
+                        f"row {place} is not found again, as the stream is not built as it was when the checkpoint was "
+                        "written. Put it back"
+                    ) from problem
                 said = " ".join(str(problem).split()) or type(problem).__name__
                 raise self._error(
                     f"row {place} could not be read ({type(problem).__name__}: {said}). Mend the stream"
@@ -202,8 +208,8 @@ class Stream:
         digest = hashlib.blake2b(repr(rows[0]).encode(), digest_size=8).hexdigest()
         if self._expected not in (None, digest):
             raise self._error(
-                f"row {place} is not the one that stood there when the checkpoint was written. Put the stream back as "
-                "it was, and"
+                f"row {place} is not the one that stood there when the checkpoint was written. Put the stream back "
+                "as it was"
             )
         self._expected = None
         if self.keeps_place or not place:
