@@ -65,7 +65,7 @@ SHUFFLED = {"shuffled": lambda: stream().shuffle(seed=3, buffer_size=30), "plain
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", SHUFFLED)
-def test_resume_in_the_middle_of_a_pass_is_exact(kind, workers, trainer, tmp_path, recwarn):
+def test_resume_in_the_middle_of_a_pass_is_exact(kind, workers, trainer, tmp_path):
     common = {
         "sampling": "uniform",
         "max_steps": 36,  # of 8 rows, half of them the stream's: into its second pass
