@@ -190,7 +190,7 @@ class Stream:
             if batch is None and (self.size or not place):
                 raise self._error(
                     f"the stream ends before row {place}, and it declares {self.size} rows. Declare as many as it has "
-                    "in info.splits"
+                    "in info.splits, and set ignore_data_skip=True, as that is another order of rows"
                     if self.size
                     else "the stream has no rows. Add some"
                 )
