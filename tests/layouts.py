@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, SplitDict, SplitInfo
 from safetensors.torch import save_file
 from tiny import NER_LABELS, read_rows
 from torch.distributed.device_mesh import init_device_mesh
@@ -169,6 +169,13 @@ def make_data(sizes, missing, seed, split="train"):
     return {name: Dataset.from_list([rows[name](row) for row in range(size)]) for name, size in sizes.items()}
 
 
+def as_stream(rows):
+    """A dataset as a stream that declares its rows."""
+    stream = rows.to_iterable_dataset(num_shards=2)
+    stream.info.splits = SplitDict({"train": SplitInfo("train", num_examples=len(rows))})
+    return stream
+
+
 class Recorder(TrainerCallback):
     """Which heads have a gradient when the optimizer steps."""
 
@@ -246,12 +253,13 @@ def build(description, backbone, output, batch, accumulation):
     sizes = {name: 7 + more + 2 * place for place, name in enumerate(description["sizes"])}
     evaluates = args.get("eval_strategy", "no") != "no"
     recorder = Recorder()
+    train = make_data(
+        description["sizes"], description["missing"], description.get("seed_of_data", description["seed"])
+    )
     trainer = RecordingTrainer(
         model,
         MultiTaskTrainingArguments(**args),
-        train_dataset=make_data(
-            description["sizes"], description["missing"], description.get("seed_of_data", description["seed"])
-        ),
+        train_dataset=train | {name: as_stream(train[name]) for name in description.get("streams", ())},
         eval_dataset=make_data(sizes, 0.2, 9, "validation") if evaluates else None,
         processing_class=AutoTokenizer.from_pretrained(backbone),
         callbacks=[recorder],

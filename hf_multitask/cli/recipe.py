@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from ..modeling import MultiTaskModel
@@ -33,13 +33,17 @@ class Recipe:
     tasks: dict[str, Task]
     training: dict[str, Any]
 
-    def load(self) -> dict[str, DatasetDict]:
-        """The datasets, by name, each with its splits.
+    def load(self) -> dict[str, dict[str, Any]]:
+        """The datasets, by name, each with its splits; of those with ``streaming`` the training split is a stream.
 
         Raises:
             ValueError: a file is missing, malformed or empty.
         """
-        return {name: _load(name, arguments) for name, arguments in self.datasets.items()}
+        caps = self.training.get("max_eval_samples")
+        return {
+            name: _load(name, arguments, caps.get(name) if isinstance(caps, Mapping) else caps)
+            for name, arguments in self.datasets.items()
+        }
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -161,7 +165,7 @@ def _files(given: Any, name: str, folder: Path) -> list[str]:
     return found
 
 
-def _load(name: str, arguments: dict[str, Any]) -> DatasetDict:
+def _load(name: str, arguments: dict[str, Any], most: int | None) -> dict[str, Any]:
     files = [file for split in (arguments.get("data_files") or {}).values() for file in split]
     for file in files:
         if "://" not in file and not Path(file).stat().st_size:
@@ -170,11 +174,13 @@ def _load(name: str, arguments: dict[str, Any]) -> DatasetDict:
         if arguments["path"] == "json":
             # Split by split: together, the first split's kinds would turn lists and numbers of the others to strings.
             splits = arguments["data_files"]
-            loaded = DatasetDict(
+            loaded: Any = (IterableDatasetDict if arguments.get("streaming") else DatasetDict)(
                 {split: load_dataset(**arguments | {"data_files": {split: splits[split]}})[split] for split in splits}
             )
         else:
             loaded = load_dataset(**arguments)
+        if isinstance(next(iter(loaded.values())), IterableDataset):
+            loaded = {split: rows if split == "train" else _first(rows, most) for split, rows in loaded.items()}
     except (DatasetGenerationError, ValueError, TypeError, StopIteration, OSError) as problem:
         for file in files if arguments["path"] == "json" and "field" not in arguments else []:
             _check_lines(name, file)
@@ -183,11 +189,14 @@ def _load(name: str, arguments: dict[str, Any]) -> DatasetDict:
             f"Dataset '{name}' could not be loaded: {' '.join(str(reason).split()) or type(reason).__name__}."
         ) from None
     for split, rows in loaded.items():
-        if not isinstance(rows, Dataset):
-            raise ValueError(f"Dataset '{name}' is a stream. Leave out 'streaming'.")
-        if not len(rows):
+        if isinstance(rows, Dataset) and not len(rows):
             raise ValueError(f"Dataset '{name}' has no rows in its split '{split}'. Add rows.")
-    return loaded
+    return dict(loaded)
+
+
+def _first(stream: IterableDataset, most: int | None) -> Dataset:
+    """The first rows of a stream, all where None."""
+    return Dataset.from_list(list(stream if most is None else stream.take(most)), features=stream.features)
 
 
 def _check_lines(name: str, file: str) -> None:

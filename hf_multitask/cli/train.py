@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import DatasetDict
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
 from ..modeling import MultiTaskModel, MultiTaskPipeline
@@ -17,7 +16,7 @@ from ..modeling.readers import reader_of
 from ..training import MultiTaskTrainer
 from ..training.callbacks import table
 from ..training.checkpoint import last_whole_checkpoint
-from ..training.preparation import resolve_tasks
+from ..training.preparation import resolve_tasks, without_streams
 from ..training.summary import FEW, MANY, by_task, ranked
 from .arguments import build_arguments, parse_overrides
 from .recipe import Recipe, read_recipe
@@ -33,11 +32,12 @@ def add_parser(commands: Any) -> None:
 
 def prepare(
     namespace: argparse.Namespace, words: Sequence[str]
-) -> tuple[MultiTaskTrainer, Any, dict[str, DatasetDict]]:
+) -> tuple[MultiTaskTrainer, Any, dict[str, dict[str, Any]]]:
     """Everything up to the first step: all that can be wrong with a recipe is wrong here."""
     recipe = read_recipe(namespace.recipe)
     args, resume = build_arguments(recipe.training, parse_overrides(words))
     data = recipe.load()
+    whole = without_streams(recipe.tasks, splits(data, "train"))
     for name, task in recipe.tasks.items():
         if "train" not in data[task.source]:
             raise ValueError(
@@ -48,9 +48,9 @@ def prepare(
                 f"Task '{name}' has no evaluation split: dataset '{task.source}' has no split 'validation'. "
                 "Add one, or set eval_strategy: 'no'."
             )
-        for split, rows in data[task.source].items():
+        for split, rows in (data[task.source] | {"train": whole[task.source]}).items():
             task.check_columns(rows, split)
-    tasks = resolve_tasks(recipe.tasks, [splits(data, name) for name in ("train", "validation", "test")])
+    tasks = resolve_tasks(recipe.tasks, [whole, *(splits(data, name) for name in ("validation", "test"))])
     tokenizer = load_tokenizer(recipe)
     set_seed(args.seed)
     model = MultiTaskModel.from_backbone(recipe.backbone, tasks=tasks, **recipe.model)
@@ -69,7 +69,7 @@ def prepare(
     return trainer, checkpoint, data
 
 
-def splits(data: Mapping[str, DatasetDict], split: str) -> dict[str, Any]:
+def splits(data: Mapping[str, Mapping[str, Any]], split: str) -> dict[str, Any]:
     """The datasets that have a split of that name, by name."""
     return {name: splits[split] for name, splits in data.items() if split in splits}
 
@@ -157,7 +157,7 @@ def show_metrics(measured: Mapping[str, Mapping[str, float]], tasks: Sequence[st
     print(table(lines))
 
 
-def _show_example(trainer: MultiTaskTrainer, data: Mapping[str, DatasetDict]) -> None:
+def _show_example(trainer: MultiTaskTrainer, data: Mapping[str, Mapping[str, Any]]) -> None:
     """Print what the model says about a row of the data: the first of a task that tags words, if there is one."""
     tokenizer: Any = trainer.processing_class
     pipeline = MultiTaskPipeline(model=trainer.model.eval(), tokenizer=tokenizer)
@@ -166,7 +166,7 @@ def _show_example(trainer: MultiTaskTrainer, data: Mapping[str, DatasetDict]) ->
         return
     task = next((task for task in tasks if task["type"] == "token-classification"), tasks[0])
     rows = data[task["dataset"] or task["name"]]
-    row = reader_of(task).example(task, rows["test" if "test" in rows else "train"][0])
+    row = reader_of(task).example(task, next(iter(rows["test" if "test" in rows else "train"])))
     shown = [as_text(value) if not isinstance(value, list) else " | ".join(value) for value in row.values()]
     if task["type"] == "token-classification":
         shown = [as_text(row["text"])]

@@ -12,9 +12,10 @@ from ..modeling.inputs import Encoder
 from ..tasks import Task
 from ..tasks.labels import class_names
 from ..version import __version__
+from .stream import Stream, declared_rows, first_rows
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 CUT = "cut"
@@ -135,35 +136,93 @@ def encode_dataset(
         unknown = task.unseen(dataset)
         allowed = not training and getattr(task, "unseen_labels", "") == "count_wrong"
         unseen[str(task.name)] = unknown if allowed else []
-    lead = tasks[0]
-    encoder = Encoder(tokenizer, config, lead.to_dict() | {"name": lead.name})
-    columns = sorted({column for task in tasks for column in task.columns})
-    offsets = tokenizer.is_fast and any(task.aligns_words for task in tasks)
-    named = {column: names for column in columns if (names := class_names(dataset, column)) is not None}
-
-    def features(rows: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        rows = rows | {column: _named(rows[column], names) for column, names in named.items()}
-        rows, indices = lead.batch_rows(rows, indices)
-        inputs, encoding, cut = lead.encode_inputs(rows, indices, encoder, split, offsets=offsets)
-        labels = {
-            label_column(str(task.name)): task.encode_labels(rows, indices, encoding, unseen[str(task.name)], split)
-            for task in tasks
-        }
-        return {**inputs, CUT: cut, **labels}
-
+    encoder = RowEncoder(tasks, tokenizer, config, split, dataset, unseen)
     rows = (
         dataset.with_format(None)
-        .select_columns(columns)
+        .select_columns(encoder.columns)
         .map(
-            features,
+            encoder,
             batched=True,
             with_indices=True,
-            remove_columns=columns,
-            new_fingerprint=_fingerprint(dataset, tasks, encoder, unseen, vocabulary),
+            remove_columns=encoder.columns,
+            new_fingerprint=_fingerprint(dataset, tasks, encoder.encoder, unseen, vocabulary),
             desc=f"Tokenising {name} ({split})",
         )
     )
     return Encoded(name, rows, unseen)
+
+
+def encode_stream(
+    name: str,
+    dataset: IterableDataset,
+    tasks: Sequence[Task],
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PreTrainedConfig,
+) -> Stream:
+    """A training stream whose rows are tokenised when they are asked for.
+
+    Args:
+        name: name of the group of tasks.
+        dataset: raw rows.
+        tasks: the tasks of the group; their labels are resolved.
+        tokenizer: a fast one where a task tags words.
+        config: the backbone's configuration.
+
+    Raises:
+        ValueError: a task makes more or fewer rows of those of the stream.
+    """
+    for task in tasks:
+        if not task.keeps_rows:
+            raise task.error(
+                f"{task.type} makes other rows of those of its data, blocks or groups, which a stream cannot be read "
+                "by. Give an ordinary dataset."
+            )
+    names = [str(task.name) for task in tasks]
+    encoder = RowEncoder(tasks, tokenizer, config, "train", first_rows(dataset), {task: [] for task in names})
+    return Stream(name, dataset, names, encoder, encoder.columns, declared_rows(dataset))
+
+
+class RowEncoder:
+    """Columns of raw rows to columns of features.
+
+    Args:
+        tasks: the tasks of a group.
+        tokenizer: a fast one where a task tags words.
+        config: the backbone's configuration.
+        split: name of the split, for messages.
+        sample: rows that tell what the columns hold.
+        unseen: by task, labels that are numbered after its ``label_names``.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        tokenizer: PreTrainedTokenizerBase,
+        config: PreTrainedConfig,
+        split: str,
+        sample: Dataset,
+        unseen: Mapping[str, list[Any]],
+    ) -> None:
+        self.tasks, self.split, self.unseen = list(tasks), split, unseen
+        self.encoder = Encoder(tokenizer, config, tasks[0].to_dict() | {"name": tasks[0].name})
+        self.columns = sorted({column for task in tasks for column in task.columns})
+        self.classes = {column: names for column in self.columns if (names := class_names(sample, column)) is not None}
+        self.offsets = tokenizer.is_fast and any(task.aligns_words for task in tasks)
+
+    def __call__(self, rows: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        """Features of some rows, whose numbers serve messages."""
+        lead, split = self.tasks[0], self.split
+        rows = rows | {column: _named(rows[column], names) for column, names in self.classes.items()}
+        rows, indices = lead.batch_rows(rows, indices)
+        inputs, encoding, cut = lead.encode_inputs(rows, indices, self.encoder, split, offsets=self.offsets)
+        labels = {
+            label_column(str(task.name)): task.encode_labels(
+                rows, indices, encoding, self.unseen[str(task.name)], split
+            )
+            for task in self.tasks
+        }
+        return {**inputs, CUT: cut, **labels}
 
 
 def _named(value: Any, names: list[str] | None) -> Any:

@@ -22,6 +22,8 @@ _NEVER = 2**40
 class StepCollator:
     """A micro-batch as one or more batches of rows of similar length, ``forwards``, with ``rows`` by dataset.
 
+    ``anchors`` says by stream from where on rows can be read that come after this micro-batch.
+
     Args:
         collator: makes a batch of features.
         overhead: see :func:`split_by_length`.
@@ -32,12 +34,13 @@ class StepCollator:
         self.overhead = overhead
 
     def __call__(self, features: Sequence[Feature]) -> dict[str, Any]:
-        """Features to ``{"forwards": [batch, ...], "rows": {dataset: rows}}``."""
+        """Features to ``{"forwards": [batch, ...], "rows": {dataset: rows}, "anchors": {stream: anchor}}``."""
         lengths = [longest_text(feature["inputs"]) for feature in features]
         groups = split_by_length(lengths, self.overhead)
         return {
             "forwards": [self.collator([features[row] for row in group]) for group in groups],
             "rows": Counter(feature["dataset"] for feature in features if feature["dataset"] is not None),
+            "anchors": {feature["dataset"]: feature["anchor"] for feature in features if "anchor" in feature},
         }
 
 
@@ -75,6 +78,8 @@ class StepLoader(DataLoader):
             **kwargs,
         )
         self.step_sampler = sampler
+        for stream in mixture.streams.values():
+            stream.keep = sampler.rows_per_step
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that iteration yields."""

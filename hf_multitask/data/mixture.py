@@ -14,33 +14,45 @@ from transformers import PreTrainedTokenizerBase
 from ..modeling.inputs import padded
 from ..tasks import Task
 from .encoding import Encoded, label_column
+from .sampler import offsets
+from .stream import Stream
 
 Feature = dict[str, Any]
 
 
 class Mixture(Dataset[Feature]):
-    """The rows of all datasets under one numbering, the first dataset's first.
+    """The rows of all datasets under one numbering, see :func:`offsets`.
 
     A feature holds ``inputs``, for the model, ``labels`` by task, a task without label for the row being left out, and
-    the name of its ``dataset``, or None where the row only fills a batch, and its ``draw``: step and number.
+    the name of its ``dataset``, or None where the row only fills a batch, and its ``draw``: step and number; that of a
+    stream also its ``anchor``, see :meth:`Stream.fetch`.
     """
 
-    def __init__(self, datasets: Sequence[Encoded]) -> None:
+    def __init__(self, datasets: Sequence[Encoded | Stream]) -> None:
         self.datasets = list(datasets)
-        self._ends = np.cumsum([len(dataset.rows) for dataset in self.datasets])
+        self._offsets = offsets(self.sizes, self.streams)
+        self._order = np.argsort(self._offsets, kind="stable")
 
     def lengths(self) -> dict[str, np.ndarray]:
-        """Tokens of every row, by dataset."""
+        """Tokens of every row, by dataset; streams are left out."""
         return self._lengths
 
     @cached_property
     def _lengths(self) -> dict[str, np.ndarray]:
-        return {dataset.name: np.array(dataset.lengths()) for dataset in self.datasets}
+        return {dataset.name: np.array(dataset.lengths()) for dataset in self.datasets if isinstance(dataset, Encoded)}
+
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """Those of the datasets that are streams."""
+        return {dataset.name: dataset for dataset in self.datasets if isinstance(dataset, Stream)}
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Rows of each dataset, by name."""
-        return {dataset.name: len(dataset.rows) for dataset in self.datasets}
+        """Rows of each dataset, by name; 0 of a stream that does not say."""
+        return {
+            dataset.name: dataset.size if isinstance(dataset, Stream) else len(dataset.rows)
+            for dataset in self.datasets
+        }
 
     @property
     def tasks(self) -> dict[str, list[str]]:
@@ -49,12 +61,12 @@ class Mixture(Dataset[Feature]):
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """A hash of the features of each dataset."""
-        return {dataset.name: dataset.digest() for dataset in self.datasets}
+        """A hash of the features of each dataset; streams are left out."""
+        return {dataset.name: dataset.digest() for dataset in self.datasets if isinstance(dataset, Encoded)}
 
     def __len__(self) -> int:
-        """Rows of all datasets together."""
-        return int(self._ends[-1])
+        """Rows of all datasets together, as far as they say."""
+        return sum(self.sizes.values())
 
     def __getitem__(self, row: int) -> Feature:
         """One row; ``~row`` is the same row without its labels, which fills a batch and counts for nothing."""
@@ -63,17 +75,21 @@ class Mixture(Dataset[Feature]):
     def __getitems__(self, rows: Sequence[int]) -> list[Feature]:
         """Rows of a micro-batch, those of a dataset fetched at once; what torch's loader calls."""
         numbers = np.array([row if row >= 0 else ~row for row in rows])
-        owners = np.searchsorted(self._ends, numbers, side="right")
+        owners = self._order[np.searchsorted(self._offsets[self._order], numbers, side="right") - 1]
         features: list[Feature] = [{}] * len(rows)
         for which in np.unique(owners):
             dataset, places = self.datasets[which], np.flatnonzero(owners == which)
-            start = int(self._ends[which]) - len(dataset.rows)
-            columns = dataset.rows[(numbers[places] - start).tolist()]
+            own = (numbers[places] - self._offsets[which]).tolist()
+            extra = {}
+            if isinstance(dataset, Stream):
+                columns, extra["anchor"] = dataset.fetch(own)
+            else:
+                columns = dataset.rows[own]
             for place, values in zip(places.tolist(), zip(*columns.values(), strict=True), strict=True):
                 counts = rows[place] >= 0
                 row = feature(dict(zip(columns, values, strict=True)), dataset.tasks if counts else [])
                 draw = (getattr(rows[place], "step", 0), int(numbers[place]))
-                features[place] = {**row, "dataset": dataset.name if counts else None, "draw": draw}
+                features[place] = {**row, **extra, "dataset": dataset.name if counts else None, "draw": draw}
         return features
 
 

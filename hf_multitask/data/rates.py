@@ -5,20 +5,25 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from ..modeling.config import close_match
 
 
 class SamplingRates(ABC):
-    """Shares of the datasets of a mixture; a sampler object given to the trainer derives from this."""
+    """Shares of the datasets of a mixture; a sampler object given to the trainer derives from this.
+
+    A class attribute ``needs_sizes`` says whether the shares depend on sizes, which a stream may not tell.
+    """
+
+    needs_sizes: ClassVar[bool] = True
 
     @abstractmethod
     def rates(self, sizes: Mapping[str, int]) -> dict[str, float]:
         """By dataset, its share of every step's rows; the trainer divides by their sum.
 
         Args:
-            sizes: rows of each dataset.
+            sizes: rows of each dataset; 0 of a stream that does not say, for shares that need no sizes.
         """
 
     def rates_at(self, sizes: Mapping[str, int], progress: float) -> dict[str, float]:  # noqa: ARG002
@@ -43,6 +48,8 @@ class Proportional(SamplingRates):
 
 class Uniform(SamplingRates):
     """The same share for every dataset, whatever its size."""
+
+    needs_sizes = False
 
     def rates(self, sizes: Mapping[str, int]) -> dict[str, float]:
         """See :class:`SamplingRates`."""
@@ -106,6 +113,8 @@ class Fixed(SamplingRates):
     Args:
         rates: by dataset, a number of 0 or more; they need not sum to 1.
     """
+
+    needs_sizes = False
 
     def __init__(self, *, rates: Mapping[str, float] | None = None) -> None:
         if not isinstance(rates, Mapping) or not rates:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +24,25 @@ class Share:
 
     @property
     def passes(self) -> float:
-        """How often each row is seen, on average."""
-        return self.drawn / self.rows
+        """How often each row is seen, on average; not a number where nobody knows how many there are."""
+        return self.drawn / self.rows if self.rows else math.nan
+
+
+def offsets(sizes: Mapping[str, int], streams: Collection[str] = ()) -> np.ndarray:
+    """The number of the first row of every dataset, (K,).
+
+    Rows of ordinary datasets are numbered one dataset after the other. Each stream has a range of its own above them,
+    in which its rows are numbered through all of its passes.
+    """
+    ends_K = np.cumsum([0 if name in streams else size for name, size in sizes.items()])
+    number = iter(range(1, len(sizes) + 1))
+    return np.array(
+        [
+            next(number) << 40 if name in streams else int(end) - size
+            for (name, size), end in zip(sizes.items(), ends_K, strict=True)
+        ],
+        dtype=np.int64,
+    )
 
 
 class Draw(int):
@@ -46,7 +64,7 @@ class Draw(int):
 class StepSampler(Sampler[list[int]]):
     """Draws optimizer steps from a mixture and deals each to ranks and micro-batches.
 
-    A row is a number: those of the first dataset come first. Every step holds, of each dataset, its share of the rows,
+    A row is a number, see :func:`offsets`. Every step holds, of each dataset, its share of the rows,
     rounded down or up; who is rounded up is whoever is furthest behind (largest remainder), ties and the start being
     drawn from the seed. A dataset's rows come in shuffled passes without end, so an epoch of proportional sampling sees
     each row once. An epoch has ceil(rows / rows of a step) steps and as many rows as the data, whatever the shares.
@@ -55,13 +73,17 @@ class StepSampler(Sampler[list[int]]):
     dataset, rows of the same rank in length; which step gets the short ones is drawn. Quotas are not touched. Ranks get
     rows of every length, the micro-batches of a rank rows of similar length.
 
+    The rows of a stream come in its own order, so a step holds the next ones, and they have no lengths. With a stream
+    that does not say its size all steps are one epoch.
+
     The steps are a pure function of (seed, epoch, who has left): another number of ranks or micro-batches deals the
     same steps.
 
     Args:
-        sizes: rows of each dataset.
+        sizes: rows of each dataset; 0 of a stream that does not say.
         rates: their shares.
-        lengths: tokens of every row of each dataset.
+        streams: names of the datasets that are streams.
+        lengths: tokens of every row of each dataset but the streams.
         window: steps of a window.
         rows_per_step: W x A x R rows: ranks, accumulation, batch of a device.
         total_steps: optimizer steps of the whole training, for shares that change on the way; those of one epoch where
@@ -72,7 +94,7 @@ class StepSampler(Sampler[list[int]]):
         seed: of the order and the rounding.
 
     Raises:
-        ValueError: a rate is negative, not finite, or all are zero.
+        ValueError: a rate is negative, not finite, or all are zero; or a size is needed that nobody knows.
     """
 
     def __init__(
@@ -80,6 +102,7 @@ class StepSampler(Sampler[list[int]]):
         sizes: Mapping[str, int],
         rates: SamplingRates,
         *,
+        streams: Collection[str] = (),
         lengths: Mapping[str, np.ndarray] | None = None,
         window: int = 50,
         rows_per_step: int,
@@ -95,9 +118,16 @@ class StepSampler(Sampler[list[int]]):
         self.rows_per_step, self.accumulation = rows_per_step, accumulation
         self.world_size, self.rank, self.seed = world_size, rank, seed
         self._names = list(self.sizes)
-        self._lengths_of_rows = None if lengths is None else np.concatenate([lengths[name] for name in self._names])
-        self._offsets_K = np.cumsum([0, *self.sizes.values()])[:-1]
-        self.total = sum(self.sizes.values())
+        self.streams = frozenset(streams)
+        self._lengths_of_rows = None if not lengths else np.concatenate(list(lengths.values()))
+        self._offsets_K = offsets(self.sizes, self.streams)
+        unknown = [name for name, size in self.sizes.items() if not size]
+        if unknown and (not total_steps or rates.needs_sizes):
+            raise ValueError(
+                f"The stream '{unknown[0]}' does not say how many rows it has. Set max_steps, and a sampling without "
+                "sizes: uniform or fixed; or set its info.splits."
+            )
+        self.total = rows_per_step * (total_steps or 0) if unknown else sum(self.sizes.values())
         self.steps_per_epoch = -(-self.total // rows_per_step)
         self.total_steps = total_steps or self.steps_per_epoch
         self.epoch = 0
@@ -108,7 +138,6 @@ class StepSampler(Sampler[list[int]]):
         # By epoch: rows drawn of each dataset before it, and how far each is behind its share.
         behind_K = np.random.default_rng([seed, 1]).uniform(0, 1e-6, len(self.sizes))
         self._starts = [(np.zeros(len(self.sizes), dtype=np.int64), behind_K)]
-        self._last: tuple[int, np.ndarray, np.ndarray] | None = None
         if self._changing:
             self._shares(1.0)
 
@@ -120,7 +149,6 @@ class StepSampler(Sampler[list[int]]):
         """Draw nothing of a dataset from an epoch on, and give its share to the others."""
         self._left[name] = epoch
         del self._starts[epoch + 1 :]
-        self._last = None
 
     def __len__(self) -> int:
         """Micro-batches that one rank gets in an epoch."""
@@ -136,17 +164,17 @@ class StepSampler(Sampler[list[int]]):
         """What this rank gets of a step: as many rows as the others, and nearly as many tokens; the longest first."""
         if self._lengths_of_rows is None or self.world_size * self.accumulation == 1:
             return rows[self.rank :: self.world_size]
-        rows = rows[np.argsort(-self._lengths_of_rows[rows], kind="stable")]
+        lengths = np.where(rows < len(self._lengths_of_rows), rows, 0)
+        lengths = np.where(rows < len(self._lengths_of_rows), self._lengths_of_rows[lengths], 0)
+        rows = rows[np.argsort(-lengths, kind="stable")]
         # Dealt to and fro, as cards are: 0 1 2 2 1 0 0 1 2 ...
         turn, place = np.divmod(np.arange(len(rows)), self.world_size)
         return rows[np.where(turn % 2, self.world_size - 1 - place, place) == self.rank]
 
     def steps(self, epoch: int) -> Iterator[np.ndarray]:
         """The rows of every step of an epoch, over all ranks, each (rows_per_step,) or fewer in the last."""
-        quotas_SK, _ = self._quotas(epoch)
         cursors_K = self._start(epoch)[0].copy()
-        for first in range(0, self.steps_per_epoch, self.window):
-            window_SK = quotas_SK[first : first + self.window]
+        for first, window_SK in self._windows(epoch, self._start(epoch)[1].copy()):
             drawn_K = window_SK.sum(0)
             dealt = [
                 self._deal(k, int(cursors_K[k]), window_SK[:, k], (epoch, first))
@@ -161,7 +189,7 @@ class StepSampler(Sampler[list[int]]):
         """The rows of dataset k in each step of a window."""
         rows = self._draw(k, start, int(quotas_S.sum()))
         order_S = np.arange(len(quotas_S))
-        if self.lengths is not None:
+        if self.lengths is not None and self._names[k] not in self.streams:
             rows = rows[np.argsort(self.lengths[self._names[k]][rows], kind="stable")]
             # The same order for every dataset, so that short rows meet short rows.
             order_S = np.random.default_rng([self.seed, 4, *window]).permutation(len(quotas_S))
@@ -174,13 +202,22 @@ class StepSampler(Sampler[list[int]]):
         """What each dataset gets in a run of so many optimizer steps."""
         drawn_K = np.zeros(len(self.sizes), dtype=np.int64)
         for epoch in range(-(-steps // self.steps_per_epoch)):
-            drawn_K += self._quotas(epoch)[0][: steps - epoch * self.steps_per_epoch].sum(0)
+            left = steps - epoch * self.steps_per_epoch
+            if left >= self.steps_per_epoch:
+                drawn_K = self._start(epoch + 1)[0]
+                continue
+            for first, window_SK in self._windows(epoch, self._start(epoch)[1].copy()):
+                if first >= left:
+                    break
+                drawn_K = drawn_K + window_SK[: left - first].sum(0)
         return shares_of(self.sizes, dict(zip(self.sizes, drawn_K.tolist(), strict=True)))
 
     def _start(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         while len(self._starts) <= epoch:
-            quotas_SK, behind_K = self._quotas(len(self._starts) - 1)
-            self._starts.append((self._starts[-1][0] + quotas_SK.sum(0), behind_K))
+            drawn_K, behind_K = (part.copy() for part in self._starts[-1])
+            for _, window_SK in self._windows(len(self._starts) - 1, behind_K):
+                drawn_K += window_SK.sum(0)
+            self._starts.append((drawn_K, behind_K))
         return self._starts[epoch]
 
     def _shares(self, progress: float) -> np.ndarray:
@@ -200,34 +237,46 @@ class StepSampler(Sampler[list[int]]):
             return shares_K
         return np.where(stays_K, shares_K, 0.0) / shares_K[stays_K].sum()
 
-    def _quotas(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of each dataset in every step of an epoch, (S, K), and how far each is behind after it, (K,)."""
-        if self._last is not None and self._last[0] == epoch:
-            return self._last[1:]
+    def _windows(self, epoch: int, behind_K: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """The first step of every window of an epoch, and the rows of each dataset in its steps, (S, K).
+
+        ``behind_K``, how far each dataset is behind its share, goes along. Plain numbers: a million steps are counted
+        in seconds.
+        """
         stays_K = np.array([self._left.get(name, epoch + 1) > epoch for name in self._names])
-        behind_K = np.where(stays_K, self._start(epoch)[1], 0.0)
-        quotas_SK = np.zeros((self.steps_per_epoch, len(self.sizes)), dtype=np.int64)
-        shares_K = self._shares_of_step(epoch, 0, stays_K)
-        for step in range(self.steps_per_epoch):
-            rows = min(self.rows_per_step, self.total - step * self.rows_per_step)
-            if self._changing:
-                shares_K = self._shares_of_step(epoch, step, stays_K)
-            wanted_K = shares_K * rows
-            quota_K = np.floor(wanted_K + 1e-9).astype(np.int64)
-            behind_K += wanted_K - quota_K
-            fraction_K = wanted_K - quota_K
-            left = rows - int(quota_K.sum())
-            # Only a dataset with a fraction may be rounded up, so that every quota stays within one row of its share.
-            order_K = np.argsort(-np.where(fraction_K > 1e-9, behind_K, -np.inf), kind="stable")[:left]
-            quota_K[order_K] += 1
-            behind_K[order_K] -= 1
-            quotas_SK[step] = quota_K
-        self._last = (epoch, quotas_SK, behind_K)
-        return quotas_SK, behind_K
+        behind_K[~stays_K] = 0.0
+        shares_K = self._shares_of_step(epoch, 0, stays_K).tolist()
+        places = range(len(shares_K))
+        for first in range(0, self.steps_per_epoch, self.window):
+            behind = behind_K.tolist()
+            quotas = []
+            for step in range(first, min(first + self.window, self.steps_per_epoch)):
+                rows = min(self.rows_per_step, self.total - step * self.rows_per_step)
+                if self._changing:
+                    shares_K = self._shares_of_step(epoch, step, stays_K).tolist()
+                quota, due = [], []
+                for k in places:
+                    wanted = shares_K[k] * rows
+                    whole = int(wanted + 1e-9)
+                    quota.append(whole)
+                    behind[k] += wanted - whole
+                    # Only a dataset with a fraction may be rounded up, so that every quota stays within one row of its
+                    # share.
+                    if wanted - whole > 1e-9:
+                        due.append(k)
+                left = rows - sum(quota)
+                for k in sorted(due, key=behind.__getitem__, reverse=True)[:left] if left else ():
+                    quota[k] += 1
+                    behind[k] -= 1
+                quotas.append(quota)
+            behind_K[:] = behind
+            yield first, np.array(quotas, dtype=np.int64)
 
     def _draw(self, k: int, start: int, count: int) -> np.ndarray:
         """``count`` rows of dataset k, from place ``start`` of its endless passes on."""
         name = self._names[k]
+        if name in self.streams:
+            return np.arange(start, start + count)
         size = self.sizes[name]
         drawn = []
         while count:

@@ -86,6 +86,11 @@ class Task(ABC):
         """Column of the labels."""
 
     @property
+    def keeps_rows(self) -> bool:
+        """Whether a row of the data is a row that is drawn, neither split into several nor put together with others."""
+        return True
+
+    @property
     def columns(self) -> list[str]:
         """All columns it reads."""
         return [column for column in (*self.text_columns, self.target_column) if column]

@@ -173,6 +173,11 @@ class TextGeneration(LanguageModelling):
         self.check_number("max_new_tokens", 1)
 
     @property
+    def keeps_rows(self) -> bool:
+        """False: a row becomes blocks."""
+        return False
+
+    @property
     def input_key(self) -> tuple[Any, ...]:
         """See :class:`Task`: blocks are nobody else's."""
         return (*super().input_key, self.type, self.block_size)

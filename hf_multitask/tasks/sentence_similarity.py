@@ -63,6 +63,11 @@ class SentenceSimilarity(Task):
         return self.label_column or ""
 
     @property
+    def keeps_rows(self) -> bool:
+        """Whether there are scores: else rows are put together in groups."""
+        return self.label_column is not None
+
+    @property
     def input_key(self) -> tuple[Any, ...]:
         """See :class:`Task`."""
         return (*super().input_key, self.type, None if self.label_column else self.negatives)

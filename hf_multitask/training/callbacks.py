@@ -34,6 +34,8 @@ def describe_shares(title: str, shares: Sequence[Share], tasks: Mapping[str, Seq
     head = ["dataset", "tasks", "rows", "share", "passes"]
     body = [
         [line.name, ", ".join(tasks[line.name]), f"{line.rows:,}", f"{line.share:.1%}", f"{line.passes:.2f}"]
+        if line.rows
+        else [line.name, ", ".join(tasks[line.name]), "?", f"{line.share:.1%}", "?"]  # a stream that does not say
         for line in shares
     ]
     if len(body) > MANY:

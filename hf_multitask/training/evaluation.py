@@ -30,11 +30,12 @@ class EvaluationRows(Mixture):
         super().__init__(datasets)
         self.unseen: dict[str, list[Any]] = {}
         self.by_task: dict[str, np.ndarray] = {}
-        for dataset, end in zip(self.datasets, self._ends.tolist(), strict=True):
+        self.encoded = list(datasets)
+        for dataset, start in zip(self.encoded, self._offsets.tolist(), strict=True):
             for task in dataset.tasks:
                 self.unseen[task] = dataset.unseen[task]
                 valid = dataset.column(label_column(task)).is_valid().to_numpy()
-                self.by_task[task] = end - len(dataset.rows) + np.flatnonzero(valid)
+                self.by_task[task] = start + np.flatnonzero(valid)
 
     def order(self) -> np.ndarray:
         """Numbers of the rows that carry a label of any task, the shortest first."""
@@ -44,7 +45,7 @@ class EvaluationRows(Mixture):
 
     def references(self, task: str) -> Sequence[Any]:
         """A task's labels as encoded, in the order of the dataset."""
-        (dataset,) = (dataset for dataset in self.datasets if task in dataset.tasks)
+        (dataset,) = (dataset for dataset in self.encoded if task in dataset.tasks)
         return dataset.labelled(task)[label_column(task)]
 
     def __getitems__(self, rows: Sequence[int]) -> list[Feature]:

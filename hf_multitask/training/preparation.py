@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
 from transformers.utils import logging
 
-from ..data import Encoded, digest_of, encode_dataset, group_tasks
+from ..data import Encoded, Stream, digest_of, encode_dataset, encode_stream, first_rows, group_tasks
 from ..modeling.config import close_match
 from ..tasks import Task, build_task
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-Datasets = Mapping[str, datasets.Dataset]
+Datasets = Mapping[str, Any]  # of datasets.Dataset, and in training datasets.IterableDataset
 
 
 def build_tasks(config: MultiTaskConfig, overrides: Mapping[str, Task] | None) -> dict[str, Task]:
@@ -100,6 +100,13 @@ def check_split(tasks: Mapping[str, Task], data: Datasets, split: str) -> None:
                 f"The {split} data hold the dataset '{name}', which no task reads; the tasks read {', '.join(sources)}."
                 + (close_match(name, sources) or " Leave it out, or name it in a task.")
             )
+        if isinstance(dataset, datasets.IterableDataset):
+            if split == "train":
+                continue
+            raise TypeError(
+                f"Dataset '{name}' of the {split} data is a stream, and only training reads streams. Give a "
+                "datasets.Dataset, as of its first rows."
+            )
         if not isinstance(dataset, datasets.Dataset):
             raise TypeError(
                 f"Dataset '{name}' of the {split} data should be a datasets.Dataset. Found {type(dataset).__name__}."
@@ -109,8 +116,35 @@ def check_split(tasks: Mapping[str, Task], data: Datasets, split: str) -> None:
             task.check_columns(data[task.source], split)
 
 
-def draw_rows(rows: datasets.Dataset, most: int | None, seed: int) -> datasets.Dataset:
-    """At most so many rows of a dataset, drawn with a seed, in the order they stand in; all of them where None."""
+def without_streams(tasks: Mapping[str, Task], train: Any) -> Any:
+    """The training data with the first few rows of a stream in its place, which tell its columns.
+
+    Raises:
+        ValueError: a stream is empty, or a task would have to read all of it for its labels.
+    """
+    if not isinstance(train, Mapping):
+        return train
+    streams = {name for name, data in train.items() if isinstance(data, datasets.IterableDataset)}
+    for task in tasks.values():
+        names = getattr(task, "label_names", ())
+        if task.source in streams and names is None and getattr(task, "problem_type", None) != "regression":
+            raise task.error(
+                f"its labels are not read from dataset '{task.source}', which is a stream. Give label_names."
+            )
+    heads = {name: first_rows(data) if name in streams else data for name, data in train.items()}
+    for name in streams:
+        if not len(heads[name]):
+            raise ValueError(f"Dataset '{name}' of the train data is a stream without rows. Add some.")
+    return heads
+
+
+def draw_rows(rows: Any, most: int | None, seed: int) -> Any:
+    """At most so many rows of a dataset, drawn with a seed, in the order they stand in; all of them where None.
+
+    Of a stream, the first rows.
+    """
+    if isinstance(rows, datasets.IterableDataset):
+        return rows if most is None else rows.take(most)
     if most is None or most >= len(rows):
         return rows
     return rows.select(np.sort(np.random.default_rng([seed, 5]).permutation(len(rows))[:most]))
@@ -134,15 +168,28 @@ def encode_datasets(
     training: bool,
     tokenizer: PreTrainedTokenizerBase,
     config: PreTrainedConfig,
-) -> list[Encoded]:
-    """Features of all datasets; tasks without data are left out. What was cut or is unseen is said aloud."""
+) -> list[Any]:
+    """Features of all datasets, :class:`Encoded`, or :class:`Stream` where one is; tasks without data are left out.
+
+    What was cut or is unseen is said aloud.
+    """
     present = {name: task for name, task in tasks.items() if task.source in data}
     vocabulary = digest_of(tokenizer)
-    result = []
+    result: list[Encoded | Stream] = []
     for name, members in group_tasks(present).items():
+        rows = data[members[0].source]
+        if isinstance(rows, datasets.IterableDataset):
+            stream = encode_stream(name, rows, members, tokenizer=tokenizer, config=config)
+            if not stream.keeps_place:
+                logger.warning(
+                    f"The stream '{name}' has a shuffle buffer, whose content no checkpoint holds: a resume reads the "
+                    "pass that it stands in from its beginning again, to get the same rows."
+                )
+            result.append(stream)
+            continue
         encoded = encode_dataset(
             name,
-            data[members[0].source],
+            rows,
             members,
             tokenizer=tokenizer,
             config=config,

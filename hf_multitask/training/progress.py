@@ -25,6 +25,7 @@ class Progress:
         waited: by task, evaluations in a row that brought nothing better.
         finished: by task that trains no more, the step at which it stopped.
         left: by dataset that no unfinished task reads, the epoch from which it draws no rows.
+        anchors: by stream, from where on it is read again; see :class:`hf_multitask.data.Stream`.
         data: what the order of the rows depends on; see :meth:`check_data`.
         ranks: that wrote the checkpoint.
         files: by name, the bytes of the checkpoint's other files.
@@ -35,6 +36,7 @@ class Progress:
     waited: dict[str, int] = field(default_factory=dict)
     finished: dict[str, int] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
+    anchors: dict[str, dict[str, Any]] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     ranks: int = 0
     files: dict[str, int] = field(default_factory=dict)

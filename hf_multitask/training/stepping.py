@@ -39,6 +39,8 @@ class SteppingTrainer(Trainer):
         for batch in batch_samples:
             for name, rows in batch["rows"].items():
                 rows_D[datasets.index(name)] += rows
+            for name, anchor in batch["anchors"].items():
+                self._mixture().streams[name].anchor = self.progress.anchors[name] = anchor
             for forward in batch["forwards"]:
                 for name in self.progress.finished:
                     forward["labels"].pop(name, None)

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallb
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
-from ..data import Mixture, MixtureCollator, SamplingRates, StepLoader, StepSampler, build_rates, shares_of
+from ..data import Mixture, MixtureCollator, SamplingRates, StepLoader, StepSampler, Stream, build_rates, shares_of
 from ..data.workers import leave_sigterm_to_parent
 from ..hub import model_card
 from ..modeling import MultiTaskModel
@@ -36,6 +36,7 @@ from .preparation import (
     encode_datasets,
     ensure_pad_token,
     resolve_tasks,
+    without_streams,
 )
 from .progress import BEST_FOLDER, Progress, tidy_best
 from .ranks import check_alike, release_group_at_exit
@@ -55,7 +56,8 @@ class MultiTaskTrainer(EvaluatingTrainer, SteppingTrainer, SavingTrainer):
     Args:
         model: built by ``from_backbone``, or loaded; left out where ``model_init`` is given.
         args: see :class:`MultiTaskTrainingArguments`.
-        train_dataset: raw rows by dataset name; a task reads the dataset of its own name unless it names another.
+        train_dataset: raw rows by dataset name, ``Dataset`` or ``IterableDataset``; a task reads the dataset of its own
+            name unless it names another.
         eval_dataset: likewise, for evaluation.
         processing_class: the backbone's tokenizer.
         tasks: by name, tasks in place of the model's: other columns, the same labels.
@@ -114,9 +116,10 @@ class MultiTaskTrainer(EvaluatingTrainer, SteppingTrainer, SavingTrainer):
         self.own_rates = sampler
         self._check_names()
         evaluates = args.eval_strategy != "no"
-        check_datasets(self.tasks, train_dataset, eval_dataset, evaluates=evaluates)
+        whole = without_streams(self.tasks, train_dataset)
+        check_datasets(self.tasks, whole, eval_dataset, evaluates=evaluates)
         set_seed(args.seed)
-        self.tasks = resolve_tasks(self.tasks, [train_dataset, eval_dataset])
+        self.tasks = resolve_tasks(self.tasks, [whole, eval_dataset])
         if args.world_size > 1:
             check_alike(self._task_facts())
         ensure_pad_token(processing_class)
@@ -268,7 +271,7 @@ class MultiTaskTrainer(EvaluatingTrainer, SteppingTrainer, SavingTrainer):
     def _train_mixture(self, data: Datasets) -> Mixture:
         encoded = self._encode(self._capped(data, self.args.max_train_samples), "train", training=True)
         for rows in encoded:
-            for task in rows.tasks:
+            for task in () if isinstance(rows, Stream) else rows.tasks:
                 if not len(rows.labelled(task)):
                     raise ValueError(
                         f"Task '{task}' has no training data: no row of '{rows.name}' has its label. Add some."
@@ -284,10 +287,12 @@ class MultiTaskTrainer(EvaluatingTrainer, SteppingTrainer, SavingTrainer):
         mixture = self._mixture()
         batch, accumulation, world = self._train_batch_size, self.args.gradient_accumulation_steps, self.args.world_size
         rows = batch * accumulation * world
-        epochs = math.ceil(self.args.num_train_epochs * math.ceil(len(mixture) / rows))
+        known = all(mixture.sizes.values())
+        epochs = math.ceil(self.args.num_train_epochs * math.ceil(len(mixture) / rows)) if known else None
         return StepSampler(
             mixture.sizes,
             self.rates,
+            streams=mixture.streams,
             lengths=mixture.lengths(),
             rows_per_step=rows,
             total_steps=self.args.max_steps if self.args.max_steps > 0 else epochs,
@@ -390,6 +395,8 @@ class MultiTaskTrainer(EvaluatingTrainer, SteppingTrainer, SavingTrainer):
         for name, epoch in self.progress.left.items():
             if self._steps is not None:
                 self._steps.leave(name, epoch)
+        for name, stream in ({} if self.train_dataset is None else self.train_dataset.streams).items():
+            stream.begin_at(self.progress.anchors.get(name))
 
     def _count_seen(self) -> dict[str, int]:
         """Rows of every dataset that training has seen, brought up to date."""

@@ -4,7 +4,7 @@ import layouts
 import pytest
 import reading
 import torch
-from layouts import draw
+from layouts import describe, draw
 from transformers import AutoTokenizer
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainer
@@ -85,6 +85,19 @@ def test_every_type_makes_one_update_however_it_is_accumulated(family, backbone_
         record_property(f"{family} 24x1 against {batch}x{24 // batch}", relative_difference(whole, parts))
         assert relative_difference(whole, parts) < 1e-9
         assert (trainer.rows, trainer.denominators) == (alone.rows, alone.denominators)
+
+
+@pytest.mark.parametrize("sampling", ["proportional", "uniform"])
+def test_streams_make_one_update_however_they_are_accumulated(sampling, backbone_path, tmp_path, record_property):
+    ordinary = describe("streams", rows=24, sampling=sampling, max_steps=7)
+    description = {**ordinary, "streams": ["reviews", "wiki"]}
+    whole, alone = layouts.run(description, backbone_path(), tmp_path, 24, 1)
+    for batch in (6, 2):
+        parts, record = layouts.run(description, backbone_path(), tmp_path, batch, 24 // batch)
+        record_property(f"24x1 against {batch}x{24 // batch}, relative norm", relative_difference(whole, parts))
+        assert relative_difference(whole, parts) < 1e-9
+        for what in ("rows", "denominators", "trained"):
+            assert record[what] == alone[what]
 
 
 @pytest.mark.parametrize("seed", range(20, 25))

@@ -44,6 +44,9 @@ def jobs(world):
         job(rare("frozen-tasks", freeze=["backbone", "sentiment", "topics"]), 1, rows // world),
         job(rare("all-heads", ddp_find_unused_parameters=False, sampling="fixed", sampling_kwargs=RATES), four, 4),
         job(describe("checkpointing", **CHECKPOINTING, sampling="temperature", rows=rows), one),
+        job(
+            {**describe("streams", rows=rows, sampling="uniform", max_steps=7), "streams": ["reviews", "wiki"]}, four, 4
+        ),
         job(describe("bf16", dtype="float32", bf16=True, sampling="uniform", rows=rows), one),
     ]
 
