@@ -117,6 +117,7 @@ class MultiTaskModel(PreTrainedModel):
         config.backbone_config._name_or_path = backbone
         config.dtype = model.backbone.dtype
         model._replace_heads(list(model.heads))
+        model._rest_unread()
         return model.eval()
 
     def _replace_heads(self, names: list[str]) -> None:
@@ -390,6 +391,7 @@ class MultiTaskModel(PreTrainedModel):
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         model, info = loaded
         _check_loaded(str(pretrained_model_name_or_path), model.config, info)
+        model._rest_unread()
         if model.backbone.can_generate():
             hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in kwargs}
             with contextlib.suppress(OSError):  # a model saved without one has the configuration's
