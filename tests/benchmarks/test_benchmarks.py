@@ -43,6 +43,9 @@ def folder(tmp_path):
         "xquad_en": articles,
         "demo/ner": sentences,
         "atis": utterances,
+        "trec": [row | {"coarse_label": row["label"]} for row in numbered],
+        "tiny_shakespeare": reviews,
+        "multi30k_en_de": [{"source": row["text"], "target": row["text"][:20]} for row in reviews],
     }.items():
         (tmp_path / name).mkdir(parents=True)
         for split in ("train", "validation", "test"):
@@ -113,6 +116,19 @@ def test_startup(benchmark, folder, backbone_path):
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     seconds = benchmark("preprocessing").first_step(folder / "recipe.yaml", str(folder / "cache"), str(folder / "out"))
     assert seconds > 0
+
+
+def test_text_tasks(benchmark, folder, backbone_path, capsys):
+    runs = ["trec", "language", "writing"]
+    words = ["--data", str(folder), "--backbone", backbone_path(), "--max_steps", "2", "--runs", *runs]
+    benchmark("text_tasks").main(words)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("RESULT")]
+    assert [line.split()[1] for line in lines] == runs
+
+
+def test_language_head(benchmark, capsys):
+    benchmark("language_head").main(["--rows", "8", "--length", "32"])
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["all", "labelled", "share"]
 
 
 def test_atis(benchmark, folder, backbone_path, capsys):

@@ -1,0 +1,75 @@
+"""Peak memory of a language model's head, at the labelled tokens alone and at all of them.
+
+Forward, loss and backward of the head of a random BERT of two layers over fixed states of ``--rows`` x ``--length``
+tokens, float32, vocabulary 30,522, 8 % of the tokens labelled. Each runs in a process of its own; what counts is the
+peak of its resident memory over what it held before::
+
+    OMP_NUM_THREADS=1 python benchmarks/language_head.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import multiprocessing.queues
+import resource
+import statistics
+from collections.abc import Sequence
+
+import torch
+from transformers import BertConfig, BertForMaskedLM
+
+from hf_multitask.modeling.language import FillMaskHead
+from hf_multitask.modeling.routing import States
+
+
+def peak() -> float:
+    """Most memory that this process has held, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def run(whole: bool, rows: int, length: int, share: float, result: multiprocessing.queues.Queue[float]) -> None:
+    """One step of the head; puts the memory it took."""
+    torch.manual_seed(0)
+    config = BertConfig(num_hidden_layers=2, hidden_size=384, num_attention_heads=12, intermediate_size=1536)
+    backbone = BertForMaskedLM(config)
+    head = FillMaskHead({"name": "t", "type": "fill-mask"}, config, pooling="native")
+    hidden = torch.randn(rows, length, config.hidden_size, requires_grad=True)
+    labels = torch.where(torch.rand(rows, length) < share, torch.randint(0, config.vocab_size, (rows, length)), -100)
+    for parameter in backbone.parameters():
+        parameter.grad = torch.zeros_like(parameter)  # there in both
+    before = peak()
+    states = States(last_hidden_state=hidden)
+    if whole:
+        logits = head.read(backbone, states, None)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
+    else:
+        loss = head.loss(head.read(backbone, states, labels), labels).sum() / (labels != -100).sum()
+    loss.backward()
+    result.put(peak() - before)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run both and print their memory."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--share", type=float, default=0.08, help="of the tokens that are labelled")
+    given = parser.parse_args(words)
+    context = multiprocessing.get_context("spawn")
+    taken = {}
+    for whole in (True, False):
+        values = []
+        for _ in range(3):
+            queue: multiprocessing.queues.Queue[float] = context.Queue()
+            process = context.Process(target=run, args=(whole, given.rows, given.length, given.share, queue))
+            process.start()
+            values.append(queue.get())
+            process.join()
+        taken[whole] = statistics.median(values)
+        print(f"{'all tokens' if whole else 'labelled tokens':<16} {taken[whole]:8.0f} MiB")
+    print(f"{'share':<16} {taken[False] / taken[True]:8.2f}")
+
+
+if __name__ == "__main__":
+    main()
