@@ -50,7 +50,7 @@ One `{family}` backbone ({backbone}) shared by {count} tasks, fine-tuned with `h
 from transformers import pipeline
 
 multitask = pipeline("multitask", model="{name}", trust_remote_code=True)
-multitask("Ada Lovelace loved this place.")
+multitask({example})
 ```
 
 `trust_remote_code=True` runs the code in this repository; with `hf_multitask` imported it is not needed.
@@ -99,6 +99,7 @@ def model_card(
         _TEMPLATE.format(
             data=data.to_yaml(),
             name=name,
+            example=_example(config),
             family=config.backbone_config.model_type,
             backbone=f"`{backbone}`",
             count=len(config.task_names),
@@ -112,6 +113,20 @@ def model_card(
             ),
         )
     )
+
+
+def _example(config: MultiTaskConfig) -> str:
+    """An input that the model takes, as code: a text where a task reads one."""
+    examples = {
+        "question-answering": '{"question": "Who loved it?", "context": "Ada Lovelace loved this place."}',
+        "multiple-choice": '{"question": "Ada Lovelace loved", "choices": ["this place.", "nothing."]}',
+    }
+    pair = '{"text": "Ada Lovelace loved this place.", "text_pair": "She liked it."}'
+    found = [
+        examples.get(task["type"], pair if task.get("text_pair_column") else '"Ada Lovelace loved this place."')
+        for task in config.tasks
+    ]
+    return min(found, key=lambda example: (not example.startswith('"'), found.index(example)))
 
 
 def _is_hub_id(backbone: str) -> bool:

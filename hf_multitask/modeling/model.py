@@ -7,19 +7,22 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import ModelOutput
 
 from .backbone import resolve_backbone, set_dropout
 from .config import MultiTaskConfig
 from .decoding import DECODERS, TokenWords
+from .export import stock_of, write_sentence_transformers
 from .head_types import head_class, num_labels
 from .heads import Head
+from .inputs import longest_input
 from .language import LanguageHead
 from .native import asked_inputs, backbone_kwargs, build_backbone, reading_part, shifted_right
 from .registry import load_types
 from .routing import States, rows_of, spread, states_of
+from .similarity import SentenceSimilarityHead
 from .travel import write_extensions
 
 
@@ -355,6 +358,40 @@ class MultiTaskModel(PreTrainedModel):
         given = {key: value for key, value in own.items() if value is not None}
         backbone: Any = self.backbone
         return backbone.generate(input_ids=input_ids, attention_mask=attention_mask, **{**given, **kwargs})
+
+    def task_model(self, name: str) -> PreTrainedModel:
+        """One task as a stock model of the backbone's family, with copies of the weights, in evaluation mode.
+
+        Args:
+            name: a task with ``pooling="native"``, whose family has a class for its type.
+
+        Returns:
+            Such as ``BertForTokenClassification``; the bare backbone for ``sentence-similarity``.
+
+        Raises:
+            ValueError: there is no such task, or no stock class can hold its head.
+        """
+        return stock_of(self.config.task(name), self._head(name), self.backbone)
+
+    def export_task(self, name: str, save_directory: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        """Save one task as a stock model, without a trace of this package; see :meth:`task_model`.
+
+        A ``sentence-similarity`` task loads with sentence-transformers as well.
+
+        Args:
+            name: the task.
+            save_directory: a folder.
+            tokenizer: saved beside the model.
+        """
+        stock, head = self.task_model(name), self._head(name)
+        stock.save_pretrained(save_directory)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(save_directory)
+        if isinstance(head, SentenceSimilarityHead):
+            limit = self.config.task(name).get("max_length")
+            if limit is None and tokenizer is not None:
+                limit = longest_input(tokenizer, self.config.backbone_config)
+            write_sentence_transformers(save_directory, head.pooling, stock.config.hidden_size, limit)
 
     def decode(self, name: str, logits: torch.Tensor, text: str, token_words: TokenWords) -> Any:
         """What a person reads of a task's logits for one row; see :mod:`decoding` for the arguments."""

@@ -69,7 +69,7 @@ class EvaluatingTrainer(Trainer):
             for name, own in labels.items():
                 losses = heads[name].loss(logits[name], own)
                 predictions = heads[name].predictions(logits[name], own)
-                if heads[name].writes and name not in self.metric_by_task:
+                if heads[name].writes:
                     predictions = self._written(name, inputs)
                 if predictions.is_floating_point():
                     predictions = predictions.to(torch.promote_types(losses.dtype, predictions.dtype))

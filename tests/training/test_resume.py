@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import reading
 import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, TrainerCallback
 
-from hf_multitask import MultiTaskTrainer
+from hf_multitask import MultiTaskModel, MultiTaskTrainer
 
 
 class StopAt(TrainerCallback):
@@ -68,3 +69,37 @@ def test_resume_in_the_middle_of_an_epoch_is_exact(
         for name in ("stopped", "alone")
     ]
     assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "bart"])
+def test_resume_with_every_type_of_task_is_exact(family, arguments, backbone_path, tmp_path):
+    """Masks that are drawn, blocks, windows, groups, and evaluations that write."""
+    kinds = [kind for kind in reading.TASKS if reading.refusal(family, kind) is None]
+    path = backbone_path(family)
+
+    def trainer(name, **kwargs):
+        torch.manual_seed(1)
+        return MultiTaskTrainer(
+            MultiTaskModel.from_backbone(path, tasks={kind: reading.TASKS[kind]() for kind in kinds}),
+            arguments(
+                output_dir=str(tmp_path / name),
+                max_steps=8,
+                eval_strategy="steps",
+                eval_steps=4,
+                save_strategy="steps",
+                save_steps=1,
+            ),
+            train_dataset={kind: reading.rows_of(kind) for kind in kinds},
+            eval_dataset={kind: reading.rows_of(kind, 5, "validation") for kind in kinds},
+            processing_class=AutoTokenizer.from_pretrained(path),
+            **kwargs,
+        )
+
+    trainer("alone").train()
+    trainer("stopped", callbacks=[StopAt(5)]).train()
+    resumed = trainer("stopped")
+    torch.manual_seed(99)
+    resumed.train(resume_from_checkpoint=True)
+    ours, theirs = (load_file(tmp_path / name / "checkpoint-8" / "model.safetensors") for name in ("stopped", "alone"))
+    for name, value in theirs.items():
+        assert torch.equal(value, ours[name]), name
