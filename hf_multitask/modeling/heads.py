@@ -99,6 +99,10 @@ class Head(nn.Module, ABC):
         """Logits of the N rows whose states and inputs are given."""
         return self.native(input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=states).logits
 
+    def adopt(self, task: dict[str, Any]) -> None:
+        """Take over what a new dict of the task says beside its labels."""
+        self.problem_type = task.get("problem_type")
+
     def decoder_ids(
         self,
         input_ids: torch.Tensor | None,

@@ -144,6 +144,14 @@ class Encoder:
         self.limit = longest_input(tokenizer, config, task.get("max_length"))
         self.names = input_names(tokenizer, config)
         self.language = language_id(config, task)
+        self._last: tuple[Any, Any] = (None, None)
+
+    def encode_once(self, texts: list[str], pairs: list[str] | None = None) -> tuple[BatchEncoding, bool]:
+        """The encoding with offsets where the tokenizer is fast, and whether a text was cut; kept for the next call."""
+        if self._last[0] != (texts, pairs):
+            encoding = self.encode(texts, pairs, return_offsets_mapping=self.tokenizer.is_fast)
+            self._last = (texts, pairs), (encoding, any(self.cut_rows(encoding, texts, pairs)))
+        return self._last[1]
 
     def encode(self, texts: list[str], pairs: list[str] | None = None, **kwargs: Any) -> BatchEncoding:
         """See :func:`encode`."""

@@ -152,7 +152,7 @@ class MultiTaskModel(PreTrainedModel):
             )
         self.config.tasks = [new if entry["name"] == name else entry for entry in self.config.tasks]
         if name in self.heads:
-            self._head(name).problem_type = new.get("problem_type")
+            self._head(name).adopt(new)
         elif num_labels(new):
             self._replace_heads([name])
             self._drop_unread_pooler()

@@ -55,7 +55,7 @@ class MultiTaskPipeline(Pipeline):
         for task in config.tasks:
             name, reader = task["name"], reader_of(task)
             if tasks is None or name in tasks:
-                encoder = Encoder(self.tokenizer, config.backbone_config, task)
+                encoder = self._encoder(task)
                 if reader.accepts(task, row, encoder):
                     readings[name] = reader.read(task, row, encoder)
         wrong = [name for name in tasks or [] if name not in readings]
@@ -64,6 +64,15 @@ class MultiTaskPipeline(Pipeline):
             takes = reader_of(task).takes(task)
             raise ValueError(f"Task '{task['name']}' takes {takes}. Change the input, or name other tasks.")
         return {"readings": readings}
+
+    def _encoder(self, task: dict[str, Any]) -> Encoder:
+        """The encoder of a task, shared by those that read alike, so that a text is tokenised once."""
+        codes = [task.get(key) for key in ("max_length", "language", "source_lang", "target_lang")]
+        encoders = self.__dict__.setdefault("_encoders", {})
+        key = (*codes, id(self.tokenizer))
+        if key not in encoders:
+            encoders[key] = Encoder(self.tokenizer, self.model.config.backbone_config, task)
+        return encoders[key]
 
     @torch.no_grad()
     def _forward(self, input_tensors: dict[str, Any], **generate_kwargs: Any) -> dict[str, Any]:

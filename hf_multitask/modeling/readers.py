@@ -63,8 +63,8 @@ class Reader:
         return model.decode(task["name"], logits, *rest)
 
     def _encode(self, encoder: Encoder, texts: list[str], pairs: list[str] | None = None) -> tuple[list[Any], Any]:
-        encoding = encoder.encode(texts, pairs, return_offsets_mapping=encoder.tokenizer.is_fast)
-        if any(encoder.cut_rows(encoding, texts, pairs)):
+        encoding, cut = encoder.encode_once(texts, pairs)
+        if cut:
             logger.warning(f"An input is longer than {encoder.limit} tokens and was cut.")
         return rows_of(encoder.inputs(encoding)), encoding
 
@@ -214,6 +214,11 @@ class WritingReader(Reader):
         text = as_text(row["text"])
         with languages(encoder.tokenizer, task):
             rows, _ = self._encode(encoder, [(task.get("prefix") or "") + text])
+        first = encoder.tokenizer.bos_token_id
+        if task["type"] == "text-generation" and first is not None and rows[0]["input_ids"][0] != first:
+            # As in training; within the limit, or the text's own beginning goes.
+            begin = {"input_ids": first, "attention_mask": 1}
+            rows = [{name: [begin.get(name, 0), *values][: encoder.limit] for name, values in rows[0].items()}]
         return Reading(("write", task["name"], text), rows, text)
 
     def write(self, model: Any, task: Row, batch: dict[str, torch.Tensor], tokenizer: Any, **kwargs: Any) -> list[str]:

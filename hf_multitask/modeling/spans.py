@@ -32,13 +32,17 @@ class QuestionAnsweringHead(Head):
 
     def build(self, task: dict[str, Any], config: PreTrainedConfig, pooling: str) -> None:
         """Make the family's stock layers; for an encoder-decoder, a linear layer on its encoder."""
-        self.max_answer_length = int(task.get("max_answer_length") or 30)
-        self.unanswerable = bool(task.get("unanswerable"))
+        self.adopt(task)
         self.linear = None
         if family_kind(config) == "encoder-decoder":
             self.linear = nn.Linear(config.hidden_size, 2)
         else:
             super().build(task, config, pooling)
+
+    def adopt(self, task: dict[str, Any]) -> None:
+        """See :meth:`Head.adopt`."""
+        self.max_answer_length = int(task.get("max_answer_length") or 30)
+        self.unanswerable = bool(task.get("unanswerable"))
 
     def forward(
         self, states: States, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None

@@ -100,6 +100,21 @@ def test_questions_without_answer_follow_from_the_data(encode):
         encode(QuestionAnswering(unanswerable=False), [answers("London", place), nothing])
 
 
+def test_the_head_learns_from_the_data_that_a_question_may_have_no_answer(build_model, arguments, tokenizer):
+    model = build_model(tasks={"t": QuestionAnswering()})
+    assert not model.heads["t"].unanswerable
+    rows = rows_of("question-answering")
+    MultiTaskTrainer(model, arguments(), train_dataset={"t": rows}, processing_class=tokenizer)
+    assert model.heads["t"].unanswerable and model.config.task("t")["unanswerable"]
+    logits = torch.zeros(1, 6, 2)
+    logits[0, 0] = 9.0  # the first token, which stands for no answer
+    marks = torch.tensor([[0, CONTEXT, CONTEXT, CONTEXT, CONTEXT, 0]])
+    assert model.heads["t"].best(logits, marks)[1:3].tolist() == [-1, -1]
+    logits[0, 2, 0] = logits[0, 3, 1] = 20.0
+    assert model.heads["t"].best(logits, marks)[:3].tolist() == [0, 2, 3]
+    assert model.heads["t"].best(logits, marks)[3].item() == pytest.approx(1, abs=1e-3)
+
+
 def test_squad_counts_as_squad_does():
     predictions = ["The Eiffel Tower!", "in 1889", "", "nothing"]
     references = [["Eiffel Tower"], ["1889", "the year 1889"], [""], [""]]
