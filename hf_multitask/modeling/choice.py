@@ -25,7 +25,6 @@ class MultipleChoiceHead(Head):
     def build(self, task: dict[str, Any], config: PreTrainedConfig, pooling: str) -> None:
         """Make the family's stock layers, or a linear layer on the pooled states."""
         self.pooled = None if pooling == "native" else PooledLinear(config, num_labels=1, pooling=pooling)
-        self._global_attention = config.model_type == "longformer"  # which has been given by the backbone
         if self.pooled is None:
             super().build(task, config, pooling)
 
@@ -40,11 +39,10 @@ class MultipleChoiceHead(Head):
             return self.pooled(states.last_hidden_state, attention_mask).squeeze(-1)
         # The stock class takes (N, G, L) and flattens it; here every choice stands alone.
         ids_ML = torch.zeros_like(states.last_hidden_state[..., 0], dtype=torch.long)  # type: ignore[index]
-        extra = {"global_attention_mask": ids_ML.unsqueeze(1)} if self._global_attention else {}
         base = getattr(self.native, self.native.base_model_prefix)
         base.given = states
         try:
-            return self.native(input_ids=ids_ML.unsqueeze(1), **extra).logits.squeeze(-1)
+            return self.native(input_ids=ids_ML.unsqueeze(1)).logits.squeeze(-1)
         finally:
             base.given = None
 

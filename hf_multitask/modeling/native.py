@@ -11,6 +11,8 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     PreTrainedConfig,
@@ -155,6 +157,11 @@ def stock_class(config: PreTrainedConfig, auto_class: Any) -> type[PreTrainedMod
     Raises:
         ValueError: the family has none.
     """
+    if config.model_type == "longformer" and auto_class in (AutoModelForQuestionAnswering, AutoModelForMultipleChoice):
+        raise ValueError(
+            f"Longformer's class for {auto_class.__name__} gives the question global attention, which one pass for all "
+            "tasks does not. Choose another backbone."
+        )
     try:
         return auto_class._model_mapping[type(config)]
     except KeyError:
