@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from killing import Run, plan, start_server
+from reading import rows_of
 from safetensors.torch import load_file
 
 RUN = {
@@ -104,6 +105,19 @@ def record(record_property, died):
 
 def test_killed_and_resumed_is_exact(kitchen, context, record_property):
     record(record_property, kill_and_resume(Table(kitchen, context, num_train_epochs=4), seed=0, kills=4))
+
+
+def test_killed_and_resumed_is_exact_with_masks_windows_choices_and_groups(kitchen, context, record_property):
+    types = {"answers": "question-answering", "choices": "multiple-choice", "groups": "sentence-similarity"}
+    for name, kind in types.items():
+        kitchen.recipe["tasks"][name] = {"type": kind}
+        files = {split: f"{name}/{split}.jsonl" for split in ("train", "validation")}
+        for split, file in files.items():
+            kitchen.write(file, list(rows_of(kind, 9, split)))
+        kitchen.recipe["datasets"][name] = {"path": "json", "data_files": files}
+    kitchen.recipe["tasks"]["groups"]["negatives"] = 3
+    kitchen.recipe["tasks"]["masks"] = {"type": "fill-mask", "dataset": "sentiment"}
+    record(record_property, kill_and_resume(Table(kitchen, context, num_train_epochs=4), seed=1, kills=4))
 
 
 @pytest.mark.slow
