@@ -108,7 +108,7 @@ RUNS = {
         "multi30k_en_de",
         Translation(max_target_length=24),
         "by heart",
-        {"max_steps": 300, "learning_rate": 2e-3},
+        {"max_steps": 500, "learning_rate": 1e-3},
         small="bart",
     ),
 }
