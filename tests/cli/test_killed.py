@@ -64,7 +64,8 @@ class Table:
             {key: value for key, value in entry.items() if not any(word in key for word in timed)}
             for entry in state["log_history"]
         ]
-        best = [state["best_metric"], state["best_global_step"], os.path.basename(state["best_model_checkpoint"])]
+        # The best evaluation may be one of a step that saves no checkpoint: the Trainer then names none.
+        best = [state["best_metric"], state["best_global_step"], os.path.basename(state["best_model_checkpoint"] or "")]
         return logs, best, json.loads((folder / "best_checkpoints.json").read_text())
 
     def compare(self, one, other):
