@@ -121,6 +121,24 @@ def test_killed_and_resumed_is_exact_with_masks_windows_choices_and_groups(kitch
     record(record_property, kill_and_resume(Table(kitchen, context, num_train_epochs=4), seed=1, kills=4))
 
 
+def stream_sentiment(kitchen):
+    """Let the recipe stream its reviews, and the arguments that a stream of unknown size needs."""
+    kitchen.recipe["datasets"]["sentiment"]["streaming"] = True
+    kitchen.recipe["tasks"]["sentiment"]["label_names"] = ["negative", "positive"]
+    return {"sampling": "uniform", "num_train_epochs": 1, "max_steps": 20}  # more than three passes of 24 reviews
+
+
+def test_killed_and_resumed_is_exact_on_a_stream(kitchen, context, record_property):
+    record(record_property, kill_and_resume(Table(kitchen, context, **stream_sentiment(kitchen)), seed=2, kills=4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_25_times_on_a_stream_and_resumed_is_exact(kitchen, context, workers, record_property):
+    training = {**stream_sentiment(kitchen), "max_steps": 40, "dataloader_num_workers": workers}
+    record(record_property, kill_and_resume(Table(kitchen, context, **training), seed=workers, kills=25))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("ranks", "training"),
