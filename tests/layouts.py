@@ -30,6 +30,8 @@ from hf_multitask import (
     SequenceClassification,
     TokenClassification,
 )
+from hf_multitask.data import group_tasks
+from hf_multitask.tasks import build_task
 
 NO_ANSWER = {"text": [], "answer_start": []}
 TOPICS = ["and", "the", "was", "not"]
@@ -83,7 +85,9 @@ def draw(seed, rows_per_step):
     used = sorted({DATASET[task] for task in tasks})
     sampling, kwargs = chance.choice(SAMPLINGS)
     if sampling == "fixed":
-        kwargs = {"rates": {dataset: chance.choice([0.2, 1.0, 3.0]) for dataset in used}}
+        # A dataset whose tasks read different texts of it makes a group for each, named after the task.
+        groups = group_tasks({name: build_task(name, task.to_dict()) for name, task in make_tasks(tasks).items()})
+        kwargs = {"rates": {group: chance.choice([0.2, 1.0, 3.0]) for group in groups}}
     return describe(
         f"drawn-{seed}",
         tasks=tasks,
