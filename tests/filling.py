@@ -10,14 +10,14 @@ from pathlib import Path
 
 
 class Rising:
-    """A metric that gets better with every evaluation."""
+    """A metric that gets better with every evaluation, and more of them than the last block of a file has room for."""
 
     def __init__(self):
         self.calls = 0
 
     def __call__(self, prediction):
         self.calls += 1
-        return {"score": self.calls / 100}
+        return {"score": self.calls / 100, **{f"other_{number}": 0.0 for number in range(50)}}
 
 
 def child(backbone, folder, size, kwargs, results) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
 from transformers.training_args import OptimizerNames
@@ -149,6 +150,12 @@ class MultiTaskTrainingArguments(TrainingArguments):
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False
         self.check_mixture()
+
+    @property
+    def device(self) -> torch.device:
+        """Where a process trains; the CPU without the number of a rank, with which Transformers 5.17 cannot resume."""
+        device = super().device
+        return torch.device("cpu") if device.type == "cpu" else device
 
     def check_mixture(self) -> None:
         """See that the arguments beyond the Trainer's are usable.
