@@ -135,7 +135,8 @@ def check(launches, world, plan, number, record_property):
     whole, alone = launches.by_one(description)
     assert [rank["world"] for rank in ranks] == [world] * world
     assert len({rank["digest"] for rank in ranks}) == 1
-    assert any(len(rows) < len(max(alone["rows"], key=len)) for rows in alone["rows"])  # a step that is not full
+    if not description["name"].startswith("drawn"):  # of which some come out even
+        assert any(len(rows) < len(max(alone["rows"], key=len)) for rows in alone["rows"])  # a step that is not full
     for step, rows in enumerate(alone["rows"]):
         assert sorted(row for rank in ranks for row in rank["rows"][step]) == rows
     for rank in ranks:
