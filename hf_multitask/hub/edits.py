@@ -71,7 +71,7 @@ def merge(text: str, card: Card) -> str:
     parts = _Parts(old)
     front = _merge_front(front, card, parts)
     body = _merge_body(body, card, parts)
-    note = f"<!-- hf_multitask keeps what you change here: {json.dumps(parts.new, separators=(',', ':'))} -->"
+    note = f"<!-- hf_multitask keeps what you change here: {json.dumps(parts.new, sort_keys=True)} -->"
     before, there, after = _halves(body)
     body = f"{before}{note}{after}" if there else f"{body.rstrip()}\n\n{note}\n"
     merged = f"---\n{front}\n---\n{body}"

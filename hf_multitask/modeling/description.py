@@ -1,5 +1,6 @@
 """What a card on the Hub says of a model by itself: tasks, use, and the metadata that follow from them."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,7 +51,9 @@ print(multitask({text}))
 ```
 
 The answer is a dict by task. `trust_remote_code=True` runs the code that lies beside the weights; where
-`hf_multitask` is imported it is not needed. {what} without the pipeline:
+`hf_multitask` is imported it is not needed."""
+
+_WITHOUT = """{what} without the pipeline:
 
 ```python
 {code}
@@ -71,7 +74,7 @@ _GENERATE = """from transformers import AutoModel, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained("{repository}", trust_remote_code=True)
 model = AutoModel.from_pretrained("{repository}", trust_remote_code=True)
 tokens = tokenizer({text}, return_tensors="pt")
-written = model.generate(tokens["input_ids"], tokens["attention_mask"], task="{task}")
+written = model.generate(tokens["input_ids"], tokens["attention_mask"], task="{task}", max_new_tokens=50)
 print(tokenizer.batch_decode(written, skip_special_tokens=True))"""
 
 # How Transformers' push_to_hub of a model begins the card that it makes up where the repository has none.
@@ -149,27 +152,26 @@ def task_table(config: MultiTaskConfig, measured: Mapping[str, Mapping[str, str]
 
 def usage(config: MultiTaskConfig, repository: str) -> str:
     """Code that asks the model, through the pipeline and without."""
-    by_kind: dict[str, list[str]] = {}
+    by_kind: dict[str, list[Mapping[str, Any]]] = {}
     for task in config.tasks:
-        by_kind.setdefault(_reads(task), []).append(task["name"])
+        by_kind.setdefault(_reads(task), []).append(task)
     order = [kind for kind in _EXAMPLES if kind in by_kind]
-    asked = "text" if "writing" in order and "pair" not in order else order[0]
-    if order[0] == "writing":
-        code = _GENERATE.format(repository=repository, text=_EXAMPLES["writing"][1], task=by_kind["writing"][0])
-        what = "A text"
-    else:
-        readers = by_kind[order[0]]
-        arguments = "" if len(order) == 1 else f", tasks={_quoted(readers)}"
-        if order[0] == "choices":
-            rows = ", ".join(f'"{name}": torch.tensor([[0, 1]])' for name in readers)
+    kind, readers = order[0], by_kind[order[0]]
+    asked = "writing" if "writing" in order and kind != "pair" else kind
+    parts = [_USE.format(repository=repository, text=_EXAMPLES[asked][0])]
+    names = [task["name"] for task in readers]
+    if kind != "writing":
+        arguments = "" if len(order) == 1 else f", tasks={json.dumps(names)}"
+        if kind == "choices":
+            rows = ", ".join(f'"{name}": torch.tensor([[0, 1]])' for name in names)
             arguments += f", task_rows={{{rows}}}"
-        code = _LOGITS.format(repository=repository, text=_EXAMPLES[order[0]][1], arguments=arguments)
-        what = "Logits"
-    return _USE.format(repository=repository, text=_EXAMPLES[asked][0], code=code, what=what)
-
-
-def _quoted(names: Sequence[str]) -> str:
-    return "[" + ", ".join(f'"{name}"' for name in names) + "]"
+        code = _LOGITS.format(repository=repository, text=_EXAMPLES[kind][1], arguments=arguments)
+        parts.append(_WITHOUT.format(what="Logits", code=code))
+    elif not readers[0].get("target_lang"):  # whose code the pipeline sets
+        text = json.dumps((readers[0].get("prefix") or "") + _TEXT, ensure_ascii=False)
+        code = _GENERATE.format(repository=repository, text=text, task=names[0])
+        parts.append(_WITHOUT.format(what="A text", code=code))
+    return "\n\n".join(parts)
 
 
 def _reads(task: Mapping[str, Any]) -> str:
