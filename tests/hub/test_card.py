@@ -342,6 +342,24 @@ def test_metadata_that_are_given_stay_in_later_cards_and_no_licence_is_made_up(b
         trainer.create_model_card(licence="mit")
 
 
+def test_the_page_on_the_card_runs(build, tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "model-card.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(code, {"trainer": build()})
+    data = ModelCard.load(tmp_path / "out" / "README.md").data
+    assert (data.language, data.license, data.datasets) == ("en", "apache-2.0", ["owner/reviews"])
+    assert "reviews" in data.tags
+    text = (tmp_path / "out" / "README.md").read_text()
+    for heading in re.findall(r"^\| ([A-Z]\w+) \|", page, re.MULTILINE):
+        assert f"## {heading}\n" in text
+    # Its advice on a part that is to be written anew.
+    text = text.replace("- Python", "- My Python")
+    start, end = text.index("## Versions"), text.index("<!-- end of versions -->") + len("<!-- end of versions -->\n")
+    (tmp_path / "out" / "README.md").write_text(re.sub('"# versions": "[^"]*"(, )?', "", text[:start] + text[end:]))
+    build().create_model_card()
+    assert "## Versions" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_card_names_the_repository_in_its_code(build, tmp_path):
     trainer = build(hub_model_id="me/two-tasks", max_steps=1)
     trainer.create_model_card()
