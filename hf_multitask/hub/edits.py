@@ -51,7 +51,11 @@ def digest(value: Any) -> str:
     """A short hash of a text, whatever its line ends and trailing spaces, or of a value of the metadata."""
     if isinstance(value, str):
         value = "\n".join(line.rstrip() for line in value.strip().splitlines())
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:10]
+    try:
+        text = json.dumps(value, sort_keys=True, default=str)
+    except TypeError:  # keys of several kinds, which we never write
+        text = repr(value)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def merge(text: str, card: Card) -> str:
@@ -196,7 +200,7 @@ def _segments(front: str) -> tuple[list[tuple[str, str]], dict[str, Any]]:
         UnreadableCard: it is no mapping with a key at the beginning of a line each.
     """
     blocks: list[tuple[str, list[str]]] = []
-    for line in front.splitlines() if front.strip() else []:
+    for line in front.split("\n") if front.strip() else []:
         key = re.match(r"([^\s#\-\"'{\[][^:]*):(?:\s|$)", line)
         if key or not blocks:
             blocks.append((key[1] if key else "", [line]))
@@ -219,7 +223,7 @@ def _segments(front: str) -> tuple[list[tuple[str, str]], dict[str, Any]]:
 def _load(text: str) -> dict[str, Any]:
     try:
         values = yaml.load(text, _LOADER)  # of the safe kind
-    except yaml.YAMLError as problem:
+    except (yaml.YAMLError, ValueError) as problem:  # ValueError of a day that there is not
         raise UnreadableCard(f"its metadata are no valid YAML: {' '.join(str(problem).split())}") from None
     if values is None:
         return {}

@@ -22,7 +22,7 @@ HUB_TASKS = {
     "text-generation": "text-generation",
     "translation": "translation",
     "summarization": "summarization",
-    "text2text-generation": "text2text-generation",
+    "text2text-generation": "text-generation",  # the Hub has none of its own any more
 }
 _WRITING = ("text-generation", "translation", "summarization", "text2text-generation")
 _TEXT = "Ada Lovelace loved this place."

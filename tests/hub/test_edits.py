@@ -136,6 +136,13 @@ def test_keys_of_the_metadata_are_refreshed_kept_or_stay_deleted():
     assert "language" not in front(merge(again, card(2, language=None)))  # no longer known, and untouched
 
 
+def test_values_of_any_kind_that_a_user_sets_stay():
+    mine = 'tags: {1: a, b: c}\ndate: 2024-12-01\nlibrary_name: "one\u2028two"\nempty:\n'
+    again = merge(f"---\n{mine}---\n# Mine\n", card(1))
+    assert again.startswith(f"---\n{mine}model-index:")
+    assert merge(again, card(2)).startswith(f"---\n{mine}model-index:")
+
+
 def test_comments_in_the_metadata_stay():
     text = merge("", card(1, pipeline_tag="a", language="en"))
     text = text.replace("pipeline_tag: a", "# about the task\npipeline_tag: a  # mine\n\n# about the language")
@@ -183,7 +190,8 @@ def test_vague_sections_are_written_once_and_refresh_nothing():
 
 
 @pytest.mark.parametrize(
-    "block", ["license: [mit", "just words", "- a\n- b", "{license: mit}", '"license": mit', "a: 1\n'b': 2"]
+    "block",
+    ["license: [mit", "date: 2024-13-45", "just words", "- a\n- b", "{license: mit}", '"license": mit', "a: 1\n'b': 2"],
 )
 def test_metadata_that_could_not_be_kept_are_refused(block):
     with pytest.raises(UnreadableCard, match="its metadata are"):
