@@ -86,8 +86,15 @@ class Run:
 
 
 def write_card(
-    folder: str | Path, config: MultiTaskConfig, run: Run, *, name: str, repository: str, given: Mapping[str, Any]
-) -> None:
+    folder: str | Path,
+    config: MultiTaskConfig,
+    run: Run,
+    *,
+    name: str,
+    repository: str,
+    given: Mapping[str, Any],
+    on_hub: str | None = None,
+) -> bool:
     """Write the card of a model into its folder, and the picture of its curves; what a user changed in them stays.
 
     Each file is written beside itself and then put in its place, so that storage that takes no more leaves the old one.
@@ -99,6 +106,10 @@ def write_card(
         name: title of the card.
         repository: what ``from_pretrained`` is given, in the card's code.
         given: metadata that the user gives, such as the licence.
+        on_hub: the card that a push would replace. It is gone on from where it was edited and the one here was not.
+
+    Returns:
+        Whether the card on the Hub has edits that the one here, which has others, is written without.
 
     Raises:
         UnreadableCard: there is a card that could not be written anew without losing some of it.
@@ -109,9 +120,14 @@ def write_card(
     path = folder / FILE_NAME
     before = _read(path)
     has_curves = _write_curves(folder / CURVES_NAME, run.history, config.task_names)
-    text = merge(before, _card(config, run, name, repository, given, has_curves=has_curves))
+    card = _card(config, run, name, repository, given, has_curves=has_curves)
+    text = merge(before, card)
+    theirs, fresh = text if on_hub is None else merge(on_hub, card), merge("", card)
+    if text == fresh:
+        text = theirs
     if text != before:
         _replace(path, text.encode())
+    return theirs not in (text, fresh)
 
 
 def _read(path: Path) -> str:

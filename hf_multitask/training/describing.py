@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import hf_hub_download
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 from transformers.utils import logging
@@ -122,14 +123,20 @@ class DescribingTrainer(Trainer):
         name = model_name or repository or folder.resolve().name
         repository = name if "/" in name else repository or name
         try:
-            write_card(
+            missed = write_card(
                 folder,
                 self.accelerator.unwrap_model(self.model).config,
                 self._run(),
                 name=name.rpartition("/")[2],
                 repository=repository,
                 given=self._card_metadata,
+                on_hub=self._card_on_hub() if folder == Path(str(self.args.output_dir)) else None,
             )
+            if missed:
+                logger.warning(
+                    f"The model card in {folder} and the one of {self.hub_model_id} on the Hub were both edited. A "
+                    "push sends the one that is here; the Hub keeps the other in its history."
+                )
         except UnreadableCard as problem:
             logger.warning(
                 f"The model card in {folder} stays as it is: {problem}. Mend it, or remove it to have it written anew."
@@ -139,6 +146,16 @@ class DescribingTrainer(Trainer):
             logger.warning(
                 f"The model card in {folder} could not be written ({reason.lower()}). The model is not touched."
             )
+
+    def _card_on_hub(self) -> str | None:
+        """The card of the repository that is pushed to, None where there is none or nobody knows."""
+        if self.hub_model_id is None:
+            return None
+        hub = {"revision": self.args.hub_revision, "token": self.args.hub_token}
+        try:
+            return Path(hf_hub_download(self.hub_model_id, "README.md", **hub)).read_bytes().decode()
+        except (OSError, UnicodeDecodeError):  # no card, no repository, no network: the push will say what is wrong
+            return None
 
     def _run(self) -> Run:
         state, mixture = self.state, self.train_dataset

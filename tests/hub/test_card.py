@@ -1,9 +1,14 @@
 """The card whole after real runs: its text, its metadata, its code and its picture."""
 
 import json
+import os
 import platform
 import re
 import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,7 +22,7 @@ from transformers import TrainerCallback
 
 import hf_multitask
 from hf_multitask import MultiTaskTrainer, SequenceClassification
-from hf_multitask.hub.card import CURVES_NAME
+from hf_multitask.hub.card import CURVES_NAME, write_card
 
 EXPECTED = """---
 library_name: transformers
@@ -357,6 +362,63 @@ def test_card_is_there_before_a_checkpoint_is_pushed(build, tmp_path):
     trainer.train()
     assert cards == [False, True, True, False]
     assert not list((tmp_path / "out").glob("checkpoint-*/README.md"))
+
+
+def test_edits_on_the_hub_survive_a_push(build, tmp_path, caplog):
+    trainer = build(max_steps=1)
+    trainer.create_model_card()
+    path = tmp_path / "out" / "README.md"
+    config, run = trainer.model.config, trainer._run()
+
+    def push(here, on_hub):
+        path.write_text(here)
+        missed = write_card(path.parent, config, run, name="out", repository="out", given={}, on_hub=on_hub)
+        return path.read_text(), missed
+
+    fresh = path.read_text()
+    old = fresh.replace("a head for 2 tasks", "a head for 3 tasks")
+    mine, theirs = fresh.replace("## Use", "Mine.\n\n## Use"), fresh.replace("## Use", "Theirs.\n\n## Use")
+    assert push(fresh, fresh) == (fresh, False) and push("", fresh) == (fresh, False)
+    assert push(fresh, theirs) == (theirs, False) and push("", theirs) == (theirs, False)
+    assert push(mine, fresh) == (mine, False) and push(mine, mine) == (mine, False)
+    assert push(mine, theirs) == (mine, True) and push(fresh, old) == (old, False)
+
+
+def test_card_on_the_hub_is_read_before_a_push(tmp_path):
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self):
+            text = b"---\nlicense: mit\n---\n# Theirs\n"
+            known = self.path == "/me/model/resolve/main/README.md"
+            self.send_response(200 if known else 404)
+            for name, value in (("X-Repo-Commit", "0" * 40), ("ETag", '"one"'), ("Content-Length", str(len(text)))):
+                self.send_header(name, value)
+            if not known:
+                self.send_header("X-Error-Code", "EntryNotFound")
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(text)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    script = """
+import json, sys
+from types import SimpleNamespace
+from hf_multitask.training.describing import DescribingTrainer
+args = SimpleNamespace(hub_revision=None, hub_token=None)
+print(json.dumps([DescribingTrainer._card_on_hub(SimpleNamespace(hub_model_id=name, args=args)) for name in sys.argv[1:]]))
+"""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0"}
+        environment |= {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
+        command = [sys.executable, "-c", script, "me/model", "me/none"]
+        told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        server.shutdown()
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout.splitlines()[-1]) == ["---\nlicense: mit\n---\n# Theirs\n", None]
 
 
 def test_the_page_on_the_card_runs(build, tmp_path):
