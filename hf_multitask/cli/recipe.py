@@ -19,6 +19,7 @@ from .jsonl import read_jsonl
 
 _KEYS = ("backbone", "model", "datasets", "tasks", "training")
 _FILE_BUILDERS = ("json", "csv", "parquet", "text", "arrow")
+_FILES = {"data_files", "data_dir"}  # what a dataset of files alone has
 _PATH_ARGUMENTS = ("output_dir", "resume_from_checkpoint", "deepspeed")
 
 
@@ -32,6 +33,16 @@ class Recipe:
     datasets: dict[str, dict[str, Any]]
     tasks: dict[str, Task]
     training: dict[str, Any]
+
+    @property
+    def hub_datasets(self) -> dict[str, str]:
+        """Names on the Hub, by dataset, of those that come from there: neither files nor a folder here."""
+        return {
+            name: arguments["path"]
+            for name, arguments in self.datasets.items()
+            if not Path(arguments["path"]).is_absolute()
+            and (arguments["path"].count("/") == 1 or not arguments.keys() & _FILES)
+        }
 
     def load(self) -> dict[str, dict[str, Any]]:
         """The datasets, by name, each with its splits; of those with ``streaming`` the training split is a stream.

@@ -61,6 +61,7 @@ def prepare(
         eval_dataset=splits(data, "validation") or None,
         processing_class=tokenizer,
     )
+    trainer.hub_datasets = recipe.hub_datasets
     if test := splits(data, "test"):
         trainer.evaluation_rows(test, "test")  # so that what is wrong with its rows is said now; cached for the end
     checkpoint = _checkpoint(resume, trainer)

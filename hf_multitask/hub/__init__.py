@@ -1,5 +1,6 @@
 """What a model's page on the Hub says."""
 
-from .card import model_card
+from .card import Run, write_card
+from .edits import UnreadableCard
 
-__all__ = ["model_card"]
+__all__ = ["Run", "UnreadableCard", "write_card"]

@@ -1,20 +1,37 @@
-"""The model card: tasks, plan, measured metrics and how to use the model."""
+"""The model card: tasks, use, results, the training run, and versions, with the metadata that the Hub reads."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
+import os
+import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
+from transformers import TrainingArguments
+
+from ..modeling.description import HUB_TASKS, MANY, introduction, markdown_table, metadata_of, task_table, usage
+from ..version import __version__
+from .curves import draw
+from .edits import Card, UnreadableCard, digest, merge
+from .history import Result, curves, primary_metrics, results
 
 if TYPE_CHECKING:
     from ..modeling import MultiTaskConfig
 
-# Types whose name on the Hub is another.
-_HUB_TASKS = {"sequence-classification": "text-classification"}
-_SPLITS = {"eval": "validation", "test": "test"}
+FILE_NAME = "README.md"
+CURVES_NAME = "learning_curves.png"
+_CURVES_MARK = "learning curves by hf_multitask, "
+_TAGS = ("generated_from_trainer",)
 
-# Training arguments that are shown.
+# The Trainer's arguments that are shown, beside all that a mixture of tasks adds to them.
 _SHOWN = (
     "learning_rate",
     "num_train_epochs",
@@ -22,157 +39,276 @@ _SHOWN = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "optim",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
     "lr_scheduler_type",
     "warmup_steps",
     "weight_decay",
     "max_grad_norm",
+    "bf16",
+    "fp16",
     "seed",
-    "sampling",
-    "sampling_kwargs",
-    "task_weights",
 )
+_NOT_SHOWN = ("save_best_by_task",)
 
-_TEMPLATE = """---
-{data}
----
-
-# {name}
-
-One `{family}` backbone ({backbone}) shared by {count} tasks, fine-tuned with `hf_multitask`.
-
-## Tasks
-
-{tasks}
-
-## Use
-
-```python
-from transformers import pipeline
-
-multitask = pipeline("multitask", model="{name}", trust_remote_code=True)
-multitask({example})
-```
-
-`trust_remote_code=True` runs the code in this repository; with `hf_multitask` imported it is not needed.
-
-## Results
-
-{results}
-
-## Training
-
-{plan}
-{hyperparameters}
-"""
+# Metrics whose name on the Hub is another.
+_HUB_METRICS = {"pearson": "pearsonr", "micro_f1": "f1", "rougeL": "rouge", "bleu": "sacrebleu"}
 
 
-def model_card(
-    config: MultiTaskConfig,
-    *,
-    name: str,
-    history: Sequence[Mapping[str, Any]],
-    plan: str | None,
-    arguments: Any,
-    metadata: Mapping[str, Any],
-) -> ModelCard:
-    """Write the card of a trained model.
+@dataclass(frozen=True)
+class Run:
+    """What a trainer knows of the model that it saves.
 
     Args:
-        config: the model's configuration.
-        name: name of the model.
-        history: the trainer's log; the last evaluation of each split gives the results.
-        plan: what each dataset got, as text.
-        arguments: the training arguments.
-        metadata: further fields of the card's metadata.
+        arguments: its training arguments.
+        history: its log.
+        step: optimizer steps that were made; 0 where the model was not trained.
+        epoch: passes over the mixture.
+        best: the step whose weights were loaded at the end; None where the last ones are saved.
+        plan: what each dataset gets, as text.
+        readers: by dataset, the tasks that read it.
+        rows: by split, the rows of each dataset, 0 where nobody knows.
+        hub_datasets: by dataset, its name on the Hub, of those that have one.
+        processes: that trained together.
     """
-    results = _results(config, history)
-    backbone = config.backbone_config.name_or_path or "not named"
-    data = ModelCardData(
-        model_name=name,
-        library_name="transformers",
-        tags=["hf_multitask", "multi-task-learning", *metadata.get("tags", [])],
-        base_model=backbone if _is_hub_id(backbone) else None,
-        eval_results=_eval_results(config, results) or None,
-        **{key: value for key, value in metadata.items() if key != "tags"},
+
+    arguments: Any
+    history: Sequence[Mapping[str, Any]] = ()
+    step: int = 0
+    epoch: float = 0.0
+    best: int | None = None
+    plan: str | None = None
+    readers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    rows: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    hub_datasets: Mapping[str, str] = field(default_factory=dict)
+    processes: int = 1
+
+
+def write_card(
+    folder: str | Path,
+    config: MultiTaskConfig,
+    run: Run,
+    *,
+    name: str,
+    repository: str,
+    given: Mapping[str, Any],
+    on_hub: str | None = None,
+) -> bool:
+    """Write the card of a model into its folder, and the picture of its curves; what a user changed in them stays.
+
+    Each file is written beside itself and then put in its place, so that storage that takes no more leaves the old one.
+
+    Args:
+        folder: where the model is saved.
+        config: the model's configuration.
+        run: what the trainer knows.
+        name: title of the card.
+        repository: what ``from_pretrained`` is given, in the card's code.
+        given: metadata that the user gives, such as the licence.
+        on_hub: the card that a push would replace. It is gone on from where it was edited and the one here was not.
+
+    Returns:
+        Whether the card on the Hub has edits that the one here, which has others, is written without.
+
+    Raises:
+        UnreadableCard: there is a card that could not be written anew without losing some of it.
+        OSError: a file could not be written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FILE_NAME
+    before = _read(path)
+    has_curves = _write_curves(folder / CURVES_NAME, run.history, config.task_names)
+    card = _card(config, run, name, repository, given, has_curves=has_curves)
+    text = merge(before, card)
+    theirs, fresh = text if on_hub is None else merge(on_hub, card), merge("", card)
+    if text == fresh:
+        text = theirs
+    if text != before:
+        _replace(path, text.encode())
+    return theirs not in (text, fresh)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()  # with its own line ends
+    except FileNotFoundError:
+        return ""
+    except UnicodeDecodeError:
+        raise UnreadableCard("it is not encoded in UTF-8") from None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    beside = path.with_name(f"_{path.name}.tmp")  # a name that the Trainer does not push
+    try:
+        beside.write_bytes(content)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _write_curves(path: Path, history: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> bool:
+    """Draw the curves, unless those that lie there are of the same figures: drawing takes longer than all the rest.
+
+    Returns:
+        Whether there is a picture that belongs to this run.
+    """
+    losses, metrics = curves(history, tasks)
+    if not losses and not metrics:
+        return False
+    mark = _CURVES_MARK + digest([losses, metrics])
+    there = path.read_bytes() if path.is_file() else b""
+    if mark.encode() in there or (there and _CURVES_MARK.encode() not in there):  # the user's own picture
+        return True
+    picture = draw(losses, metrics, description=mark)
+    if picture is not None:
+        _replace(path, picture)
+    return picture is not None
+
+
+def _card(
+    config: MultiTaskConfig, run: Run, name: str, repository: str, given: Mapping[str, Any], *, has_curves: bool
+) -> Card:
+    found = results(run.history, config.task_names, best=run.best)
+    primary = primary_metrics(found)
+    vague = set()
+    if not run.step:
+        vague |= {"training", "datasets"} | (set() if found else {"results", "model-index", "metrics"})
+    metadata = metadata_of(config)
+    metadata["tags"] += _TAGS
+    metadata["datasets"] = sorted(set(run.hub_datasets.values())) or None
+    metadata["metrics"] = list(dict.fromkeys(_HUB_METRICS.get(metric, metric) for metric in primary.values())) or None
+    measured = ModelCardData(model_name=name, eval_results=_eval_results(config, run, found) or None).to_dict()
+    metadata["model-index"] = measured.get("model-index")
+    return Card(
+        metadata=metadata,
+        given=given,
+        sections={
+            "intro": ("", introduction(config, name)),
+            "tasks": ("Tasks", task_table(config, _measured(found, primary))),
+            "use": ("Use", usage(config, repository)),
+            "results": ("Results", _results_text(found, len(config.tasks), has_curves=has_curves)),
+            "training": ("Training", _training_text(run)),
+            "versions": ("Versions", _versions_text()),
+        },
+        vague=frozenset(vague),
     )
-    return ModelCard(
-        _TEMPLATE.format(
-            data=data.to_yaml(),
-            name=name,
-            example=_example(config),
-            family=config.backbone_config.model_type,
-            backbone=f"`{backbone}`",
-            count=len(config.task_names),
-            tasks=_tasks(config),
-            results=_table(results) if results else "Not evaluated.",
-            plan=f"```\n{plan}\n```\n" if plan else "",
-            hyperparameters="\n".join(
-                f"- `{key}`: {getattr(value, 'value', value)}"
-                for key, value in ((key, getattr(arguments, key)) for key in _SHOWN)
-                if value is not None
-            ),
+
+
+def _eval_results(config: MultiTaskConfig, run: Run, found: Sequence[Result]) -> list[EvalResult]:
+    """The figures in the form of the Hub.
+
+    It knows a result by the kind of the task, the dataset and the split. Where several tasks of a kind read one
+    dataset, the task's name stands as the dataset's configuration and keeps them apart.
+    """
+    sources = {task["name"]: task.get("dataset") or task["name"] for task in config.tasks}
+    kinds = {task["name"]: HUB_TASKS.get(task["type"], task["type"]) for task in config.tasks}
+    alike = Counter((kinds[task], source) for task, source in sources.items())
+    measured = []
+    for result in found:
+        task = result.task
+        if task is None or result.metric == "loss" or not math.isfinite(result.value):
+            continue
+        measured.append(
+            EvalResult(
+                task_type=kinds[task],
+                task_name=task,
+                dataset_type=run.hub_datasets.get(sources[task], sources[task]),
+                dataset_name=sources[task],
+                dataset_config=task if alike[kinds[task], sources[task]] > 1 else None,
+                dataset_split=result.split,
+                metric_type=_HUB_METRICS.get(result.metric, result.metric),
+                metric_name=result.metric if result.metric in _HUB_METRICS else None,
+                metric_value=round(result.value, 4),
+            )
         )
-    )
+    return measured
 
 
-def _example(config: MultiTaskConfig) -> str:
-    """An input that the model takes, as code: a text where a task reads one."""
-    examples = {
-        "question-answering": '{"question": "Who loved it?", "context": "Ada Lovelace loved this place."}',
-        "multiple-choice": '{"question": "Ada Lovelace loved", "choices": ["this place.", "nothing."]}',
-    }
-    pair = '{"text": "Ada Lovelace loved this place.", "text_pair": "She liked it."}'
-    found = [
-        examples.get(task["type"], pair if task.get("text_pair_column") else '"Ada Lovelace loved this place."')
-        for task in config.tasks
-    ]
-    return min(found, key=lambda example: (not example.startswith('"'), found.index(example)))
+def _splits(found: Sequence[Result]) -> list[str]:
+    return list(dict.fromkeys(sorted((result.split for result in found), key=["validation", "test"].index)))
 
 
-def _is_hub_id(backbone: str) -> bool:
-    return not backbone.startswith(("package:", "/", ".")) and backbone.count("/") <= 1 and backbone != "not named"
+def _measured(found: Sequence[Result], primary: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """The columns of the task table that tell the primary metric and its values."""
+    if not primary:
+        return {}
+    columns: dict[str, dict[str, str]] = {"metric": dict(primary)}
+    for split in _splits(found):
+        columns[split] = {
+            str(result.task): f"{result.value:.4f}"
+            for result in found
+            if result.split == split and primary.get(str(result.task)) == result.metric
+        }
+    return columns
 
 
-def _tasks(config: MultiTaskConfig) -> str:
-    lines = ["| task | type | labels |", "|---|---|---|"]
-    for task in config.tasks:
-        labels = ", ".join(f"`{label}`" for label in task.get("label_names") or [])
-        lines.append(f"| {task['name']} | {task['type']} | {labels or '-'} |")
+def _results_text(found: Sequence[Result], tasks: int, *, has_curves: bool) -> str:
+    parts = []
+    if found:
+        splits = _splits(found)
+        values: dict[tuple[str, str], dict[str, float]] = {}
+        for result in found:
+            key = (result.task or "**mean of the primary metrics**", "" if result.task is None else result.metric)
+            values.setdefault(key, {})[result.split] = result.value
+        rows = [["task", "metric", *splits]]
+        for key, of in values.items():
+            rows.append([*key, *(f"{of[split]:.4f}" if split in of else "-" for split in splits)])
+        steps = {split: sorted({one.step for one in found if one.split == split}) for split in splits}
+        places = [f"on {split} at step {' and '.join(map(str, numbers))}" for split, numbers in steps.items()]
+        parts += [markdown_table(rows, f"Results of {tasks:,} tasks" if tasks > MANY else None)]
+        parts += [f"Measured {', '.join(places)}."]
+    else:
+        parts.append("Not evaluated.")
+    if has_curves:
+        parts.append(f"![Training loss and primary metric of the tasks by optimizer step]({CURVES_NAME})")
+    return "\n\n".join(parts)
+
+
+def _training_text(run: Run) -> str:
+    if not run.step:
+        return "Not trained."
+    sentence = f"Trained for {run.step:,} optimizer steps ({run.epoch:.4g} epochs of the mixture)"
+    sentence += f" by {run.processes} processes." if run.processes > 1 else "."
+    if run.best is not None:
+        watched = f"eval_{run.arguments.metric_for_best_model.removeprefix('eval_')}"
+        sentence += f" The weights are those of step {run.best:,}, the best by `{watched}`."
+    parts = [sentence]
+    if run.readers:
+        parts += ["### Data", _data_table(run)]
+    if run.plan:
+        parts += ["### Plan", f"```\n{run.plan}\n```"]
+    return "\n\n".join([*parts, "### Hyper-parameters", _hyperparameters(run.arguments)])
+
+
+def _data_table(run: Run) -> str:
+    splits = [split for split, rows in run.rows.items() if rows]
+    table = [["dataset", "tasks", *(f"{split} rows" for split in splits)]]
+    for name, tasks in run.readers.items():
+        hub = run.hub_datasets.get(name)
+        shown = f"[{hub}](https://huggingface.co/datasets/{hub})" if hub else name
+        counts = [run.rows[split].get(name) for split in splits]
+        numbers = ["-" if count is None else f"{count:,}" if count else "?" for count in counts]
+        table.append([shown, ", ".join(tasks), *numbers])
+    return markdown_table(table, f"{len(run.readers):,} datasets" if len(run.readers) > MANY else None)
+
+
+def _hyperparameters(arguments: Any) -> str:
+    theirs = {one.name for one in dataclasses.fields(TrainingArguments)}
+    own = [one.name for one in dataclasses.fields(arguments) if one.name not in theirs and one.name not in _NOT_SHOWN]
+    idle = "num_train_epochs" if arguments.max_steps > 0 else "max_steps"
+    lines = []
+    for name in (*_SHOWN, *own):
+        value = getattr(arguments, name)
+        if value is None or value is False or name == idle:
+            continue
+        value = getattr(value, "value", value)
+        lines.append(f"- `{name}`: {json.dumps(value) if isinstance(value, Mapping | list) else value}")
     return "\n".join(lines)
 
 
-def _results(config: MultiTaskConfig, history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, float]]:
-    """(split, task, metric, value) of the last evaluation of each split."""
-    found: dict[tuple[str, str, str], float] = {}
-    for entry in history:
-        for key, value in entry.items():
-            split, _, rest = key.partition("_")
-            # The longest name that fits: 'stance' is no owner of 'stance_climate_accuracy' beside 'stance_climate'.
-            owners = [task for task in config.task_names if split in _SPLITS and rest.startswith(f"{task}_")]
-            if owners:
-                task = max(owners, key=len)
-                found[split, task, rest.removeprefix(f"{task}_")] = value
-            if split in _SPLITS and rest == "average":
-                found[split, "average", "average"] = value
-    return [(*key, value) for key, value in found.items()]
-
-
-def _table(results: Sequence[tuple[str, str, str, float]]) -> str:
-    lines = ["| split | task | metric | value |", "|---|---|---|---|"]
-    lines += [f"| {_SPLITS[split]} | {task} | {metric} | {value:.4f} |" for split, task, metric, value in results]
-    return "\n".join(lines)
-
-
-def _eval_results(config: MultiTaskConfig, results: Sequence[tuple[str, str, str, float]]) -> list[EvalResult]:
-    return [
-        EvalResult(
-            task_type=_HUB_TASKS.get(config.task(task)["type"], config.task(task)["type"]),
-            dataset_type=config.task(task).get("dataset") or task,
-            dataset_name=config.task(task).get("dataset") or task,
-            dataset_split=_SPLITS[split],
-            metric_type=metric,
-            metric_value=round(value, 4),
-        )
-        for split, task, metric, value in results
-        if task != "average" and metric != "loss"
-    ]
+def _versions_text() -> str:
+    packages = {name: version(name) for name in ("torch", "transformers", "datasets", "tokenizers")}
+    found = {"Python": platform.python_version(), "hf_multitask": __version__, **packages}
+    return "\n".join(f"- {name} {number}" for name, number in found.items())

@@ -14,6 +14,7 @@ from transformers.utils import ModelOutput
 from .backbone import resolve_backbone, set_dropout
 from .config import MultiTaskConfig
 from .decoding import DECODERS, TokenWords
+from .description import TAGS, describe_pushed
 from .export import stock_of, write_sentence_transformers
 from .head_types import head_class, num_labels
 from .heads import Head
@@ -73,6 +74,7 @@ class MultiTaskModel(PreTrainedModel):
         )
         self.heads = nn.ModuleDict(heads)
         self.post_init()
+        self.add_model_tags(list(TAGS))
         self._rest_unread()
 
     @classmethod
@@ -454,6 +456,10 @@ class MultiTaskModel(PreTrainedModel):
             if self.backbone.can_generate():
                 self.backbone.generation_config.save_pretrained(save_directory)
             write_extensions(save_directory, self.config.tasks)
+
+    def _upload_modified_files(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        describe_pushed(working_dir, repo_id, self.config)
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
 
 def _language_model(config: MultiTaskConfig) -> str | None:

@@ -30,6 +30,7 @@ class EvaluatingTrainer(Trainer):
     metric_by_task: dict[str, Metric]
     eval_dataset: EvaluationRows | None
     _primary: dict[str, tuple[str, float]]
+    _measured_rows: dict[str, dict[str, int]]
     _sharded: bool
 
     @abstractmethod
@@ -136,6 +137,7 @@ class EvaluatingTrainer(Trainer):
         rows = self.eval_dataset if eval_dataset is None else self.evaluation_rows(eval_dataset, metric_key_prefix)
         if rows is None:
             raise ValueError("There is nothing to evaluate. Give eval_dataset.")
+        self._measured_rows[metric_key_prefix] = rows.sizes
         start = time.time()
         scores = self._scores(rows, "Evaluation")
         metrics = {

@@ -16,12 +16,12 @@ from transformers.utils import logging
 
 from ..data import Mixture, MixtureCollator, SamplingRates, StepLoader, StepSampler, Stream, build_rates, shares_of
 from ..data.workers import leave_sigterm_to_parent
-from ..hub import model_card
 from ..modeling import MultiTaskModel
 from ..tasks import Task
 from .arguments import OWN_TO_A_RANK, MultiTaskTrainingArguments
 from .callbacks import PlanCallback, ResumableEarlyStopping, describe_shares
 from .checkpoint import check_checkpoint
+from .describing import DescribingTrainer
 from .evaluating import EvaluatingTrainer
 from .evaluation import EvaluationRows, Metric
 from .parameters import BACKBONE, freeze, regroup
@@ -47,7 +47,7 @@ from .summary import MANY, summary_callbacks
 logger = logging.get_logger(__name__)
 
 
-class MultiTaskTrainer(EvaluatingTrainer, SteppingTrainer, SavingTrainer):
+class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, SteppingTrainer, SavingTrainer):
     """Trains a :class:`MultiTaskModel` on batches that mix its tasks.
 
     The loss of an optimizer step is ``sum over tasks t of w_t * (sum of t's item losses) / (number of t's items)``,
@@ -450,23 +450,3 @@ class MultiTaskTrainer(EvaluatingTrainer, SteppingTrainer, SavingTrainer):
         self._follow_progress()
         if set(self.tasks) <= set(self.progress.finished):
             self.control.should_training_stop = True
-
-    # What is left behind
-
-    def create_model_card(self, **kwargs: Any) -> None:
-        """Write the model card into ``output_dir``.
-
-        Args:
-            kwargs: ``model_name``, ``license``, ``language``, ``tags``, as in ``Trainer``.
-        """
-        if not self.is_world_process_zero():
-            return
-        card = model_card(
-            self.accelerator.unwrap_model(self.model).config,
-            name=kwargs.get("model_name") or Path(str(self.args.output_dir)).resolve().name,
-            history=self.state.log_history,
-            plan=None if self.train_dataset is None else self.describe_plan(self.state.max_steps),
-            arguments=self.args,
-            metadata={key: value for key, value in kwargs.items() if key in ("license", "language", "tags") and value},
-        )
-        card.save(Path(str(self.args.output_dir)) / "README.md")

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, pipeline
 
 from hf_multitask.cli import main
+from hf_multitask.cli.recipe import read_recipe
 
 
 def results(path):
@@ -215,3 +216,16 @@ def test_control_by_task_from_recipe_and_command_line(kitchen):
     assert (
         code == 2 and "`freeze` names the task 'nre'" in err and "Did you mean 'ner'?" in err and "Traceback" not in err
     )
+
+
+def test_datasets_of_the_hub_are_told_from_files(kitchen):
+    datasets = {
+        "mine": {"path": "owner/name"},
+        "parts": {"path": "owner/other", "data_files": {"train": "https://example.com/part.parquet"}},
+        "old": {"path": "imdb", "name": "plain_text"},
+        "folder": {"path": "sentiment"},
+        "builder": {"path": "imagefolder", "data_dir": "sentiment"},
+    }
+    path = kitchen.folder / "hub.yaml"
+    path.write_text(json.dumps({**kitchen.recipe, "datasets": {**kitchen.recipe["datasets"], **datasets}}))
+    assert read_recipe(path).hub_datasets == {"mine": "owner/name", "parts": "owner/other", "old": "imdb"}

@@ -244,16 +244,15 @@ def test_early_stopping_goes_on_counting_after_a_resume(build, arguments, data):
     assert resumed.state.global_step == 4  # one best evaluation, three that are not better
 
 
-def test_metrics_of_tasks_whose_names_begin_alike_stay_apart(build_model, capsys):
+def test_metrics_of_tasks_whose_names_begin_alike_stay_apart(capsys):
     from hf_multitask.cli.train import show_metrics
-    from hf_multitask.hub.card import _results
+    from hf_multitask.hub.history import Result, results
 
-    metrics = {"eval_a_accuracy": 0.5, "eval_a_b_accuracy": 0.25, "eval_average": 0.375}
-    config = build_model(tasks={name: SequenceClassification(label_names=["x", "y"]) for name in ("a", "a_b")}).config
-    assert _results(config, [metrics]) == [
-        ("eval", "a", "accuracy", 0.5),
-        ("eval", "a_b", "accuracy", 0.25),
-        ("eval", "average", "average", 0.375),
+    metrics = {"eval_a_accuracy": 0.5, "eval_a_b_accuracy": 0.25, "eval_average": 0.375, "step": 4}
+    assert results([metrics], ["a", "a_b"]) == [
+        Result("validation", "a", "accuracy", 0.5, 4),
+        Result("validation", "a_b", "accuracy", 0.25, 4),
+        Result("validation", None, "average", 0.375, 4),
     ]
     show_metrics({"validation": metrics}, ["a", "a_b"])
     assert [line.split() for line in capsys.readouterr().out.splitlines()[-4:]] == [

@@ -1,0 +1,102 @@
+"""What a trainer's log says of tasks: their losses, their metrics, and the figures of the model that is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+SPLITS = {"eval": "validation", "test": "test"}
+Points = list[tuple[int, float]]  # optimizer steps, and what was measured there
+
+
+@dataclass(frozen=True)
+class Result:
+    """One figure of an evaluation; ``task`` is None for the average of the primary metrics."""
+
+    split: str
+    task: str | None
+    metric: str
+    value: float
+    step: int
+
+
+def _owner(key: str, tasks: Collection[str]) -> tuple[str, str] | None:
+    """The task and metric of a key such as ``ner_f1``: of two names that begin it the longer one owns it."""
+    words = key.split("_")
+    for end in range(len(words) - 1, 0, -1):
+        if (name := "_".join(words[:end])) in tasks:
+            return name, "_".join(words[end:])
+    return None
+
+
+def _figures(entry: Mapping[str, Any], prefix: str, tasks: Collection[str]) -> Iterator[tuple[str, str, float]]:
+    """Task, metric and value of what an entry says under a prefix."""
+    for key, value in entry.items():
+        if key.startswith(prefix) and (owner := _owner(key.removeprefix(prefix), tasks)):
+            yield *owner, value
+
+
+def _evaluations(history: Sequence[Mapping[str, Any]], best: int | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Splits and log entries of the evaluations that tell of the saved model, the later ones last.
+
+    Args:
+        history: the trainer's log.
+        best: the step whose weights were loaded at the end of training; None where the last ones are saved.
+    """
+    end = _end(history)
+    for number, entry in enumerate(history):
+        for prefix in SPLITS:
+            if f"{prefix}_average" in entry and (best is None or number > end or entry.get("step") == best):
+                yield prefix, entry
+
+
+def _end(history: Sequence[Mapping[str, Any]]) -> int:
+    """Where the log's entry of the end of training stands."""
+    ends = [number for number, entry in enumerate(history) if "train_runtime" in entry]
+    return ends[-1] if ends else len(history)
+
+
+def results(history: Sequence[Mapping[str, Any]], tasks: Collection[str], *, best: int | None = None) -> list[Result]:
+    """The last figures of each split that were measured on the saved model, task by task, the primary metric first."""
+    names = set(tasks)
+    found: dict[tuple[str, str | None, str], Result] = {}
+    for prefix, entry in _evaluations(history, best):
+        step = entry.get("step", 0) if best is None else best
+        for task, metric, value in _figures(entry, f"{prefix}_", names):
+            found[prefix, task, metric] = Result(SPLITS[prefix], task, metric, value, step)
+        found[prefix, None, "average"] = Result(SPLITS[prefix], None, "average", entry[f"{prefix}_average"], step)
+    place = {task: number for number, task in enumerate([*tasks, None])}
+    return sorted(found.values(), key=lambda result: place[result.task])
+
+
+def primary_metrics(found: Sequence[Result]) -> dict[str, str]:
+    """By task, the name of its primary metric, the first one that is no loss."""
+    primary: dict[str, str] = {}
+    for result in found:
+        if result.task is not None and result.metric != "loss":
+            primary.setdefault(result.task, result.metric)
+    return primary
+
+
+def curves(
+    history: Sequence[Mapping[str, Any]], tasks: Collection[str]
+) -> tuple[dict[str, Points], dict[str, tuple[str, Points]]]:
+    """By task, the losses of training, and the primary metric's name and values on the validation data.
+
+    What was measured after the end of training is left out: it may be of other weights than the last step's.
+    """
+    names = set(tasks)
+    losses: dict[str, Points] = {}
+    metrics: dict[str, tuple[str, Points]] = {}
+    for entry in history[: _end(history)]:
+        step = entry.get("step", 0)
+        if "loss" in entry:
+            for task, metric, value in _figures(entry, "", names):
+                if metric == "loss":
+                    losses.setdefault(task, []).append((step, value))
+        elif "eval_average" in entry:
+            for task, metric, value in _figures(entry, "eval_", names):
+                if metric != "loss" and metrics.setdefault(task, (metric, []))[0] == metric:
+                    metrics[task][1].append((step, value))
+    return ({name: losses[name] for name in tasks if name in losses}, {n: metrics[n] for n in tasks if n in metrics})

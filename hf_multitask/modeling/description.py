@@ -1,0 +1,207 @@
+"""What a card on the Hub says of a model by itself: tasks, use, and the metadata that follow from them."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .config import MultiTaskConfig
+
+MANY = 20  # longer lists are cut, and tables of more tasks are folded
+TAGS = ("hf_multitask", "multi-task-learning")
+
+# By type, what the Hub calls it; a type that is not here the Hub does not know.
+HUB_TASKS = {
+    "sequence-classification": "text-classification",
+    "token-classification": "token-classification",
+    "question-answering": "question-answering",
+    "multiple-choice": "multiple-choice",
+    "sentence-similarity": "sentence-similarity",
+    "fill-mask": "fill-mask",
+    "text-generation": "text-generation",
+    "translation": "translation",
+    "summarization": "summarization",
+    "text2text-generation": "text-generation",  # the Hub has none of its own any more
+}
+_WRITING = ("text-generation", "translation", "summarization", "text2text-generation")
+_TEXT = "Ada Lovelace loved this place."
+
+# By what a task reads: an input of the pipeline, and what the tokenizer gets for the same.
+_EXAMPLES = {
+    "text": (f'"{_TEXT}"', f'"{_TEXT}"'),
+    "pair": (f'{{"text": "{_TEXT}", "text_pair": "She liked it."}}', f'"{_TEXT}", "She liked it."'),
+    "question": (f'{{"question": "Who loved it?", "context": "{_TEXT}"}}', f'"Who loved it?", "{_TEXT}"'),
+    "mask": (
+        'f"Ada Lovelace loved this {multitask.tokenizer.mask_token}."',
+        'f"Ada Lovelace loved this {tokenizer.mask_token}."',
+    ),
+    "choices": (
+        '{"question": "Ada Lovelace loved", "choices": ["this place.", "nothing."]}',
+        '["Ada Lovelace loved"] * 2, ["this place.", "nothing."], padding=True',
+    ),
+    "writing": (f'"{_TEXT}"', f'"{_TEXT}"'),
+}
+
+_USE = """```python
+from transformers import pipeline
+
+multitask = pipeline("multitask", model="{repository}", trust_remote_code=True)
+print(multitask({text}))
+```
+
+The answer is a dict by task. `trust_remote_code=True` runs the code that lies beside the weights; where
+`hf_multitask` is imported it is not needed."""
+
+_WITHOUT = """{what} without the pipeline:
+
+```python
+{code}
+```"""
+
+_LOGITS = """import torch
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{repository}", trust_remote_code=True)
+model = AutoModel.from_pretrained("{repository}", trust_remote_code=True)
+tokens = tokenizer({text}, return_tensors="pt")
+with torch.no_grad():
+    logits = model(**tokens{arguments}).logits  # a dict by task
+print({{task: tuple(tensor.shape) for task, tensor in logits.items()}})"""
+
+_GENERATE = """from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{repository}", trust_remote_code=True)
+model = AutoModel.from_pretrained("{repository}", trust_remote_code=True)
+tokens = tokenizer({text}, return_tensors="pt")
+written = model.generate(tokens["input_ids"], tokens["attention_mask"], task="{task}", max_new_tokens=50)
+print(tokenizer.batch_decode(written, skip_special_tokens=True))"""
+
+# How Transformers' push_to_hub of a model begins the card that it makes up where the repository has none.
+_BLANK = "This is the model card of a 🤗 transformers model that has been pushed on the Hub."
+
+
+def is_hub_id(name: str | None) -> bool:
+    """Whether a name can be that of a repository on the Hub: neither a folder here nor weights of a wheel."""
+    return bool(name and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name)) and not Path(str(name)).exists()
+
+
+def hub_task(config: MultiTaskConfig) -> str | None:
+    """What the Hub calls the type of the first task whose type it knows."""
+    return next((HUB_TASKS[task["type"]] for task in config.tasks if task["type"] in HUB_TASKS), None)
+
+
+def languages_of(config: MultiTaskConfig) -> list[str]:
+    """Codes, as ``en``, of the languages that tasks name, in their order."""
+    codes = [task.get(key) for task in config.tasks for key in ("language", "source_lang", "target_lang")]
+    found = [re.match(r"[a-z]{2,3}(?=[_-]|$)", str(code).lower()) for code in codes if code]
+    return list(dict.fromkeys(match[0] for match in found if match))
+
+
+def metadata_of(config: MultiTaskConfig) -> dict[str, Any]:
+    """The metadata of a card that follow from a model's configuration; what is not known is None."""
+    backbone = config.backbone_config.name_or_path
+    return {
+        "library_name": "transformers",
+        "pipeline_tag": hub_task(config),
+        "base_model": backbone if is_hub_id(backbone) else None,
+        "language": languages_of(config) or None,
+        "tags": list(TAGS),
+    }
+
+
+def introduction(config: MultiTaskConfig, name: str) -> str:
+    """Title and first sentence."""
+    family, backbone, count = config.backbone_config.model_type, config.backbone_config.name_or_path, len(config.tasks)
+    of = f", [{backbone}](https://huggingface.co/{backbone})," if is_hub_id(backbone) else ""
+    tasks = "one task" if count == 1 else f"{count} tasks"
+    return f"# {name}\n\nA `{family}` backbone{of} with a head for {tasks}, fine-tuned with `hf_multitask`."
+
+
+def markdown_table(rows: Sequence[Sequence[str]], fold: str | None = None) -> str:
+    """Rows as a Markdown table, the first as its head; folded away under a line of text where one is given."""
+    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
+    lines.insert(1, "|" + "---|" * len(rows[0]))
+    table = "\n".join(lines)
+    return f"<details>\n<summary>{fold}</summary>\n\n{table}\n\n</details>" if fold else table
+
+
+def as_code(text: object) -> str:
+    """A text as a code span of one line."""
+    line = " ".join(str(text).split())
+    ticks = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    return f"{ticks} {line} {ticks}" if "`" in line or not line else f"{ticks}{line}{ticks}"
+
+
+def task_table(config: MultiTaskConfig, measured: Mapping[str, Mapping[str, str]]) -> str:
+    """Tasks, types and label names.
+
+    Args:
+        config: of the model.
+        measured: further columns, each by task.
+    """
+    rows = [["task", "type", "labels", *measured]]
+    for task in config.tasks:
+        names = task.get("label_names") or []
+        labels = ", ".join(map(as_code, names[:MANY])) + (f", ... ({len(names):,} in all)" if names[MANY:] else "")
+        rows.append(
+            [task["name"], task["type"], labels or "-", *(of.get(task["name"], "-") for of in measured.values())]
+        )
+    return markdown_table(rows, f"{len(config.tasks):,} tasks" if len(config.tasks) > MANY else None)
+
+
+def usage(config: MultiTaskConfig, repository: str) -> str:
+    """Code that asks the model, through the pipeline and without."""
+    by_kind: dict[str, list[Mapping[str, Any]]] = {}
+    for task in config.tasks:
+        by_kind.setdefault(_reads(task), []).append(task)
+    order = [kind for kind in _EXAMPLES if kind in by_kind]
+    kind, readers = order[0], by_kind[order[0]]
+    asked = "writing" if "writing" in order and kind != "pair" else kind
+    parts = [_USE.format(repository=repository, text=_EXAMPLES[asked][0])]
+    names = [task["name"] for task in readers]
+    if kind != "writing":
+        arguments = "" if len(order) == 1 else f", tasks={json.dumps(names)}"
+        if kind == "choices":
+            rows = ", ".join(f'"{name}": torch.tensor([[0, 1]])' for name in names)
+            arguments += f", task_rows={{{rows}}}"
+        code = _LOGITS.format(repository=repository, text=_EXAMPLES[kind][1], arguments=arguments)
+        parts.append(_WITHOUT.format(what="Logits", code=code))
+    elif not readers[0].get("target_lang"):  # whose code the pipeline sets
+        text = json.dumps((readers[0].get("prefix") or "") + _TEXT, ensure_ascii=False)
+        code = _GENERATE.format(repository=repository, text=text, task=names[0])
+        parts.append(_WITHOUT.format(what="A text", code=code))
+    return "\n\n".join(parts)
+
+
+def _reads(task: Mapping[str, Any]) -> str:
+    """What a task reads, as a key of the examples."""
+    kinds = {"question-answering": "question", "multiple-choice": "choices", "fill-mask": "mask"}
+    if task["type"] in _WRITING:
+        return "writing"
+    pair = task.get("text_pair_column") and task["type"] != "sentence-similarity"
+    return kinds.get(task["type"], "pair" if pair else "text")
+
+
+def describe_pushed(folder: str | Path, repository: str, config: MultiTaskConfig) -> None:
+    """Write a card in place of the blank one that ``push_to_hub`` of a model makes up; any other card stays."""
+    path = Path(folder) / "README.md"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if _BLANK not in text:
+        return
+    given = [line for line in text.removeprefix("---\n").partition("\n---\n")[0].splitlines() if line[:1] != "#"]
+    there = {line.partition(":")[0] for line in given}
+    front = [_yaml(key, value) for key, value in metadata_of(config).items() if value and key not in there]
+    parts = [
+        "\n".join(["---", *front, *given, "---"]),
+        introduction(config, repository.rpartition("/")[2]),
+        "## Tasks",
+        task_table(config, {}),
+        "## Use",
+        usage(config, repository),
+    ]
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _yaml(key: str, value: str | list[str]) -> str:
+    return f"{key}: {value}" if isinstance(value, str) else "\n- ".join([f"{key}:", *value])
