@@ -10,6 +10,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 from datasets import Dataset
+from hub_server import Hub
 from pages import files_of
 from tiny import ALL, NER_LABELS, make_tokenizer, read_rows
 from transformers import AutoModel, AutoTokenizer
@@ -103,6 +104,16 @@ def arguments(tmp_path):
         return MultiTaskTrainingArguments(**{**values, **kwargs})
 
     return make
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub on loopback, which the processes that the test starts talk to, as ``me`` and with caches of their own."""
+    server = Hub()
+    for name, value in server.environment(tmp_path / "client").items():
+        monkeypatch.setenv(name, value)
+    yield server
+    server.close()
 
 
 @pytest.fixture
