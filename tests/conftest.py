@@ -1,7 +1,10 @@
 """Fixtures on tiny random backbones."""
 
+import contextlib
 import importlib
 import os
+import resource
+import signal
 import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -114,6 +117,24 @@ def hub(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     yield server
     server.close()
+
+
+@pytest.fixture
+def full():
+    """A storage that takes no file of more than so many bytes."""
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    @contextlib.contextmanager
+    def make(size):
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    yield make
+    signal.signal(signal.SIGXFSZ, before)
 
 
 @pytest.fixture

@@ -101,6 +101,7 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
     namespace.prepared = True
     try:
         result = trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model(_internal_call=True)  # pushed at the end, with the results
     except BaseException:
         output = str(trainer.args.output_dir)
         if trainer.is_world_process_zero() and last_whole_checkpoint(output):
@@ -108,7 +109,6 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
                 f"\nTraining stopped early. Go on from the last checkpoint in {output}: --resume_from_checkpoint true"
             )
         raise
-    trainer.save_model()
     trainer.save_state()
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)
