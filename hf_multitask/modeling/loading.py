@@ -41,7 +41,10 @@ def load_model(load: Callable[..., Any], source: Any, *args: Any, **kwargs: Any)
     if kwargs.pop("use_safetensors", True) is False:
         raise ValueError("`use_safetensors` should not be False: weights of other forms are pickles. Leave it out.")
     ignores = kwargs.pop("ignore_mismatched_sizes", False)
+    hub = {key: kwargs[key] for key in _HUB if key in kwargs}
     with explained(str(source), kwargs.get("revision")):
+        if kwargs.get("config") is None:  # first, as the client asks a Hub that is not there for every file, patiently
+            MultiTaskConfig.get_config_dict(source, **hub)
         if kwargs.get("trust_remote_code"):
             load_types(str(source), kwargs)
         with _without_report(not ignores):
@@ -50,7 +53,6 @@ def load_model(load: Callable[..., Any], source: Any, *args: Any, **kwargs: Any)
             )
     _check_loaded(str(source), model.config, info if not ignores else info | {"mismatched_keys": ()})
     if model.backbone.can_generate():
-        hub = {key: kwargs[key] for key in _HUB if key in kwargs}
         with contextlib.suppress(OSError):  # a model saved without one has the configuration's
             model.backbone.generation_config = GenerationConfig.from_pretrained(source, **hub)
     return model, info

@@ -102,7 +102,9 @@ def test_what_the_hub_refuses_is_said_in_a_sentence(hub, saved):
 
 def test_no_network_is_said_in_a_sentence(hub, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
-    (code, out, line), _ = run(SAID, json.dumps([("me/open", None)]))
+    (code, out, line), _ = run(
+        "import time\ntime.sleep = lambda _: None  # between attempts" + SAID, json.dumps([("me/open", None)])
+    )
     assert (code, out) == (2, "")
     assert "Model 'me/open' cannot be loaded from http://127.0.0.1:9: the connection failed (" in line
     assert line.endswith("Check the network, and try again.")
