@@ -10,6 +10,7 @@ from reading import INPUTS, TASKS, TEXT
 from transformers import AutoModel, AutoTokenizer, pipeline
 
 from hf_multitask.modeling.head_types import HEADS
+from hf_multitask.training.preparation import ensure_pad_token
 
 
 def read(model, tokenizer, text):
@@ -66,8 +67,12 @@ def saved(build_model, backbone_path, tmp_path):
     asked = {}
     for family, kinds in MODELS.items():
         folder = str(tmp_path / family)
-        build_model(family, tasks={kind: TASKS[kind]() for kind in kinds}).save_pretrained(folder)
-        AutoTokenizer.from_pretrained(backbone_path(family)).save_pretrained(folder)
+        model = build_model(family, tasks={kind: TASKS[kind]() for kind in kinds})
+        tokenizer = AutoTokenizer.from_pretrained(backbone_path(family))
+        ensure_pad_token(tokenizer)
+        model.set_pad_token_id(tokenizer.pad_token_id)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
         asked[folder] = [TEXT, *(INPUTS[kind] for kind in kinds if kind in INPUTS)]
     assert {kind for kinds in MODELS.values() for kind in kinds} == set(TASKS) == set(HEADS)
     return asked
