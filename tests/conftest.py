@@ -5,7 +5,9 @@ import importlib
 import os
 import resource
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -135,6 +137,20 @@ def full():
 
     yield make
     signal.signal(signal.SIGXFSZ, before)
+
+
+@pytest.fixture
+def call(tmp_path):
+    """Runs a command in a folder, and gives what it says, or the last line of its error."""
+
+    def run(*command, code=0):
+        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
+        assert result.returncode == code, result.stderr[-3000:]
+        assert code == 0 or "Traceback" not in result.stderr
+        return result.stdout if code == 0 else result.stderr.splitlines()[-1]
+
+    return run
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 LFS = (".safetensors", ".bin", ".pt", ".pth")
 # By token, whose it is and whether it may write.
-TOKENS = {"hf_me": ("me", True), "hf_reader": ("me", False), "hf_you": ("you", True)}
+TOKENS = {"hf_me": ("me", True), "hf_...": ("me", True), "hf_reader": ("me", False), "hf_you": ("you", True)}
 
 
 class Repository:
