@@ -10,8 +10,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+from ..modeling.loading import PushError
 from ..modeling.saving import storage_failure
-from ..training.pushing import PushError
 from . import evaluate, predict, train
 
 _GRACE = 15.0  # seconds

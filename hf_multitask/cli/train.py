@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 from ..modeling import MultiTaskModel, MultiTaskPipeline
 from ..modeling.backbone import resolve_backbone
 from ..modeling.inputs import as_text
+from ..modeling.loading import explained
 from ..modeling.readers import reader_of
 from ..training import MultiTaskTrainer
 from ..training.callbacks import table
@@ -79,7 +80,8 @@ def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     hub = {
         key: recipe.model[key] for key in ("revision", "token", "cache_dir", "trust_remote_code") if key in recipe.model
     }
-    return AutoTokenizer.from_pretrained(resolve_backbone(recipe.backbone), **hub)
+    with explained(recipe.backbone, recipe.model.get("revision")):
+        return AutoTokenizer.from_pretrained(resolve_backbone(recipe.backbone), **hub)
 
 
 def _checkpoint(resume: Any, trainer: MultiTaskTrainer) -> str | None:

@@ -127,9 +127,11 @@ class MultiTaskConfig(PreTrainedConfig):
         """What ``config.json`` holds, and the arguments that are not about finding it.
 
         Raises:
-            ValueError: it is the configuration of another kind of model.
+            ValueError: there is none, or it is of another kind of model.
         """
         values, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if not values:
+            raise ValueError(f"'{pretrained_model_name_or_path}' is no model: it has no config.json. Check the name.")
         if values.get("model_type", cls.model_type) != cls.model_type:
             raise ValueError(
                 f"'{pretrained_model_name_or_path}' is no multi-task model: its config.json has the model_type "

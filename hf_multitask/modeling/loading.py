@@ -9,6 +9,7 @@ from typing import Any
 
 from huggingface_hub import constants
 from huggingface_hub.errors import (
+    EntryNotFoundError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
@@ -130,6 +131,25 @@ def _said_of_hub(problem: BaseException, source: str, revision: str | None) -> s
     return f"{at} cannot be loaded from {_endpoint()}: {reason}"
 
 
+class PushError(OSError):
+    """A push that the Hub refused, or that it was not there for."""
+
+
+@contextlib.contextmanager
+def pushing(name: str) -> Iterator[None]:
+    """Say in one sentence why a repository cannot be pushed to.
+
+    Raises:
+        PushError: the Hub refuses, or is not there.
+    """
+    try:
+        yield
+    except Exception as problem:
+        if (reason := hub_failure(problem)) is None:
+            raise
+        raise PushError(f"The repository '{name}' cannot be pushed to: {reason}") from problem
+
+
 def _endpoint() -> str:
     return os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
 
@@ -155,7 +175,7 @@ def _said_by(error: BaseException) -> str | None:
         return "there is no such revision. Name a branch, a tag or a commit of the repository."
     if isinstance(error, RepositoryNotFoundError):
         return f"there is no such repository, or it is not open to the token. Check the name. {_LOGIN}"
-    if isinstance(error, HfHubHTTPError):
+    if isinstance(error, HfHubHTTPError) and not isinstance(error, EntryNotFoundError):
         status = error.response.status_code
         if status == 401:
             return f"the token is not valid. {_LOGIN}"

@@ -18,7 +18,7 @@ from .head_types import head_class, num_labels
 from .heads import Head
 from .inputs import longest_input
 from .language import LanguageHead
-from .loading import load_model
+from .loading import explained, load_model, pushing
 from .native import asked_inputs, backbone_kwargs, build_backbone, reading_part, shifted_right
 from .routing import States, rows_of, spread, states_of
 from .saving import hub_arguments, whole, without_hub
@@ -100,7 +100,8 @@ class MultiTaskModel(PreTrainedModel):
         """
         path = resolve_backbone(backbone)
         hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "trust_remote_code") if key in kwargs}
-        backbone_config = AutoConfig.from_pretrained(path, **hub)
+        with explained(path, kwargs.get("revision")):
+            backbone_config = AutoConfig.from_pretrained(path, **hub)
         if dropout is not None:
             set_dropout(backbone_config, dropout)
         if not tasks:
@@ -442,7 +443,7 @@ class MultiTaskModel(PreTrainedModel):
         """
         for name in self.config.task_names:
             self._head(name)
-        if not is_main_process:
+        if not is_main_process or kwargs.get("distributed_checkpoint"):  # of which every process writes a part
             super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
             return
         with whole(save_directory) as folder:
@@ -455,6 +456,15 @@ class MultiTaskModel(PreTrainedModel):
             write_extensions(folder, self.config.tasks)
         if push_to_hub:
             self.push_to_hub(**hub_arguments(save_directory, kwargs))
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+        """Push weights, configuration and code, as every model's ``push_to_hub`` does.
+
+        Raises:
+            OSError: the Hub refuses, or is not there.
+        """
+        with pushing(repo_id):
+            return super().push_to_hub(repo_id, **kwargs)  # type: ignore[arg-type]
 
 
 def _language_model(config: MultiTaskConfig) -> str | None:

@@ -12,14 +12,10 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 from transformers.utils.hub import hf_api
 
-from ..modeling.loading import hub_failure
+from ..modeling.loading import PushError, hub_failure, pushing
 from ..modeling.saving import storage_failure
 
 logger = logging.get_logger(__name__)
-
-
-class PushError(OSError):
-    """A push that failed after training, or a repository that could not be made before it."""
 
 
 class PushingTrainer(Trainer):
@@ -35,14 +31,9 @@ class PushingTrainer(Trainer):
         Raises:
             PushError: the Hub refuses, or is not there.
         """
-        try:
+        with pushing(self.args.hub_model_id or Path(str(self.args.output_dir)).resolve().name):
             super().init_hf_repo(token, private)
             self._make_branch(self.args.hub_revision, token)
-        except Exception as problem:
-            name = self.args.hub_model_id or Path(str(self.args.output_dir)).resolve().name
-            if (reason := hub_failure(problem)) is None:
-                raise
-            raise PushError(f"The repository '{name}' cannot be pushed to: {reason}") from problem
 
     def _make_branch(self, revision: str | None, token: str | None) -> None:
         if revision is not None and self.is_world_process_zero():

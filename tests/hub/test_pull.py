@@ -32,10 +32,11 @@ assert not torch.equal(AutoModel.from_pretrained("me/shared").heads["ner"].nativ
 print(json.dumps(sorted(branch.name for branch in HfApi().list_repo_refs("me/shared").branches)))
 """
 
-# What the command line says of models, a list of [repository, token]; last, what a revision that is not there gives.
+# What the command line says of models, a list of [repository, token]; last, a backbone, a
+# push and a revision that are not.
 SAID = """
 import contextlib, io, json, os, sys
-from hf_multitask import MultiTaskModel
+from hf_multitask import FillMask, MultiTaskModel
 from hf_multitask.cli import main
 
 said = []
@@ -48,10 +49,15 @@ for name, token in json.loads(sys.argv[1]):
         code = main(["predict", name, "A fine place."])
     assert "Traceback" not in err.getvalue()
     said.append([code, out.getvalue(), (err.getvalue().splitlines() or [""])[-1]])
-try:
-    MultiTaskModel.from_pretrained("me/open", revision="nowhere")
-except OSError as problem:
-    said.append(str(problem))
+for call in (
+    lambda: MultiTaskModel.from_backbone("me/none", tasks={"words": FillMask()}),
+    lambda: MultiTaskModel.from_pretrained("me/open").push_to_hub("you/open"),
+    lambda: MultiTaskModel.from_pretrained("me/open", revision="nowhere"),
+):
+    try:
+        call()
+    except OSError as problem:
+        said.append(str(problem))
 print(json.dumps(said))
 """
 
@@ -77,6 +83,9 @@ def test_what_the_hub_refuses_is_said_in_a_sentence(hub, saved):
     hub.create("me/shared", private=True)
     hub.upload("me/shared", saved)
     hub.upload("me/open", saved)
+    (saved / "model.safetensors").rename(saved / "pytorch_model.bin")
+    hub.upload("me/pickle", saved)
+    hub.create("me/empty")
     hub.breaks.append(("GET", "me/shared/resolve/", "cut"))  # in the middle, where the client goes on
     hub.breaks.append(("GET", "/model.safetensors", "half"))
     asked = [
@@ -88,13 +97,19 @@ def test_what_the_hub_refuses_is_said_in_a_sentence(hub, saved):
         ("me/open", "hf_me", None),
         ("me/shared", "hf_me", None),
     ]
-    *said, revision = run(SAID, json.dumps([one[:2] for one in asked]))
+    more = [("me/pickle", "hf_me"), ("me/empty", "hf_me")]
+    *said, backbone, pushed, revision = run(SAID, json.dumps([one[:2] for one in asked] + more))
+    assert backbone.startswith(f"Model 'me/none' cannot be loaded from {hub.url}: there is no such repository")
+    assert pushed.startswith("The repository 'you/open' cannot be pushed to: the token has no right to that (You don't")
     for (name, _, words), (code, out, line) in zip(asked, said):
         if words is None:
             assert code == 0 and set(json.loads(out)) == {"sentiment", "ner"}
         else:
             assert (code, out) == (2, "")
             assert line.startswith(f"hf-multitask: error: Model '{name}' cannot be loaded from {hub.url}: {words}")
+    assert "There is no model.safetensors in 'me/pickle'. Weights of another form, such as the pickle" in said[-2][2]
+    assert "'me/empty' is no model: it has no config.json. Check the name." in said[-1][2]
+    assert not [path for _, path in hub.requests if path.endswith("pytorch_model.bin")]
     assert "Model 'me/open', revision 'nowhere' cannot be loaded from" in revision
     assert "Name a branch, a tag or a commit" in revision
     assert not hub.breaks
@@ -102,7 +117,7 @@ def test_what_the_hub_refuses_is_said_in_a_sentence(hub, saved):
 
 def test_no_network_is_said_in_a_sentence(hub, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
-    (code, out, line), _ = run(
+    (code, out, line), *_ = run(
         "import time\ntime.sleep = lambda _: None  # between attempts" + SAID, json.dumps([("me/open", None)])
     )
     assert (code, out) == (2, "")
