@@ -1,8 +1,13 @@
 """Fixtures on tiny random backbones."""
 
+import contextlib
 import importlib
 import os
+import resource
+import signal
+import subprocess
 import sys
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -10,6 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 from datasets import Dataset
+from hub_server import Hub
 from pages import files_of
 from tiny import ALL, NER_LABELS, make_tokenizer, read_rows
 from transformers import AutoModel, AutoTokenizer
@@ -103,6 +109,48 @@ def arguments(tmp_path):
         return MultiTaskTrainingArguments(**{**values, **kwargs})
 
     return make
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub on loopback, which the processes that the test starts talk to, as ``me`` and with caches of their own."""
+    server = Hub()
+    for name, value in server.environment(tmp_path / "client").items():
+        monkeypatch.setenv(name, value)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def full():
+    """A storage that takes no file of more than so many bytes."""
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    @contextlib.contextmanager
+    def make(size):
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    yield make
+    signal.signal(signal.SIGXFSZ, before)
+
+
+@pytest.fixture
+def call(tmp_path):
+    """Runs a command in a folder, and gives what it says, or the last line of its error."""
+
+    def run(*command, code=0):
+        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
+        assert result.returncode == code, result.stderr[-3000:]
+        assert code == 0 or "Traceback" not in result.stderr
+        return result.stdout if code == 0 else result.stderr.splitlines()[-1]
+
+    return run
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Rows and tasks of every type, made of the demo's texts, for models that are far too small to learn them."""
 
+import pytest
 import torch
 from datasets import Dataset
 from tiny import ALL, NER_LABELS, read_rows
@@ -90,3 +91,17 @@ def refusal(family: str, kind: str) -> str | None:
     except ValueError as problem:
         return str(problem)
     return None
+
+
+def assert_same(one, other) -> None:
+    """Answers are the same apart from rounding."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for pair in zip(one, other, strict=True):
+            assert_same(*pair)
+    else:
+        assert one == (pytest.approx(other, abs=1e-4) if isinstance(one, float) else other)

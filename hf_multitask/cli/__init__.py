@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+from ..modeling.loading import PushError
+from ..modeling.saving import storage_failure
 from . import evaluate, predict, train
 
 _GRACE = 15.0  # seconds
@@ -35,7 +37,8 @@ def main(words: Sequence[str] | None = None) -> int:
         with contextlib.nullcontext() if rank == "0" else contextlib.redirect_stdout(io.StringIO()):
             _COMMANDS[namespace.command].run(namespace, rest)
     except (ValueError, TypeError, OSError, ImportError) as problem:
-        if getattr(namespace, "prepared", False):
+        told = isinstance(problem, PushError) or storage_failure(problem)
+        if getattr(namespace, "prepared", False) and not told:
             raise  # training has begun: this is no mistake in the recipe
         if rank != "0":
             time.sleep(_GRACE)  # the launcher ends this process if the first one has said the same

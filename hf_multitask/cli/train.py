@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 from ..modeling import MultiTaskModel, MultiTaskPipeline
 from ..modeling.backbone import resolve_backbone
 from ..modeling.inputs import as_text
+from ..modeling.loading import explained
 from ..modeling.readers import reader_of
 from ..training import MultiTaskTrainer
 from ..training.callbacks import table
@@ -80,7 +81,8 @@ def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     hub = {
         key: recipe.model[key] for key in ("revision", "token", "cache_dir", "trust_remote_code") if key in recipe.model
     }
-    return AutoTokenizer.from_pretrained(resolve_backbone(recipe.backbone), **hub)
+    with explained(recipe.backbone, recipe.model.get("revision")):
+        return AutoTokenizer.from_pretrained(resolve_backbone(recipe.backbone), **hub)
 
 
 def _checkpoint(resume: Any, trainer: MultiTaskTrainer) -> str | None:
@@ -102,6 +104,7 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
     namespace.prepared = True
     try:
         result = trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model(_internal_call=True)  # pushed at the end, with the results
     except BaseException:
         output = str(trainer.args.output_dir)
         if trainer.is_world_process_zero() and last_whole_checkpoint(output):
@@ -109,7 +112,6 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
                 f"\nTraining stopped early. Go on from the last checkpoint in {output}: --resume_from_checkpoint true"
             )
         raise
-    trainer.save_model()
     trainer.save_state()
     trainer.log_metrics("train", result.metrics)
     trainer.save_metrics("train", result.metrics)

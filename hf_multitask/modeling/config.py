@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 FORMAT_VERSION = 1
 POOLINGS = ("native", "cls", "mean", "last")
@@ -69,6 +69,7 @@ class MultiTaskConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         kwargs.pop("custom_pipelines", None)  # always written by to_dict
+        self._check_version()  # before all else, which another version may have in another form
         if self.backbone_config is None:
             self.backbone_config = AutoConfig.for_model("bert")
         elif isinstance(self.backbone_config, dict):
@@ -76,17 +77,29 @@ class MultiTaskConfig(PreTrainedConfig):
             model_type = values.pop("model_type", None)
             if model_type is None:
                 raise ValueError("backbone_config has no 'model_type'. Add the backbone's, for example 'bert'.")
+            if model_type not in CONFIG_MAPPING:
+                raise ValueError(
+                    f"backbone_config has the model_type '{model_type}', which this transformers does not know. "
+                    f"Upgrade transformers, or mend config.json.{close_match(str(model_type), list(CONFIG_MAPPING))}"
+                )
             self.backbone_config = AutoConfig.for_model(model_type, **values)
+        if not isinstance(self.tasks or [], list) or any(not isinstance(task, dict) for task in self.tasks or []):
+            raise ValueError(f"`tasks` should be a list of one mapping per task. Found `tasks = {self.tasks!r}`.")
         self.tasks = [dict(task) for task in self.tasks or []]  # null in JSON
         self._check()
         super().__post_init__(**kwargs)
 
-    def _check(self) -> None:
-        if not isinstance(self.format_version, int) or self.format_version > FORMAT_VERSION:
+    def _check_version(self) -> None:
+        version = self.format_version
+        if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+            raise ValueError(f"`format_version` should be a whole number from 1. Found `format_version = {version!r}`.")
+        if version > FORMAT_VERSION:
             raise ValueError(
-                f"This model has format version {self.format_version}, and the installed hf_multitask reads up to "
+                f"This model has format version {version}, and the installed hf_multitask reads up to "
                 f"{FORMAT_VERSION}. Upgrade hf_multitask."
             )
+
+    def _check(self) -> None:
         if self.pooling not in POOLINGS:
             raise ValueError(
                 f"Parameter `pooling` should be one of {', '.join(POOLINGS)}. Found `pooling = {self.pooling!r}`."
@@ -96,10 +109,35 @@ class MultiTaskConfig(PreTrainedConfig):
             check_task_name(task.get("name"))
             if not isinstance(task.get("type"), str):
                 raise ValueError(f"Task '{task['name']}' has no 'type'. Add one, for example 'token-classification'.")
+            names = task.get("label_names")
+            if names is not None and not (isinstance(names, list | tuple) and all(isinstance(n, str) for n in names)):
+                raise ValueError(
+                    f"Task '{task['name']}': `label_names` should be a list of strings. "
+                    f"Found `label_names = {names!r}`."
+                )
         names = self.task_names
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"Task name '{twice[0]}' is used {names.count(twice[0])} times. Rename all but one.")
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What ``config.json`` holds, and the arguments that are not about finding it.
+
+        Raises:
+            ValueError: there is none, or it is of another kind of model.
+        """
+        values, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if not values:
+            raise ValueError(f"'{pretrained_model_name_or_path}' is no model: it has no config.json. Check the name.")
+        if values.get("model_type", cls.model_type) != cls.model_type:
+            raise ValueError(
+                f"'{pretrained_model_name_or_path}' is no multi-task model: its config.json has the model_type "
+                f"'{values['model_type']}'. Put heads on it with MultiTaskModel.from_backbone, or name another."
+            )
+        return values, rest
 
     @property
     def task_names(self) -> list[str]:

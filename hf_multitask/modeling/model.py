@@ -1,13 +1,12 @@
 """The multi-task model: y_i = g_i(f(x)), one shared backbone f and a head g_i for every task."""
 
-import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import ModelOutput
 
@@ -20,9 +19,10 @@ from .head_types import head_class, num_labels
 from .heads import Head
 from .inputs import longest_input
 from .language import LanguageHead
+from .loading import explained, load_model, pushing
 from .native import asked_inputs, backbone_kwargs, build_backbone, reading_part, shifted_right
-from .registry import load_types
 from .routing import States, rows_of, spread, states_of
+from .saving import hub_arguments, whole, without_hub
 from .similarity import SentenceSimilarityHead
 from .travel import write_extensions
 
@@ -102,7 +102,8 @@ class MultiTaskModel(PreTrainedModel):
         """
         path = resolve_backbone(backbone)
         hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "trust_remote_code") if key in kwargs}
-        backbone_config = AutoConfig.from_pretrained(path, **hub)
+        with explained(path, kwargs.get("revision")):
+            backbone_config = AutoConfig.from_pretrained(path, **hub)
         if dropout is not None:
             set_dropout(backbone_config, dropout)
         if not tasks:
@@ -417,45 +418,55 @@ class MultiTaskModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a saved model, as every ``from_pretrained`` does.
+        """Load a saved model, as every ``from_pretrained`` does; from safetensors only.
 
         With ``trust_remote_code=True`` types of tasks that are not registered here run the code they were saved with.
 
         Raises:
-            ValueError: weights of the backbone or of a head are missing, there are weights of an unknown head, or a
-                task has an unknown type.
+            ValueError: weights of the backbone or of a head are missing, of another size or not whole, there are
+                weights of an unknown head, or a task has an unknown type.
+            OSError: the Hub does not give the model, or there are no weights in safetensors.
         """
-        if kwargs.get("trust_remote_code"):
-            load_types(str(pretrained_model_name_or_path), kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
-        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        model, info = loaded
-        _check_loaded(str(pretrained_model_name_or_path), model.config, info)
+        model, info = load_model(super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
         model._rest_unread()
-        if model.backbone.can_generate():
-            hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in kwargs}
-            with contextlib.suppress(OSError):  # a model saved without one has the configuration's
-                model.backbone.generation_config = GenerationConfig.from_pretrained(
-                    pretrained_model_name_or_path, **hub
-                )
         return (model, info) if wants_info else model
 
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: Any, is_main_process: bool = True, *args: Any, push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
         """Save weights, configuration and the code that runs them without this package.
+
+        All of it is written before any of it takes its place, so that what was there outlives a save that fails.
 
         Raises:
             ValueError: a task has no head yet, so the saved model could not be loaded.
+            OSError: the storage took no more.
         """
         for name in self.config.task_names:
             self._head(name)
-        super().save_pretrained(save_directory, *args, **kwargs)
-        if kwargs.get("is_main_process", True):
+        if not is_main_process or kwargs.get("distributed_checkpoint"):  # of which every process writes a part
+            super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+            return
+        with whole(save_directory) as folder:
+            super().save_pretrained(folder, is_main_process, *args, **without_hub(kwargs))
             from .pipeline import MultiTaskPipeline
 
-            custom_object_save(MultiTaskPipeline, save_directory)
+            custom_object_save(MultiTaskPipeline, folder)
             if self.backbone.can_generate():
-                self.backbone.generation_config.save_pretrained(save_directory)
-            write_extensions(save_directory, self.config.tasks)
+                self.backbone.generation_config.save_pretrained(folder)
+            write_extensions(folder, self.config.tasks)
+        if push_to_hub:
+            self.push_to_hub(**hub_arguments(save_directory, kwargs))
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+        """Push weights, configuration and code, as every model's ``push_to_hub`` does.
+
+        Raises:
+            OSError: the Hub refuses, or is not there.
+        """
+        with pushing(repo_id):
+            return super().push_to_hub(repo_id, **kwargs)  # type: ignore[arg-type]
 
     def _upload_modified_files(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         describe_pushed(working_dir, repo_id, self.config)
@@ -470,19 +481,6 @@ def _language_model(config: MultiTaskConfig) -> str | None:
 def _task_dict(name: str, task: Any) -> dict[str, Any]:
     values = dict(task) if isinstance(task, Mapping) else task.to_dict()
     return {"name": name, **{key: value for key, value in values.items() if key != "name"}}
-
-
-def _check_loaded(source: str, config: MultiTaskConfig, info: Mapping[str, Any]) -> None:
-    for problem, keys in (("no", info["missing_keys"]), ("foreign", info["unexpected_keys"])):
-        if not keys:
-            continue
-        parts = [key.split(".") for key in sorted(keys)]
-        heads = sorted({part[1] for part in parts if part[0] == "heads"})
-        what = f"head '{heads[0]}'" if heads else f"'{sorted(keys)[0]}'"
-        raise ValueError(
-            f"Checkpoint '{source}' has {problem} weights for {what} (tasks in its config: "
-            f"{', '.join(config.task_names)}; {len(keys)} tensors). Use a config and weights that were saved together."
-        )
 
 
 MultiTaskModel.register_for_auto_class("AutoModel")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import re
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,9 +15,6 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ..modeling import MultiTaskModel
 from .progress import STATE_NAME
-
-# What a storage says that is full, over its quota, or broken.
-_STORAGE = {errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 def check_checkpoint(folder: str, model: MultiTaskModel) -> None:
@@ -144,19 +138,3 @@ def drop_torn(output_dir: str | Path) -> list[str]:
     for path in dropped:
         shutil.rmtree(path)
     return [str(path) for path in dropped]
-
-
-def storage_failure(problem: Exception) -> str | None:
-    """What an error says of storage that took no more, in words; None where it means something else.
-
-    safetensors and torch do not raise OSError for it.
-    """
-    code = problem.errno if isinstance(problem, OSError) else None
-    if isinstance(problem, SafetensorError) and (found := re.search(r"\(os error (\d+)\)", str(problem))):
-        code = int(found[1])
-    if code is not None and code in _STORAGE:
-        return os.strerror(code).lower()
-    writer = ("inline_container.cc", "PytorchStreamWriter", "iostream error")  # of torch.save
-    if isinstance(problem, RuntimeError) and any(word in str(problem) for word in writer):
-        return "torch could not write a file to its end"
-    return None

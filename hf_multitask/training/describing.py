@@ -21,9 +21,9 @@ logger = logging.get_logger(__name__)
 
 
 class CardCallback(TrainerCallback):
-    """Writes the card at the end of training, and before a push, of a checkpoint too.
+    """Writes the card at the end of training.
 
-    A checkpoint that is not pushed has no card, so that saving one takes no longer.
+    A push writes it too; a checkpoint that is not pushed has none, so that saving one takes no longer.
 
     Args:
         trainer: whose card it is.
@@ -31,16 +31,6 @@ class CardCallback(TrainerCallback):
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
-
-    def on_push_begin(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,  # noqa: ARG002
-        control: TrainerControl,  # noqa: ARG002
-        **kwargs: Any,  # noqa: ARG002
-    ) -> None:
-        """Write it."""
-        self.trainer.create_model_card()
 
     def on_train_end(
         self,
@@ -77,9 +67,7 @@ class DescribingTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model and its card, as in ``Trainer``."""
         super().save_model(output_dir, _internal_call)
-        if (
-            not _internal_call
-        ):  # the Trainer's own calls are for checkpoints, and for a push, which writes the card itself
+        if not _internal_call:  # as are those for checkpoints, and for a push, which writes the card itself
             self._write_card(Path(output_dir or str(self.args.output_dir)), None)
 
     def create_model_card(

@@ -13,8 +13,9 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging
 
+from ..modeling.saving import storage_failure, whole
 from .callbacks import SaveAfterEpoch, Termination
-from .checkpoint import drop_torn, last_whole_checkpoint, sizes, storage_failure
+from .checkpoint import drop_torn, last_whole_checkpoint, sizes
 from .progress import Progress
 
 logger = logging.get_logger(__name__)
@@ -121,6 +122,14 @@ class SavingTrainer(Trainer):
         self._write_part(super().save_model, output_dir, _internal_call)
         if self._writes_checkpoint:
             self._write(self._seal, output_dir)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        folder = str(output_dir or self.args.output_dir)
+        if not self.args.should_save:
+            super()._save(folder, state_dict)
+            return
+        with whole(folder) as stage:  # model, tokenizer and arguments take their place together
+            super()._save(str(stage), state_dict)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         self._write_part(super()._save_optimizer_and_scheduler, output_dir)

@@ -39,6 +39,7 @@ from .preparation import (
     without_streams,
 )
 from .progress import BEST_FOLDER, Progress, tidy_best
+from .pushing import PushingTrainer
 from .ranks import check_alike, release_group_at_exit
 from .saving import SaveError, SavingTrainer
 from .stepping import SteppingTrainer
@@ -47,7 +48,7 @@ from .summary import MANY, summary_callbacks
 logger = logging.get_logger(__name__)
 
 
-class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, SteppingTrainer, SavingTrainer):
+class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, SteppingTrainer, PushingTrainer, SavingTrainer):
     """Trains a :class:`MultiTaskModel` on batches that mix its tasks.
 
     The loss of an optimizer step is ``sum over tasks t of w_t * (sum of t's item losses) / (number of t's items)``,

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import pytest
 import torch
-from reading import INPUTS, PRIMARY, TASKS, TEXT, refusal, rows_of
+from reading import INPUTS, PRIMARY, TASKS, TEXT, assert_same, refusal, rows_of
 from tiny import ALL
 from transformers import AutoModel, AutoTokenizer, pipeline
 
@@ -106,20 +106,6 @@ def assert_answers(kind: str, answer) -> None:
         assert answer["label"] in ("negative", "positive")
     else:
         assert set(answer) == {"generated_text"}
-
-
-def assert_same(one, other) -> None:
-    """Answers are the same apart from rounding."""
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_same(one[key], other[key])
-    elif isinstance(one, list):
-        assert len(one) == len(other)
-        for pair in zip(one, other, strict=True):
-            assert_same(*pair)
-    else:
-        assert one == (pytest.approx(other, abs=1e-4) if isinstance(one, float) else other)
 
 
 if __name__ == "__main__":

@@ -1,46 +1,100 @@
-"""What is saved runs where the package is not installed."""
+"""What is saved runs where the package is not installed: every type of task, to the bit, and from there once more."""
 
+import inspect
 import json
 
+import pytest
 import torch
 from processes import BLOCK, REFUSED, run
+from reading import INPUTS, TASKS, TEXT
 from transformers import AutoModel, AutoTokenizer, pipeline
+
+from hf_multitask.modeling.head_types import HEADS
+from hf_multitask.training.preparation import ensure_pad_token
+
+
+def read(model, tokenizer, text):
+    """The logits of every task; where a task reads a target, of the text itself."""
+    batch = dict(tokenizer(text, return_tensors="pt"))
+    writes = [name for name in model.config.task_names if model.heads[name].writes]
+    with torch.no_grad():
+        logits = model(**batch, labels=dict.fromkeys(writes, batch["input_ids"]) or None).logits
+    assert list(logits) == model.config.task_names
+    return {name: value.tolist() for name, value in logits.items()}
+
 
 LOAD = (
     BLOCK
+    + inspect.getsource(read)
     + """
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, pipeline
 
-folder, again, text = sys.argv[1:]
-model = AutoModel.from_pretrained(folder, trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-with torch.no_grad():
-    logits = model(**tokenizer(text, return_tensors="pt")).logits
-answer = pipeline("multitask", model=folder, trust_remote_code=True)(text)
-model.save_pretrained(again)
-tokenizer.save_pretrained(again)
-reloaded = pipeline("multitask", model=again, trust_remote_code=True)(text)
-module = AutoConfig.from_pretrained(folder, trust_remote_code=True).__module__
-print(json.dumps([{k: v.tolist() for k, v in logits.items()}, answer, reloaded, module]))
+asked, *folders = json.loads(sys.argv[1])
+found = []
+for folder in folders:
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    assert config.__module__.startswith("transformers_modules") and config.task_names == model.config.task_names
+    ask = pipeline("multitask", folder, trust_remote_code=True)
+    answers = [ask(one) for one in asked[folder]]
+    model.save_pretrained(folder + "-again")
+    tokenizer.save_pretrained(folder + "-again")
+    again = pipeline("multitask", folder + "-again", trust_remote_code=True)
+    found.append([read(model, tokenizer, asked[folder][0]), answers, [again(one) for one in asked[folder]]])
+print(json.dumps(found))
 """
 )
+READERS = (
+    "sequence-classification",
+    "token-classification",
+    "question-answering",
+    "multiple-choice",
+    "sentence-similarity",
+)
+MODELS = {
+    "bert": (*READERS, "fill-mask"),
+    "gpt2": ("text-generation", "sequence-classification"),
+    "bart": ("translation", "summarization", "text2text-generation", "question-answering"),
+    "t5": ("summarization", "sequence-classification"),
+}
 
 
-def test_saved_model_runs_without_the_package(build_model, backbone_path, tmp_path):
-    folder, again, text = str(tmp_path / "saved"), str(tmp_path / "again"), "Ada Lovelace loved this place."
-    build_model().save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(backbone_path())
-    tokenizer.save_pretrained(folder)
-    # Loaded as well: weights of a file and weights made here lie differently in memory, and kernels round accordingly.
-    model = AutoModel.from_pretrained(folder)
-    with torch.no_grad():
-        expected = {
-            name: value.tolist() for name, value in model(**tokenizer(text, return_tensors="pt")).logits.items()
-        }
+@pytest.fixture
+def saved(build_model, backbone_path, tmp_path):
+    """Folders with a saved model each, together of all types; by folder, what it is asked."""
+    asked = {}
+    for family, kinds in MODELS.items():
+        folder = str(tmp_path / family)
+        model = build_model(family, tasks={kind: TASKS[kind]() for kind in kinds})
+        tokenizer = AutoTokenizer.from_pretrained(backbone_path(family))
+        ensure_pad_token(tokenizer)
+        model.set_pad_token_id(tokenizer.pad_token_id)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        asked[folder] = [TEXT, *(INPUTS[kind] for kind in kinds if kind in INPUTS)]
+    assert {kind for kinds in MODELS.values() for kind in kinds} == set(TASKS) == set(HEADS)
+    return asked
 
-    logits, answer, reloaded, module = run(LOAD, folder, again, text)
-    assert logits == expected
-    assert answer == reloaded == json.loads(json.dumps(pipeline("multitask", model=folder)(text)))
-    assert module.startswith("transformers_modules")
-    assert "trust_remote_code=True" in run(REFUSED, folder)
+
+def test_every_type_runs_without_the_package_and_is_saved_from_there(saved):
+    expected = []
+    for folder, inputs in saved.items():
+        # Loaded as well: weights of a file and weights made here lie differently in memory, and kernels round as they lie.
+        logits = read(AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder), inputs[0])
+        ask = pipeline("multitask", folder)
+        answers = [ask(one) for one in inputs]
+        assert {name for answer in answers for name in answer} == set(logits)
+        expected.append(json.loads(json.dumps([logits, answers, answers])))
+    assert run(LOAD, json.dumps([saved, *saved])) == expected
+    for folder, (_, answers, _), inputs in zip(saved, expected, saved.values()):
+        again = pipeline("multitask", folder + "-again")
+        assert json.loads(json.dumps([again(one) for one in inputs])) == answers
+        one, other = (AutoModel.from_pretrained(path).state_dict() for path in (folder, folder + "-again"))
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_without_the_package_and_without_trust_transformers_says_so(build_model, tmp_path):
+    build_model().save_pretrained(tmp_path)
+    assert "trust_remote_code=True" in run(REFUSED, str(tmp_path))
