@@ -18,7 +18,6 @@ import yaml
 from datasets import Dataset
 from huggingface_hub import ModelCard
 from tiny import read_rows
-from transformers import TrainerCallback
 
 import hf_multitask
 from hf_multitask import MultiTaskTrainer, SequenceClassification
@@ -346,22 +345,6 @@ def test_metadata_that_are_given_stay_in_later_cards_and_no_licence_is_made_up(b
         assert data.tags == ["hf_multitask", "multi-task-learning", "generated_from_trainer", "news"]
     with pytest.raises(TypeError, match="licence"):
         trainer.create_model_card(licence="mit")
-
-
-def test_card_is_there_before_a_checkpoint_is_pushed(build, tmp_path):
-    trainer = build(save_strategy="steps", save_steps=2)
-    cards = []
-
-    class Watch(TrainerCallback):
-        def on_save(self, args, state, control, **kwargs):
-            cards.append((tmp_path / "out" / "README.md").exists())
-            trainer.callback_handler.on_push_begin(args, state, control)  # as the Trainer does before it pushes one
-            cards.append("Measured on validation at step 2." in (tmp_path / "out" / "README.md").read_text())
-
-    trainer.add_callback(Watch())
-    trainer.train()
-    assert cards == [False, True, True, False]
-    assert not list((tmp_path / "out").glob("checkpoint-*/README.md"))
 
 
 def test_edits_on_the_hub_survive_a_push(build, tmp_path, caplog):
