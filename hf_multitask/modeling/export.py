@@ -6,13 +6,54 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .heads import Head
+from .inputs import longest_input
+from .lifecycle import TaskLifecycle
 from .native import backbone_class, stock_class
+from .similarity import SentenceSimilarityHead
 
 # Weights of a shared backbone that a stock model of another task may lack.
 _SPARE = ("pooler.", "decoder.", "lm_head", "cls.", "final_logits_bias")
+
+
+class ExportableTasks(TaskLifecycle):
+    """The part of :class:`MultiTaskModel` that exports tasks."""
+
+    def task_model(self, name: str) -> PreTrainedModel:
+        """One task as a stock model of the backbone's family, with copies of the weights, in evaluation mode.
+
+        Args:
+            name: a task with ``pooling="native"``, whose family has a class for its type.
+
+        Returns:
+            Such as ``BertForTokenClassification``; the bare backbone for ``sentence-similarity``.
+
+        Raises:
+            ValueError: there is no such task, or no stock class can hold its head.
+        """
+        return stock_of(self.config.task(name), self._head(name), self.backbone)
+
+    def export_task(self, name: str, save_directory: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        """Save one task as a stock model, without a trace of this package; see :meth:`task_model`.
+
+        A ``sentence-similarity`` task loads with sentence-transformers as well.
+
+        Args:
+            name: the task.
+            save_directory: a folder.
+            tokenizer: saved beside the model.
+        """
+        stock, head = self.task_model(name), self._head(name)
+        stock.save_pretrained(save_directory)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(save_directory)
+        if isinstance(head, SentenceSimilarityHead):
+            limit = self.config.task(name).get("max_length")
+            if limit is None and tokenizer is not None:
+                limit = longest_input(tokenizer, self.config.backbone_config)
+            write_sentence_transformers(save_directory, head.pooling, stock.config.hidden_size, limit)
 
 
 def stock_of(task: dict[str, Any], head: Head, backbone: Any) -> PreTrainedModel:
