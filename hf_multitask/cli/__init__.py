@@ -1,4 +1,4 @@
-"""The command line: ``hf-multitask train | evaluate | predict``."""
+"""The command line: ``hf-multitask train | evaluate | predict | export``."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import sys
 import time
 from collections.abc import Sequence
 
-from . import evaluate, predict, train
+from . import evaluate, export, predict, train
 
 _GRACE = 15.0  # seconds
-_COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict}
+_COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "export": export}
 
 
 def main(words: Sequence[str] | None = None) -> int:
