@@ -17,6 +17,7 @@ from .decoding import DECODERS, TokenWords
 from .export import ExportableTasks
 from .head_types import head_class, num_labels
 from .heads import Head
+from .importing import from_stock
 from .language import LanguageHead
 from .lifecycle import language_model, task_dict
 from .native import asked_inputs, build_backbone, reading_part, shifted_right
@@ -121,6 +122,33 @@ class MultiTaskModel(ExportableTasks):
         model._replace_heads(list(model.heads))
         model._rest_unread()
         return model.eval()
+
+    @classmethod
+    def from_task_models(
+        cls, models: Mapping[str, Any], *, backbone: str, tasks: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> "MultiTaskModel":
+        """Put the heads of stock models of single tasks on one backbone of theirs.
+
+        A head was trained on its own backbone: on another one, or on the mean, it has to be trained on.
+
+        Args:
+            models: by task name, stock models such as ``BertForTokenClassification``, or folders or Hub ids of such.
+            backbone: the task whose model's backbone is shared, to the bit; or ``"average"`` for the mean of all their
+                weights (Model soups, ICML 2022, section 2, https://arxiv.org/abs/2203.05482: the uniform soup). What
+                the backbone lacks and another task reads, a pooler or a language model's last layers, is the mean of
+                those that have it.
+            tasks: by name, task objects or their dicts where columns, or another of the types that a class serves, are
+                wanted; type, labels and problem type are the models' own where None.
+            kwargs: handed to ``from_pretrained`` of every model: ``dtype``, ``attn_implementation``, ``token``...
+
+        Raises:
+            ValueError: a model does no task there is a type for, or the models cannot share a backbone.
+
+        Example::
+
+            MultiTaskModel.from_task_models({"ner": "me/ner", "sentiment": "me/sentiment"}, backbone="ner")
+        """
+        return from_stock(cls, models, backbone=backbone, tasks=tasks, kwargs=kwargs)
 
     def forward(
         self,
