@@ -6,13 +6,105 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
+from .export_card import export_card
+from .export_folder import CARD, push_folder, staged
+from .export_tokenizer import prepared_tokenizer, saved_tokenizer, written_by
 from .heads import Head
+from .inputs import longest_input
+from .lifecycle import TaskLifecycle
 from .native import backbone_class, stock_class
+from .similarity import SentenceSimilarityHead
+
+logger = logging.get_logger(__name__)
 
 # Weights of a shared backbone that a stock model of another task may lack.
 _SPARE = ("pooler.", "decoder.", "lm_head", "cls.", "final_logits_bias")
+
+_WRITING = ("causal", "text2text")  # language models whose stock class has generate
+
+
+class ExportableTasks(TaskLifecycle):
+    """The part of :class:`MultiTaskModel` that exports tasks."""
+
+    def task_model(self, name: str) -> PreTrainedModel:
+        """One task as a stock model of the backbone's family, with copies of the weights, in evaluation mode.
+
+        Args:
+            name: a task with ``pooling="native"``, whose family has a class for its type.
+
+        Returns:
+            Such as ``BertForTokenClassification``; the bare backbone for ``sentence-similarity``.
+
+        Raises:
+            ValueError: there is no such task, or no stock class can hold its head.
+        """
+        return stock_of(self.config.task(name), self._head(name), self.backbone)
+
+    def export_task(
+        self,
+        name: str,
+        save_directory: Any,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        max_shard_size: int | str = "50GB",
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Save one task as a stock model with its tokenizer and a card, without a trace of this package.
+
+        Everything is written beside the old files first and takes their place once it is whole. A README.md that is
+        there stays. A ``sentence-similarity`` task loads with sentence-transformers as well.
+
+        Args:
+            name: the task; see :meth:`task_model`.
+            save_directory: a folder.
+            tokenizer: saved beside the model; where None, the one that lies beside this model or its backbone.
+            max_shard_size: as in ``save_pretrained``.
+            push_to_hub: whether the folder is uploaded, as in ``save_pretrained``.
+            kwargs: of the upload: ``repo_id`` (the folder's name where left out), ``private``, ``token``, ``revision``,
+                ``commit_message``, ``commit_description``, ``create_pr``.
+
+        Raises:
+            ValueError: no stock class can hold the head, or the folder is another model's.
+
+        Example::
+
+            model.export_task("ner", "out/ner")
+            pipeline("token-classification", "out/ner")
+        """
+        stock, task, head = self.task_model(name), self.config.task(name), self._head(name)
+        backbone = self.config.backbone_config
+        tokenizer = prepared_tokenizer(tokenizer or saved_tokenizer(self.config), backbone, task)
+        if tokenizer is None:
+            logger.warning(f"Task '{name}' is exported without a tokenizer: none lies beside the model. Give one.")
+        elif stock.config.get_text_config().pad_token_id is None:
+            stock.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+        if tokenizer is not None and head.language_model in _WRITING:
+            stock.generation_config.update(**written_by(task, tokenizer))
+        folder = Path(save_directory)
+        repository = kwargs.pop("repo_id", None) or folder.absolute().name
+        with staged(folder) as new:
+            stock.save_pretrained(new, max_shard_size=max_shard_size)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(new)
+            if isinstance(head, SentenceSimilarityHead):
+                limit = task.get("max_length") if tokenizer is None else longest_input(tokenizer, backbone)
+                write_sentence_transformers(new, head.pooling, stock.config.hidden_size, limit)
+            card = export_card(
+                task,
+                stock,
+                name=repository if push_to_hub else folder.name,
+                backbone=backbone.name_or_path,
+                tokenizer=tokenizer,
+                pooling=getattr(head, "pooling", None),
+            )
+            (new / CARD).write_text(card, encoding="utf-8")
+            files = [path.relative_to(new).as_posix() for path in new.rglob("*") if path.is_file()]
+        if push_to_hub:
+            push_folder(folder, repository, files, **kwargs)
 
 
 def stock_of(task: dict[str, Any], head: Head, backbone: Any) -> PreTrainedModel:
@@ -45,6 +137,7 @@ def stock_of(task: dict[str, Any], head: Head, backbone: Any) -> PreTrainedModel
         config = deepcopy(backbone.config)
         stock = (type(backbone) if head.language_model else backbone_class(config))(config)
         weights = backbone.state_dict() if head.language_model else _base(backbone)
+    config._name_or_path = ""  # which may be a path on this machine
     weights = {key: value.to("cpu", copy=True) for key, value in weights.items()}
     stock = stock.to(backbone.dtype)
     missing, unexpected = stock.load_state_dict(weights, strict=False)
@@ -55,8 +148,10 @@ def stock_of(task: dict[str, Any], head: Head, backbone: Any) -> PreTrainedModel
             f"Task '{task['name']}' does not fit {type(stock).__name__}: {[*missing, *unexpected][0]}. "
             "Save the whole model instead."
         )
-    if hasattr(backbone, "generation_config") and head.language_model in ("causal", "text2text"):
+    if head.language_model in _WRITING:
         stock.generation_config = deepcopy(backbone.generation_config)
+        given = {key: task.get(key) for key in ("num_beams", "max_new_tokens")}
+        stock.generation_config.update(**{key: value for key, value in given.items() if value is not None})
     stock.tie_weights()
     return stock.eval()
 

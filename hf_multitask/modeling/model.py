@@ -1,12 +1,12 @@
 """The multi-task model: y_i = g_i(f(x)), one shared backbone f and a head g_i for every task."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import ModelOutput
 
@@ -14,16 +14,16 @@ from .backbone import resolve_backbone, set_dropout
 from .config import MultiTaskConfig
 from .decoding import DECODERS, TokenWords
 from .description import TAGS, describe_pushed
-from .export import stock_of, write_sentence_transformers
+from .export import ExportableTasks
 from .head_types import head_class, num_labels
 from .heads import Head
-from .inputs import longest_input
+from .importing import from_stock
 from .language import LanguageHead
+from .lifecycle import language_model, task_dict
 from .loading import explained, load_model, pushing
-from .native import asked_inputs, backbone_kwargs, build_backbone, reading_part, shifted_right
+from .native import asked_inputs, build_backbone, reading_part, shifted_right
 from .routing import States, rows_of, spread, states_of
 from .saving import hub_arguments, whole, without_hub
-from .similarity import SentenceSimilarityHead
 from .travel import write_extensions
 
 
@@ -43,7 +43,7 @@ class MultiTaskOutput(ModelOutput):
     logits: dict[str, torch.Tensor] | None = None
 
 
-class MultiTaskModel(PreTrainedModel):
+class MultiTaskModel(ExportableTasks):
     """A pretrained backbone shared by several tasks, each with a head of its own.
 
     Build one with :meth:`from_backbone`; a saved one loads with ``from_pretrained`` here or from ``AutoModel``.
@@ -70,7 +70,7 @@ class MultiTaskModel(PreTrainedModel):
                 heads[task["name"]] = head_type(task, config.backbone_config, pooling=config.pooling)
         needs_pooler = any(head.needs_pooler for head in heads.values()) or len(heads) < len(config.task_names)
         self.backbone = build_backbone(
-            config.backbone_config, language_model=_language_model(config), needs_pooler=needs_pooler
+            config.backbone_config, language_model=language_model(config), needs_pooler=needs_pooler
         )
         self.heads = nn.ModuleDict(heads)
         self.post_init()
@@ -110,14 +110,14 @@ class MultiTaskModel(PreTrainedModel):
             raise ValueError("The model has no tasks. Give at least one in `tasks`.")
         config = MultiTaskConfig(
             backbone_config=backbone_config,
-            tasks=[_task_dict(name, task) for name, task in tasks.items()],
+            tasks=[task_dict(name, task) for name, task in tasks.items()],
             pooling=pooling,
         )
         with torch.device("meta"):
             model = cls(config)
         has_pooler = getattr(model.backbone.base_model, "pooler", None) is not None
         model.backbone = build_backbone(
-            backbone_config, language_model=_language_model(config), needs_pooler=has_pooler, path=path, **kwargs
+            backbone_config, language_model=language_model(config), needs_pooler=has_pooler, path=path, **kwargs
         )
         config.backbone_config = model.backbone.config
         config.backbone_config._name_or_path = backbone
@@ -126,74 +126,32 @@ class MultiTaskModel(PreTrainedModel):
         model._rest_unread()
         return model.eval()
 
-    def _replace_heads(self, names: list[str]) -> None:
-        """Build the heads of some tasks afresh, where the backbone is and as it is."""
-        device, dtype = self.backbone.device, self.backbone.dtype
-        for name in names:
-            task = self.config.task(name)
-            with torch.device("cpu"):
-                head = head_class(task)(task, self.config.backbone_config, pooling=self.config.pooling)
-            self.heads[name] = head.to(device=device, dtype=dtype)
-        self.initialize_weights()  # of the new modules only: the others are marked as set
+    @classmethod
+    def from_task_models(
+        cls, models: Mapping[str, Any], *, backbone: str, tasks: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> "MultiTaskModel":
+        """Put the heads of stock models of single tasks on one backbone of theirs.
 
-    def set_task(self, name: str, task: Mapping[str, Any]) -> None:
-        """Replace the dict of a task, and add its head where its labels were unknown until now.
+        A head was trained on its own backbone: on another one, or on the mean, it has to be trained on.
+
+        Args:
+            models: by task name, stock models such as ``BertForTokenClassification``, or folders or Hub ids of such.
+            backbone: the task whose model's backbone is shared, to the bit; or ``"average"`` for the mean of all their
+                weights (Model soups, ICML 2022, section 2, https://arxiv.org/abs/2203.05482: the uniform soup). What
+                the backbone lacks and another task reads, a pooler or a language model's last layers, is the mean of
+                those that have it.
+            tasks: by name, task objects or their dicts where columns, or another of the types that a class serves, are
+                wanted; type, labels and problem type are the models' own where None.
+            kwargs: handed to ``from_pretrained`` of every model: ``dtype``, ``attn_implementation``, ``token``...
 
         Raises:
-            ValueError: the new dict would need a head of another size.
+            ValueError: a model does no task there is a type for, or the models cannot share a backbone.
+
+        Example::
+
+            MultiTaskModel.from_task_models({"ner": "me/ner", "sentiment": "me/sentiment"}, backbone="ner")
         """
-        new = {**task, "name": name}
-        old = self.config.task(name)
-        if name in self.heads and num_labels(new) != num_labels(old):
-            raise ValueError(
-                f"Task '{name}' has a head for {num_labels(old)} labels, and {num_labels(new)} are given. "
-                "Keep the labels, or start from the backbone again."
-            )
-        if head_class(new) is not head_class(old):
-            raise ValueError(
-                f"Task '{name}' has the type '{old['type']}', and '{new['type']}' is given. Keep the type."
-            )
-        self.config.tasks = [new if entry["name"] == name else entry for entry in self.config.tasks]
-        if name in self.heads:
-            self._head(name).adopt(new)
-        elif num_labels(new):
-            self._replace_heads([name])
-            self._drop_unread_pooler()
-            self._rest_unread()
-
-    def _drop_unread_pooler(self) -> None:
-        """Leave out the pooler once all heads are known and none reads it, as a model built with them does."""
-        unread = not any(cast(Head, head).needs_pooler for head in self.heads.values())
-        all_known = len(self.heads) == len(self.config.task_names)
-        if all_known and unread and backbone_kwargs(self.config.backbone_config, needs_pooler=False):
-            self.backbone.base_model.pooler = None
-
-    def _rest_unread(self) -> None:
-        """Take the gradient from a decoder that no head reads, once all heads are known."""
-        if len(self.heads) == len(self.config.task_names) and self.config.backbone_config.is_encoder_decoder:
-            for parameter in self.unread_parameters(self.heads):
-                parameter.requires_grad_(False)
-
-    def unread_parameters(self, tasks: Iterable[str]) -> Iterator[nn.Parameter]:
-        """The parameters that none of some tasks reads: other heads, the pooler, the decoder, the language model's."""
-        heads = {name: cast(Head, head) for name, head in self.heads.items()}
-        readers = set(tasks)
-        own = [heads[name] for name in readers]
-        for name, head in heads.items():
-            if name not in readers:
-                yield from head.parameters()
-        pooler = getattr(self.backbone.base_model, "pooler", None)
-        if pooler is not None and not any(head.needs_pooler for head in own):
-            yield from pooler.parameters()
-        read = {id(parameter) for parameter in reading_part(self.backbone).parameters()}
-        decoder: list[nn.Parameter] = []
-        if self.config.backbone_config.is_encoder_decoder:
-            decoder = [one for one in self.backbone.get_decoder().parameters() if id(one) not in read]
-            if not any(head.reads_decoder for head in own):
-                yield from decoder
-        if not any(head.language_model for head in own):
-            read |= {id(parameter) for parameter in decoder}
-            yield from (parameter for parameter in self.backbone.parameters() if id(parameter) not in read)
+        return from_stock(cls, models, backbone=backbone, tasks=tasks, kwargs=kwargs)
 
     def forward(
         self,
@@ -269,11 +227,6 @@ class MultiTaskModel(PreTrainedModel):
         for name in wanted:
             self.config.task(name)
         return [name for name in self.config.task_names if name in wanted]
-
-    def _head(self, name: str) -> Head:
-        if name not in self.heads:
-            raise ValueError(f"Task '{name}' has no head, because its labels are not known. Give it label_names.")
-        return cast(Head, self.heads[name])
 
     def _run_head(
         self,
@@ -362,40 +315,6 @@ class MultiTaskModel(PreTrainedModel):
         backbone: Any = self.backbone
         return backbone.generate(input_ids=input_ids, attention_mask=attention_mask, **{**given, **kwargs})
 
-    def task_model(self, name: str) -> PreTrainedModel:
-        """One task as a stock model of the backbone's family, with copies of the weights, in evaluation mode.
-
-        Args:
-            name: a task with ``pooling="native"``, whose family has a class for its type.
-
-        Returns:
-            Such as ``BertForTokenClassification``; the bare backbone for ``sentence-similarity``.
-
-        Raises:
-            ValueError: there is no such task, or no stock class can hold its head.
-        """
-        return stock_of(self.config.task(name), self._head(name), self.backbone)
-
-    def export_task(self, name: str, save_directory: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
-        """Save one task as a stock model, without a trace of this package; see :meth:`task_model`.
-
-        A ``sentence-similarity`` task loads with sentence-transformers as well.
-
-        Args:
-            name: the task.
-            save_directory: a folder.
-            tokenizer: saved beside the model.
-        """
-        stock, head = self.task_model(name), self._head(name)
-        stock.save_pretrained(save_directory)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(save_directory)
-        if isinstance(head, SentenceSimilarityHead):
-            limit = self.config.task(name).get("max_length")
-            if limit is None and tokenizer is not None:
-                limit = longest_input(tokenizer, self.config.backbone_config)
-            write_sentence_transformers(save_directory, head.pooling, stock.config.hidden_size, limit)
-
     def decode(self, name: str, logits: torch.Tensor, text: str, token_words: TokenWords) -> Any:
         """What a person reads of a task's logits for one row; see :mod:`decoding` for the arguments."""
         task = self.config.task(name)
@@ -471,16 +390,6 @@ class MultiTaskModel(PreTrainedModel):
     def _upload_modified_files(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         describe_pushed(working_dir, repo_id, self.config)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
-
-
-def _language_model(config: MultiTaskConfig) -> str | None:
-    """Which native language model the backbone has to be, of which the heads of a family ask for one at most."""
-    return next((kind for task in config.tasks if (kind := head_class(task).language_model)), None)
-
-
-def _task_dict(name: str, task: Any) -> dict[str, Any]:
-    values = dict(task) if isinstance(task, Mapping) else task.to_dict()
-    return {"name": name, **{key: value for key, value in values.items() if key != "name"}}
 
 
 MultiTaskModel.register_for_auto_class("AutoModel")

@@ -112,8 +112,64 @@ def build_backbone(
         return build(AutoModel, **backbone_kwargs(config, needs_pooler=needs_pooler))
     backbone = build(LANGUAGE_MODELS[language_model][0])
     if needs_pooler and getattr(backbone.base_model, "pooler", None) is None:
-        backbone.base_model.pooler = build(AutoModel).pooler
+        take_pooler(backbone.base_model, build(AutoModel))
     return backbone
+
+
+def take_pooler(base: nn.Module, other: nn.Module) -> None:
+    """Give a base model the pooler of another; ALBERT's has its activation beside it."""
+    for name in ("pooler", "pooler_activation"):
+        if hasattr(other, name):
+            setattr(base, name, getattr(other, name))
+
+
+def language_model_class(config: PreTrainedConfig, language_model: str) -> Any:
+    """The family's native language model of a kind, such as ``BertForMaskedLM``."""
+    return LANGUAGE_MODELS[language_model][0]._model_mapping[type(config)]
+
+
+def refitted(old: PreTrainedModel, new: PreTrainedModel) -> PreTrainedModel:
+    """A backbone as another class of its family, which has or has not a language model's last layers.
+
+    Args:
+        old: as it is.
+        new: an empty one of the other class, on the meta device.
+
+    Returns:
+        ``new`` with the modules of ``old``, which are marked as set, and what it lacks on the meta device; or what
+        ``old`` has under its last layers.
+    """
+    base = old.base_model
+    for module in base.modules():
+        module._is_hf_initialized = True  # type: ignore[assignment]
+    for tensor in (*base.parameters(), *base.buffers()):
+        tensor._is_hf_initialized = True  # type: ignore[attr-defined]
+    if new.base_model is not new:
+        setattr(new, new.base_model_prefix, base)
+        new.config = old.config
+        return new
+    if base is not old:
+        return base  # type: ignore[return-value]
+    for name, child in old.named_children():  # T5, whose language model has the same modules and one more
+        if name in new._modules:
+            setattr(new, name, child)
+    new.config = old.config
+    return new
+
+
+def materialise(module: nn.Module, *, device: torch.device, dtype: torch.dtype) -> None:
+    """Make parameters and buffers that are on the meta device zeros on another, where their values are set afterwards.
+
+    Not all are: Longformer leaves the bias of its language model's last layer as it is.
+    """
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None and parameter.is_meta:
+                part._parameters[name] = nn.Parameter(torch.zeros_like(parameter, device=device, dtype=dtype))
+        for name, buffer in part._buffers.items():
+            if buffer is not None and buffer.is_meta:
+                kind = dtype if buffer.is_floating_point() else buffer.dtype
+                part._buffers[name] = torch.zeros_like(buffer, device=device, dtype=kind)
 
 
 def reading_part(backbone: Any) -> Any:

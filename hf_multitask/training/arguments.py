@@ -68,7 +68,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
         learning_rates: by task, of its head, and of the ``backbone``; ``learning_rate`` for those that are not named.
         weight_decays: likewise, in place of ``weight_decay``.
         layerwise_lr_decay: factor from each layer of the backbone to the one below; none where None.
-        freeze: names of tasks whose heads do not train, and ``backbone``.
+        freeze: names of tasks whose heads do not train and which then need no data, and ``backbone``.
         early_stopping_patience: stop after so many evaluations without a better ``metric_for_best_model``.
         task_early_stopping_patience: stop a task after so many evaluations without a better primary metric; a number
             for all tasks, or one by task. Its loss counts no more from then on, and its rows from the next epoch on.

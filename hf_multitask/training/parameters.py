@@ -25,12 +25,20 @@ def part_of(name: str) -> str:
 def freeze(model: MultiTaskModel, parts: Iterable[str]) -> None:
     """Take the gradient from the parameters of the backbone or of heads.
 
+    Beside frozen tasks a frozen backbone leaves the pooler and a language model's last layers to the other tasks, where
+    no frozen one reads them: those that came with a new task train with its head.
+
     Raises:
         ValueError: nothing is left to train.
     """
     frozen = set(parts)
+    tasks = frozen & set(model.heads)
+    spared = {id(parameter) for parameter in model.unread_parameters(tasks)} if tasks else set()
+    if model.config.backbone_config.is_encoder_decoder:
+        spared -= {id(parameter) for parameter in model.backbone.get_decoder().parameters()}
     for name, parameter in model.named_parameters():
-        if part_of(name) in frozen:
+        part = part_of(name)
+        if part in frozen and not (part == BACKBONE and id(parameter) in spared):
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"Parameter `freeze` leaves nothing to train. Found `freeze = {sorted(frozen)}`.")

@@ -64,9 +64,21 @@ def check_names(argument: str, given: Iterable[str] | None, known: Iterable[str]
 
 
 def check_datasets(
-    tasks: Mapping[str, Task], train: Datasets | None, evaluation: Datasets | None, *, evaluates: bool
+    tasks: Mapping[str, Task],
+    train: Datasets | None,
+    evaluation: Datasets | None,
+    *,
+    evaluates: bool,
+    frozen: Iterable[str] = (),
 ) -> None:
     """See that every task has the data it needs, in the columns it reads.
+
+    Args:
+        tasks: by name.
+        train: the training data.
+        evaluation: the evaluation data.
+        evaluates: whether training evaluates.
+        frozen: tasks that do not train, which need no data.
 
     Raises:
         ValueError: a task has no data, a dataset is read by no task, or a column is missing.
@@ -77,7 +89,12 @@ def check_datasets(
             check_split(tasks, data, split)
     for name, task in tasks.items():
         if train is not None and task.source not in train:
-            raise ValueError(f"Task '{name}' has no training data. Add '{task.source}' to train_dataset.")
+            if name in frozen:
+                continue
+            raise ValueError(
+                f"Task '{name}' has no training data. Add '{task.source}' to train_dataset, or name a task that has "
+                "been trained in freeze."
+            )
         if evaluates and task.source not in (evaluation or {}):
             raise ValueError(
                 f"Task '{name}' has no evaluation split. Add one to eval_dataset, or set eval_strategy='no'."

@@ -118,7 +118,8 @@ class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, SteppingTrainer, Pu
         self._check_names()
         evaluates = args.eval_strategy != "no"
         whole = without_streams(self.tasks, train_dataset)
-        check_datasets(self.tasks, whole, eval_dataset, evaluates=evaluates)
+        frozen = [name for name in args.freeze or () if name in model.heads]
+        check_datasets(self.tasks, whole, eval_dataset, evaluates=evaluates, frozen=frozen)
         set_seed(args.seed)
         self.tasks = resolve_tasks(self.tasks, [whole, eval_dataset])
         if args.world_size > 1:
@@ -390,7 +391,13 @@ class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, SteppingTrainer, Pu
         }
 
     def _is_over(self) -> bool:
-        return super()._is_over() or set(self.tasks) <= set(self.progress.finished)
+        return super()._is_over() or set(self._training_tasks) <= set(self.progress.finished)
+
+    @property
+    def _training_tasks(self) -> list[str]:
+        """Tasks with training data, which all are but frozen ones."""
+        read = {task for readers in self._mixture().tasks.values() for task in readers}
+        return [name for name in self.tasks if name in read]
 
     def _follow_progress(self) -> None:
         for name, epoch in self.progress.left.items():
@@ -444,10 +451,10 @@ class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, SteppingTrainer, Pu
         patience: Any = self.args.task_early_stopping_patience
         if patience is None:
             return
-        by_task = patience if isinstance(patience, Mapping) else dict.fromkeys(self.tasks, patience)
+        by_task = patience if isinstance(patience, Mapping) else dict.fromkeys(self._training_tasks, patience)
         for sentence in self.progress.finish(by_task, self.state.global_step):
             logger.warning(sentence)
         self.progress.leave(self._mixture().tasks, math.ceil(self.state.epoch or 0))
         self._follow_progress()
-        if set(self.tasks) <= set(self.progress.finished):
+        if set(self._training_tasks) <= set(self.progress.finished):
             self.control.should_training_stop = True

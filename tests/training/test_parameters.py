@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from reading import TASKS, TEXT, rows_of
 from tiny import CONFIGS
+from transformers import AutoTokenizer
 
-from hf_multitask import MultiTaskTrainer
+from hf_multitask import MultiTaskModel, MultiTaskTrainer
 from hf_multitask.training.parameters import layer_factors
 
 
@@ -86,6 +88,65 @@ def test_frozen_parts_stay_and_the_others_train(part, build):
     assert not any(name.startswith(prefix) for name in moved)
     assert any(name.startswith("heads.sentiment.") for name in moved)
     assert any(name.startswith("backbone.") for name in moved) == (part != "backbone")
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "fresh"),
+    [
+        ("bert", "sequence-classification", "backbone.pooler."),
+        ("bert", "fill-mask", "backbone.cls."),
+        ("distilbert", "question-answering", "heads.new."),
+        ("bart", "sequence-classification", "heads.new."),
+    ],
+)
+def test_a_new_task_trains_alone_and_the_others_need_no_data(
+    family, kind, fresh, backbone_path, build_model, arguments, tmp_path
+):
+    tokenizer = AutoTokenizer.from_pretrained(backbone_path(family))
+    old = {"old": TASKS["question-answering" if family == "bart" else "token-classification"]()}
+    build_model(family, tasks=old).save_pretrained(tmp_path / "old")
+    model = MultiTaskModel.from_pretrained(tmp_path / "old")
+    model.add_task("new", TASKS[kind]())
+    tokens = tokenizer([TEXT, "Short one."], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        before = model(**tokens, tasks=["old"]).logits["old"]
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer = MultiTaskTrainer(
+        model,
+        arguments(freeze=["backbone", "old"], weight_decay=0.1, eval_strategy="epoch"),
+        train_dataset={"new": rows_of(kind)},
+        eval_dataset={"new": rows_of(kind, 6, "validation")},
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    with torch.no_grad():
+        assert torch.equal(model.eval()(**tokens, tasks=["old"]).logits["old"], before)
+    moved = [name for name, value in model.state_dict().items() if not torch.equal(value, weights[name])]
+    assert any(name.startswith(fresh) for name in moved)
+    assert all(name.startswith((fresh, "heads.new.")) for name in moved)
+    assert "eval_old_loss" not in trainer.evaluate()
+
+
+def test_patience_of_a_new_task_ends_the_training_of_it_alone(build_model, data, arguments, tasks, tokenizer):
+    model = build_model(tasks={"ner": tasks["ner"]})
+    model.add_task("sentiment", tasks["sentiment"])
+    trainer = MultiTaskTrainer(
+        model,
+        arguments(
+            freeze=["backbone", "ner"],
+            learning_rate=0.0,
+            eval_strategy="steps",
+            eval_steps=1,
+            max_steps=9,
+            task_early_stopping_patience=1,
+        ),
+        train_dataset={"sentiment": data()["sentiment"]},
+        eval_dataset=data(split="validation"),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    assert trainer.state.global_step == 2
+    assert set(trainer.progress.finished) == {"sentiment"}
 
 
 def test_frozen_head_still_teaches_the_backbone(build, data, build_model, arguments, tokenizer):

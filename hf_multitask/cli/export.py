@@ -1,0 +1,52 @@
+"""``hf-multitask export MODEL --task NAME --output DIR``: a task of a saved model as a stock model of its family."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .saved import load_saved
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "export", help="a task as a stock model", description=(__doc__ or "").replace("``", "")
+    )
+    parser.add_argument("model", help="folder or Hub id of a multi-task model")
+    parser.add_argument("--task", nargs="+", help="name of the task; of several, each in a folder of its name")
+    parser.add_argument("--all", action="store_true", help="every task that a stock class can hold")
+    parser.add_argument("--output", required=True, help="folder of the exported model")
+
+
+def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
+    """Export, and say where each task is and why one is not.
+
+    Raises:
+        ValueError: a task that was asked for by name, or with ``--all`` every task, cannot be exported.
+    """
+    if words:
+        raise ValueError(f"export does not take '{words[0]}'.")
+    if (namespace.task is None) == (not namespace.all):
+        raise ValueError("Give either --task NAME or --all.")
+    model, _ = load_saved(namespace.model)
+    output = Path(namespace.output).expanduser()
+    names = model.config.task_names if namespace.all else list(dict.fromkeys(namespace.task))
+    for name in names:
+        model.config.task(name)
+    refused = []
+    for name in names:
+        folder = output / name if namespace.all or len(names) > 1 else output
+        try:
+            model.export_task(name, folder)
+        except ValueError as problem:
+            refused.append(str(problem))
+        else:
+            print(f"{name}: {folder}")
+    if refused and (not namespace.all or len(refused) == len(names)):
+        raise ValueError(" ".join(refused))
+    for sentence in refused:
+        sys.stderr.write(f"Not exported: {sentence}\n")

@@ -1,0 +1,64 @@
+"""The tokenizer that an exported task takes along, and what it tells ``generate``."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+
+from .backbone import resolve_backbone
+from .config import MultiTaskConfig
+from .generation import generation_kwargs
+from .inputs import input_names, longest_input
+
+_CODES = (("source_lang", "src_lang"), ("target_lang", "tgt_lang"))
+
+
+def saved_tokenizer(config: MultiTaskConfig) -> PreTrainedTokenizerBase | None:
+    """The tokenizer beside a model where it was loaded from, or else beside its backbone; None where there is none."""
+    for source in (config, config.backbone_config):
+        if not source.name_or_path:
+            continue
+        revision = getattr(source, "_commit_hash", None)
+        given = {} if revision is None else {"revision": revision}
+        try:
+            found = AutoTokenizer.from_pretrained(
+                resolve_backbone(source.name_or_path), config=config.backbone_config, **given
+            )
+        except (OSError, ValueError, ImportError):
+            continue
+        if len(found) > len(found.all_special_tokens):  # made of nothing where there are no files, not an error
+            return found
+    return None
+
+
+def prepared_tokenizer(
+    tokenizer: PreTrainedTokenizerBase | None, config: PreTrainedConfig, task: Mapping[str, Any]
+) -> PreTrainedTokenizerBase | None:
+    """A copy of a tokenizer that makes the inputs of the backbone, and cuts, pads and names languages as the task does.
+
+    Args:
+        tokenizer: the backbone's.
+        config: the backbone's configuration.
+        task: the task's dict.
+    """
+    if tokenizer is None:
+        return None
+    tokenizer = deepcopy(tokenizer)
+    pad = config.get_text_config().pad_token_id
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token if pad is None else tokenizer.convert_ids_to_tokens(pad)
+    limit = longest_input(tokenizer, config, task.get("max_length"))
+    if limit is not None:
+        tokenizer.model_max_length = limit
+    tokenizer.model_input_names = input_names(tokenizer, config)
+    for key, attribute in _CODES:
+        if task.get(key) is not None:
+            setattr(tokenizer, attribute, task[key])
+    return tokenizer
+
+
+def written_by(task: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What the stock model's ``generation_config`` holds for its ``generate`` to write as the task does."""
+    kwargs = generation_kwargs(tokenizer, task)
+    return {**kwargs, "max_length": None, "pad_token_id": tokenizer.pad_token_id}

@@ -1,0 +1,263 @@
+"""From stock models of single tasks to one model of all: their heads, on one of their backbones or the mean of all."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from .config import MultiTaskConfig, check_task_name, close_match
+from .head_types import head_class
+from .lifecycle import language_model, task_dict
+from .native import backbone_class, family_kind
+
+AVERAGE = "average"
+
+# Types by the class of the model, and the columns that tasks of theirs read unless told otherwise. A class of several
+# is one of the first: BART's language model counts as a masked one, too.
+_TYPES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "text2text-generation": (AutoModelForSeq2SeqLM, {"source_column": "source", "target_column": "target"}),
+    "fill-mask": (AutoModelForMaskedLM, {"text_column": "text"}),
+    "text-generation": (AutoModelForCausalLM, {"text_column": "text"}),
+    "sequence-classification": (
+        AutoModelForSequenceClassification,
+        {"text_column": "text", "label_column": "label"},
+    ),
+    "token-classification": (
+        AutoModelForTokenClassification,
+        {"tokens_column": "tokens", "tags_column": "ner_tags"},
+    ),
+    "question-answering": (
+        AutoModelForQuestionAnswering,
+        {"question_column": "question", "context_column": "context", "answers_column": "answers", "doc_stride": 128},
+    ),
+    "multiple-choice": (
+        AutoModelForMultipleChoice,
+        {"question_column": "question", "choices_column": "choices", "label_column": "label"},
+    ),
+}
+# What configurations may differ in: it does not change what a model computes from its weights.
+_FREE = re.compile(r"dropout|pdrop|drop_rate|use_cache|initializer|init_std|gradient_checkpointing|pad_token_id")
+
+
+def from_stock(
+    cls: Any, models: Mapping[str, Any], *, backbone: str, tasks: Mapping[str, Any] | None, kwargs: dict[str, Any]
+) -> Any:
+    """See :meth:`MultiTaskModel.from_task_models`."""
+    if not models:
+        raise ValueError("The model has no tasks. Give at least one in `models`.")
+    for name in models:
+        check_task_name(name)
+    if backbone != AVERAGE and backbone not in models:
+        known = [*models, AVERAGE]
+        raise ValueError(
+            f"Parameter `backbone` should be one of {', '.join(known)}. Found `backbone = {backbone!r}`."
+            + close_match(backbone, known)
+        )
+    for name in tasks or {}:
+        if name not in models:
+            raise ValueError(
+                f"`tasks` names the task '{name}', and the models are {', '.join(models)}."
+                + close_match(name, list(models))
+            )
+    stocks = {name: _loaded(name, given, kwargs) for name, given in models.items()}
+    first = next(iter(stocks)) if backbone == AVERAGE else backbone
+    for name, stock in stocks.items():
+        _check_alike(first, stocks[first], name, stock)
+    dicts = [_task_of(name, stock, (tasks or {}).get(name)) for name, stock in stocks.items()]
+    model = cls(MultiTaskConfig(backbone_config=_shared_config(stocks, first), tasks=dicts))
+    model.to(stocks[first].dtype)
+    model.config.dtype = stocks[first].dtype
+    if (attention := stocks[first].config._attn_implementation) != model.backbone.config._attn_implementation:
+        model.set_attn_implementation(attention)
+    shared = {name: _backbone_weights(stock, model.backbone) for name, stock in stocks.items()}
+    weights = {f"backbone.{key}": value for key, value in _merged(shared, model.backbone, backbone).items()}
+    for name, stock in stocks.items():
+        weights |= _head_weights(name, stock, model._head(name))
+    model.load_state_dict(weights)
+    model.tie_weights()
+    if (kind := language_model(model.config)) in ("causal", "text2text"):
+        writers = [name for name in (first, *stocks) if head_class(model.config.task(name)).language_model == kind]
+        model.backbone.generation_config = deepcopy(stocks[writers[0]].generation_config)
+    model._rest_unread()
+    return model.eval()
+
+
+def _loaded(name: str, given: Any, kwargs: dict[str, Any]) -> PreTrainedModel:
+    """A stock model: the one that is given, or the one that its configuration names."""
+    if isinstance(given, PreTrainedModel):
+        return given
+    hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir") if key in kwargs}
+    config = AutoConfig.from_pretrained(given, **hub)
+    architecture = next(iter(config.architectures or ()), None)
+    kind: Any = getattr(transformers, architecture or "", None)
+    if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
+        raise ValueError(
+            f"Task '{name}': the config of '{given}' names {architecture or 'no architecture'}, which is no model "
+            "class of Transformers. Name another model, or give the model itself."
+        )
+    loaded: Any = kind.from_pretrained(given, output_loading_info=True, **kwargs)
+    stock, info = loaded
+    if missing := info["missing_keys"]:
+        raise ValueError(
+            f"Task '{name}': checkpoint '{given}' has no weights for '{min(missing)}' of {architecture} "
+            f"({len(missing)} tensors). Name a model that was trained for the task."
+        )
+    return stock
+
+
+def _task_of(name: str, stock: PreTrainedModel, given: Any) -> dict[str, Any]:
+    """The dict of a task: what its stock model says of it, under what is given."""
+    values = {} if given is None else {key: one for key, one in task_dict(name, given).items() if one is not None}
+    kind, wanted = type_of(stock), values.get("type")
+    bare = type(stock) is backbone_class(stock.config)
+    fits = kind is not None and (wanted in (None, kind) or _auto(wanted) is _auto(kind))
+    if not fits and not (bare and wanted == "sentence-similarity"):
+        can = (
+            f"a task of type {kind}"
+            if kind
+            else "a task of type sentence-similarity, if `tasks` says so"
+            if bare
+            else ""
+        )
+        raise ValueError(
+            f"Task '{name}': {type(stock).__name__} makes {can or 'no task'}"
+            + (f", and none of type {wanted}. " if wanted else ". ")
+            + "Name another model, or a type that fits in `tasks`."
+        )
+    config: Any = stock.config
+    known: dict[str, Any] = {"name": name, "type": wanted or kind}
+    if kind and not any(key.endswith("_column") for key in values):
+        known |= _TYPES[kind][1]
+    if kind in ("sequence-classification", "token-classification"):
+        known["label_names"] = [config.id2label[number] for number in range(config.num_labels)]
+    if kind == "sequence-classification":
+        known["problem_type"] = config.problem_type or ("regression" if config.num_labels == 1 else None)
+        if known["problem_type"] == "regression" and config.num_labels == 1:
+            known["label_names"] = None
+    names = values.get("label_names")
+    if names is not None and len(names) != config.num_labels:
+        raise ValueError(
+            f"Task '{name}': {type(stock).__name__} has a head for {config.num_labels} labels, and {len(names)} are "
+            "given. Leave label_names out."
+        )
+    return known | values
+
+
+def _auto(kind: str) -> Any:
+    """The stock class of a type; those that make a text of a text have one."""
+    return _TYPES.get("text2text-generation" if kind in ("translation", "summarization") else kind, (None,))[0]
+
+
+def type_of(stock: PreTrainedModel) -> str | None:
+    """The type of task that a stock model does, by its class; None where there is none."""
+    config = stock.config
+    for kind, (auto_class, _) in _TYPES.items():
+        if auto_class._model_mapping.get(type(config), None) is type(stock) and (
+            kind != "text-generation" or family_kind(config) == "causal"
+        ):
+            return kind
+    return None
+
+
+def _shared_config(stocks: Mapping[str, PreTrainedModel], first: str) -> PreTrainedConfig:
+    """The configuration of the shared backbone, without what is said of one task."""
+    config: Any = deepcopy(stocks[first].config)
+    config.is_encoder_decoder = type(config)().is_encoder_decoder  # T5's token classifier says that it is none
+    config.problem_type = None
+    config.architectures = None
+    config.num_labels = 2
+    config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
+    config.label2id = {"LABEL_0": 0, "LABEL_1": 1}
+    pads = [stock.config.get_text_config().pad_token_id for stock in stocks.values()]
+    if config.get_text_config().pad_token_id is None:
+        config.get_text_config().pad_token_id = next((pad for pad in pads if pad is not None), None)
+    return config
+
+
+def _check_alike(first: str, one: PreTrainedModel, name: str, other: PreTrainedModel) -> None:
+    """See that two models can share a backbone."""
+
+    def differ(what: str, found: Any, expected: Any) -> ValueError:
+        return ValueError(
+            f"Tasks '{first}' and '{name}' cannot share a backbone: {what} is {expected} of the first and {found} of "
+            "the other. Take models that were made from one backbone."
+        )
+
+    if type(one.config) is not type(other.config):
+        raise differ("the family", other.config.model_type, one.config.model_type)
+    general = {field.name for field in dataclasses.fields(PreTrainedConfig)} - {"tie_word_embeddings"}
+    for field in dataclasses.fields(type(one.config)):
+        mine, theirs = getattr(one.config, field.name, None), getattr(other.config, field.name, None)
+        if field.name not in general and not _FREE.search(field.name) and mine != theirs:
+            raise differ(field.name, theirs, mine)
+    pads = {config.get_text_config().pad_token_id for config in (one.config, other.config)} - {None}
+    if len(pads) > 1:
+        raise differ("pad_token_id", other.config.pad_token_id, one.config.pad_token_id)
+    if one.dtype != other.dtype:
+        raise differ("the dtype", other.dtype, one.dtype)
+    mine, theirs = one.base_model.state_dict(), other.base_model.state_dict()
+    for key in mine.keys() & theirs.keys():
+        if mine[key].shape != theirs[key].shape:
+            raise differ(f"the shape of {key}", tuple(theirs[key].shape), tuple(mine[key].shape))
+
+
+def _backbone_weights(stock: PreTrainedModel, backbone: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """A stock model's weights that the shared backbone has, by their names there."""
+    known = backbone.state_dict().keys()
+    if type(stock) is type(backbone):
+        found = stock.state_dict()
+    else:
+        base = backbone.base_model
+        prefix = "" if base is backbone else f"{backbone.base_model_prefix}."
+        found = {f"{prefix}{key}": value for key, value in stock.base_model.state_dict().items()}
+    return {key: value for key, value in found.items() if key in known}
+
+
+def _merged(
+    shared: Mapping[str, dict[str, torch.Tensor]], backbone: PreTrainedModel, wanted: str
+) -> dict[str, torch.Tensor]:
+    """The backbone's weights: those of the wanted model where it has them, or else the mean of all that have them."""
+    result = {}
+    for key, own in backbone.state_dict().items():
+        found = [weights[key] for weights in shared.values() if key in weights]
+        if wanted in shared and key in shared[wanted]:
+            found = [shared[wanted][key]]
+        if not found:
+            result[key] = own
+        elif len(found) == 1 or not own.is_floating_point():
+            result[key] = found[0]
+        else:
+            mean = torch.stack([one.to("cpu", torch.promote_types(one.dtype, torch.float32)) for one in found]).mean(0)
+            result[key] = mean.to(own.dtype)
+    # Of tied weights the source counts: a language model's last layer follows the embeddings.
+    return result | {key: result[source] for key, source in backbone.all_tied_weights_keys.items() if key in result}
+
+
+def _head_weights(name: str, stock: PreTrainedModel, head: Any) -> dict[str, torch.Tensor]:
+    """A stock model's weights outside its base model, by their names in the shared model."""
+    native = getattr(head, "native", None)
+    if native is None:
+        if next(head.parameters(), None) is not None:
+            raise ValueError(
+                f"Task '{name}': the head of {type(stock).__name__} reads the decoder, and the shared model's reads "
+                "the encoder. Leave the task out, or train it anew with add_task."
+            )
+        return {}
+    found = stock.state_dict()
+    return {f"heads.{name}.native.{key}": found[key] for key in native.state_dict()}

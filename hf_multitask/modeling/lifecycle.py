@@ -1,0 +1,232 @@
+"""The tasks of a model come and go: a head each, and a backbone that has the parts they read."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from .config import MultiTaskConfig, check_task_name
+from .head_types import head_class, num_labels
+from .heads import Head
+from .native import (
+    asked_inputs,
+    backbone_class,
+    backbone_kwargs,
+    build_backbone,
+    language_model_class,
+    materialise,
+    reading_part,
+    refitted,
+    take_pooler,
+)
+
+
+def language_model(config: MultiTaskConfig) -> str | None:
+    """Which native language model the backbone has to be, of which the heads of a family ask for one at most."""
+    return next((kind for task in config.tasks if (kind := head_class(task).language_model)), None)
+
+
+def task_dict(name: str, task: Any) -> dict[str, Any]:
+    """A task object, or its dict, as the configuration keeps it under a name."""
+    values = dict(task) if isinstance(task, Mapping) else task.to_dict()
+    return {"name": name, **{key: value for key, value in values.items() if key != "name"}}
+
+
+class TaskLifecycle(PreTrainedModel):
+    """The part of :class:`MultiTaskModel` that adds, changes and removes tasks.
+
+    What a task reads of the backbone beside its layers, BERT's pooler or a language model's last layers, is there as
+    long as a task reads it, so that a saved model loads into what its configuration says.
+    """
+
+    config: MultiTaskConfig
+    backbone: Any
+    heads: nn.ModuleDict
+
+    def add_task(self, name: str, task: Any) -> None:
+        """Add a task with a fresh head; the logits of the others stay as they are, to the bit.
+
+        Where the backbone lacks a pooler, or the layers of a language model, that the task reads, it gets fresh ones as
+        well; tied to the embeddings, where the family ties them.
+
+        Args:
+            name: of the task.
+            task: a task object, or its dict.
+
+        Raises:
+            ValueError: the name is taken or not usable, or the backbone cannot have such a task.
+
+        Example::
+
+            model = MultiTaskModel.from_pretrained("me/ner-model")
+            model.add_task("sentiment", SequenceClassification(label_names=["negative", "positive"]))
+        """
+        self._check_new(name)
+        new = task_dict(name, task)
+        kind = head_class(new)
+        with torch.device("meta"):  # what is wrong with it is wrong here, while nothing has changed
+            head = kind(new, self.config.backbone_config, pooling=self.config.pooling) if num_labels(new) else None
+        self._check_inputs([*self.heads.values(), *([head] if head is not None else [])], f"Adding '{name}'")
+        resting = self._unread_by_all()
+        self.config.tasks = [*self.config.tasks, new]
+        if head is not None:
+            self._replace_heads([name])
+        self._fit_backbone()
+        for parameter in resting:
+            parameter.requires_grad_(True)
+        self._rest_unread()
+
+    def remove_task(self, name: str) -> None:
+        """Remove a task with its head; the logits of the others stay as they are, to the bit.
+
+        Raises:
+            ValueError: there is no such task, or no other.
+        """
+        self.config.task(name)
+        if len(self.config.tasks) == 1:
+            raise ValueError(f"Task '{name}' is the model's only one. Add another before you remove it.")
+        self._check_inputs([head for key, head in self.heads.items() if key != name], f"Removing '{name}'")
+        self.config.tasks = [task for task in self.config.tasks if task["name"] != name]
+        if name in self.heads:
+            del self.heads[name]
+        self._fit_backbone()
+        self._rest_unread()
+
+    def rename_task(self, old: str, new: str) -> None:
+        """Give a task another name, which its metrics and, unless it names one, its dataset have from then on.
+
+        Raises:
+            ValueError: there is no such task, or the new name is taken or not usable.
+        """
+        self.config.task(old)
+        self._check_new(new)
+        self.config.tasks = [
+            task | {"name": new if task["name"] == old else task["name"]} for task in self.config.tasks
+        ]
+        renamed = nn.ModuleDict({new if name == old else name: head for name, head in self.heads.items()})
+        renamed.training = self.heads.training
+        self.heads = renamed
+
+    def set_task(self, name: str, task: Mapping[str, Any]) -> None:
+        """Replace the dict of a task, and add its head where its labels were unknown until now.
+
+        Raises:
+            ValueError: the new dict would need a head of another size.
+        """
+        new = {**task, "name": name}
+        old = self.config.task(name)
+        if name in self.heads and num_labels(new) != num_labels(old):
+            raise ValueError(
+                f"Task '{name}' has a head for {num_labels(old)} labels, and {num_labels(new)} are given. "
+                "Keep the labels, or start from the backbone again."
+            )
+        if head_class(new) is not head_class(old):
+            raise ValueError(
+                f"Task '{name}' has the type '{old['type']}', and '{new['type']}' is given. Keep the type."
+            )
+        self.config.tasks = [new if entry["name"] == name else entry for entry in self.config.tasks]
+        if name in self.heads:
+            self._head(name).adopt(new)
+        elif num_labels(new):
+            self._replace_heads([name])
+            self._fit_backbone()
+            self._rest_unread()
+
+    def unread_parameters(self, tasks: Iterable[str]) -> Iterator[nn.Parameter]:
+        """The parameters that none of some tasks reads: other heads, the pooler, the decoder, the language model's."""
+        heads = {name: cast(Head, head) for name, head in self.heads.items()}
+        readers = set(tasks)
+        own = [heads[name] for name in readers]
+        for name, head in heads.items():
+            if name not in readers:
+                yield from head.parameters()
+        pooler = getattr(self.backbone.base_model, "pooler", None)
+        if pooler is not None and not any(head.needs_pooler for head in own):
+            yield from pooler.parameters()
+        read = {id(parameter) for parameter in reading_part(self.backbone).parameters()}
+        decoder: list[nn.Parameter] = []
+        if self.config.backbone_config.is_encoder_decoder:
+            decoder = [one for one in self.backbone.get_decoder().parameters() if id(one) not in read]
+            if not any(head.reads_decoder for head in own):
+                yield from decoder
+        if not any(head.language_model for head in own):
+            read |= {id(parameter) for parameter in decoder}
+            yield from (parameter for parameter in self.backbone.parameters() if id(parameter) not in read)
+
+    def _head(self, name: str) -> Head:
+        if name not in self.heads:
+            raise ValueError(f"Task '{name}' has no head, because its labels are not known. Give it label_names.")
+        return cast(Head, self.heads[name])
+
+    def _check_new(self, name: str) -> None:
+        check_task_name(name)
+        if name in self.config.task_names:
+            raise ValueError(
+                f"The model has a task '{name}' already; its tasks are {', '.join(self.config.task_names)}. "
+                "Choose another name."
+            )
+
+    def _check_inputs(self, heads: list[nn.Module], what: str) -> None:
+        """See that other heads leave what the backbone is fed as it is: Longformer's global attention."""
+        ids = torch.zeros((1, 1), dtype=torch.long)
+
+        def asked(heads: Iterable[nn.Module]) -> set[str]:
+            modules = (module for head in heads for module in head.modules())
+            return set(asked_inputs(self.config.backbone_config, modules, ids))
+
+        if changed := asked(heads) ^ asked(self.heads.values()):
+            raise ValueError(
+                f"{what} would change the '{min(changed)}' that all tasks share, and so what the others answer. "
+                "Build the model with the tasks it is to have from the backbone."
+            )
+
+    def _replace_heads(self, names: list[str]) -> None:
+        """Build the heads of some tasks afresh, where the backbone is and as it is."""
+        device, dtype = self.backbone.device, self.backbone.dtype
+        for name in names:
+            task = self.config.task(name)
+            with torch.device("cpu"):
+                head = head_class(task)(task, self.config.backbone_config, pooling=self.config.pooling)
+            self.heads[name] = head.to(device=device, dtype=dtype).train(self.training)
+        self.initialize_weights()  # of the new modules only: the others are marked as set
+
+    def _fit_backbone(self) -> None:
+        """Give the backbone the parts that the heads read, fresh where it lacks them, and take those that none reads.
+
+        What is there stays the same module, and what loads from the configuration has the same parts.
+        """
+        config, old = self.config.backbone_config, self.backbone
+        kind = language_model(self.config)
+        fresh = False
+        if type(old) is not (language_model_class(config, kind) if kind else backbone_class(config)):
+            with torch.device("meta"):
+                new = build_backbone(config, language_model=kind, needs_pooler=False)
+            self.backbone, fresh = refitted(old, new), True
+        base = self.backbone.base_model
+        heads = [cast(Head, head) for head in self.heads.values()]
+        if any(head.needs_pooler for head in heads):
+            if getattr(base, "pooler", None) is None:
+                with torch.device("meta"):
+                    take_pooler(base, build_backbone(config, language_model=None, needs_pooler=True))
+                fresh = True
+        elif (
+            getattr(base, "pooler", None) is not None
+            and len(heads) == len(self.config.task_names)
+            and (kind is not None or backbone_kwargs(config, needs_pooler=False))
+        ):
+            base.pooler = None
+        if fresh:
+            materialise(self.backbone, device=old.device, dtype=old.dtype)
+            self.backbone.train(self.training)
+            self.post_init()  # sets the weights that are new, and ties
+
+    def _unread_by_all(self) -> list[nn.Parameter]:
+        return list(self.unread_parameters(self.heads)) if self.config.backbone_config.is_encoder_decoder else []
+
+    def _rest_unread(self) -> None:
+        """Take the gradient from a decoder that no head reads, once all heads are known."""
+        if len(self.heads) == len(self.config.task_names):
+            for parameter in self._unread_by_all():
+                parameter.requires_grad_(False)

@@ -1,0 +1,98 @@
+"""export, as a user runs it."""
+
+import resource
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from reading import TASKS, TEXT
+from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
+
+from hf_multitask import MultiTaskModel
+from hf_multitask.cli import main
+
+
+@pytest.fixture
+def saved(backbone_path, tmp_path):
+    """A folder with a model of three tasks, whose last one no stock class can hold."""
+    torch.manual_seed(2)
+    kinds = {"ner": "token-classification", "similar": "sentence-similarity", "answers": "question-answering"}
+    family = "t5"
+    tasks = {name: TASKS[kind]() for name, kind in kinds.items()}
+    MultiTaskModel.from_backbone(backbone_path(family), tasks=tasks).save_pretrained(tmp_path / "saved")
+    AutoTokenizer.from_pretrained(backbone_path(family)).save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+@pytest.fixture
+def run(saved, capsys):
+    def call(*words):
+        capsys.readouterr()
+        code = main(["export", str(saved), *map(str, words)])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err.splitlines()[-1] if err else ""
+
+    return call
+
+
+def test_a_task_becomes_a_folder_that_a_stock_pipeline_loads(run, tmp_path):
+    code, out, _ = run("--task", "ner", "--output", tmp_path / "ner")
+    assert (code, out) == (0, f"ner: {tmp_path / 'ner'}\n")
+    answer = pipeline("token-classification", str(tmp_path / "ner"))(TEXT)
+    assert all({"entity", "start", "end"} <= word.keys() for word in answer)
+    assert AutoModelForTokenClassification.from_pretrained(tmp_path / "ner").config.id2label[1] == "B-PER"
+
+
+def test_all_exports_what_a_stock_class_can_hold_and_names_the_rest(run, tmp_path):
+    code, out, last = run("--all", "--output", tmp_path / "all")
+    assert code == 0
+    assert [line.split(":")[0] for line in out.splitlines()] == ["ner", "similar"]
+    assert last.startswith("Not exported: Task 'answers' has a head that is not the family's own")
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["ner", "similar"]
+
+
+def test_a_refused_task_that_was_asked_for_is_an_error_after_the_others(run, tmp_path):
+    code, out, last = run("--task", "answers", "ner", "--output", tmp_path / "some")
+    assert (code, out) == (2, f"ner: {tmp_path / 'some' / 'ner'}\n")
+    assert last.startswith("hf-multitask: error: Task 'answers' has a head that is not the family's own")
+    assert (tmp_path / "some" / "ner" / "model.safetensors").exists()
+
+
+def test_mistakes_are_told_in_a_sentence(run, saved, tmp_path):
+    for words, part in [
+        (["--task", "nre"], "has no task 'nre'; it has ner, similar, answers. Did you mean 'ner'?"),
+        ([], "Give either --task NAME or --all."),
+        (["--all", "--task", "ner"], "Give either --task NAME or --all."),
+        (["--all", "--force"], "export does not take '--force'."),
+    ]:
+        code, _, last = run(*words, "--output", tmp_path / "out")
+        assert code == 2
+        assert part in last
+        assert not (tmp_path / "out").exists()
+    code, _, last = run("--task", "ner", "--output", saved)
+    assert code == 2
+    assert "holds a multi-task model, which an export would overwrite" in last
+
+
+def test_a_full_disk_leaves_the_old_export_whole(run, saved, tmp_path):
+    run("--task", "ner", "--output", tmp_path / "ner")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "ner").iterdir()}
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    command = [sys.executable, "-m", "hf_multitask.cli", "export", str(saved), "--task", "ner", "--output"]
+    for folder in ("ner", "new"):
+        result = subprocess.run(
+            [*command, str(tmp_path / folder)], capture_output=True, text=True, preexec_fn=limit, timeout=300
+        )
+        assert result.returncode == 2, result.stderr
+        message = result.stderr.splitlines()[-1]
+        assert message.startswith(f"hf-multitask: error: Nothing could be saved in '{tmp_path / folder}'")
+        assert "(file too large)" in message and message.endswith("Free some space, and save again.")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "ner").iterdir()} == before
+    assert not (tmp_path / "new").exists()
