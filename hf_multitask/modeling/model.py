@@ -2,15 +2,16 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.utils import ModelOutput
 
+from .adapted import Adapted
+from .adapters import adapter_parameters, require_peft, unread_adapters
 from .backbone import resolve_backbone, set_dropout
 from .config import MultiTaskConfig
 from .decoding import DECODERS, TokenWords
@@ -20,29 +21,15 @@ from .heads import Head
 from .inputs import longest_input
 from .language import LanguageHead
 from .native import asked_inputs, backbone_kwargs, build_backbone, reading_part, shifted_right
+from .output import MultiTaskOutput
+from .reach import unread_backbone
 from .registry import load_types
 from .routing import States, rows_of, spread, states_of
 from .similarity import SentenceSimilarityHead
 from .travel import write_extensions
 
 
-@dataclass
-class MultiTaskOutput(ModelOutput):
-    """Output of :class:`MultiTaskModel`.
-
-    Args:
-        loss: sum of ``losses``, a scalar, where labels were given.
-        losses: by task name, a scalar each.
-        logits: by task name; (N, C) for a task on sequences and (N, L, C) for one on tokens, N rows of that task;
-            (N, G, ...) where an item has several rows; of language models, (M, V) of the labelled tokens, row by row.
-    """
-
-    loss: torch.Tensor | None = None
-    losses: dict[str, torch.Tensor] | None = None
-    logits: dict[str, torch.Tensor] | None = None
-
-
-class MultiTaskModel(PreTrainedModel):
+class MultiTaskModel(Adapted):
     """A pretrained backbone shared by several tasks, each with a head of its own.
 
     Build one with :meth:`from_backbone`; a saved one loads with ``from_pretrained`` here or from ``AutoModel``.
@@ -73,6 +60,7 @@ class MultiTaskModel(PreTrainedModel):
         )
         self.heads = nn.ModuleDict(heads)
         self.post_init()
+        self._build_adapters()
         self._rest_unread()
 
     @classmethod
@@ -83,6 +71,8 @@ class MultiTaskModel(PreTrainedModel):
         tasks: Mapping[str, Any],
         dropout: float | None = None,
         pooling: str = "native",
+        lora: Any = None,
+        task_lora: Any = None,
         **kwargs: Any,
     ) -> "MultiTaskModel":
         """Put fresh heads on a pretrained backbone.
@@ -93,11 +83,17 @@ class MultiTaskModel(PreTrainedModel):
                 them from the data and adds the head then.
             dropout: every dropout probability, of backbone and heads; the backbone's own where None.
             pooling: see :class:`MultiTaskConfig`.
+            lora: of an adapter that all tasks share on a frozen backbone; see :meth:`add_adapters`.
+            task_lora: likewise, of an adapter of each task's own.
             kwargs: handed to ``AutoModel.from_pretrained``: ``attn_implementation``, ``dtype``, ``revision``...
 
         Raises:
+            ImportError: adapters are asked for, and PEFT is not installed.
             ValueError: a task, the backbone or an argument is not usable.
         """
+        adapted = lora is not None or task_lora is not None
+        if adapted:
+            require_peft()
         path = resolve_backbone(backbone)
         hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "trust_remote_code") if key in kwargs}
         backbone_config = AutoConfig.from_pretrained(path, **hub)
@@ -113,13 +109,23 @@ class MultiTaskModel(PreTrainedModel):
         with torch.device("meta"):
             model = cls(config)
         has_pooler = getattr(model.backbone.base_model, "pooler", None) is not None
+        fresh: list[str] = []
         model.backbone = build_backbone(
-            backbone_config, language_model=_language_model(config), needs_pooler=has_pooler, path=path, **kwargs
+            backbone_config,
+            language_model=_language_model(config),
+            needs_pooler=has_pooler,
+            path=path,
+            missing=fresh,
+            **kwargs,
         )
         config.backbone_config = model.backbone.config
         config.backbone_config._name_or_path = backbone
         config.dtype = model.backbone.dtype
         model._replace_heads(list(model.heads))
+        if adapted:
+            revision = getattr(backbone_config, "_commit_hash", None)
+            source = {"name": backbone, "revision": revision, "fresh": fresh}
+            model.add_adapters(lora, task_lora, source=source)
         model._rest_unread()
         return model.eval()
 
@@ -167,30 +173,21 @@ class MultiTaskModel(PreTrainedModel):
 
     def _rest_unread(self) -> None:
         """Take the gradient from a decoder that no head reads, once all heads are known."""
-        if len(self.heads) == len(self.config.task_names) and self.config.backbone_config.is_encoder_decoder:
-            for parameter in self.unread_parameters(self.heads):
+        if len(self.heads) == len(self.config.task_names):
+            unread = self.unread_parameters(self.heads) if self.config.backbone_config.is_encoder_decoder else ()
+            for parameter in (*unread, *(unread_adapters(self) if self.config.adapters else ())):
                 parameter.requires_grad_(False)
 
     def unread_parameters(self, tasks: Iterable[str]) -> Iterator[nn.Parameter]:
-        """The parameters that none of some tasks reads: other heads, the pooler, the decoder, the language model's."""
-        heads = {name: cast(Head, head) for name, head in self.heads.items()}
+        """The parameters that none of some tasks reads: other heads and adapters, parts of the backbone."""
         readers = set(tasks)
-        own = [heads[name] for name in readers]
-        for name, head in heads.items():
+        for name, head in self.heads.items():
             if name not in readers:
                 yield from head.parameters()
-        pooler = getattr(self.backbone.base_model, "pooler", None)
-        if pooler is not None and not any(head.needs_pooler for head in own):
-            yield from pooler.parameters()
-        read = {id(parameter) for parameter in reading_part(self.backbone).parameters()}
-        decoder: list[nn.Parameter] = []
-        if self.config.backbone_config.is_encoder_decoder:
-            decoder = [one for one in self.backbone.get_decoder().parameters() if id(one) not in read]
-            if not any(head.reads_decoder for head in own):
-                yield from decoder
-        if not any(head.language_model for head in own):
-            read |= {id(parameter) for parameter in decoder}
-            yield from (parameter for parameter in self.backbone.parameters() if id(parameter) not in read)
+        for name in self.config.adapters["tasks"] if self.config.adapters else ():
+            if name not in readers:
+                yield from adapter_parameters(self.backbone, name)
+        yield from unread_backbone(self.backbone, [cast(Head, self.heads[name]) for name in readers])
 
     def forward(
         self,
@@ -222,18 +219,22 @@ class MultiTaskModel(PreTrainedModel):
         Raises:
             ValueError: a task is unknown, or has no head because its labels are not known yet.
         """
-        kwargs = asked_inputs(self.config.backbone_config, self.heads.modules(), input_ids) | kwargs
-        states = reading_part(self.backbone)(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
-        inputs = (states, input_ids, attention_mask)
+        runs = self._tasks_to_run(tasks, task_rows, labels)
+        read = {"input_ids": input_ids, "attention_mask": attention_mask}
+        read |= asked_inputs(self.config.backbone_config, self.heads.modules(), input_ids) | kwargs
+        context: Any = nullcontext()
+        if self.routing is not None:
+            everywhere = all_heads and labels is not None
+            read, task_rows, context = self.routing.split(read, task_rows, runs, everywhere=everywhere)
+        with context:
+            states = reading_part(self.backbone)(**read)
+        inputs = (states, read["input_ids"], read["attention_mask"])
         logits: dict[str, torch.Tensor] = {}
         losses: dict[str, torch.Tensor] = {}
         zeros: dict[str, torch.Tensor] = {}
-        wanted = self._tasks_to_run(tasks, task_rows)
         for name in self.config.task_names:  # the same order on all ranks, which gather a sharded head together
             own = None if labels is None else labels.get(name)
-            if name in wanted:
-                if own is None and tasks is None and task_rows is None and self._head(name).writes:
-                    continue  # it cannot read the input without a target
+            if name in runs:
                 logits[name] = self._run_head(name, inputs, None if task_rows is None else task_rows[name], own)
                 if own is not None:
                     losses[name] = self._loss(name, logits[name], own, num_items_in_batch)
@@ -261,11 +262,16 @@ class MultiTaskModel(PreTrainedModel):
                 module.train(mode)
         return self
 
-    def _tasks_to_run(self, tasks: list[str] | None, task_rows: Mapping[str, torch.Tensor] | None) -> list[str]:
-        wanted = tasks if tasks is not None else self.config.task_names if task_rows is None else task_rows
-        for name in wanted:
+    def _tasks_to_run(
+        self, tasks: list[str] | None, task_rows: Mapping[str, torch.Tensor] | None, labels: Any
+    ) -> list[str]:
+        if tasks is None and task_rows is None:  # those that can read the input without a target
+            names = self.config.task_names
+            return [name for name in names if not self._head(name).writes or name in (labels or {})]
+        wanted = tasks if tasks is not None else task_rows
+        for name in wanted or ():
             self.config.task(name)
-        return [name for name in self.config.task_names if name in wanted]
+        return [name for name in self.config.task_names if name in (wanted or ())]
 
     def _head(self, name: str) -> Head:
         if name not in self.heads:
@@ -291,10 +297,11 @@ class MultiTaskModel(PreTrainedModel):
             rows_of(inputs[1], rows),
             rows_of(inputs[2], rows),
         )
-        if head.reads_decoder:
-            states = self._decoder_states(name, states, attention_mask, head.decoder_ids(input_ids, labels))
-        if isinstance(head, LanguageHead):
-            return head.read(self.backbone, states, labels)
+        with nullcontext() if self.routing is None else self.routing.whole(name):
+            if head.reads_decoder:
+                states = self._decoder_states(name, states, attention_mask, head.decoder_ids(input_ids, labels))
+            if isinstance(head, LanguageHead):
+                return head.read(self.backbone, states, labels)
         logits = head(states, input_ids, attention_mask)
         return spread(logits, cast(torch.Tensor, items), head.absent) if head.reads_several else logits
 
@@ -357,7 +364,8 @@ class MultiTaskModel(PreTrainedModel):
         own = {key: self.config.task(task).get(key) for key in ("num_beams", "max_new_tokens")}
         given = {key: value for key, value in own.items() if value is not None}
         backbone: Any = self.backbone
-        return backbone.generate(input_ids=input_ids, attention_mask=attention_mask, **{**given, **kwargs})
+        with nullcontext() if self.routing is None else self.routing.whole(task):
+            return backbone.generate(input_ids=input_ids, attention_mask=attention_mask, **{**given, **kwargs})
 
     def task_model(self, name: str) -> PreTrainedModel:
         """One task as a stock model of the backbone's family, with copies of the weights, in evaluation mode.
@@ -371,7 +379,7 @@ class MultiTaskModel(PreTrainedModel):
         Raises:
             ValueError: there is no such task, or no stock class can hold its head.
         """
-        return stock_of(self.config.task(name), self._head(name), self.backbone)
+        return stock_of(self.config.task(name), self._head(name), self.merged_backbone(name))
 
     def export_task(self, name: str, save_directory: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         """Save one task as a stock model, without a trace of this package; see :meth:`task_model`.
@@ -411,6 +419,8 @@ class MultiTaskModel(PreTrainedModel):
                 f"The backbone family '{self.backbone.config.model_type}' does not support activation checkpointing. "
                 "Leave it off, or choose another backbone."
             )
+        if self.routing is not None and "gradient_checkpointing_func" in kwargs:
+            kwargs["gradient_checkpointing_func"] = self.routing.checkpointed(kwargs["gradient_checkpointing_func"])
         super()._set_gradient_checkpointing(enable, *args, **kwargs)
 
     @classmethod
@@ -428,6 +438,7 @@ class MultiTaskModel(PreTrainedModel):
         wants_info = kwargs.pop("output_loading_info", False)
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         model, info = loaded
+        model._complete(_language_model(model.config), kwargs)
         _check_loaded(str(pretrained_model_name_or_path), model.config, info)
         model._rest_unread()
         if model.backbone.can_generate():
@@ -438,15 +449,28 @@ class MultiTaskModel(PreTrainedModel):
                 )
         return (model, info) if wants_info else model
 
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: Any, *args: Any, adapters_only: bool | None = None, **kwargs: Any
+    ) -> None:
         """Save weights, configuration and the code that runs them without this package.
 
+        Args:
+            save_directory: a folder.
+            args: as in ``PreTrainedModel``.
+            adapters_only: whether to leave out the backbone, which loading then fetches from where it came; where
+                None, as ``config.adapters["only"]`` has it.
+            kwargs: as in ``PreTrainedModel``.
+
         Raises:
-            ValueError: a task has no head yet, so the saved model could not be loaded.
+            ValueError: a task has no head yet, so the saved model could not be loaded, or the backbone is not to be
+                left out.
         """
         for name in self.config.task_names:
             self._head(name)
-        super().save_pretrained(save_directory, *args, **kwargs)
+        with self._only(adapters_only):
+            if (weights := self._saved_weights(kwargs.get("state_dict"))) is not None:
+                kwargs["state_dict"] = weights
+            super().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True):
             from .pipeline import MultiTaskPipeline
 
