@@ -30,6 +30,8 @@ from hf_multitask import (
     SequenceClassification,
     TokenClassification,
 )
+from hf_multitask.modeling.adapters import adapter_of
+from hf_multitask.modeling.config import SHARED
 
 NO_ANSWER = {"text": [], "answer_start": []}
 TOPICS = ["and", "the", "was", "not"]
@@ -49,6 +51,7 @@ DATASET = {
     "ner": "wiki",
     "person": "wiki",
 }
+ADAPTERS = {"lora": {"r": 2, "init_lora_weights": False}, "task_lora": {"r": 3, "init_lora_weights": False}}
 SAMPLINGS = [
     ("proportional", None),
     ("uniform", None),
@@ -58,8 +61,8 @@ SAMPLINGS = [
 ]
 
 
-def describe(name, *, tasks=KINDS, sizes=None, missing=0.4, rows=32, seed=0, dtype="float64", **args):
-    """One description: tasks, rows of each dataset, share of missing labels, rows of a step, training arguments."""
+def describe(name, *, tasks=KINDS, sizes=None, missing=0.4, rows=32, seed=0, dtype="float64", adapters=None, **args):
+    """One description: tasks, rows of each dataset, missing labels, rows of a step, adapters, training arguments."""
     # Of KINDS 67 rows: two steps of 32 and one of 3.
     sizes = sizes or {"reviews": 30, "stars": 9, "pairs": 17, "wiki": 11, "questions": 9, "choices": 8}
     used = {DATASET[task] for task in tasks}
@@ -71,6 +74,7 @@ def describe(name, *, tasks=KINDS, sizes=None, missing=0.4, rows=32, seed=0, dty
         "rows": rows,
         "seed": seed,
         "dtype": dtype,
+        "adapters": adapters or {},
         "args": {"max_steps": 4, "task_weights": {tasks[0]: 2.5}, **args},
     }
 
@@ -177,16 +181,17 @@ def as_stream(rows):
 
 
 class Recorder(TrainerCallback):
-    """Which heads have a gradient when the optimizer steps."""
+    """Which heads, and which adapters of single tasks, have a gradient when the optimizer steps."""
 
     def __init__(self):
-        self.trained = []
+        self.trained, self.adapted = [], []
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        heads = getattr(model, "module", model).heads
-        self.trained.append(
-            [name for name, head in heads.items() if any(one.grad is not None for one in head.parameters())]
-        )
+        model = getattr(model, "module", model)
+        trained = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
+        self.trained.append([name for name in model.heads if any(one.startswith(f"heads.{name}.") for one in trained)])
+        adapted = {adapter_of(name) for name in trained} - {None, SHARED}
+        self.adapted.append([name for name in model.heads if name in adapted])
 
 
 class RecordingTrainer(MultiTaskTrainer):
@@ -233,7 +238,7 @@ def build(description, backbone, output, batch, accumulation):
     tasks = make_tasks(description["tasks"])
     for task in tasks.values():
         task.max_length = description.get("max_length")
-    model = MultiTaskModel.from_backbone(backbone, tasks=tasks, dropout=0.0)
+    model = MultiTaskModel.from_backbone(backbone, tasks=tasks, dropout=0.0, **description["adapters"])
     model = model.to(getattr(torch, description["dtype"]))
     args = {
         "output_dir": str(output),
@@ -280,6 +285,7 @@ def run(description, backbone, output, batch, accumulation):
         "tokens": trainer.tokens,
         "denominators": trainer.denominators,
         "trained": recorder.trained,
+        "adapted": recorder.adapted,
         "finished": trainer.progress.finished,
         "log": [
             {

@@ -149,20 +149,29 @@ class Adapted(PreTrainedModel):
         with self._only(adapters_only):
             return super().push_to_hub(repo_id, **kwargs)  # type: ignore[arg-type]
 
+    def leave_out_backbone(self) -> None:
+        """Save and push adapters and heads only from now on; loading then fetches the backbone from where it came.
+
+        Raises:
+            ValueError: there are no adapters, or the backbone is not one that could be fetched.
+        """
+        if self.config.adapters is None:
+            raise ValueError("The model has no adapters, so there is nothing to save without the backbone. Add some.")
+        left_out_weights(self)
+        self.config.adapters = {**self.config.adapters, "only": True}
+
     @contextmanager
     def _only(self, adapters_only: bool | None) -> Iterator[None]:
         """Saves that leave the backbone out meanwhile, or do not; as the configuration has it where None."""
-        adapters = self.config.adapters
-        if adapters is None or adapters_only is None:
-            if adapters_only:
-                raise ValueError("The model has no adapters, so there is nothing to save without the backbone.")
-            yield
-            return
-        self.config.adapters = {**adapters, "only": adapters_only}
+        before = self.config.adapters
+        if adapters_only:
+            self.leave_out_backbone()
+        elif before is not None and adapters_only is not None:
+            self.config.adapters = {**before, "only": False}
         try:
             yield
         finally:
-            self.config.adapters = adapters
+            self.config.adapters = before
 
     def _saved_weights(self, state_dict: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """What is saved: all, or adapters, heads, and what the backbone's checkpoint lacked."""

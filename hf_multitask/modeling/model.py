@@ -300,8 +300,8 @@ class MultiTaskModel(Adapted):
         with nullcontext() if self.routing is None else self.routing.whole(name):
             if head.reads_decoder:
                 states = self._decoder_states(name, states, attention_mask, head.decoder_ids(input_ids, labels))
-            if isinstance(head, LanguageHead):
-                return head.read(self.backbone, states, labels)
+            if head.language_model:
+                return cast(LanguageHead, head).read(self.backbone, states, labels)
         logits = head(states, input_ids, attention_mask)
         return spread(logits, cast(torch.Tensor, items), head.absent) if head.reads_several else logits
 
@@ -323,8 +323,8 @@ class MultiTaskModel(Adapted):
         head = self._head(name)
         first = torch.zeros((1, 1) if head.reads_several else 1, dtype=torch.long, device=self.device)
         labels = None
-        if isinstance(head, LanguageHead):
-            labels = head.dummy_labels(cast(torch.Tensor, inputs[1])[:1])
+        if head.language_model:
+            labels = cast(LanguageHead, head).dummy_labels(cast(torch.Tensor, inputs[1])[:1])
         return (self._run_head(name, inputs, first, labels) * 0).sum()
 
     def _loss(
