@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from tiny import NER_LABELS, read_rows
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from transformers import AutoTokenizer, TrainerCallback
+from transformers import AutoTokenizer, TrainerCallback, TrainingArguments
 
 from hf_multitask import (
     FillMask,
@@ -52,6 +52,9 @@ DATASET = {
     "person": "wiki",
 }
 ADAPTERS = {"lora": {"r": 2, "init_lora_weights": False}, "task_lora": {"r": 3, "init_lora_weights": False}}
+# Its name in transformers 5.17, where that is the only one.
+OLD = "activation_checkpointing" not in TrainingArguments.__dataclass_fields__
+CHECKPOINTING = {"gradient_checkpointing" if OLD else "activation_checkpointing": True}
 SAMPLINGS = [
     ("proportional", None),
     ("uniform", None),
@@ -215,6 +218,12 @@ class RecordingTrainer(MultiTaskTrainer):
         items = super()._get_num_items_in_batch(batch_samples, device)
         self.denominators.append({task: int(count) for task, count in items.items()})
         return items
+
+
+def relative_difference(ones, others):
+    """The norm of the difference over all weights, relative to that of the weights."""
+    difference = torch.cat([(ones[name].double() - others[name].double()).flatten() for name in ones]).norm()
+    return float(difference / torch.cat([value.double().flatten() for value in ones.values()]).norm())
 
 
 def differ(description, what):

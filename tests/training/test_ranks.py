@@ -8,13 +8,9 @@ import layouts
 import pytest
 import torch
 from launch import start, torchrun
-from layouts import ADAPTERS, KINDS, NO_WEIGHTS, SAMPLINGS, TEXTS, describe, draw
+from layouts import ADAPTERS, CHECKPOINTING, KINDS, NO_WEIGHTS, SAMPLINGS, TEXTS, describe, draw, relative_difference
 from safetensors.torch import load_file
-from transformers import TrainingArguments
 
-# Its name in transformers 5.17, where that is the only one.
-OLD = "activation_checkpointing" not in TrainingArguments.__dataclass_fields__
-CHECKPOINTING = {"gradient_checkpointing" if OLD else "activation_checkpointing": True}
 BOUNDS = {"float64": 1e-9, "float32": 1e-6}
 # Few rows of some tasks: ranks and steps without a row of them, and micro-batches that hold nothing but filler.
 RARE = {"reviews": 40, "stars": 1, "pairs": 2, "wiki": 3, "questions": 2, "choices": 2}
@@ -85,11 +81,6 @@ DIFFERING = [
 ]
 QUICK = {2: [*jobs(2), *DIFFERING], 3: jobs(3)[:3]}
 LONG = {2: long_jobs(2), 3: [*jobs(3)[3:], *long_jobs(3)], 4: [*jobs(4), *long_jobs(4)]}
-
-
-def relative_difference(ones, others):
-    difference = torch.cat([(ones[name].double() - others[name].double()).flatten() for name in ones]).norm()
-    return float(difference / torch.cat([value.double().flatten() for value in ones.values()]).norm())
 
 
 class Launches:
