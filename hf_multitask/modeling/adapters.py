@@ -36,6 +36,7 @@ _TAKEN = {
     "init_lora_weights",
     "fan_in_fan_out",
 }
+_ALWAYS = {"r", "lora_alpha", "lora_dropout", "use_rslora"}  # written down, should PEFT's defaults change
 _IGNORED = {"peft_type", "task_type", "inference_mode", "base_model_name_or_path", "revision", "peft_version"}
 _STARTS = (True, False, "gaussian", "orthogonal")
 
@@ -60,7 +61,12 @@ def adapter_of(parameter: str) -> str | None:
 
 def lora_layers(backbone: nn.Module) -> Iterator[tuple[str, Any]]:
     """Names and modules of a backbone's LoRA layers."""
-    return ((name, module) for name, module in backbone.named_modules() if hasattr(module, "lora_A"))
+    return ((name, module) for name, module in backbone.named_modules() if is_lora_layer(module))
+
+
+def is_lora_layer(module: nn.Module) -> bool:
+    """Whether a module is a linear layer with adapters; asked of its class, as its parts are named for tasks."""
+    return hasattr(type(module), "get_delta_weight")
 
 
 def adapter_parameters(backbone: nn.Module, name: str) -> Iterator[nn.Parameter]:
@@ -78,7 +84,7 @@ def task_settings(task_lora: Any, tasks: list[str]) -> dict[str, Any]:
 
 
 def lora_settings(given: Any, what: str, backbone: nn.Module) -> dict[str, Any]:
-    """What of a LoRA's configuration is not PEFT's default, as a dict that JSON can hold.
+    """A LoRA's configuration as a dict that JSON can hold, without what is PEFT's default and decides nothing later.
 
     Args:
         given: a ``peft.LoraConfig``, or a dict of its arguments.
@@ -110,6 +116,7 @@ def lora_settings(given: Any, what: str, backbone: nn.Module) -> dict[str, Any]:
         for name, field in fields.items()
         if field.init and name not in _IGNORED and getattr(given, name) != getattr(plain, name)
     }
+    values |= {name: getattr(given, name) for name in _ALWAYS}
     for name in values:
         if name not in _TAKEN:
             raise ValueError(
@@ -151,7 +158,7 @@ def _targets(config: Any, what: str, backbone: Any) -> Any:
     found = False
     for name, module in backbone.named_modules():
         if name and ".lora_" not in name and tuners.check_target_module_exists(config, name):
-            layer = module.get_base_layer() if hasattr(module, "lora_A") else module
+            layer = module.get_base_layer() if is_lora_layer(module) else module
             if not isinstance(layer, nn.Linear | Conv1D) or layer in words:
                 raise ValueError(
                     f"Parameter `{what}.target_modules` names '{name}', a {type(layer).__name__} that cannot have an "

@@ -20,10 +20,12 @@ def test_a_recipe_with_adapters_trains_and_answers(only, kitchen, capsys):
     config = json.loads((folder / "config.json").read_text())
     assert config["adapters"]["only"] == only and list(config["adapters"]["tasks"]) == ["ner"]
     assert config["adapters"]["shared"] == {
+        "lora_alpha": 8,
         "lora_dropout": 0.1,
         "r": 4,
         "target_modules": ["query", "value"],
-    }  # lora_alpha is PEFT's own default
+        "use_rslora": False,
+    }
     assert only != any(name.endswith("word_embeddings.weight") for name in load_file(folder / "model.safetensors"))
     measured = json.loads((folder / "test_results.json").read_text())
     code, out, _ = kitchen.run(["evaluate", str(folder)], recipe, "--split", "test")

@@ -211,6 +211,24 @@ def test_half_precision_keeps_its_kind(dtype, build):
     assert {value.dtype for value in model(**inputs).logits.values()} == {dtype}
 
 
+@pytest.mark.parametrize("name", ["layer", "query", "lora_A", "base_layer", "default", "get_base_layer", "shared"])
+def test_a_task_may_have_the_name_of_a_layer(name, backbone_path, tmp_path):
+    tasks = {name: TASKS["sequence-classification"](), "other": TASKS["token-classification"]()}
+    model, inputs = MultiTaskModel.from_backbone(backbone_path(), tasks=tasks, **BOTH), batch()
+    model.save_pretrained(tmp_path, adapters_only=True)
+    loaded = MultiTaskModel.from_pretrained(tmp_path)
+    with torch.no_grad():
+        before = model(**inputs).logits
+        assert all(torch.equal(value, loaded(**inputs).logits[task]) for task, value in before.items())
+        loaded.drop_adapter("other")
+        assert torch.equal(loaded(**inputs, tasks=[name]).logits[name], model(**inputs, tasks=[name]).logits[name])
+        loaded.merge_adapters()
+        after = loaded(**inputs, tasks=[name]).logits[name]
+    torch.testing.assert_close(after, before[name], rtol=0, atol=1e-5)
+    of_heads, layers = 4, 4
+    assert sum(one.requires_grad for one in model.parameters()) == of_heads + layers * 2 * 3
+
+
 # Saving and loading
 
 
