@@ -1,80 +1,25 @@
 """Adapters by row: what PEFT makes of each task alone, whatever else is in the batch."""
 
 import copy
-import json
 import re
-import sys
 
 import pytest
 import torch
+from adapting import BOTH, ENCODER, KINDS, batch, build_adapted, reading
 from peft import LoraConfig, LoraModel
-from processes import BLOCK, run
 from reading import INPUTS, TASKS, TEXT
-from safetensors import safe_open
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, pipeline
+from transformers import AutoTokenizer, pipeline
 
 from hf_multitask import MultiTaskModel
 from hf_multitask.modeling.config import SHARED
 
-ENCODER = ("sequence-classification", "token-classification", "question-answering", "multiple-choice")
-KINDS = {
-    "bert": (*ENCODER, "sentence-similarity", "fill-mask"),
-    "roberta": ENCODER,
-    "distilbert": ENCODER,
-    "modernbert": (*ENCODER, "fill-mask"),
-    "gpt2": (*ENCODER[:3], "text-generation"),
-    "llama": (*ENCODER[:3], "text-generation"),
-    "bart": ("sequence-classification", "question-answering", "translation", "summarization"),
-    "t5": ("sequence-classification", "token-classification", "translation"),
-}
-BOTH = {"lora": {"r": 2, "init_lora_weights": False}, "task_lora": {"r": 3, "init_lora_weights": False}}
-
 
 @pytest.fixture
 def build(backbone_path):
-    """A model of some types on a tiny backbone, the same weights at every call, whatever its adapters."""
-
-    def make(family="bert", kinds=("sequence-classification", "token-classification"), **kwargs):
-        path = backbone_path(family)
-        torch.manual_seed(1)
-        model = MultiTaskModel.from_backbone(path, tasks={kind: TASKS[kind]() for kind in kinds}, **kwargs)
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model.set_pad_token_id(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
-        return model
+    def make(family="bert", kinds=ENCODER[:2], **kwargs):
+        return build_adapted(backbone_path(family), kinds, **kwargs)
 
     return make
-
-
-def batch(rows=6, length=9):
-    ids = torch.randint(6, 500, (rows, length), generator=torch.Generator().manual_seed(3))
-    ids[:, -1] = 3  # an end, which BART looks for
-    mask = torch.ones_like(ids)
-    mask[0, length // 2 :] = 0
-    ids[0, length // 2 - 1] = 3
-    return {"input_ids": ids.masked_fill(mask == 0, 0), "attention_mask": mask}
-
-
-def reading(kinds):
-    """Rows of each type, some read by several and some by none, and labels of those that need them."""
-    places = {
-        "sequence-classification": [0, 3],
-        "token-classification": [3, 1, 2],
-        "question-answering": [[2, 1], [4, -1]],
-        "multiple-choice": [[4, 0, -1], [0, 3, 1]],
-        "sentence-similarity": [[1, 2], [3, 4]],
-        "fill-mask": [1, 3],
-        "text-generation": [4, 2],
-        "translation": [2, 0],
-        "summarization": [1],
-    }
-    rows = {kind: torch.tensor(places[kind]) for kind in kinds}
-    targets = torch.full((6, 9), -100)
-    targets[:, 2:4] = batch()["input_ids"][:, 2:4]
-    labels = {kind: targets[rows[kind]] for kind in kinds if kind in ("fill-mask", "text-generation")}
-    labels |= {
-        kind: batch()["input_ids"][rows[kind]][:, :4] for kind in kinds if kind in ("translation", "summarization")
-    }
-    return rows, labels
 
 
 def through_peft(model, plain, kind):
@@ -229,207 +174,6 @@ def test_a_task_may_have_the_name_of_a_layer(name, backbone_path, tmp_path):
     assert sum(one.requires_grad for one in model.parameters()) == of_heads + layers * 2 * 3
 
 
-# Saving and loading
-
-
-@pytest.mark.parametrize("only", [False, True])
-@pytest.mark.parametrize("family", ["bert", "gpt2", "bart", "t5"])
-def test_saved_adapters_load(family, only, build, tmp_path):
-    model = build(family, KINDS[family], **BOTH)
-    model.save_pretrained(tmp_path / "saved", adapters_only=only)
-    again = MultiTaskModel.from_pretrained(tmp_path / "saved")
-    again.save_pretrained(tmp_path / "twice")
-    for loaded in (again, AutoModel.from_pretrained(tmp_path / "twice")):
-        ours, theirs = model.state_dict(), loaded.state_dict()
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
-        trained = {name: one.requires_grad for name, one in model.named_parameters()}
-        assert trained == {name: one.requires_grad for name, one in loaded.named_parameters()}
-    with safe_open(tmp_path / "twice" / "model.safetensors", framework="pt") as weights:
-        names = set(weights.keys())
-    adapters = {name for name in names if ".lora_" in name}
-    assert len(adapters) == sum(".lora_" in name for name in ours)
-    fresh = {f"backbone.{name}" for name in model.config.adapters["source"]["fresh"]}
-    assert (names - adapters <= fresh | {name for name in ours if name.startswith("heads.")}) == only
-
-
-def test_adapters_alone_are_a_small_part_of_the_whole(tmp_path):
-    torch.manual_seed(0)
-    BertModel(
-        BertConfig(vocab_size=3000, hidden_size=192, num_attention_heads=4, intermediate_size=768)
-    ).save_pretrained(tmp_path / "backbone")
-    tasks = {kind: TASKS[kind]() for kind in ENCODER[:2]}
-    model = MultiTaskModel.from_backbone(str(tmp_path / "backbone"), tasks=tasks, lora={"r": 8}, task_lora={"r": 4})
-    model.save_pretrained(tmp_path / "whole")
-    model.save_pretrained(tmp_path / "only", adapters_only=True)
-    whole, only = (sum(file.stat().st_size for file in (tmp_path / name).rglob("*")) for name in ("whole", "only"))
-    assert only < 0.06 * whole
-    assert not model.config.adapters["only"]
-
-
-LOAD = (
-    BLOCK
-    + """
-import torch
-from transformers import AutoModel
-
-answers = []
-for folder in sys.argv[1:]:
-    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
-    ids = torch.arange(6, 30).reshape(2, 12)
-    with torch.no_grad():
-        logits = model(ids, torch.ones_like(ids)).logits
-    answers.append({name: value.tolist() for name, value in logits.items()})
-    model.save_pretrained(folder + "-again")
-print(json.dumps(answers))
-"""
-)
-
-
-def test_adapters_load_where_the_package_is_not_installed(build, tmp_path):
-    folders = [str(tmp_path / name) for name in ("whole", "only")]
-    for folder in folders:
-        build(**BOTH).save_pretrained(folder, adapters_only=folder.endswith("only"))
-    for folder, answer in zip(folders, run(LOAD, *folders), strict=True):
-        ids = torch.arange(6, 30).reshape(2, 12)
-        for name in (folder, f"{folder}-again"):
-            with torch.no_grad():
-                logits = AutoModel.from_pretrained(name)(ids, torch.ones_like(ids)).logits
-            assert answer == {kind: value.tolist() for kind, value in logits.items()}
-
-
-REFUSED = (
-    BLOCK
-    + """
-sys.modules["peft"] = None
-from transformers import AutoModel
-
-AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
-try:
-    AutoModel.from_pretrained(sys.argv[2], trust_remote_code=True)
-except ImportError as problem:
-    print(json.dumps(str(problem)))
-"""
-)
-
-
-def test_without_peft_one_sentence_says_how_to_install_it(build, tmp_path, monkeypatch):
-    build().save_pretrained(tmp_path / "plain")
-    build(**BOTH).save_pretrained(tmp_path / "adapted")
-    told = run(REFUSED, str(tmp_path / "plain"), str(tmp_path / "adapted"))
-    assert told == "Adapters need PEFT, which is not installed. Run: pip install 'hf_multitask[peft]'"
-    monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ImportError, match=re.escape(told)):
-        build(**BOTH)
-    with pytest.raises(ImportError, match=re.escape(told)):
-        MultiTaskModel.from_pretrained(tmp_path / "adapted")
-
-
-def test_a_backbone_that_is_gone_or_another_is_named(build, backbone_path, tmp_path):
-    model = build(**BOTH)
-    source = model.config.adapters["source"]
-    source["name"] = str(tmp_path / "nowhere")
-    model.save_pretrained(tmp_path / "gone", adapters_only=True)
-    with pytest.raises(
-        ValueError, match=r"for the backbone '.*nowhere', which could not be loaded: .* available there\."
-    ):
-        MultiTaskModel.from_pretrained(tmp_path / "gone")
-    source["name"] = backbone_path("gpt2")
-    model.save_pretrained(tmp_path / "other", adapters_only=True)
-    with pytest.raises(ValueError, match=r"for the backbone '.*', and what is there now has no fitting 'embeddings"):
-        MultiTaskModel.from_pretrained(tmp_path / "other")
-
-
-def test_only_a_backbone_that_could_be_fetched_is_left_out(build, tmp_path):
-    plain = build()
-    with pytest.raises(ValueError, match="The model has no adapters, so there is nothing to save without the backbone"):
-        plain.save_pretrained(tmp_path, adapters_only=True)
-    plain.add_adapters(lora={"r": 2})
-    with pytest.raises(ValueError, match="The backbone is not known to be as it was loaded"):
-        plain.save_pretrained(tmp_path, adapters_only=True)
-    trained = build(**BOTH)
-    trained.backbone.requires_grad_(True)
-    with pytest.raises(ValueError, match=r"The backbone trains beside its adapters.*adapters_only=False"):
-        trained.save_pretrained(tmp_path, adapters_only=True)
-
-
-def test_a_missing_adapter_is_named(build, tmp_path):
-    build().save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["adapters"] = build(**BOTH).config.adapters
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"has no weights for 'backbone\..*"):
-        MultiTaskModel.from_pretrained(tmp_path)
-    config["adapters"]["tasks"]["nobody"] = {}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="The model has no task 'nobody'"):
-        MultiTaskModel.from_pretrained(tmp_path)
-    config["adapters"] = {"shared": 3}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="Key 'adapters' of the configuration has no usable 'shared'"):
-        MultiTaskModel.from_pretrained(tmp_path)
-
-
-# Merging, export, the life of tasks
-
-
-@pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])
-def test_merging_the_shared_adapter_keeps_the_logits(family, build, tmp_path):
-    inputs = batch()
-    for kwargs in ({"lora": BOTH["lora"]}, BOTH):
-        model = build(family, KINDS[family][:2], **kwargs)
-        with torch.no_grad():
-            before = model(**inputs).logits
-            model.merge_adapters()
-            model.save_pretrained(tmp_path / family)
-            for merged in (model, MultiTaskModel.from_pretrained(tmp_path / family)):
-                for kind, value in merged(**inputs).logits.items():
-                    torch.testing.assert_close(value, before[kind], rtol=1e-5, atol=1e-5)
-        assert (model.config.adapters is None) == ("task_lora" not in kwargs)
-        with pytest.raises(ValueError, match="The tasks share no adapter to merge"):
-            model.merge_adapters()
-    assert not any("_shared" in name for name in model.state_dict())
-
-
-@pytest.mark.parametrize(
-    ("family", "kind"),
-    [("bert", "token-classification"), ("bert", "fill-mask"), ("gpt2", "text-generation"), ("bart", "translation")],
-)
-def test_a_task_leaves_with_its_adapters_merged(family, kind, build, tmp_path):
-    model, inputs = build(family, KINDS[family], **BOTH), batch()
-    before = copy.deepcopy(model.state_dict())
-    model.export_task(kind, tmp_path)
-    stock = type(model.task_model(kind)).from_pretrained(tmp_path)
-    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
-    assert "lora" not in (tmp_path / "config.json").read_text() and not hasattr(stock, "peft_config")
-    with torch.no_grad():
-        if kind == "translation":
-            labels = inputs["input_ids"][:, :4].contiguous()
-            ours = model(**inputs, tasks=[kind], labels={kind: labels}).losses[kind]
-            torch.testing.assert_close(ours, stock(**inputs, labels=labels).loss, rtol=0, atol=1e-5)
-        else:
-            ours = model(**inputs, tasks=[kind]).logits[kind]
-            torch.testing.assert_close(ours, stock(**inputs).logits, rtol=0, atol=1e-5)
-
-
-def test_adapters_follow_their_tasks(build):
-    model, inputs = build(**BOTH), batch()
-    first, second = model.config.task_names
-    with torch.no_grad():
-        expected = model(**inputs, tasks=[first]).logits[first]
-        model.drop_adapter(second)
-        assert torch.equal(model(**inputs, tasks=[first]).logits[first], expected)
-        assert not any(second in name for name, _ in model.backbone.named_parameters())
-        model.rename_adapter(first, "new")
-        model.config.tasks[0]["name"] = "new"
-        model.heads["new"] = model.heads.pop(first)
-        assert torch.equal(model(**inputs, tasks=["new"]).logits["new"], expected)
-        model.add_adapters(task_lora={second: {"r": 5}})
-        assert torch.equal(model(**inputs, tasks=["new"]).logits["new"], expected)
-        model.drop_adapter("new"), model.drop_adapter(second)
-    assert model.config.adapters["tasks"] == {} and model.config.adapters["shared"]
-
-
 def test_pipeline_answers_with_each_tasks_adapter(build, backbone_path):
     kinds = KINDS["bert"]
     tokenizer = AutoTokenizer.from_pretrained(backbone_path())
@@ -441,9 +185,6 @@ def test_pipeline_answers_with_each_tasks_adapter(build, backbone_path):
         assert one.keys() == other.keys()
     score = [answer["sequence-classification"]["score"] for answer in (together[0], alone[0], plain[0])]
     assert score[0] == pytest.approx(score[1], abs=1e-6) and score[0] != pytest.approx(score[2], abs=1e-4)
-
-
-# What is not usable
 
 
 @pytest.mark.parametrize(
