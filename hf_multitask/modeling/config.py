@@ -10,6 +10,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 FORMAT_VERSION = 1
 POOLINGS = ("native", "cls", "mean", "last")
+SHARED = "_shared"  # the adapter of all tasks, a name that no task can have
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 # What stands beside task names among metrics and training arguments.
@@ -52,6 +53,8 @@ class MultiTaskConfig(PreTrainedConfig):
             class. The order of this list is the order of the heads.
         pooling: ``"native"`` takes the classification head of the backbone's family; ``"cls"``, ``"mean"`` and
             ``"last"`` put dropout and a linear layer on the first, the average or the last token.
+        adapters: written by ``add_adapters``: the LoRA settings of the adapter that all tasks ``shared``, of those of
+            single ``tasks``, the ``source`` of their backbone, and whether ``only`` adapters and heads are saved.
         format_version: version of this format, written by the package that saved the model.
 
     Raises:
@@ -65,6 +68,7 @@ class MultiTaskConfig(PreTrainedConfig):
     backbone_config: Any = None
     tasks: list[dict[str, Any]] = field(default_factory=list)
     pooling: str = "native"
+    adapters: dict[str, Any] | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -119,6 +123,18 @@ class MultiTaskConfig(PreTrainedConfig):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"Task name '{twice[0]}' is used {names.count(twice[0])} times. Rename all but one.")
+        if self.adapters is not None:
+            self._check_adapters(self.adapters)
+
+    def _check_adapters(self, adapters: dict[str, Any]) -> None:
+        known = {"shared": (dict, type(None)), "tasks": dict, "source": (dict, type(None)), "only": bool}
+        for key, kind in known.items():
+            if key not in adapters or not isinstance(adapters[key], kind):  # type: ignore[arg-type]
+                raise ValueError(
+                    f"Key 'adapters' of the configuration has no usable '{key}'. Use the configuration as it was saved."
+                )
+        for name in adapters["tasks"]:
+            self.task(name)
 
     @classmethod
     def get_config_dict(

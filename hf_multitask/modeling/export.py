@@ -29,6 +29,8 @@ _WRITING = ("causal", "text2text")  # language models whose stock class has gene
 class ExportableTasks(TaskLifecycle):
     """The part of :class:`MultiTaskModel` that exports tasks."""
 
+    merged_backbone: Any
+
     def task_model(self, name: str) -> PreTrainedModel:
         """One task as a stock model of the backbone's family, with copies of the weights, in evaluation mode.
 
@@ -41,7 +43,7 @@ class ExportableTasks(TaskLifecycle):
         Raises:
             ValueError: there is no such task, or no stock class can hold its head.
         """
-        return stock_of(self.config.task(name), self._head(name), self.backbone)
+        return stock_of(self.config.task(name), self._head(name), self.merged_backbone(name))
 
     def export_task(
         self,

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from .adapters import adapter_parameters, unread_adapters
 from .config import MultiTaskConfig, check_task_name
 from .head_types import head_class, num_labels
 from .heads import Head
@@ -17,10 +18,10 @@ from .native import (
     build_backbone,
     language_model_class,
     materialise,
-    reading_part,
     refitted,
     take_pooler,
 )
+from .reach import unread_backbone
 
 
 def language_model(config: MultiTaskConfig) -> str | None:
@@ -44,6 +45,8 @@ class TaskLifecycle(PreTrainedModel):
     config: MultiTaskConfig
     backbone: Any
     heads: nn.ModuleDict
+    drop_adapter: Any
+    rename_adapter: Any
 
     def add_task(self, name: str, task: Any) -> None:
         """Add a task with a fresh head; the logits of the others stay as they are, to the bit.
@@ -74,7 +77,7 @@ class TaskLifecycle(PreTrainedModel):
         if head is not None:
             self._replace_heads([name])
         self._fit_backbone()
-        for parameter in resting:
+        for parameter in () if self.config.adapters else resting:  # the backbone rests under its adapters
             parameter.requires_grad_(True)
         self._rest_unread()
 
@@ -91,6 +94,7 @@ class TaskLifecycle(PreTrainedModel):
         self.config.tasks = [task for task in self.config.tasks if task["name"] != name]
         if name in self.heads:
             del self.heads[name]
+        self.drop_adapter(name)
         self._fit_backbone()
         self._rest_unread()
 
@@ -108,6 +112,7 @@ class TaskLifecycle(PreTrainedModel):
         renamed = nn.ModuleDict({new if name == old else name: head for name, head in self.heads.items()})
         renamed.training = self.heads.training
         self.heads = renamed
+        self.rename_adapter(old, new)
 
     def set_task(self, name: str, task: Mapping[str, Any]) -> None:
         """Replace the dict of a task, and add its head where its labels were unknown until now.
@@ -135,25 +140,15 @@ class TaskLifecycle(PreTrainedModel):
             self._rest_unread()
 
     def unread_parameters(self, tasks: Iterable[str]) -> Iterator[nn.Parameter]:
-        """The parameters that none of some tasks reads: other heads, the pooler, the decoder, the language model's."""
-        heads = {name: cast(Head, head) for name, head in self.heads.items()}
+        """The parameters that none of some tasks reads: other heads and adapters, parts of the backbone."""
         readers = set(tasks)
-        own = [heads[name] for name in readers]
-        for name, head in heads.items():
+        for name, head in self.heads.items():
             if name not in readers:
                 yield from head.parameters()
-        pooler = getattr(self.backbone.base_model, "pooler", None)
-        if pooler is not None and not any(head.needs_pooler for head in own):
-            yield from pooler.parameters()
-        read = {id(parameter) for parameter in reading_part(self.backbone).parameters()}
-        decoder: list[nn.Parameter] = []
-        if self.config.backbone_config.is_encoder_decoder:
-            decoder = [one for one in self.backbone.get_decoder().parameters() if id(one) not in read]
-            if not any(head.reads_decoder for head in own):
-                yield from decoder
-        if not any(head.language_model for head in own):
-            read |= {id(parameter) for parameter in decoder}
-            yield from (parameter for parameter in self.backbone.parameters() if id(parameter) not in read)
+        for name in self.config.adapters["tasks"] if self.config.adapters else ():
+            if name not in readers:
+                yield from adapter_parameters(self.backbone, name)
+        yield from unread_backbone(self.backbone, [cast(Head, self.heads[name]) for name in readers])
 
     def _head(self, name: str) -> Head:
         if name not in self.heads:
@@ -226,7 +221,8 @@ class TaskLifecycle(PreTrainedModel):
         return list(self.unread_parameters(self.heads)) if self.config.backbone_config.is_encoder_decoder else []
 
     def _rest_unread(self) -> None:
-        """Take the gradient from a decoder that no head reads, once all heads are known."""
+        """Take the gradient from what no head reads, a decoder or parts of adapters, once all heads are known."""
         if len(self.heads) == len(self.config.task_names):
-            for parameter in self._unread_by_all():
+            adapters = unread_adapters(self) if self.config.adapters else ()
+            for parameter in (*self._unread_by_all(), *adapters):
                 parameter.requires_grad_(False)

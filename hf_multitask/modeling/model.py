@@ -1,15 +1,16 @@
 """The multi-task model: y_i = g_i(f(x)), one shared backbone f and a head g_i for every task."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.utils import ModelOutput
 
+from .adapted import Adapted
+from .adapters import require_peft
 from .backbone import resolve_backbone, set_dropout
 from .config import MultiTaskConfig
 from .decoding import DECODERS, TokenWords
@@ -22,28 +23,13 @@ from .language import LanguageHead
 from .lifecycle import language_model, task_dict
 from .loading import explained, load_model, pushing
 from .native import asked_inputs, build_backbone, reading_part, shifted_right
+from .output import MultiTaskOutput
 from .routing import States, rows_of, spread, states_of
 from .saving import hub_arguments, whole, without_hub
 from .travel import write_extensions
 
 
-@dataclass
-class MultiTaskOutput(ModelOutput):
-    """Output of :class:`MultiTaskModel`.
-
-    Args:
-        loss: sum of ``losses``, a scalar, where labels were given.
-        losses: by task name, a scalar each.
-        logits: by task name; (N, C) for a task on sequences and (N, L, C) for one on tokens, N rows of that task;
-            (N, G, ...) where an item has several rows; of language models, (M, V) of the labelled tokens, row by row.
-    """
-
-    loss: torch.Tensor | None = None
-    losses: dict[str, torch.Tensor] | None = None
-    logits: dict[str, torch.Tensor] | None = None
-
-
-class MultiTaskModel(ExportableTasks):
+class MultiTaskModel(ExportableTasks, Adapted):
     """A pretrained backbone shared by several tasks, each with a head of its own.
 
     Build one with :meth:`from_backbone`; a saved one loads with ``from_pretrained`` here or from ``AutoModel``.
@@ -75,6 +61,7 @@ class MultiTaskModel(ExportableTasks):
         self.heads = nn.ModuleDict(heads)
         self.post_init()
         self.add_model_tags(list(TAGS))
+        self._build_adapters()
         self._rest_unread()
 
     @classmethod
@@ -85,6 +72,8 @@ class MultiTaskModel(ExportableTasks):
         tasks: Mapping[str, Any],
         dropout: float | None = None,
         pooling: str = "native",
+        lora: Any = None,
+        task_lora: Any = None,
         **kwargs: Any,
     ) -> "MultiTaskModel":
         """Put fresh heads on a pretrained backbone.
@@ -95,11 +84,17 @@ class MultiTaskModel(ExportableTasks):
                 them from the data and adds the head then.
             dropout: every dropout probability, of backbone and heads; the backbone's own where None.
             pooling: see :class:`MultiTaskConfig`.
+            lora: of an adapter that all tasks share on a frozen backbone; see :meth:`add_adapters`.
+            task_lora: likewise, of an adapter of each task's own.
             kwargs: handed to ``AutoModel.from_pretrained``: ``attn_implementation``, ``dtype``, ``revision``...
 
         Raises:
+            ImportError: adapters are asked for, and PEFT is not installed.
             ValueError: a task, the backbone or an argument is not usable.
         """
+        adapted = lora is not None or task_lora is not None
+        if adapted:
+            require_peft()
         path = resolve_backbone(backbone)
         hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "trust_remote_code") if key in kwargs}
         with explained(path, kwargs.get("revision")):
@@ -116,13 +111,23 @@ class MultiTaskModel(ExportableTasks):
         with torch.device("meta"):
             model = cls(config)
         has_pooler = getattr(model.backbone.base_model, "pooler", None) is not None
+        fresh: list[str] = []
         model.backbone = build_backbone(
-            backbone_config, language_model=language_model(config), needs_pooler=has_pooler, path=path, **kwargs
+            backbone_config,
+            language_model=language_model(config),
+            needs_pooler=has_pooler,
+            path=path,
+            missing=fresh,
+            **kwargs,
         )
         config.backbone_config = model.backbone.config
         config.backbone_config._name_or_path = backbone
         config.dtype = model.backbone.dtype
         model._replace_heads(list(model.heads))
+        if adapted:
+            revision = getattr(backbone_config, "_commit_hash", None)
+            source = {"name": backbone, "revision": revision, "fresh": fresh}
+            model.add_adapters(lora, task_lora, source=source)
         model._rest_unread()
         return model.eval()
 
@@ -183,18 +188,22 @@ class MultiTaskModel(ExportableTasks):
         Raises:
             ValueError: a task is unknown, or has no head because its labels are not known yet.
         """
-        kwargs = asked_inputs(self.config.backbone_config, self.heads.modules(), input_ids) | kwargs
-        states = reading_part(self.backbone)(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
-        inputs = (states, input_ids, attention_mask)
+        runs = self._tasks_to_run(tasks, task_rows, labels)
+        read = {"input_ids": input_ids, "attention_mask": attention_mask}
+        read |= asked_inputs(self.config.backbone_config, self.heads.modules(), input_ids) | kwargs
+        context: Any = nullcontext()
+        if self.routing is not None:
+            everywhere = all_heads and labels is not None
+            read, task_rows, context = self.routing.split(read, task_rows, runs, everywhere=everywhere)
+        with context:
+            states = reading_part(self.backbone)(**read)
+        inputs = (states, read["input_ids"], read["attention_mask"])
         logits: dict[str, torch.Tensor] = {}
         losses: dict[str, torch.Tensor] = {}
         zeros: dict[str, torch.Tensor] = {}
-        wanted = self._tasks_to_run(tasks, task_rows)
         for name in self.config.task_names:  # the same order on all ranks, which gather a sharded head together
             own = None if labels is None else labels.get(name)
-            if name in wanted:
-                if own is None and tasks is None and task_rows is None and self._head(name).writes:
-                    continue  # it cannot read the input without a target
+            if name in runs:
                 logits[name] = self._run_head(name, inputs, None if task_rows is None else task_rows[name], own)
                 if own is not None:
                     losses[name] = self._loss(name, logits[name], own, num_items_in_batch)
@@ -222,11 +231,16 @@ class MultiTaskModel(ExportableTasks):
                 module.train(mode)
         return self
 
-    def _tasks_to_run(self, tasks: list[str] | None, task_rows: Mapping[str, torch.Tensor] | None) -> list[str]:
-        wanted = tasks if tasks is not None else self.config.task_names if task_rows is None else task_rows
-        for name in wanted:
+    def _tasks_to_run(
+        self, tasks: list[str] | None, task_rows: Mapping[str, torch.Tensor] | None, labels: Any
+    ) -> list[str]:
+        if tasks is None and task_rows is None:  # those that can read the input without a target
+            names = self.config.task_names
+            return [name for name in names if not self._head(name).writes or name in (labels or {})]
+        wanted = tasks if tasks is not None else task_rows
+        for name in wanted or ():
             self.config.task(name)
-        return [name for name in self.config.task_names if name in wanted]
+        return [name for name in self.config.task_names if name in (wanted or ())]
 
     def _run_head(
         self,
@@ -247,10 +261,11 @@ class MultiTaskModel(ExportableTasks):
             rows_of(inputs[1], rows),
             rows_of(inputs[2], rows),
         )
-        if head.reads_decoder:
-            states = self._decoder_states(name, states, attention_mask, head.decoder_ids(input_ids, labels))
-        if isinstance(head, LanguageHead):
-            return head.read(self.backbone, states, labels)
+        with nullcontext() if self.routing is None else self.routing.whole(name):
+            if head.reads_decoder:
+                states = self._decoder_states(name, states, attention_mask, head.decoder_ids(input_ids, labels))
+            if head.language_model:
+                return cast(LanguageHead, head).read(self.backbone, states, labels)
         logits = head(states, input_ids, attention_mask)
         return spread(logits, cast(torch.Tensor, items), head.absent) if head.reads_several else logits
 
@@ -272,8 +287,8 @@ class MultiTaskModel(ExportableTasks):
         head = self._head(name)
         first = torch.zeros((1, 1) if head.reads_several else 1, dtype=torch.long, device=self.device)
         labels = None
-        if isinstance(head, LanguageHead):
-            labels = head.dummy_labels(cast(torch.Tensor, inputs[1])[:1])
+        if head.language_model:
+            labels = cast(LanguageHead, head).dummy_labels(cast(torch.Tensor, inputs[1])[:1])
         return (self._run_head(name, inputs, first, labels) * 0).sum()
 
     def _loss(
@@ -313,7 +328,8 @@ class MultiTaskModel(ExportableTasks):
         own = {key: self.config.task(task).get(key) for key in ("num_beams", "max_new_tokens")}
         given = {key: value for key, value in own.items() if value is not None}
         backbone: Any = self.backbone
-        return backbone.generate(input_ids=input_ids, attention_mask=attention_mask, **{**given, **kwargs})
+        with nullcontext() if self.routing is None else self.routing.whole(task):
+            return backbone.generate(input_ids=input_ids, attention_mask=attention_mask, **{**given, **kwargs})
 
     def decode(self, name: str, logits: torch.Tensor, text: str, token_words: TokenWords) -> Any:
         """What a person reads of a task's logits for one row; see :mod:`decoding` for the arguments."""
@@ -333,6 +349,8 @@ class MultiTaskModel(ExportableTasks):
                 f"The backbone family '{self.backbone.config.model_type}' does not support activation checkpointing. "
                 "Leave it off, or choose another backbone."
             )
+        if self.routing is not None and "gradient_checkpointing_func" in kwargs:
+            kwargs["gradient_checkpointing_func"] = self.routing.checkpointed(kwargs["gradient_checkpointing_func"])
         super()._set_gradient_checkpointing(enable, *args, **kwargs)
 
     @classmethod
@@ -348,18 +366,35 @@ class MultiTaskModel(ExportableTasks):
         """
         wants_info = kwargs.pop("output_loading_info", False)
         model, info = load_model(super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
+        model._complete(language_model(model.config), kwargs)
         model._rest_unread()
         return (model, info) if wants_info else model
 
     def save_pretrained(
-        self, save_directory: Any, is_main_process: bool = True, *args: Any, push_to_hub: bool = False, **kwargs: Any
+        self,
+        save_directory: Any,
+        is_main_process: bool = True,
+        *args: Any,
+        push_to_hub: bool = False,
+        adapters_only: bool | None = None,
+        **kwargs: Any,
     ) -> None:
         """Save weights, configuration and the code that runs them without this package.
 
         All of it is written before any of it takes its place, so that what was there outlives a save that fails.
 
+        Args:
+            save_directory: a folder.
+            is_main_process: as in ``PreTrainedModel``.
+            args: likewise.
+            push_to_hub: likewise.
+            adapters_only: whether to leave out the backbone, which loading then fetches from where it came; where
+                None, as ``config.adapters["only"]`` has it.
+            kwargs: as in ``PreTrainedModel``.
+
         Raises:
-            ValueError: a task has no head yet, so the saved model could not be loaded.
+            ValueError: a task has no head yet, so the saved model could not be loaded, or the backbone is not to be
+                left out.
             OSError: the storage took no more.
         """
         for name in self.config.task_names:
@@ -367,7 +402,9 @@ class MultiTaskModel(ExportableTasks):
         if not is_main_process or kwargs.get("distributed_checkpoint"):  # of which every process writes a part
             super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
             return
-        with whole(save_directory) as folder:
+        with self._only(adapters_only), whole(save_directory) as folder:
+            if (weights := self._saved_weights(kwargs.get("state_dict"))) is not None:
+                kwargs["state_dict"] = weights
             super().save_pretrained(folder, is_main_process, *args, **without_hub(kwargs))
             from .pipeline import MultiTaskPipeline
 
@@ -376,7 +413,7 @@ class MultiTaskModel(ExportableTasks):
                 self.backbone.generation_config.save_pretrained(folder)
             write_extensions(folder, self.config.tasks)
         if push_to_hub:
-            self.push_to_hub(**hub_arguments(save_directory, kwargs))
+            self.push_to_hub(**hub_arguments(save_directory, kwargs), adapters_only=adapters_only)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
         """Push weights, configuration and code, as every model's ``push_to_hub`` does.
@@ -385,7 +422,7 @@ class MultiTaskModel(ExportableTasks):
             OSError: the Hub refuses, or is not there.
         """
         with pushing(repo_id):
-            return super().push_to_hub(repo_id, **kwargs)  # type: ignore[arg-type]
+            return super().push_to_hub(repo_id, **kwargs)
 
     def _upload_modified_files(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         describe_pushed(working_dir, repo_id, self.config)

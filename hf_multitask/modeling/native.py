@@ -91,6 +91,7 @@ def build_backbone(
     language_model: str | None,
     needs_pooler: bool,
     path: str | None = None,
+    missing: list[str] | None = None,
     **kwargs: Any,
 ) -> PreTrainedModel:
     """The shared backbone: the family's class without a head, or its native language model where a task needs it.
@@ -100,19 +101,26 @@ def build_backbone(
         language_model: a key of ``LANGUAGE_MODELS``, or None.
         needs_pooler: whether a head reads the pooler, which language models come without.
         path: where the weights are; fresh ones where None.
+        missing: is given the names of the weights that are not there, and are fresh.
         kwargs: of ``from_pretrained``.
     """
 
-    def build(auto_class: Any, **more: Any) -> Any:
+    def build(auto_class: Any, **more: Any) -> tuple[Any, list[str]]:
         if path is None:
-            return auto_class.from_config(config, **more)
-        return auto_class.from_pretrained(path, config=config, **more, **kwargs)
+            return auto_class.from_config(config, **more), []
+        model, info = auto_class.from_pretrained(path, config=config, output_loading_info=True, **more, **kwargs)
+        return model, sorted(info["missing_keys"])
 
     if language_model is None:
-        return build(AutoModel, **backbone_kwargs(config, needs_pooler=needs_pooler))
-    backbone = build(LANGUAGE_MODELS[language_model][0])
-    if needs_pooler and getattr(backbone.base_model, "pooler", None) is None:
-        take_pooler(backbone.base_model, build(AutoModel))
+        backbone, lacks = build(AutoModel, **backbone_kwargs(config, needs_pooler=needs_pooler))
+    else:
+        backbone, lacks = build(LANGUAGE_MODELS[language_model][0])
+        if needs_pooler and getattr(backbone.base_model, "pooler", None) is None:
+            base, base_lacks = build(AutoModel)
+            take_pooler(backbone.base_model, base)
+            lacks += [f"{backbone.base_model_prefix}.{name}" for name in base_lacks if name.startswith("pooler.")]
+    if missing is not None:
+        missing.extend(lacks)
     return backbone
 
 

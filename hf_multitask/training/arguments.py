@@ -65,15 +65,17 @@ class MultiTaskTrainingArguments(TrainingArguments):
             one by dataset.
         max_eval_samples: likewise, of the evaluation sets.
         task_weights: fixed weight of each task's loss; 1 for tasks that are not named.
-        learning_rates: by task, of its head, and of the ``backbone``; ``learning_rate`` for those that are not named.
+        learning_rates: by task, of its head and adapter, and of the ``backbone``; ``learning_rate`` for those that are
+            not named.
         weight_decays: likewise, in place of ``weight_decay``.
         layerwise_lr_decay: factor from each layer of the backbone to the one below; none where None.
-        freeze: names of tasks whose heads do not train and which then need no data, and ``backbone``.
+        freeze: names of tasks whose heads and adapters do not train and which then need no data, and ``backbone``.
         early_stopping_patience: stop after so many evaluations without a better ``metric_for_best_model``.
         task_early_stopping_patience: stop a task after so many evaluations without a better primary metric; a number
             for all tasks, or one by task. Its loss counts no more from then on, and its rows from the next epoch on.
         save_best_by_task: keep the model that was best on average and the one that was best for each task under
             ``best`` in ``output_dir``; ``best_checkpoints.json`` there says which is which.
+        save_adapters_only: save and push adapters and heads, and not the backbone that they are for.
 
     Raises:
         ValueError: an argument is not usable, or is one that a mixture of tasks cannot honour.
@@ -123,6 +125,9 @@ class MultiTaskTrainingArguments(TrainingArguments):
         metadata={"help": "Stop a task after so many evaluations without a better metric: a number, or JSON by task."},
     )
     save_best_by_task: bool = field(default=False, metadata={"help": "Keep the best model of every task."})
+    save_adapters_only: bool = field(
+        default=False, metadata={"help": "Save and push adapters and heads only, without the backbone."}
+    )
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():

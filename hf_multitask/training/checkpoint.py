@@ -14,33 +14,39 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ..modeling import MultiTaskModel
+from ..modeling.adapters import adapter_of
 from .progress import STATE_NAME
 
 
 def check_checkpoint(folder: str, model: MultiTaskModel) -> None:
-    """See that a checkpoint has the weights of the model's heads and of no other; the Trainer would only warn.
+    """See that a checkpoint has the weights of the model's heads and adapters and of no other; the Trainer only warns.
 
     Raises:
-        ValueError: it is torn, a head is missing or foreign, or the folder holds no safetensors.
+        ValueError: it is torn, a head or an adapter is missing or foreign, or the folder holds no safetensors.
     """
-    saved = _head_keys(_keys(Path(folder)))
+    if isinstance(model, MultiTaskModel):
+        saved = _own_keys(_keys(Path(folder)))
     if problem := torn(Path(folder)):
         raise ValueError(
             f"Checkpoint '{folder}' is not whole: it has {problem}. Name another one, or let resume_from_checkpoint "
             "be true for the last whole one."
         )
-    own = _head_keys(model.state_dict())
+    if not isinstance(model, MultiTaskModel):  # PEFT's wrapper, which saves in a format of its own
+        return
+    own = _own_keys(model.state_dict())
     for problem, keys in (("no", own - saved), ("foreign", saved - own)):
         if keys:
-            head = sorted(keys)[0].split(".")[1]
+            key = min(keys)
+            adapter = adapter_of(key)
+            what = f"head '{key.split('.')[1]}'" if adapter is None else f"the adapter '{adapter}'"
             raise ValueError(
-                f"Checkpoint '{folder}' has {problem} weights for head '{head}'; the model's tasks are "
-                f"{', '.join(model.config.task_names)}. Resume with the tasks that it was saved with."
+                f"Checkpoint '{folder}' has {problem} weights for {what}; the model's tasks are "
+                f"{', '.join(model.config.task_names)}. Resume with the tasks and adapters that it was saved with."
             )
 
 
-def _head_keys(keys: Iterable[str]) -> set[str]:
-    return {key for key in keys if key.startswith("heads.")}
+def _own_keys(keys: Iterable[str]) -> set[str]:
+    return {key for key in keys if key.startswith("heads.") or adapter_of(key)}
 
 
 def _keys(folder: Path) -> list[str]:

@@ -8,22 +8,29 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..modeling.adapters import adapter_of
+from ..modeling.config import SHARED
+
 if TYPE_CHECKING:
     from ..modeling import MultiTaskModel
 
 BACKBONE = "backbone"
-_LAYER = re.compile(r"^backbone\.[a-zA-Z_.0-9]*?\.(\d+)\.")
+_WRAPPED = "base_model.model."  # of a model that peft.get_peft_model wrapped
+_LAYER = re.compile(r"^(?:base_model\.model\.)?backbone\.[a-zA-Z_.0-9]*?\.(\d+)\.")
 _EMBEDDING = re.compile(r"emb|wte|wpe")
 
 
 def part_of(name: str) -> str:
-    """The task whose head a parameter belongs to, or ``backbone``."""
-    first, _, rest = name.partition(".")
+    """The task whose head or adapter a parameter belongs to, or ``backbone``, with the adapter that all share."""
+    first, _, rest = name.removeprefix(_WRAPPED).partition(".")
+    adapter = None if name.startswith(_WRAPPED) else adapter_of(name)
+    if adapter is not None:
+        return BACKBONE if adapter == SHARED else adapter
     return rest.partition(".")[0] if first == "heads" else BACKBONE
 
 
 def freeze(model: MultiTaskModel, parts: Iterable[str]) -> None:
-    """Take the gradient from the parameters of the backbone or of heads.
+    """Take the gradient from the parameters of the backbone, or of heads with their adapters.
 
     Beside frozen tasks a frozen backbone leaves the pooler and a language model's last layers to the other tasks, where
     no frozen one reads them: those that came with a new task train with its head.

@@ -13,6 +13,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging
 
+from ..modeling.adapted import left_out_weights
 from ..modeling.saving import storage_failure, whole
 from .callbacks import SaveAfterEpoch, Termination
 from .checkpoint import drop_torn, last_whole_checkpoint, sizes
@@ -85,6 +86,13 @@ class SavingTrainer(Trainer):
                 "stay the same, while random draws such as dropout start anew from the seed and the step."
             )
         set_seed(self.args.seed + self.state.global_step)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        model: Any = self.model
+        if model.config.adapters and model.config.adapters["only"]:  # the backbone is there already
+            left_out = left_out_weights(model)
+            load_result.missing_keys[:] = [name for name in load_result.missing_keys if name not in left_out]
+        super()._issue_warnings_after_load(load_result)
 
     # Saving
 

@@ -183,6 +183,8 @@ class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, SteppingTrainer, Pu
         for name, task in self.tasks.items():
             model.set_task(name, task.to_dict())
         model.set_pad_token_id(self.processing_class.pad_token_id)
+        if self.args.save_adapters_only:
+            model.leave_out_backbone()
 
     def call_model_init(self, trial: Any = None) -> MultiTaskModel:
         """A fresh model from ``model_init``, for the tasks of this trainer."""

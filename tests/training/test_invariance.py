@@ -4,18 +4,13 @@ import layouts
 import pytest
 import reading
 import torch
-from layouts import describe, draw
+from layouts import describe, draw, relative_difference
 from transformers import AutoTokenizer
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainer
 
 # Rows of a device, accumulation.
 LAYOUTS = [(8, 4), (4, 8), (2, 16)]
-
-
-def relative_difference(ones, others) -> float:
-    difference = torch.cat([(ones[name].double() - others[name].double()).flatten() for name in ones]).norm()
-    return float(difference / torch.cat([value.double().flatten() for value in ones.values()]).norm())
 
 
 @pytest.fixture

@@ -8,16 +8,12 @@ import layouts
 import pytest
 import torch
 from launch import start, torchrun
-from layouts import NO_WEIGHTS, SAMPLINGS, TEXTS, describe, draw
+from layouts import ADAPTERS, CHECKPOINTING, KINDS, NO_WEIGHTS, SAMPLINGS, TEXTS, describe, draw, relative_difference
 from safetensors.torch import load_file
-from transformers import TrainingArguments
 
-# Its name in transformers 5.17, where that is the only one.
-OLD = "activation_checkpointing" not in TrainingArguments.__dataclass_fields__
-CHECKPOINTING = {"gradient_checkpointing" if OLD else "activation_checkpointing": True}
 BOUNDS = {"float64": 1e-9, "float32": 1e-6}
 # Few rows of some tasks: ranks and steps without a row of them, and micro-batches that hold nothing but filler.
-RARE = {"reviews": 40, "stars": 1, "pairs": 2, "wiki": 3}
+RARE = {"reviews": 40, "stars": 1, "pairs": 2, "wiki": 3, "questions": 2, "choices": 2}
 RATES = {"rates": {"reviews": 3, "stars": 0.2, "pairs": 0.5, "wiki": 2}}
 
 
@@ -48,6 +44,9 @@ def jobs(world):
             {**describe("streams", rows=rows, sampling="uniform", max_steps=7), "streams": ["reviews", "wiki"]}, four, 4
         ),
         job(describe("bf16", dtype="float32", bf16=True, sampling="uniform", rows=rows), one),
+        job(rare("adapters", tasks=(*KINDS, *TEXTS), adapters=ADAPTERS), four, 4),
+        job(rare("adapters-all", adapters=ADAPTERS, ddp_find_unused_parameters=False), one),
+        job(describe("adapters-checkpointing", adapters=ADAPTERS, **CHECKPOINTING, rows=rows), one),
     ]
 
 
@@ -82,11 +81,6 @@ DIFFERING = [
 ]
 QUICK = {2: [*jobs(2), *DIFFERING], 3: jobs(3)[:3]}
 LONG = {2: long_jobs(2), 3: [*jobs(3)[3:], *long_jobs(3)], 4: [*jobs(4), *long_jobs(4)]}
-
-
-def relative_difference(ones, others):
-    difference = torch.cat([(ones[name].double() - others[name].double()).flatten() for name in ones]).norm()
-    return float(difference / torch.cat([value.double().flatten() for value in ones.values()]).norm())
 
 
 class Launches:
@@ -142,10 +136,13 @@ def check(launches, world, plan, number, record_property):
     for rank in ranks:
         assert rank["denominators"] == alone["denominators"]
         assert rank["trained"] == alone["trained"]
+        assert rank["adapted"] == alone["adapted"]
         assert rank["finished"] == alone["finished"]
     frozen = description["args"].get("freeze") or []
     for items, trained in zip(alone["denominators"], alone["trained"], strict=True):
         assert trained == [task for task, count in items.items() if count and task not in NO_WEIGHTS.union(frozen)]
+    if description["adapters"]:
+        assert alone["adapted"] == [[task for task, count in items.items() if count] for items in alone["denominators"]]
     difference = relative_difference(whole, weights)
     record_property(
         f"{world} ranks x {plan[number]['batch']} x {plan[number]['accumulation']}, relative norm", difference

@@ -1,0 +1,243 @@
+"""What adapters add to a model: adding and merging them, and saving a model without the backbone that they are for."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from .adapter_rows import Routing
+from .adapters import (
+    adapter_of,
+    drop,
+    fold,
+    inject,
+    lora_settings,
+    merged,
+    plain_name,
+    rename,
+    set_trained,
+    task_settings,
+    unwrap,
+)
+from .backbone import resolve_backbone
+from .config import SHARED, MultiTaskConfig
+from .native import build_backbone
+
+_HUB = ("token", "cache_dir", "trust_remote_code", "local_files_only", "force_download", "proxies")
+
+
+class Adapted(PreTrainedModel):
+    """The part of :class:`MultiTaskModel` that has adapters."""
+
+    config: MultiTaskConfig
+    backbone: Any
+    heads: Any
+    _rest_unread: Any
+    routing: Routing | None = None
+
+    def add_adapters(self, lora: Any = None, task_lora: Any = None, *, source: dict[str, Any] | None = None) -> None:
+        r"""Put LoRA on the backbone, whose own weights train no more: :math:`W + s_0 B_0 A_0 + s_t B_t A_t`.
+
+        LoRA: Low-Rank Adaptation of Large Language Models (ICLR 2022), https://arxiv.org/abs/2106.09685.
+
+        Args:
+            lora: of the adapter that all tasks share, a ``peft.LoraConfig`` or a dict of its arguments; none where
+                None.
+            task_lora: likewise, of an adapter of each task's own; or such by task, for some of them.
+            source: where the backbone comes from as it is, so that saving can leave it out; for ``from_backbone``.
+
+        Raises:
+            ImportError: PEFT is not installed.
+            ValueError: an argument is not usable, or there is such an adapter already.
+        """
+        before = self.config.adapters or {"shared": None, "tasks": {}, "source": source, "only": False}
+        adapters = {**before, "tasks": dict(before["tasks"])}
+        names = []
+        if lora is not None:
+            if before["shared"] is not None:
+                raise ValueError("The tasks share an adapter already. Merge it first, or go on training it.")
+            adapters["shared"] = lora_settings(lora, "lora", self.backbone)
+            names.append(SHARED)
+        for name, given in ({} if task_lora is None else task_settings(task_lora, self.config.task_names)).items():
+            if name in before["tasks"]:
+                raise ValueError(f"Task '{name}' has an adapter already. Leave it out of task_lora.")
+            adapters["tasks"][name] = lora_settings(given, "task_lora", self.backbone)
+            names.append(name)
+        if not names:
+            raise ValueError("There is no adapter to add. Give `lora`, `task_lora`, or both.")
+        self.config.adapters = adapters
+        inject(self, names)
+
+    def merge_adapters(self) -> None:
+        """Add the adapter that all tasks share to the weights of the backbone, for good.
+
+        Adapters of single tasks stay: :meth:`task_model` adds one to a copy. Without any, the backbone trains again.
+
+        Raises:
+            ValueError: the tasks share no adapter.
+        """
+        if self.config.adapters is None or self.config.adapters["shared"] is None:
+            raise ValueError("The tasks share no adapter to merge. Those of single tasks leave with task_model(name).")
+        fold(self.backbone, [SHARED])
+        self._without(shared=None, source=None, only=False)
+
+    def drop_adapter(self, task: str) -> None:
+        """Take away the adapter of a task, where it has one."""
+        if self.config.adapters and task in self.config.adapters["tasks"]:
+            drop(self.backbone, [task])
+            self._without(tasks={name: own for name, own in self.config.adapters["tasks"].items() if name != task})
+
+    def rename_adapter(self, task: str, new: str) -> None:
+        """Follow a task to its new name, where it has an adapter."""
+        if self.config.adapters and task in self.config.adapters["tasks"]:
+            rename(self.backbone, task, new)
+            tasks = self.config.adapters["tasks"]
+            self._without(tasks={new if name == task else name: own for name, own in tasks.items()})
+
+    def _without(self, **changes: Any) -> None:
+        """Write down what is left; without an adapter the backbone is as it was before there was one."""
+        adapters = {**self.config.adapters, **changes}  # type: ignore[dict-item]
+        left = adapters["shared"] is not None or adapters["tasks"]
+        self.config.adapters = adapters if left else None
+        if left:
+            self.routing.tasks = set(adapters["tasks"])  # type: ignore[union-attr]
+            return
+        unwrap(self.backbone)
+        self.routing = None
+        self.backbone.requires_grad_(True)
+        self._rest_unread()
+
+    def _build_adapters(self) -> None:
+        """Put the layers of the configuration's adapters into a backbone that has none."""
+        adapters = self.config.adapters
+        if adapters is not None:
+            inject(self, [*([] if adapters["shared"] is None else [SHARED]), *adapters["tasks"]])
+            if adapters["only"]:
+                left_out = left_out_weights(self)
+                patterns = {f"^{re.escape(name)}$" for name in left_out}
+                self._keys_to_ignore_on_load_missing = {*(self._keys_to_ignore_on_load_missing or ()), *patterns}
+                tied = self.all_tied_weights_keys.items()  # told as corrupted where both are missing
+                self.all_tied_weights_keys = {name: other for name, other in tied if name not in left_out}
+
+    def _complete(self, language_model: str | None, kwargs: Mapping[str, Any]) -> None:
+        """Fetch the backbone of a loaded model that was saved without, and let what trains have a gradient."""
+        if self.config.adapters is not None:
+            set_trained(self)
+            if self.config.adapters["only"]:
+                fetch_backbone(self, language_model, kwargs)
+                self.all_tied_weights_keys = self.get_expanded_tied_weights_keys(all_submodels=True)
+                self.tie_weights()
+
+    def merged_backbone(self, task: str) -> Any:
+        """The backbone as a task reads it: a copy with its adapters merged, or itself where there are none."""
+        return merged(self.backbone, [SHARED, task]) if self.config.adapters else self.backbone
+
+    # Saving without the backbone
+
+    def push_to_hub(self, repo_id: str, *, adapters_only: bool | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Upload the model, as every ``push_to_hub`` does.
+
+        Args:
+            repo_id: as in ``PreTrainedModel``.
+            adapters_only: as in :meth:`save_pretrained`.
+            kwargs: as in ``PreTrainedModel``.
+        """
+        with self._only(adapters_only):
+            return super().push_to_hub(repo_id, **kwargs)  # type: ignore[arg-type]
+
+    def leave_out_backbone(self) -> None:
+        """Save and push adapters and heads only from now on; loading then fetches the backbone from where it came.
+
+        Raises:
+            ValueError: there are no adapters, or the backbone is not one that could be fetched.
+        """
+        if self.config.adapters is None:
+            raise ValueError("The model has no adapters, so there is nothing to save without the backbone. Add some.")
+        left_out_weights(self)
+        self.config.adapters = {**self.config.adapters, "only": True}
+
+    @contextmanager
+    def _only(self, adapters_only: bool | None) -> Iterator[None]:
+        """Saves that leave the backbone out meanwhile, or do not; as the configuration has it where None."""
+        before = self.config.adapters
+        if adapters_only:
+            self.leave_out_backbone()
+        elif before is not None and adapters_only is not None:
+            self.config.adapters = {**before, "only": False}
+        try:
+            yield
+        finally:
+            self.config.adapters = before
+
+    def _saved_weights(self, state_dict: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """What is saved: all, or adapters, heads, and what the backbone's checkpoint lacked."""
+        if not (self.config.adapters and self.config.adapters["only"]):
+            return state_dict
+        left_out = left_out_weights(self)
+        if any(one.requires_grad for name, one in self.named_parameters() if name in left_out):
+            raise ValueError(
+                "The backbone trains beside its adapters, so it is no longer the one that they are for. "
+                "Save the whole model: adapters_only=False."
+            )
+        weights: Mapping[str, Any] = self.state_dict() if state_dict is None else state_dict
+        return {name: value for name, value in weights.items() if name not in left_out}
+
+
+def left_out_weights(model: Any) -> set[str]:
+    """Names of the weights that are not saved with the adapters, because the backbone's own checkpoint has them.
+
+    Raises:
+        ValueError: the backbone has none.
+    """
+    source = model.config.adapters["source"]
+    if source is None:
+        raise ValueError(
+            "The backbone is not known to be as it was loaded, so adapters alone could not be loaded again. Save the "
+            "whole model, or start with from_backbone(..., lora=...)."
+        )
+    fresh = set(source["fresh"])
+    names = (name for name in model.backbone.state_dict() if adapter_of(name) is None)
+    return {f"backbone.{name}" for name in names if plain_name(name) not in fresh}
+
+
+@torch.no_grad()
+def fetch_backbone(model: Any, language_model: str | None, kwargs: Mapping[str, Any]) -> None:
+    """Fill in the backbone of a model that was saved without.
+
+    Args:
+        model: with its heads and adapters.
+        language_model: as in :func:`build_backbone`.
+        kwargs: arguments of ``from_pretrained``.
+
+    Raises:
+        ValueError: the backbone is not there, or is another one.
+    """
+    source, backbone = model.config.adapters["source"], model.backbone
+    where = f"These adapters are for the backbone '{source['name']}'"
+    missing: list[str] = []
+    try:
+        fetched = build_backbone(
+            deepcopy(model.config.backbone_config),
+            language_model=language_model,
+            needs_pooler=getattr(backbone.base_model, "pooler", None) is not None,
+            path=resolve_backbone(source["name"]),
+            missing=missing,
+            dtype=backbone.dtype,
+            **{key: kwargs[key] for key in _HUB if key in kwargs},
+            **({"revision": source["revision"]} if source["revision"] else {}),
+        )
+    except OSError as problem:
+        reason = " ".join(str(problem).split())
+        raise ValueError(f"{where}, which could not be loaded: {reason} Make it available there.") from None
+    theirs = fetched.state_dict()
+    for name, value in backbone.state_dict(keep_vars=True).items():
+        plain = plain_name(name)
+        if adapter_of(name) is not None or plain in source["fresh"]:
+            continue
+        if plain in missing or plain not in theirs or theirs[plain].shape != value.shape:
+            raise ValueError(f"{where}, and what is there now has no fitting '{plain}'. Use the one of then.")
+        value.copy_(theirs[plain])

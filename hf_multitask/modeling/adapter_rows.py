@@ -1,0 +1,139 @@
+"""Which rows of a pass go through which task's adapter: blocks of rows, one behind the other.
+
+Legend: B rows of the batch, R rows of the pass, N rows of one task, G rows of an item.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+
+# A task, None for rows that have no adapter of a task, and where its rows begin and end.
+Block = tuple[str | None, int, int | None]
+
+
+class Routing:
+    """The blocks of the pass that is running, which all LoRA layers of a model look up here.
+
+    Args:
+        tasks: those with an adapter of their own.
+    """
+
+    def __init__(self, tasks: Iterable[str]) -> None:
+        self.tasks = set(tasks)
+        self.blocks: tuple[Block, ...] = ()
+
+    @contextmanager
+    def of(self, blocks: tuple[Block, ...]) -> Iterator[None]:
+        """A pass whose rows lie so meanwhile."""
+        before, self.blocks = self.blocks, blocks
+        try:
+            yield
+        finally:
+            self.blocks = before
+
+    def whole(self, task: str) -> Any:
+        """A pass over rows of one task only."""
+        return self.of(((task, 0, None),) if task in self.tasks else ())
+
+    def split(
+        self,
+        inputs: Mapping[str, Any],
+        task_rows: Mapping[str, torch.Tensor] | None,
+        runs: list[str],
+        *,
+        everywhere: bool,
+    ) -> tuple[dict[str, Any], dict[str, torch.Tensor], Any]:
+        """Inputs with a row for every task that reads it by an adapter of its own, and one for all other tasks.
+
+        Args:
+            inputs: of the backbone, tensors (B, ...).
+            task_rows: as in ``MultiTaskModel.forward``.
+            runs: the tasks that run.
+            everywhere: whether the adapters of other tasks take part as well, over no row, so that they get a
+                gradient of zero.
+
+        Returns:
+            Inputs (R, ...), where each task finds its rows in them, and a context for the pass.
+        """
+        rows, device = next((len(one), one.device) for one in inputs.values() if isinstance(one, torch.Tensor))
+        every_B = torch.arange(rows, device=device)
+        of_task = {name: every_B if task_rows is None else task_rows[name].to(device) for name in runs}
+        numbers: dict[str, torch.Tensor] = {}
+        pieces: list[torch.Tensor] = []
+        blocks: list[Block] = []
+        end = 0
+        if together := [name for name in runs if name not in self.tasks]:
+            read_R = torch.cat([of_task[name].flatten() for name in together])
+            read_R = every_B if task_rows is None else read_R[read_R >= 0].unique()
+            place_B = torch.zeros_like(every_B)
+            place_B[read_R] = torch.arange(len(read_R), device=device)
+            for name in together:
+                there = of_task[name] >= 0
+                numbers[name] = torch.where(there, place_B[of_task[name].clamp(min=0)], -1)
+            pieces.append(read_R)
+            end = len(read_R)
+            blocks.append((None, 0, end))
+        for name in runs:
+            if name in self.tasks:
+                own = of_task[name]
+                read_N = own if own.dim() == 1 else own[own >= 0]
+                new_N = torch.arange(end, end + len(read_N), device=device)
+                numbers[name] = new_N if own.dim() == 1 else torch.full_like(own, -1).masked_scatter(own >= 0, new_N)
+                pieces.append(read_N)
+                blocks.append((name, end, end + len(read_N)))
+                end += len(read_N)
+        if not end:  # a batch of filler: one row, so that there is a pass
+            pieces, blocks, end, everywhere = [every_B[:1]], [(None, 0, 1)], 1, True
+        if everywhere:
+            blocks += [(name, end, end) for name in sorted(self.tasks.difference(runs))]
+        index_R = torch.cat(pieces)
+        spread = {
+            key: value[index_R] if isinstance(value, torch.Tensor) and value.dim() and len(value) == rows else value
+            for key, value in inputs.items()
+        }
+        return spread, numbers, self.of(tuple(blocks))
+
+    def checkpointed(self, checkpoint: Callable[..., Any]) -> Callable[..., Any]:
+        """A checkpointing function whose second run of a layer, in the backward pass, has the blocks of the first."""
+        return partial(_checkpoint, checkpoint, self)
+
+
+def _checkpoint(checkpoint: Callable[..., Any], routing: Routing, function: Any, *args: Any, **kwargs: Any) -> Any:
+    return checkpoint(partial(_run, routing, routing.blocks, function), *args, **kwargs)
+
+
+def _run(routing: Routing, blocks: tuple[Block, ...], function: Any, *args: Any, **kwargs: Any) -> Any:
+    with routing.of(blocks):
+        return function(*args, **kwargs)
+
+
+def add_own_parts(layer: Any, inputs: tuple[Any, ...], output_R: torch.Tensor) -> torch.Tensor | None:
+    r"""Add to the output of a LoRA layer, for each task's rows, :math:`s_t B_t A_t x`; a forward hook.
+
+    What PEFT's layer has computed is :math:`W x`, with :math:`s_0 B_0 A_0 x` where all tasks share an adapter.
+
+    Raises:
+        ValueError: the layer's input has no axis of rows, which tasks could share.
+    """
+    blocks = layer.routing.blocks
+    if not any(task in layer.lora_A for task, _, _ in blocks):
+        return None
+    (input_R,) = inputs
+    rows = blocks[-1][2]
+    if rows is not None and len(input_R) != rows:
+        raise ValueError(
+            f"A task's adapter needs layers that keep one row per text, and '{layer.routing_name}' was given "
+            f"{len(input_R)} for {rows}. Name other target_modules in task_lora."
+        )
+    parts = []
+    for task, start, end in blocks:
+        part = output_R[start:end]
+        if task in layer.lora_A:
+            down, up = layer.lora_A[task], layer.lora_B[task]
+            own = layer.lora_dropout[task](input_R[start:end].to(down.weight.dtype))
+            part = part + up(down(own)) * layer.scaling[task]
+        parts.append(part.to(output_R.dtype))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

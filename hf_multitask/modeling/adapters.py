@@ -1,0 +1,273 @@
+r"""LoRA on the shared backbone: an adapter that all tasks share, one of each task, or both.
+
+.. math:: y_t = g_t(f(x; W + s_0 B_0 A_0 + s_t B_t A_t))
+
+LoRA: Low-Rank Adaptation of Large Language Models (ICLR 2022), https://arxiv.org/abs/2106.09685. The layers, their
+configuration, how they start and how they are merged are PEFT's; which rows go through which is ``adapter_rows``'.
+"""
+
+import dataclasses
+import importlib
+import re
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from typing import Any
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from .adapter_rows import Routing, add_own_parts
+from .config import SHARED, close_match
+from .reach import unread_backbone
+
+_ADAPTER = re.compile(r"\.lora_[AB]\.([^.]+)\.")
+# What of PEFT's configuration keeps the backbone as it is, has one form for all rows, and merges.
+_TAKEN = {
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "rank_pattern",
+    "alpha_pattern",
+    "use_rslora",
+    "init_lora_weights",
+    "fan_in_fan_out",
+}
+_ALWAYS = {"r", "lora_alpha", "lora_dropout", "use_rslora"}  # written down, should PEFT's defaults change
+_IGNORED = {"peft_type", "task_type", "inference_mode", "base_model_name_or_path", "revision", "peft_version"}
+_STARTS = (True, False, "gaussian", "orthogonal")
+
+
+def require_peft() -> Any:
+    """PEFT, which only adapters need.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        return importlib.import_module("peft")
+    except ImportError:
+        raise ImportError("Adapters need PEFT, which is not installed. Run: pip install 'hf_multitask[peft]'") from None
+
+
+def adapter_of(parameter: str) -> str | None:
+    """The task whose adapter a parameter belongs to, ``_shared`` for the one of all tasks, None for other weights."""
+    found = _ADAPTER.search(parameter)
+    return found[1] if found else None
+
+
+def lora_layers(backbone: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Names and modules of a backbone's LoRA layers."""
+    return ((name, module) for name, module in backbone.named_modules() if is_lora_layer(module))
+
+
+def is_lora_layer(module: nn.Module) -> bool:
+    """Whether a module is a linear layer with adapters; asked of its class, as its parts are named for tasks."""
+    return hasattr(type(module), "get_delta_weight")
+
+
+def adapter_parameters(backbone: nn.Module, name: str) -> Iterator[nn.Parameter]:
+    """The parameters of one adapter."""
+    for _, layer in lora_layers(backbone):
+        if name in layer.lora_A:
+            yield from (*layer.lora_A[name].parameters(), *layer.lora_B[name].parameters())
+
+
+def task_settings(task_lora: Any, tasks: list[str]) -> dict[str, Any]:
+    """By task, the LoRA that it gets: one for all tasks, or those of some by name."""
+    if isinstance(task_lora, Mapping) and task_lora and all(name in tasks for name in task_lora):
+        return dict(task_lora)
+    return dict.fromkeys(tasks, task_lora)
+
+
+def lora_settings(given: Any, what: str, backbone: nn.Module) -> dict[str, Any]:
+    """A LoRA's configuration as a dict that JSON can hold, without what is PEFT's default and decides nothing later.
+
+    Args:
+        given: a ``peft.LoraConfig``, or a dict of its arguments.
+        what: the parameter's name.
+        backbone: what it is for, which decides the layers where none are named.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: an argument is unknown, not usable, or not supported beside other adapters.
+    """
+    peft = require_peft()
+    fields = {field.name: field for field in dataclasses.fields(peft.LoraConfig)}
+    if isinstance(given, Mapping):
+        for key in given:
+            if key not in fields:
+                raise ValueError(
+                    f"Parameter `{what}` has the unknown argument '{key}' of peft.LoraConfig."
+                    + close_match(str(key), list(fields))
+                )
+        try:
+            given = peft.LoraConfig(**given)
+        except (TypeError, ValueError) as problem:
+            raise ValueError(f"Parameter `{what}`: {problem}") from None
+    elif not isinstance(given, peft.LoraConfig):
+        raise TypeError(f"Parameter `{what}` should be a peft.LoraConfig or a dict of its arguments. Found {given!r}.")
+    plain = peft.LoraConfig()
+    values = {
+        name: getattr(given, name)
+        for name, field in fields.items()
+        if field.init and name not in _IGNORED and getattr(given, name) != getattr(plain, name)
+    }
+    values |= {name: getattr(given, name) for name in _ALWAYS}
+    for name in values:
+        if name not in _TAKEN:
+            raise ValueError(
+                f"Parameter `{what}` sets '{name}', which is not supported: adapters here are plain LoRA on linear "
+                "layers, and heads always train. Leave it out, or use peft.get_peft_model."
+            )
+    if not isinstance(given.r, int) or isinstance(given.r, bool) or given.r < 1:
+        raise ValueError(f"Parameter `{what}.r` should be a whole number of 1 or more. Found `r = {given.r!r}`.")
+    if not 0 <= given.lora_dropout < 1:
+        raise ValueError(
+            f"Parameter `{what}.lora_dropout` should be at least 0 and less than 1. Found {given.lora_dropout!r}."
+        )
+    if given.init_lora_weights not in _STARTS:
+        raise ValueError(
+            f"Parameter `{what}.init_lora_weights` should be true, false, 'gaussian' or 'orthogonal', which leave the "
+            f"backbone as it is. Found {given.init_lora_weights!r}."
+        )
+    values["target_modules"] = _targets(given, what, backbone)
+    return {name: sorted(value) if isinstance(value, set) else value for name, value in values.items()}
+
+
+def _targets(config: Any, what: str, backbone: Any) -> Any:
+    """The layers that a LoRA is for: those named, or PEFT's choice for the family, or all linear ones.
+
+    Raises:
+        ValueError: there are none of that name, or one is not linear.
+    """
+    utils = importlib.import_module("peft.utils")
+    tuners = importlib.import_module("peft.tuners.tuners_utils")
+    family = backbone.config.model_type
+    named = config.target_modules
+    if named is None:
+        named = utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(family, "all-linear")
+    if isinstance(named, str) and named.lower() == "all-linear":
+        return "all-linear"
+    named = named if isinstance(named, str) else set(named)
+    config = dataclasses.replace(config, target_modules=named)
+    words = {getattr(backbone, part)() for part in ("get_input_embeddings", "get_output_embeddings")}
+    found = False
+    for name, module in backbone.named_modules():
+        if name and ".lora_" not in name and tuners.check_target_module_exists(config, name):
+            layer = module.get_base_layer() if is_lora_layer(module) else module
+            if not isinstance(layer, nn.Linear | Conv1D) or layer in words:
+                raise ValueError(
+                    f"Parameter `{what}.target_modules` names '{name}', a {type(layer).__name__} that cannot have an "
+                    "adapter here: it should be a linear layer, and not the embeddings of words. Name other layers."
+                )
+            found = True
+    if not found:
+        raise ValueError(
+            f"Parameter `{what}.target_modules` names no layer of the backbone '{family}'. "
+            f"Found {config.target_modules!r}; leave it out for the family's usual ones, or take 'all-linear'."
+        )
+    return named
+
+
+def inject(model: Any, names: list[str]) -> None:
+    """Put the layers of some adapters, which the configuration has already, into a model's backbone.
+
+    Backbone weights lose their gradient, as in ``peft.get_peft_model``; those that its checkpoint lacked keep it.
+    """
+    peft = require_peft()
+    backbone, adapters = model.backbone, model.config.adapters
+    settings = {SHARED: adapters["shared"], **adapters["tasks"]}
+    turned = any(isinstance(module, Conv1D) for module in backbone.modules())  # their weight is transposed
+    configs = {
+        name: peft.LoraConfig(**{"fan_in_fan_out": turned, **settings[name]})
+        for name in {**backbone.__dict__.get("peft_config", {}), **dict.fromkeys(names)}
+    }
+    backbone.__dict__.pop("peft_config", None)
+    tuner: Any = None
+    for name in names:
+        if tuner is None:
+            tuner = peft.LoraModel(backbone, configs, name)
+        else:
+            tuner.inject_adapter(backbone, name)
+    routing = model.routing = Routing(adapters["tasks"])
+    for name, layer in lora_layers(backbone):
+        layer.set_adapter([SHARED] if adapters["shared"] is not None else [])
+        if not hasattr(layer, "routing"):
+            layer.register_forward_hook(add_own_parts)
+        layer.routing, layer.routing_name = routing, name
+        for module in (*layer.lora_A.modules(), *layer.lora_B.modules()):
+            module._is_hf_initialized = True  # by PEFT; Transformers would start B anew, and not at zero
+    set_trained(model)
+
+
+def set_trained(model: Any) -> None:
+    """Let the adapters train, and of the backbone what its checkpoint lacked."""
+    fresh = set((model.config.adapters["source"] or {}).get("fresh", ()))
+    for name, parameter in model.backbone.named_parameters():
+        parameter.requires_grad_(adapter_of(name) is not None or plain_name(name) in fresh)
+    for parameter in unread_adapters(model):
+        parameter.requires_grad_(False)
+
+
+def unread_adapters(model: Any) -> Iterator[nn.Parameter]:
+    """What of a task's adapter its own head does not read: parts in a decoder, a pooler, a language model's layers."""
+    unread: dict[tuple[bool, bool, bool], set[int]] = {}
+    heads = {name: head for name, head in model.heads.items() if name in model.config.adapters["tasks"]}
+    for name, head in heads.items():
+        kind = (bool(head.reads_decoder), bool(head.language_model), bool(head.needs_pooler))
+        if kind not in unread:
+            unread[kind] = {id(one) for one in unread_backbone(model.backbone, [head])}
+        yield from (one for one in adapter_parameters(model.backbone, name) if id(one) in unread[kind])
+
+
+def plain_name(parameter: str) -> str:
+    """The name of a backbone's weight where it has no LoRA layers."""
+    return parameter.replace(".base_layer.", ".")
+
+
+def merged(backbone: Any, names: list[str]) -> Any:
+    """A copy of a backbone without LoRA layers, some adapters added to its weights."""
+    backbone = deepcopy(backbone)
+    fold(backbone, names)
+    unwrap(backbone)
+    return backbone
+
+
+def fold(backbone: Any, names: list[str]) -> None:
+    """Add adapters to a backbone's weights, and take them away; those of other names stay."""
+    for _, layer in lora_layers(backbone):
+        if own := [name for name in names if name in layer.lora_A]:
+            layer.merge(safe_merge=True, adapter_names=own)
+            layer.merged_adapters.clear()
+    drop(backbone, names)
+
+
+def drop(backbone: Any, names: list[str]) -> None:
+    """Take adapters away."""
+    for _, layer in lora_layers(backbone):
+        layer.set_adapter([name for name in layer.active_adapters if name not in names])
+        for name in names:
+            layer.delete_adapter(name)
+    for name in names:
+        backbone.peft_config.pop(name, None)
+
+
+def rename(backbone: Any, old: str, new: str) -> None:
+    """Give an adapter another name."""
+    for _, layer in lora_layers(backbone):
+        for part in (*layer.adapter_layer_names, *layer.other_param_names):
+            if old in (named := getattr(layer, part)):
+                named[new] = named.pop(old)
+    backbone.peft_config[new] = backbone.peft_config.pop(old)
+
+
+def unwrap(backbone: Any) -> None:
+    """Put the layers back that LoRA layers stand for."""
+    for name, layer in list(lora_layers(backbone)):
+        parent, _, child = name.rpartition(".")
+        setattr(backbone.get_submodule(parent), child, layer.get_base_layer())
+    backbone.__dict__.pop("peft_config", None)

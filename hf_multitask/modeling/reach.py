@@ -1,0 +1,26 @@
+"""Which weights of a shared backbone some heads read."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import nn
+
+from .heads import Head
+from .native import reading_part
+
+
+def unread_backbone(backbone: Any, heads: Iterable[Head]) -> Iterator[nn.Parameter]:
+    """What none of some heads reads of a backbone: its pooler, its decoder, the language model's last layers."""
+    heads = list(heads)
+    pooler = getattr(backbone.base_model, "pooler", None)
+    if pooler is not None and not any(head.needs_pooler for head in heads):
+        yield from pooler.parameters()
+    read = {id(parameter) for parameter in reading_part(backbone).parameters()}
+    decoder: list[nn.Parameter] = []
+    if backbone.config.is_encoder_decoder:
+        decoder = [one for one in backbone.get_decoder().parameters() if id(one) not in read]
+        if not any(head.reads_decoder for head in heads):
+            yield from decoder
+    if not any(head.language_model for head in heads):
+        read |= {id(parameter) for parameter in decoder}
+        yield from (parameter for parameter in backbone.parameters() if id(parameter) not in read)
