@@ -83,7 +83,8 @@ class Adapted(PreTrainedModel):
         if self.config.adapters is None or self.config.adapters["shared"] is None:
             raise ValueError("The tasks share no adapter to merge. Those of single tasks leave with task_model(name).")
         fold(self.backbone, [SHARED])
-        self._without(shared=None, source=None, only=False)
+        source = self.config.adapters["source"]
+        self._without(shared=None, source=source and {**source, "name": None}, only=False)
 
     def drop_adapter(self, task: str) -> None:
         """Take away the adapter of a task, where it has one."""
@@ -194,7 +195,7 @@ def left_out_weights(model: Any) -> set[str]:
         ValueError: the backbone has none.
     """
     source = model.config.adapters["source"]
-    if source is None:
+    if source is None or source["name"] is None:
         raise ValueError(
             "The backbone is not known to be as it was loaded, so adapters alone could not be loaded again. Save the "
             "whole model, or start with from_backbone(..., lora=...)."

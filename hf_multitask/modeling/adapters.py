@@ -206,11 +206,34 @@ def inject(model: Any, names: list[str]) -> None:
 
 def set_trained(model: Any) -> None:
     """Let the adapters train, and of the backbone what its checkpoint lacked."""
-    fresh = set((model.config.adapters["source"] or {}).get("fresh", ()))
+    fresh = {id(parameter) for parameter in fresh_parameters(model)}
     for name, parameter in model.backbone.named_parameters():
-        parameter.requires_grad_(adapter_of(name) is not None or plain_name(name) in fresh)
+        parameter.requires_grad_(adapter_of(name) is not None or id(parameter) in fresh)
     for parameter in unread_adapters(model):
         parameter.requires_grad_(False)
+
+
+def fresh_parameters(model: Any) -> Iterator[nn.Parameter]:
+    """What the backbone's checkpoint lacked, so that it trains beside the adapters."""
+    fresh = set((model.config.adapters["source"] or {}).get("fresh", ()))
+    return (parameter for name, parameter in model.backbone.named_parameters() if plain_name(name) in fresh)
+
+
+def follow_backbone(model: Any, old: Any, fresh: set[int]) -> None:
+    """Take over the adapters of a backbone into the one that has taken its place, with parts of its own.
+
+    It is no longer what its checkpoint holds, so that it is saved with the adapters.
+
+    Args:
+        model: with the new backbone, whose new parts are on the meta device.
+        old: the backbone before.
+        fresh: the parameters of :func:`fresh_parameters` before, by ``id``.
+    """
+    if "peft_config" in old.__dict__:
+        model.backbone.peft_config = old.peft_config
+    names = [plain_name(name) for name, one in model.backbone.named_parameters() if one.is_meta or id(one) in fresh]
+    source = {"name": None, "revision": None, "fresh": names}
+    model.config.adapters = {**model.config.adapters, "source": source, "only": False}
 
 
 def unread_adapters(model: Any) -> Iterator[nn.Parameter]:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .adapters import adapter_parameters, unread_adapters
+from .adapters import adapter_parameters, follow_backbone, fresh_parameters, unread_adapters
 from .config import MultiTaskConfig, check_task_name
 from .head_types import head_class, num_labels
 from .heads import Head
@@ -195,6 +195,7 @@ class TaskLifecycle(PreTrainedModel):
         config, old = self.config.backbone_config, self.backbone
         kind = language_model(self.config)
         fresh = False
+        before = {id(parameter) for parameter in fresh_parameters(self)} if self.config.adapters else set()
         if type(old) is not (language_model_class(config, kind) if kind else backbone_class(config)):
             with torch.device("meta"):
                 new = build_backbone(config, language_model=kind, needs_pooler=False)
@@ -213,6 +214,8 @@ class TaskLifecycle(PreTrainedModel):
         ):
             base.pooler = None
         if fresh:
+            if self.config.adapters:
+                follow_backbone(self, old, before)
             materialise(self.backbone, device=old.device, dtype=old.dtype)
             self.backbone.train(self.training)
             self.post_init()  # sets the weights that are new, and ties

@@ -81,6 +81,34 @@ def test_a_task_comes_and_goes_and_the_other_stays(family, first, second, backbo
     check_that_a_task_comes_and_goes(backbone_path, tmp_path, family, first, second)
 
 
+@pytest.mark.parametrize(("family", "first", "second"), PAIRS)
+def test_a_task_comes_and_goes_beside_adapters(family, first, second, backbone_path, tmp_path):
+    path = backbone_path(family)
+    torch.manual_seed(3)
+    start = {"r": 2, "init_lora_weights": False}
+    model = MultiTaskModel.from_backbone(path, tasks={first: TASKS[first]()}, lora=start, task_lora=start)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    model.set_pad_token_id(tokenizer.eos_token_id if tokenizer.pad_token is None else tokenizer.pad_token_id)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    before = logits(model, tokenizer, first)
+
+    model.add_task(second, TASKS[second]())
+    model.add_adapters(task_lora={second: start})
+    model.rename_task(first, "kept")
+    assert torch.equal(logits(model, tokenizer, "kept"), before)
+    model.save_pretrained(tmp_path)
+    loaded = MultiTaskModel.from_pretrained(tmp_path)
+    assert_equal(loaded.state_dict(), model.state_dict())
+    for one in (model, loaded):
+        assert torch.equal(logits(one, tokenizer, "kept"), before)
+        one.remove_task(second)
+        one.rename_task("kept", first)
+        assert one.config.adapters["tasks"].keys() == {first}
+        assert_equal(one.state_dict(), weights)
+    assert torch.equal(logits(model, tokenizer, first), before)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ALL)
 def test_every_type_comes_and_goes_in_every_family(family, backbone_path, tmp_path):
