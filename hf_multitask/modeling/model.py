@@ -1,8 +1,9 @@
 """The multi-task model: y_i = g_i(f(x)), one shared backbone f and a head g_i for every task."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -15,6 +16,7 @@ from .backbone import resolve_backbone, set_dropout
 from .config import MultiTaskConfig
 from .decoding import DECODERS, TokenWords
 from .export import stock_of, write_sentence_transformers
+from .graphs import write_onnx
 from .head_types import head_class, num_labels
 from .heads import Head
 from .inputs import longest_input
@@ -197,6 +199,7 @@ class MultiTaskModel(PreTrainedModel):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         *,
+        token_type_ids: torch.Tensor | None = None,
         tasks: list[str] | None = None,
         task_rows: Mapping[str, torch.Tensor] | None = None,
         labels: Mapping[str, torch.Tensor] | None = None,
@@ -209,6 +212,7 @@ class MultiTaskModel(PreTrainedModel):
         Args:
             input_ids: (B, L).
             attention_mask: (B, L).
+            token_type_ids: (B, L), for families that take it; by name, as torch.export takes no dynamic shapes else.
             tasks: which heads to run; all of ``task_rows``, or all there are, where None.
             task_rows: by task, its rows (N,) of the batch, or (N, G), padded with -1, where an item has several;
                 every row where None.
@@ -222,6 +226,8 @@ class MultiTaskModel(PreTrainedModel):
         Raises:
             ValueError: a task is unknown, or has no head because its labels are not known yet.
         """
+        if token_type_ids is not None:
+            kwargs["token_type_ids"] = token_type_ids
         kwargs = asked_inputs(self.config.backbone_config, self.heads.modules(), input_ids) | kwargs
         states = reading_part(self.backbone)(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         inputs = (states, input_ids, attention_mask)
@@ -281,10 +287,8 @@ class MultiTaskModel(PreTrainedModel):
     ) -> torch.Tensor:
         """Logits of one task for its rows; ``inputs`` are the batch's shared states, tokens and mask."""
         head = self._head(name)
-        items = rows
-        if head.reads_several:
-            if items is None:
-                items = torch.arange(len(inputs[0].last_hidden_state), device=self.device).unsqueeze(1)  # type: ignore[arg-type]
+        items = rows if head.reads_several else None  # every row is an item of its own where there are no rows
+        if items is not None:
             rows = items[items >= 0]
         states, input_ids, attention_mask = (
             states_of(inputs[0], rows),
@@ -296,7 +300,9 @@ class MultiTaskModel(PreTrainedModel):
         if isinstance(head, LanguageHead):
             return head.read(self.backbone, states, labels)
         logits = head(states, input_ids, attention_mask)
-        return spread(logits, cast(torch.Tensor, items), head.absent) if head.reads_several else logits
+        if items is not None:
+            return spread(logits, items, head.absent)
+        return logits.unsqueeze(1) if head.reads_several else logits
 
     def _decoder_states(
         self, name: str, states: States, attention_mask: torch.Tensor | None, ids: torch.Tensor | None
@@ -392,6 +398,12 @@ class MultiTaskModel(PreTrainedModel):
             if limit is None and tokenizer is not None:
                 limit = longest_input(tokenizer, self.config.backbone_config)
             write_sentence_transformers(save_directory, head.pooling, stock.config.hidden_size, limit)
+
+    def export_onnx(
+        self, save_directory: Any, tokenizer: PreTrainedTokenizerBase | None = None, tasks: Sequence[str] | None = None
+    ) -> Path:
+        """Write ``model.onnx``, one graph with an output ``<task>_logits`` for every task; see :func:`write_onnx`."""
+        return write_onnx(self, save_directory, tokenizer, tasks)
 
     def decode(self, name: str, logits: torch.Tensor, text: str, token_words: TokenWords) -> Any:
         """What a person reads of a task's logits for one row; see :mod:`decoding` for the arguments."""

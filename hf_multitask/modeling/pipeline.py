@@ -81,6 +81,10 @@ class MultiTaskPipeline(Pipeline):
             encoders[key] = Encoder(self.tokenizer, self.model.config.backbone_config, task)
         return encoders[key]
 
+    def _ensure_tensor_on_device(self, inputs: Any, device: Any) -> Any:  # noqa: ARG002
+        """What is read holds no tensors: batches are made of it where the model is."""
+        return inputs
+
     @torch.no_grad()
     def _forward(self, input_tensors: dict[str, Any], **generate_kwargs: Any) -> dict[str, Any]:
         batched = isinstance(input_tensors["readings"], list)
