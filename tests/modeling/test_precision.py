@@ -74,6 +74,7 @@ MAPS = {
     "disk": {
         "backbone.bert.embeddings": "cpu",
         "backbone.bert.encoder": "disk",
+        "backbone.bert.pooler": "cpu",
         "backbone.cls": "cpu",
         "heads": "disk",
     },
