@@ -229,7 +229,8 @@ class MultiTaskModel(PreTrainedModel):
         if token_type_ids is not None:
             kwargs["token_type_ids"] = token_type_ids
         kwargs = asked_inputs(self.config.backbone_config, self.heads.modules(), input_ids) | kwargs
-        states = reading_part(self.backbone)(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        read = reading_part(self.backbone)(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        states = states_of(read, None)
         inputs = (states, input_ids, attention_mask)
         logits: dict[str, torch.Tensor] = {}
         losses: dict[str, torch.Tensor] = {}
@@ -248,7 +249,7 @@ class MultiTaskModel(PreTrainedModel):
         loss = None
         if labels is not None:
             # A batch of filler rows has no task: the graph still has to reach the backbone, or heads if it is frozen.
-            loss = torch.stack(list(losses.values())).sum() if losses else (states.last_hidden_state * 0).sum()
+            loss = torch.stack(list(losses.values())).sum() if losses else (read.last_hidden_state * 0).sum()
             if self.training and torch.is_grad_enabled() and not loss.requires_grad:
                 for name in self.config.task_names:
                     if name not in losses and name not in zeros:
