@@ -57,7 +57,7 @@ def decode_tokens(
             "name other tasks."
         )
     names = task["label_names"]
-    scores, best = logits.softmax(-1).max(-1)
+    scores, best = (values.tolist() for values in logits.softmax(-1).max(-1))
     words: list[dict[str, Any]] = []
     last = None
     for token, (word, start, end) in enumerate(token_words):
@@ -67,8 +67,8 @@ def decode_tokens(
             words[-1]["end"] = end
         else:
             start += len(text[start:end]) - len(text[start:end].lstrip())
-            label = names[int(best[token])]
-            words.append({"entity": label, "score": float(scores[token]), "index": token, "start": start, "end": end})
+            label = names[best[token]]
+            words.append({"entity": label, "score": scores[token], "index": token, "start": start, "end": end})
         last = word
     if not is_bio(names):
         return [word | {"word": text[word["start"] : word["end"]]} for word in words]

@@ -1,12 +1,13 @@
 """The multi-task model: y_i = g_i(f(x)), one shared backbone f and a head g_i for every task."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import custom_object_save
 
 from .adapted import Adapted
@@ -16,6 +17,7 @@ from .config import MultiTaskConfig
 from .decoding import DECODERS, TokenWords
 from .description import TAGS, describe_pushed
 from .export import ExportableTasks
+from .graphs import write_onnx
 from .head_types import head_class, num_labels
 from .heads import Head
 from .importing import from_stock
@@ -163,6 +165,7 @@ class MultiTaskModel(ExportableTasks, Adapted):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         *,
+        token_type_ids: torch.Tensor | None = None,
         tasks: list[str] | None = None,
         task_rows: Mapping[str, torch.Tensor] | None = None,
         labels: Mapping[str, torch.Tensor] | None = None,
@@ -175,6 +178,7 @@ class MultiTaskModel(ExportableTasks, Adapted):
         Args:
             input_ids: (B, L).
             attention_mask: (B, L).
+            token_type_ids: (B, L), for families that take it; by name, as torch.export takes no dynamic shapes else.
             tasks: which heads to run; all of ``task_rows``, or all there are, where None.
             task_rows: by task, its rows (N,) of the batch, or (N, G), padded with -1, where an item has several;
                 every row where None.
@@ -188,16 +192,18 @@ class MultiTaskModel(ExportableTasks, Adapted):
         Raises:
             ValueError: a task is unknown, or has no head because its labels are not known yet.
         """
+        if token_type_ids is not None:
+            kwargs["token_type_ids"] = token_type_ids
         runs = self._tasks_to_run(tasks, task_rows, labels)
-        read = {"input_ids": input_ids, "attention_mask": attention_mask}
-        read |= asked_inputs(self.config.backbone_config, self.heads.modules(), input_ids) | kwargs
+        given = {"input_ids": input_ids, "attention_mask": attention_mask}
+        given |= asked_inputs(self.config.backbone_config, self.heads.modules(), input_ids) | kwargs
         context: Any = nullcontext()
         if self.routing is not None:
             everywhere = all_heads and labels is not None
-            read, task_rows, context = self.routing.split(read, task_rows, runs, everywhere=everywhere)
+            given, task_rows, context = self.routing.split(given, task_rows, runs, everywhere=everywhere)
         with context:
-            states = reading_part(self.backbone)(**read)
-        inputs = (states, read["input_ids"], read["attention_mask"])
+            read = reading_part(self.backbone)(**given)
+        inputs = (states_of(read, None), given["input_ids"], given["attention_mask"])
         logits: dict[str, torch.Tensor] = {}
         losses: dict[str, torch.Tensor] = {}
         zeros: dict[str, torch.Tensor] = {}
@@ -212,7 +218,7 @@ class MultiTaskModel(ExportableTasks, Adapted):
         loss = None
         if labels is not None:
             # A batch of filler rows has no task: the graph still has to reach the backbone, or heads if it is frozen.
-            loss = torch.stack(list(losses.values())).sum() if losses else (states.last_hidden_state * 0).sum()
+            loss = torch.stack(list(losses.values())).sum() if losses else (read.last_hidden_state * 0).sum()
             if self.training and torch.is_grad_enabled() and not loss.requires_grad:
                 for name in self.config.task_names:
                     if name not in losses and name not in zeros:
@@ -251,10 +257,8 @@ class MultiTaskModel(ExportableTasks, Adapted):
     ) -> torch.Tensor:
         """Logits of one task for its rows; ``inputs`` are the batch's shared states, tokens and mask."""
         head = self._head(name)
-        items = rows
-        if head.reads_several:
-            if items is None:
-                items = torch.arange(len(inputs[0].last_hidden_state), device=self.device).unsqueeze(1)  # type: ignore[arg-type]
+        items = rows if head.reads_several else None  # every row is an item of its own where there are no rows
+        if items is not None:
             rows = items[items >= 0]
         states, input_ids, attention_mask = (
             states_of(inputs[0], rows),
@@ -267,7 +271,9 @@ class MultiTaskModel(ExportableTasks, Adapted):
             if head.language_model:
                 return cast(LanguageHead, head).read(self.backbone, states, labels)
         logits = head(states, input_ids, attention_mask)
-        return spread(logits, cast(torch.Tensor, items), head.absent) if head.reads_several else logits
+        if items is not None:
+            return spread(logits, items, head.absent)
+        return logits.unsqueeze(1) if head.reads_several else logits
 
     def _decoder_states(
         self, name: str, states: States, attention_mask: torch.Tensor | None, ids: torch.Tensor | None
@@ -330,6 +336,12 @@ class MultiTaskModel(ExportableTasks, Adapted):
         backbone: Any = self.backbone
         with nullcontext() if self.routing is None else self.routing.whole(task):
             return backbone.generate(input_ids=input_ids, attention_mask=attention_mask, **{**given, **kwargs})
+
+    def export_onnx(
+        self, save_directory: Any, tokenizer: PreTrainedTokenizerBase | None = None, tasks: Sequence[str] | None = None
+    ) -> Path:
+        """Write ``model.onnx``, one graph with an output ``<task>_logits`` for every task; see :func:`write_onnx`."""
+        return write_onnx(self, save_directory, tokenizer, tasks)
 
     def decode(self, name: str, logits: torch.Tensor, text: str, token_words: TokenWords) -> Any:
         """What a person reads of a task's logits for one row; see :mod:`decoding` for the arguments."""

@@ -1,6 +1,6 @@
 """``pipeline("multitask", ...)``: one input in, what every task says about it out, on one pass of the backbone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,10 +40,17 @@ class MultiTaskPipeline(Pipeline):
         return {} if tasks is None else {"tasks": tasks}, dict(generate_kwargs or {}), {}
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
-        """Answer for one input or a list of inputs; a list of words is one input inside such a list."""
-        if isinstance(inputs, Sequence) and not isinstance(inputs, str):
-            inputs = list(inputs)  # a column of a dataset, a tuple
-        return super().__call__(inputs, **kwargs)
+        """Answer for one input or a list of inputs; a list of words is one input inside such a list.
+
+        A list is batched by length and answered in its own order; a generator is batched as it comes.
+        """
+        if not isinstance(inputs, Sequence) or isinstance(inputs, str):
+            return super().__call__(inputs, **kwargs)
+        inputs = list(inputs)  # a column of a dataset, a tuple
+        order = sorted(range(len(inputs)), key=lambda number: _length(inputs[number]), reverse=True)
+        answers = super().__call__([inputs[number] for number in order], **kwargs)
+        placed = dict(zip(order, answers, strict=True))
+        return [placed[number] for number in range(len(inputs))]
 
     def preprocess(self, inputs: Any, tasks: list[str] | None = None) -> dict[str, Any]:
         """One input to what each task reads of it."""
@@ -73,6 +80,10 @@ class MultiTaskPipeline(Pipeline):
         if key not in encoders:
             encoders[key] = Encoder(self.tokenizer, self.model.config.backbone_config, task)
         return encoders[key]
+
+    def _ensure_tensor_on_device(self, inputs: Any, device: Any) -> Any:  # noqa: ARG002
+        """What is read holds no tensors: batches are made of it where the model is."""
+        return inputs
 
     @torch.no_grad()
     def _forward(self, input_tensors: dict[str, Any], **generate_kwargs: Any) -> dict[str, Any]:
@@ -137,3 +148,12 @@ class MultiTaskPipeline(Pipeline):
     def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, Any]:
         """The answers for one input, by task."""
         return model_outputs["answers"]
+
+
+def _length(value: Any) -> int:
+    """Characters of an input, whatever its form."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        value = value.values()
+    return sum(map(_length, value)) if isinstance(value, Iterable) else 0

@@ -24,7 +24,9 @@ def rows_of(tensor: torch.Tensor | None, rows: torch.Tensor | None) -> torch.Ten
 
 
 def states_of(states: States, rows: torch.Tensor | None) -> States:
-    """The shared states of some rows; of all of them where ``rows`` is None."""
+    """The shared states of some rows; of all of them, the same object for all heads, where ``rows`` is None."""
+    if rows is None and isinstance(states, States):
+        return states
     return States(
         last_hidden_state=rows_of(states.last_hidden_state, rows),
         pooler_output=rows_of(getattr(states, "pooler_output", None), rows),

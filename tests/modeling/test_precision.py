@@ -1,0 +1,137 @@
+"""Other numbers, other places, other kernels: the logits stay near, and what is saved loads again."""
+
+import pytest
+import torch
+from reading import INPUTS, TASKS, TEXT
+from transformers import AutoTokenizer, pipeline
+from transformers.utils import is_flash_attn_2_available
+
+from hf_multitask import MultiTaskModel
+
+KINDS = ["sequence-classification", "token-classification", "question-answering", "sentence-similarity", "fill-mask"]
+HALF = {torch.float16: 5e-3, torch.bfloat16: 3e-2}
+
+
+@pytest.fixture
+def saved(backbone_path, tmp_path):
+    def make(family="bert"):
+        path = backbone_path(family)
+        torch.manual_seed(1)
+        kinds = KINDS if family == "bert" else KINDS[:2]
+        model = MultiTaskModel.from_backbone(path, tasks={kind: TASKS[kind]() for kind in kinds})
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+            model.set_pad_token_id(tokenizer.pad_token_id)
+        model.save_pretrained(tmp_path / "model")
+        tokenizer.save_pretrained(tmp_path / "model")
+        return tmp_path / "model"
+
+    return make
+
+
+def logits_of(model, folder):
+    tokens = AutoTokenizer.from_pretrained(folder)([TEXT, "No."], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        return model(**tokens).logits, tokens["attention_mask"] == 1
+
+
+def assert_near(model, folder, tolerance):
+    """Compared at the tokens that are there, on the scale of the task's logits."""
+    expected, there = logits_of(MultiTaskModel.from_pretrained(folder), folder)
+    found, _ = logits_of(model, folder)
+    assert found.keys() == expected.keys()
+    for kind, value in expected.items():
+        one, other = value.float(), found[kind].float()
+        if value.shape[:2] == there.shape:
+            one, other = one[there], other[there]
+        torch.testing.assert_close(other, one, rtol=0, atol=tolerance * max(1.0, float(one.abs().max())))
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_half_precision(dtype, family, saved, tmp_path):
+    folder = saved(family)
+    model = MultiTaskModel.from_pretrained(folder, dtype=dtype)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    assert_near(model, folder, HALF[dtype])
+    model.save_pretrained(tmp_path / "half")
+    loaded = MultiTaskModel.from_pretrained(tmp_path / "half", dtype="auto")
+    assert loaded.dtype == dtype
+    before, after = logits_of(model, folder)[0], logits_of(loaded, folder)[0]
+    assert all(torch.equal(before[kind], after[kind]) for kind in before)
+    one = pipeline("multitask", model=loaded, tokenizer=AutoTokenizer.from_pretrained(folder))(TEXT)
+    other = pipeline("multitask", model=str(folder))(TEXT)
+    assert one.keys() == other.keys()
+    score = "sequence-classification"
+    assert one[score]["score"] == pytest.approx(other[score]["score"], abs=HALF[dtype])
+
+
+MAPS = {
+    "auto": "auto",
+    "cpu": "cpu",
+    "parts": {"backbone": "cpu", "heads": "cpu"},
+    "disk": {
+        "backbone.bert.embeddings": "cpu",
+        "backbone.bert.encoder": "disk",
+        "backbone.bert.pooler": "cpu",
+        "backbone.cls": "cpu",
+        "heads": "disk",
+    },
+}
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_device_map(name, saved, tmp_path):
+    folder = saved()
+    more = {"offload_folder": tmp_path / "offload"} if name == "disk" else {}
+    model = MultiTaskModel.from_pretrained(folder, device_map=MAPS[name], **more)
+    if name == "disk":
+        assert next(model.backbone.bert.encoder.parameters()).device.type == "meta"
+    assert_near(model, folder, 1e-6)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_attention(attention, saved):
+    folder = saved()
+    model = MultiTaskModel.from_pretrained(folder, attn_implementation=attention)
+    assert model.backbone.config._attn_implementation == attention
+    assert_near(model, folder, 1e-5)
+    model.set_attn_implementation({"sdpa": "eager", "eager": "sdpa"}[attention])
+    assert model.backbone.config._attn_implementation != attention
+    assert_near(model, folder, 1e-5)
+
+
+@pytest.mark.skipif(is_flash_attn_2_available(), reason="FlashAttention2 is there")
+def test_flash_attention_is_refused_where_it_is_not(saved):
+    with pytest.raises(ImportError, match="FlashAttention2 has been toggled on, but it cannot be used"):
+        MultiTaskModel.from_pretrained(saved(), attn_implementation="flash_attention_2")
+
+
+@pytest.mark.skipif(not (is_flash_attn_2_available() and torch.cuda.is_available()), reason="no FlashAttention2")
+def test_flash_attention_where_it_is(saved):
+    folder = saved()
+    options = {"dtype": torch.bfloat16, "device_map": "cuda"}
+    tokens = AutoTokenizer.from_pretrained(folder)([TEXT, "No."], padding=True, return_tensors="pt").to("cuda")
+    flash, sdpa = (
+        MultiTaskModel.from_pretrained(folder, attn_implementation=name, **options)(**tokens).logits
+        for name in ("flash_attention_2", "sdpa")
+    )
+    for kind in KINDS[:1]:
+        torch.testing.assert_close(flash[kind], sdpa[kind], rtol=0, atol=3e-2)
+
+
+# torch says that its own quantisation, and the tensors that it makes, will move to torchao, which is no dependency.
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor, torch.quantize_per_channel:UserWarning")
+def test_dynamic_quantisation_by_torch(saved):
+    folder = saved()
+    model = MultiTaskModel.from_pretrained(folder)
+    quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+    linear = [module for module in quantised.modules() if module._get_name() == "DynamicQuantizedLinear"]
+    assert len(linear) > 10
+    assert_near(quantised, folder, 5e-2)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    asked = [TEXT, INPUTS["question-answering"], INPUTS["fill-mask"]]
+    exact, near = (pipeline("multitask", model=one, tokenizer=tokenizer)(asked) for one in (model, quantised))
+    assert [list(answer) for answer in near] == [list(answer) for answer in exact]

@@ -1,0 +1,41 @@
+"""What docs/serving.md says is run, block by block."""
+
+import json
+import re
+
+import pytest
+from pages import DOCS
+
+from hf_multitask.cli import main
+
+PAGE = (DOCS / "serving.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def kitchen(build_model, tokenizer, tmp_path, monkeypatch):
+    """A folder with a model and texts, to stand in."""
+    build_model().save_pretrained(tmp_path / "out")
+    tokenizer.save_pretrained(tmp_path / "out")
+    (tmp_path / "texts.jsonl").write_text('{"text": "A fine place."}\n{"text": "No."}\n')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_command_runs(kitchen):
+    (command,) = re.findall(r"```bash\nhf-multitask (.*)\n```", PAGE)
+    assert main(command.split()) == 0
+    answers = [json.loads(line) for line in (kitchen / "answers.jsonl").read_text().splitlines()]
+    assert [list(answer) for answer in answers] == [["sentiment", "ner"]] * 2
+
+
+# torch says that its own quantisation, and the tensors that it makes, will move to torchao, which is no dependency.
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor, torch.quantize_per_channel:UserWarning")
+def test_python_blocks_run_one_after_the_other(kitchen, capsys):
+    pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL):
+        exec(compile(block, "docs/serving.md", "exec"), names)
+    assert [list(answer) for answer in names["answers"]] == [["sentiment", "ner"]] * 2
+    assert re.search(r"\['(negative|positive)', '(negative|positive)'\]", capsys.readouterr().out)
+    assert names["logits"].shape[0] == 2
