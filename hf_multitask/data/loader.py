@@ -22,8 +22,8 @@ _NEVER = 2**40
 class StepCollator:
     """A micro-batch as one or more batches of rows of similar length, ``forwards``, with ``rows`` by dataset.
 
-    ``row_numbers`` has, for each of the forwards, the rows of its tasks, as their datasets number them; ``anchors`` says
-    by stream from where on rows can be read that come after this micro-batch.
+    ``row_numbers`` has, for each of the forwards, the rows of its tasks, as their datasets number them; ``anchors``
+    says by stream from where on rows can be read that come after this micro-batch.
 
     Args:
         collator: makes a batch of features.

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from functools import cached_property
 from typing import Any
 
 import torch
 
-from ..data import Mixture
 from .parameters import drop_gradients
 from .weighing import WeighingTrainer
 
@@ -17,9 +15,6 @@ class SteppingTrainer(WeighingTrainer):
     """The Trainer, whose step has the loss of a mixture."""
 
     _seen_rows: torch.Tensor
-
-    @abstractmethod
-    def _mixture(self) -> Mixture: ...
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> dict[str, torch.Tensor]:
         """Items of every task with rows in the whole step, over micro-batches and ranks."""

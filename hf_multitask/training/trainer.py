@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallb
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
-from ..balancing import Balancer, build_balancer
+from ..balancing import Balancer
 from ..data import Mixture, MixtureCollator, SamplingRates, StepLoader, StepSampler, Stream, build_rates, shares_of
 from ..data.workers import leave_sigterm_to_parent
 from ..hub import model_card
@@ -24,10 +24,9 @@ from .arguments import OWN_TO_A_RANK, MultiTaskTrainingArguments
 from .balance import Balance
 from .callbacks import PlanCallback, ResumableEarlyStopping, describe_shares
 from .checkpoint import check_checkpoint
-from .constants import constant_losses
 from .evaluating import EvaluatingTrainer
 from .evaluation import EvaluationRows, Metric
-from .parameters import BACKBONE, freeze, last_shared_matrix, regroup
+from .parameters import BACKBONE, freeze, regroup
 from .preparation import (
     Datasets,
     build_tasks,
@@ -123,7 +122,6 @@ class MultiTaskTrainer(EvaluatingTrainer, SteppingTrainer, SavingTrainer):
         if balancer is not None and not isinstance(balancer, Balancer):
             raise TypeError(f"`balancer` should be a Balancer. Found {type(balancer).__name__}.")
         self.own_balancer = balancer
-        self._constants: dict[str, float] | None = None
         self._check_names()
         evaluates = args.eval_strategy != "no"
         whole = without_streams(self.tasks, train_dataset)
@@ -175,36 +173,6 @@ class MultiTaskTrainer(EvaluatingTrainer, SteppingTrainer, SavingTrainer):
     def rates(self) -> SamplingRates:
         """The sampling rates of the mixture."""
         return self.own_rates or build_rates(self.args.sampling, self.args.sampling_kwargs)  # type: ignore[arg-type]
-
-    def _new_balance(self) -> Balance:
-        """The balancer of a training, at its beginning.
-
-        Raises:
-            ValueError: the run does not give it what it reads.
-        """
-        args: Any = self.args
-        balancer = self.own_balancer or build_balancer(args.balancing, args.balancing_kwargs)
-        if balancer is not None and balancer.reads_evaluations and args.eval_strategy == "no":
-            raise ValueError(
-                f"{type(balancer).__name__} weighs tasks by their evaluations. Set eval_strategy to 'epoch' or 'steps'."
-            )
-        if balancer is not None and balancer.reads_gradients:
-            if self._sharded:
-                raise ValueError(
-                    f"{type(balancer).__name__} reads gradients, which FSDP and DeepSpeed hold in pieces. "
-                    "Choose another balancing, or train without them."
-                )
-            last_shared_matrix(self.model)
-        return Balance(
-            balancer, list(self.tasks), self.task_weights, seed=args.seed, constants=self._measured_constants
-        )
-
-    def _measured_constants(self, names: Any) -> dict[str, float]:
-        """The loss of every task's best constant answer, on the training data."""
-        if self._constants is None:
-            tokenizer = self.processing_class
-            self._constants = constant_losses(self._mixture(), {name: self.tasks[name] for name in names}, tokenizer)
-        return self._constants
 
     def _check_names(self) -> None:
         """See that arguments by name name tasks, datasets and the backbone."""

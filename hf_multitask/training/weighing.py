@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,11 +11,13 @@ from accelerate.utils import gather_object
 from transformers import Trainer, TrainerCallback
 from transformers.utils import logging
 
+from ..balancing import Balancer, build_balancer
 from ..data import Mixture
 from ..modeling import MultiTaskModel
 from ..tasks import Task
 from .arguments import MultiTaskTrainingArguments
 from .balance import Balance
+from .constants import constant_losses
 from .nonfinite import LossError, bad_rows, describe, filler, non_finite, without
 from .parameters import last_shared_matrix
 from .progress import Progress
@@ -34,9 +37,45 @@ class WeighingTrainer(Trainer):
     tasks: dict[str, Task]
     balance: Balance
     progress: Progress
-    train_dataset: Mixture | None
     _sharded: bool
     _items: dict[str, int]
+
+    own_balancer: Balancer | None
+    task_weights: dict[str, float]
+    _constants: dict[str, float] | None = None
+
+    @abstractmethod
+    def _mixture(self) -> Mixture: ...
+
+    def _new_balance(self) -> Balance:
+        """The balancer of a training, at its beginning.
+
+        Raises:
+            ValueError: the run does not give it what it reads.
+        """
+        args: Any = self.args
+        balancer = self.own_balancer or build_balancer(args.balancing, args.balancing_kwargs)
+        if balancer is not None and balancer.reads_evaluations and args.eval_strategy == "no":
+            raise ValueError(
+                f"{type(balancer).__name__} weighs tasks by their evaluations. Set eval_strategy to 'epoch' or 'steps'."
+            )
+        if balancer is not None and balancer.reads_gradients:
+            if self._sharded:
+                raise ValueError(
+                    f"{type(balancer).__name__} reads gradients, which FSDP and DeepSpeed hold in pieces. "
+                    "Choose another balancing, or train without them."
+                )
+            last_shared_matrix(self.model)
+        return Balance(
+            balancer, list(self.tasks), self.task_weights, seed=args.seed, constants=self._measured_constants
+        )
+
+    def _measured_constants(self, names: Any) -> dict[str, float]:
+        """The loss of every task's best constant answer, on the training data."""
+        if self._constants is None:
+            tokenizer: Any = self.processing_class
+            self._constants = constant_losses(self._mixture(), {name: self.tasks[name] for name in names}, tokenizer)
+        return self._constants
 
     # A step
 
