@@ -11,7 +11,7 @@ def entropy(values: Iterable[Hashable]) -> float:
     """The cross-entropy of values and their own frequencies, in nats; 0 where there is none."""
     counts = Counter(values)
     total = sum(counts.values())
-    return -sum(count / total * math.log(count / total) for count in counts.values())
+    return 0.0 - sum(count / total * math.log(count / total) for count in counts.values())
 
 
 def variance(rows: Sequence[Sequence[float]]) -> float:

@@ -111,7 +111,7 @@ class WeighingTrainer(Trainer):
     def _weights_of(self, losses: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """The weights of the step that a forward belongs to, which found these losses."""
         if self._step_weights is None:
-            found = {name: float(loss) for name, loss in losses.items() if name in self._present}
+            found = {name: float(loss.detach()) for name, loss in losses.items() if name in self._present}
             finite = {name: loss for name, loss in found.items() if name not in non_finite(found)}
             self._step_weights = self.balance.weights(list(finite), finite)
         return self._step_weights
