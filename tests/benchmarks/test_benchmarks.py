@@ -136,3 +136,13 @@ def test_atis(benchmark, folder, backbone_path, capsys):
     benchmark("atis").main([*words, "--max_steps", "2", "--use_cpu", "true", "--report_to", "none"])
     last = capsys.readouterr().out.splitlines()[-4:]
     assert [line.split()[0] for line in last] == ["seed", "1", "2", "mean"]
+
+
+def test_balancing(benchmark, backbone_path, capsys):
+    benchmark("overhead")
+    words = ["--systems", "famo", "famo-exact", "gradnorm", "--steps", "4", "--turn", "2", "--batch", "8"]
+    figures = benchmark("balancing").main([*words, "--rows", "64", "--length", "8", "--backbone", backbone_path()])
+    assert list(figures) == ["none", "famo", "famo-exact", "gradnorm"] and figures["none"]["cpu"]["ratio"] == 1
+    forwards = {name: of_one["forwards"] / of_one["steps"] for name, of_one in figures.items()}
+    assert forwards == {"none": 1, "famo": 1, "famo-exact": 2, "gradnorm": 1}
+    assert "over none" in capsys.readouterr().out
