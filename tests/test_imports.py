@@ -44,6 +44,13 @@ def test_imports_run_one_way(path):
     assert others - {"version", room} <= MAY_IMPORT[room]
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "balancing").glob("*.py")), ids=lambda path: path.name)
+def test_balancers_need_only_torch_and_torchjd(path):
+    for name in imported(path):
+        top = name.split(".")[0]
+        assert top in {"torch", "torchjd", *sys.stdlib_module_names} or name.startswith("hf_multitask.balancing.")
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "modeling").glob("*.py")), ids=lambda path: path.name)
 def test_the_room_that_travels_needs_only_torch_and_transformers(path):
     for name in imported(path):
@@ -52,6 +59,6 @@ def test_the_room_that_travels_needs_only_torch_and_transformers(path):
 
 
 def test_import_leaves_metrics_and_extras_alone():
-    code = "import sys, hf_multitask; print([m for m in ('evaluate', 'seqeval', 'tensorboard', 'matplotlib') if m in sys.modules])"
+    code = "import sys, hf_multitask; print([m for m in ('evaluate', 'seqeval', 'tensorboard', 'matplotlib', 'torchjd') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

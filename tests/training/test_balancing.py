@@ -2,16 +2,18 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
 from balancers import CASES, IDS, balancing, relative_difference, weights_of
 from datasets import Dataset
+from pages import DOCS, files_of
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, TrainerCallback
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainer, SequenceClassification
-from hf_multitask.balancing import FAMO, Balancer, GeometricMean
+from hf_multitask.balancing import BALANCING, FAMO, Balancer, GeometricMean
 
 
 class StopAt(TrainerCallback):
@@ -20,6 +22,12 @@ class StopAt(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         control.should_training_stop = state.global_step == self.step
+
+
+@pytest.fixture
+def inverse(import_file):
+    """The balancer of docs/balancing.md."""
+    return import_file("inverse", files_of("balancing.md")["inverse.py"]).Inverse
 
 
 @pytest.fixture
@@ -279,3 +287,22 @@ def test_scale_measures_constant_answers_and_streams_want_theirs_named(build, ba
             train_dataset={"a": Dataset.from_dict({"text": ["one"] * 4, "label": ["x"] * 4})},
             processing_class=AutoTokenizer.from_pretrained(backbone_path()),
         )
+
+
+def test_the_balancer_of_the_docs_trains_and_resumes(inverse, build, tmp_path):
+    args = {"save_strategy": "steps", "save_steps": 3, "max_steps": 6}
+    alone = build(balancer=inverse(), output_dir=str(tmp_path / "alone"), **args)
+    alone.train()
+    assert logs_of(alone)[-1]["sentiment_weight"] > logs_of(alone)[0]["sentiment_weight"] == 1  # losses are below 1
+    build(balancer=inverse(), callbacks=[StopAt(3)], **args).train()
+    resumed = build(balancer=inverse(), **args)
+    resumed.train(resume_from_checkpoint=True)
+    assert all(torch.equal(value, weights_of(resumed)[name]) for name, value in weights_of(alone).items())
+
+
+def test_every_balancer_has_a_row_in_the_docs():
+    text = (DOCS / "balancing.md").read_text(encoding="utf-8")
+    for name, kind in BALANCING.items():
+        (row,) = [line for line in text.splitlines() if line.startswith("| `") and f"`{name}`" in line.split("|")[1]]
+        link = re.search(r"https://[^ ),]+\w", kind.__doc__)
+        assert link is None or f"({link[0]})" in row, name
