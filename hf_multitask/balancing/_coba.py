@@ -10,7 +10,7 @@ from ._balancer import Balancer, check_number
 class CoBa(Balancer):
     r"""Weights from the slopes of the evaluation losses: :math:`w = DF \cdot RCS + (1 - DF) \cdot ACS`.
 
-    CoBa: Convergence Balancer for Multitask Finetuning of Large Language Models (EMNLP 2024), section 3,
+    CoBa: Convergence Balancer for Multitask Finetuning of Large Language Models (EMNLP 2024),
     https://arxiv.org/abs/2410.06741. :math:`\alpha_t(s)` is the slope of a line through the last N evaluation losses of
     task t, each over the first, at evaluation s; :math:`\alpha_{max}` the largest of an evaluation. Then, now being
     evaluation n,
@@ -25,14 +25,15 @@ class CoBa(Balancer):
     Weights come from the step before, or rather from the evaluations before it: that is the paper's own order; so
     ``exact`` changes nothing. Choose ``eval_steps`` so that a run has many.
 
-    .. note:: The paper evaluates one batch of M after every step; here an evaluation is of all rows, whenever the
-        arguments say. So its N = 5 M becomes 5 evaluations, and its warm-up of M steps the two that a slope needs.
+    .. note:: The authors' code evaluates one batch of M after every step, and advises a history of 2 M to 5 M and a
+        warm-up of M such steps. Here an evaluation is of all rows, whenever the arguments say, so the history is 5
+        evaluations, and the warm-up the two that a slope needs.
     .. note:: The official code puts another softmax over K w and a least weight; here w is the paper's.
 
     Args:
         history: N, in evaluations, 2 or more.
         warmup: evaluations after which weights are no more the same for all, :math:`1 / K`; 2 or more.
-        tau: :math:`\tau`; the paper's 5.
+        tau: :math:`\tau`; 5, as the authors' code advises.
         exact: changes nothing.
     """
 

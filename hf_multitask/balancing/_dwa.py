@@ -18,7 +18,7 @@ _LEAST = 1e-8
 class DWA(Scalarized):
     r"""Weights :math:`w_t = K \, \mathrm{softmax}_t(r_t / T)` of the ratios :math:`r_t = L_t(e-1) / L_t(e-2)`.
 
-    End-to-End Multi-Task Learning with Attention (CVPR 2019), section 3.3, https://arxiv.org/abs/1803.10704.
+    End-to-End Multi-Task Learning with Attention (CVPR 2019), https://arxiv.org/abs/1803.10704.
     :math:`L_t(e)` is the loss of task t averaged over epoch e, T the temperature, K the number of tasks of the step. A
     task whose loss falls more slowly gets a larger weight. During two epochs all weights are 1.
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class IMTLL(Learned):
     r"""Weights :math:`w_t = e^{s_t}`, where s descends on :math:`\sum_t (e^{s_t} L_t - s_t)`.
 
-    Towards Impartial Multi-Task Learning (ICLR 2021), section 3.2, https://openreview.net/forum?id=IMPnRXEWpvr.
+    Towards Impartial Multi-Task Learning (ICLR 2021), https://openreview.net/forum?id=IMPnRXEWpvr.
     :math:`L_t` is the loss of task t, :math:`s_t` its scale, 0 at first. At rest :math:`e^{s_t} L_t = 1`: all weighted
     losses are as large as each other. It is uncertainty weighting with twice the weight and without its noise.
 

@@ -151,7 +151,7 @@ class WeighingTrainer(Trainer):
         norms = self._norms() if self.balance.reads_gradients else None
         weights = self._step_weights or {}
         for name in losses:
-            new = (losses[name], weights[name], 1)
+            new = (losses[name], weights.get(name, 0.0), 1)
             self._logged[name] = [total + one for total, one in zip(self._logged[name], new, strict=True)]
         self.balance.on_step(losses, norms)
         return self._step_loss

@@ -76,7 +76,7 @@ def test_search_reaches_the_balancing(build):
 
     def space(trial):
         balancing = trial.suggest_categorical("balancing", ["none", "uncertainty", "dwa"])
-        return {"balancing": balancing, "balancing_kwargs": {"interval": 1} if balancing == "dwa" else None}
+        return {"balancing": balancing, "balancing_kwargs": {"interval": 1} if balancing == "dwa" else {}}
 
     trainer.add_callback(Note)
     grid = optuna.samplers.GridSampler({"balancing": ["none", "uncertainty", "dwa"]})
