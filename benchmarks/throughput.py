@@ -150,7 +150,12 @@ class MixedRandom(MultiTaskTrainer):
         """The loader, every micro-batch in one forward."""
         loader = super().get_train_dataloader()
         collator: MixtureCollator = loader.collate_fn.collator
-        loader.collate_fn = lambda features: {"forwards": [collator(features)], "rows": {}, "anchors": {}}
+        loader.collate_fn = lambda features: {
+            "forwards": [collator(features)],
+            "row_numbers": [{}],
+            "rows": {},
+            "anchors": {},
+        }
         return loader
 
 

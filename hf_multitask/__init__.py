@@ -1,5 +1,6 @@
 """Multi-task fine-tuning on the Hugging Face stack: one shared backbone, a head per task, one native model."""
 
+from .balancing import Balancer
 from .data import SamplingRates
 from .modeling import MultiTaskConfig, MultiTaskModel, MultiTaskOutput, MultiTaskPipeline
 from .tasks import (
@@ -20,6 +21,7 @@ from .training import MultiTaskTrainer, MultiTaskTrainingArguments
 from .version import __version__
 
 __all__ = [
+    "Balancer",
     "FillMask",
     "MultiTaskConfig",
     "MultiTaskModel",

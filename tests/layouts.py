@@ -268,12 +268,16 @@ def build(description, backbone, output, batch, accumulation):
         **description["args"],
     }
     more = description.get("evaluation_rows", 0)
+    poisoned = description.get("poisoned")  # rows of 'stars' whose squared error is infinite in float32
     sizes = {name: 7 + more + 2 * place for place, name in enumerate(description["sizes"])}
     evaluates = args.get("eval_strategy", "no") != "no"
     recorder = Recorder()
     train = make_data(
         description["sizes"], description["missing"], description.get("seed_of_data", description["seed"])
     )
+    if poisoned:
+        stars = [1e30 if row in poisoned else value for row, value in enumerate(train["stars"]["stars"])]
+        train["stars"] = train["stars"].remove_columns("stars").add_column("stars", stars)
     trainer = RecordingTrainer(
         model,
         MultiTaskTrainingArguments(**args),
@@ -300,6 +304,8 @@ def run(description, backbone, output, batch, accumulation):
         "trained": recorder.trained,
         "adapted": recorder.adapted,
         "finished": trainer.progress.finished,
+        "non_finite": trainer.progress.non_finite,
+        "balancing": trainer.balance.state_dict(),
         "log": [
             {
                 key: value

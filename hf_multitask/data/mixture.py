@@ -24,8 +24,8 @@ class Mixture(Dataset[Feature]):
     """The rows of all datasets under one numbering, see :func:`offsets`.
 
     A feature holds ``inputs``, for the model, ``labels`` by task, a task without label for the row being left out, and
-    the name of its ``dataset``, or None where the row only fills a batch, and its ``draw``: step and number; that of a
-    stream also its ``anchor``, see :meth:`Stream.fetch`.
+    the name of its ``dataset``, or None where the row only fills a batch, its ``row`` in it, and its ``draw``: step and
+    number; that of a stream also its ``anchor``, see :meth:`Stream.fetch`.
     """
 
     def __init__(self, datasets: Sequence[Encoded | Stream]) -> None:
@@ -88,6 +88,7 @@ class Mixture(Dataset[Feature]):
             for place, values in zip(places.tolist(), zip(*columns.values(), strict=True), strict=True):
                 counts = rows[place] >= 0
                 row = feature(dict(zip(columns, values, strict=True)), dataset.tasks if counts else [])
+                row["row"] = int(numbers[place] - self._offsets[which])
                 draw = (getattr(rows[place], "step", 0), int(numbers[place]))
                 features[place] = {**row, **extra, "dataset": dataset.name if counts else None, "draw": draw}
         return features

@@ -254,6 +254,21 @@ class Task(ABC):
         """
         return self.metrics(predictions, labels, unseen)
 
+    def constant_loss(
+        self,
+        labels: Sequence[Any],  # noqa: ARG002
+        rows: Dataset,  # noqa: ARG002
+        tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
+    ) -> float | None:
+        """The loss of the best answer that does not read its input; None where the type does not know it.
+
+        Args:
+            labels: of the training data, as encoded.
+            rows: the encoded rows.
+            tokenizer: the backbone's.
+        """
+        return None
+
     @abstractmethod
     def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: list[Any]) -> dict[str, float]:
         """Metrics of logits against labels, the primary one first, 1 being best."""

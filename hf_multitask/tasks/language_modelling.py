@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..modeling.heads import IGNORE
 from .base import Task
+from .constant import entropy
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
     from ..modeling.inputs import Encoder
@@ -125,6 +127,16 @@ class FillMask(LanguageModelling):
         """See :meth:`Task.encode_labels`: nothing but that there is one, for masks are drawn later."""
         return [[IGNORE] * len(ids) for ids in encoding["input_ids"]]
 
+    def constant_loss(
+        self,
+        labels: Sequence[Any],  # noqa: ARG002
+        rows: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> float | None:
+        """See :meth:`Task.constant_loss`: entropy of the tokens, one by one."""
+        special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+        return entropy(token for row in rows["input_ids"] for token in row if token not in special)
+
     def masked(
         self, inputs: dict[str, Any], label: Any, tokenizer: PreTrainedTokenizerBase, generator: np.random.Generator
     ) -> tuple[dict[str, Any], Any]:
@@ -181,6 +193,15 @@ class TextGeneration(LanguageModelling):
     def input_key(self) -> tuple[Any, ...]:
         """See :class:`Task`: blocks are nobody else's."""
         return (*super().input_key, self.type, self.block_size)
+
+    def constant_loss(
+        self,
+        labels: Sequence[Any],
+        rows: Dataset,  # noqa: ARG002
+        tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
+    ) -> float | None:
+        """See :meth:`Task.constant_loss`: entropy of the tokens, one by one."""
+        return entropy(token for row in labels for token in row[1:])
 
     def encode_inputs(
         self,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .base import Task
+from .constant import entropy
 
 if TYPE_CHECKING:
     import numpy as np
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
     from ..modeling.inputs import Encoder
 
@@ -98,6 +102,15 @@ class MultipleChoice(Task):
                     f"{count - 1}. Found {label!r}. Mend the row.",
                 )
         return rows[self.label_column]
+
+    def constant_loss(
+        self,
+        labels: Sequence[Any],
+        rows: Dataset,  # noqa: ARG002
+        tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
+    ) -> float | None:
+        """See :meth:`Task.constant_loss`: entropy of the place of the right choice."""
+        return entropy(labels)
 
     def metrics(
         self,

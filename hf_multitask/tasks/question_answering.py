@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..modeling.spans import END, NO_TOKEN, START, answer_text, context_marks, windows
 from .base import Task
+from .constant import entropy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -173,6 +174,17 @@ class QuestionAnswering(Task):
                 result[row, window, start : start + len(marks)] = torch.tensor(marks)
         return result
 
+    def constant_loss(
+        self,
+        labels: Sequence[Any],
+        rows: Dataset,  # noqa: ARG002
+        tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
+    ) -> float | None:
+        """See :meth:`Task.constant_loss`: entropy of the places where answers begin and end."""
+        windows = [window for label in labels for window in label["marks"]]
+        places = [[_first(window, mark) for window in windows] for mark in (START, END)]
+        return sum(map(entropy, places)) / 2
+
     def score(
         self,
         predictions: np.ndarray,
@@ -196,6 +208,11 @@ class QuestionAnswering(Task):
     def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: list[Any]) -> dict[str, float]:
         """Not defined: the texts are needed, see :meth:`score`."""
         raise NotImplementedError
+
+
+def _first(window: list[int], mark: int) -> int:
+    """The first token of a window that has a mark."""
+    return next(place for place, marks in enumerate(window) if marks > 0 and marks & mark)
 
 
 def _marks(encoding: Any, window: int, span: tuple[int, int] | None) -> list[int]:

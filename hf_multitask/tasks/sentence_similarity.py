@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..modeling.heads import IGNORE
 from . import labels as lab
 from .base import Task
+from .constant import variance
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
     from ..modeling.inputs import Encoder
 
@@ -156,6 +158,17 @@ class SentenceSimilarity(Task):
 
         most = max(map(len, labels))
         return torch.tensor([label + [float(IGNORE)] * (most - len(label)) for label in labels])
+
+    def constant_loss(
+        self,
+        labels: Sequence[Any],
+        rows: Dataset,  # noqa: ARG002
+        tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
+    ) -> float | None:
+        """See :meth:`Task.constant_loss`: variance of the scores; without scores, that of a guess in the group."""
+        if self.label_column is not None:
+            return variance(labels)
+        return sum(len(group) * math.log(len(group)) for group in labels) / sum(map(len, labels))
 
     def metrics(
         self,

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import labels as lab
 from .base import Task
+from .constant import entropy, variance
 from .labelled import Labelled
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from datasets import Dataset
-    from transformers import BatchEncoding
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
@@ -163,6 +164,20 @@ class SequenceClassification(Labelled):
         import torch
 
         return torch.tensor(labels, dtype=None if self.problem_type == "single_label_classification" else torch.float32)
+
+    def constant_loss(
+        self,
+        labels: Sequence[Any],
+        rows: Dataset,  # noqa: ARG002
+        tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
+    ) -> float | None:
+        """See :meth:`Task.constant_loss`: entropy of the classes, its mean over those of sets, variance of numbers."""
+        if self.problem_type == "single_label_classification":
+            return entropy(labels)
+        if self.problem_type == "regression":
+            return variance(labels)
+        classes = list(zip(*labels, strict=True))
+        return sum(map(entropy, classes)) / len(classes)
 
     def metrics(
         self,

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..modeling.generation import language_code_ids, languages
 from ..modeling.heads import IGNORE
 from .base import Task
+from .constant import entropy
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
     from ..modeling.inputs import Encoder
@@ -102,6 +104,15 @@ class Text2TextGeneration(Task):
 
         most = max(map(len, labels))
         return torch.tensor([label + [IGNORE] * (most - len(label)) for label in labels])
+
+    def constant_loss(
+        self,
+        labels: Sequence[Any],
+        rows: Dataset,  # noqa: ARG002
+        tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
+    ) -> float | None:
+        """See :meth:`Task.constant_loss`: entropy of the tokens, one by one."""
+        return entropy(token for row in labels for token in row)
 
     def score(
         self,

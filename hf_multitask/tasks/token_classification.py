@@ -12,13 +12,14 @@ from ..modeling.heads import IGNORE
 from ..modeling.inputs import as_text, first_tokens
 from . import labels as lab
 from .base import Task
+from .constant import entropy
 from .labelled import Labelled
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from datasets import Dataset
-    from transformers import BatchEncoding
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 
 @dataclass(kw_only=True)
@@ -210,6 +211,15 @@ class TokenClassification(Labelled):
             pad = [IGNORE] * (length - len(row))
             padded.append(pad + row if padding_side == "left" else row + pad)
         return torch.tensor(padded)
+
+    def constant_loss(
+        self,
+        labels: Sequence[Any],
+        rows: Dataset,  # noqa: ARG002
+        tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
+    ) -> float | None:
+        """See :meth:`Task.constant_loss`: entropy of the tags."""
+        return entropy(tag for row in labels for tag in row if tag != IGNORE)
 
     def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: list[Any]) -> dict[str, float]:
         """``f1``, ``precision``, ``recall`` of spans and ``accuracy`` of tags for BIO; ``accuracy`` for other tags."""

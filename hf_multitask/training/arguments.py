@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
 from transformers.training_args import OptimizerNames
 
+from ..balancing import build_balancer
 from ..data import build_rates
 from ..modeling.config import close_match
 from .ranks import check_world_size, set_timeout
@@ -61,6 +62,10 @@ class MultiTaskTrainingArguments(TrainingArguments):
         sampling: ``proportional``, ``uniform``, ``temperature``, ``annealed`` or ``fixed``; see
             :mod:`hf_multitask.data.rates`.
         sampling_kwargs: arguments of the sampling, such as ``{"temperature": 2}`` or ``{"rates": {"ner": 0.3, ...}}``.
+        balancing: how tasks are weighed, a name of :data:`hf_multitask.balancing.BALANCING`, or ``none``.
+        balancing_kwargs: arguments of the balancing, such as ``{"temperature": 1}`` or ``{"exact": true}``.
+        non_finite_patience: stop at so many steps in a row in which a task's loss is NaN or infinite. Until then such
+            steps go on without the task.
         max_train_samples: rows of each training set that are used at most, drawn with the seed; a number for all, or
             one by dataset.
         max_eval_samples: likewise, of the evaluation sets.
@@ -84,6 +89,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
     _VALID_DICT_FIELDS = [  # noqa: RUF012 - as the base class has it
         *TrainingArguments._VALID_DICT_FIELDS,
         "sampling_kwargs",
+        "balancing_kwargs",
         *BY_NAME,
         *_COUNTS,
     ]
@@ -98,6 +104,13 @@ class MultiTaskTrainingArguments(TrainingArguments):
         },
     )
     sampling_kwargs: dict | str | None = field(default=None, metadata={"help": "Arguments of the sampling, as JSON."})
+    balancing: str = field(
+        default="none", metadata={"help": "How tasks are weighed: none, uniform, fixed, scale, uncertainty, dwa, ..."}
+    )
+    balancing_kwargs: dict | str | None = field(default=None, metadata={"help": "Arguments of the balancing, as JSON."})
+    non_finite_patience: int = field(
+        default=3, metadata={"help": "Stop at so many steps in a row in which a task's loss is NaN or infinite."}
+    )
     max_train_samples: dict | str | None = field(
         default=None, metadata={"help": "Most rows of a training set: a number, or JSON by dataset."}
     )
@@ -170,7 +183,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
         """
         for name in _COUNTS:
             self._check_counts(name)
-        for name in ("sampling_kwargs", *BY_NAME):
+        for name in ("sampling_kwargs", "balancing_kwargs", *BY_NAME):
             value: Any = getattr(self, name)
             if value is not None and not isinstance(value, Mapping):
                 raise ValueError(f"Parameter `{name}` should be a mapping. Found `{name} = {value!r}`.")
@@ -181,6 +194,13 @@ class MultiTaskTrainingArguments(TrainingArguments):
                         f"Parameter `{name}` should hold numbers of 0 or more. Found {number!r} for '{part}'."
                     )
         build_rates(self.sampling, self.sampling_kwargs)  # type: ignore[arg-type]  # a mapping, as checked above
+        build_balancer(self.balancing, self.balancing_kwargs)  # type: ignore[arg-type]
+        patience = self.non_finite_patience
+        if not isinstance(patience, int) or isinstance(patience, bool) or patience < 1:
+            raise ValueError(
+                "Parameter `non_finite_patience` should be a whole number of steps, 1 or more. "
+                f"Found `non_finite_patience = {patience!r}`."
+            )
         if self.layerwise_lr_decay is not None and not 0 < self.layerwise_lr_decay <= 1:
             raise ValueError(
                 "Parameter `layerwise_lr_decay` should be more than 0 and at most 1. "

@@ -114,7 +114,7 @@ class DescribingTrainer(Trainer):
             missed = write_card(
                 folder,
                 self.accelerator.unwrap_model(self.model).config,
-                self._run(),
+                self._told_run(),
                 name=name.rpartition("/")[2],
                 repository=repository,
                 given=self._card_metadata,
@@ -145,7 +145,7 @@ class DescribingTrainer(Trainer):
         except (OSError, UnicodeDecodeError):  # no card, no repository, no network: the push will say what is wrong
             return None
 
-    def _run(self) -> Run:
+    def _told_run(self) -> Run:
         state, mixture = self.state, self.train_dataset
         trained = state.global_step > 0
         ended = any("train_runtime" in entry for entry in state.log_history)

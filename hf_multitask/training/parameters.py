@@ -51,6 +51,27 @@ def freeze(model: MultiTaskModel, parts: Iterable[str]) -> None:
         raise ValueError(f"Parameter `freeze` leaves nothing to train. Found `freeze = {sorted(frozen)}`.")
 
 
+def last_shared_matrix(model: MultiTaskModel) -> torch.nn.Parameter:
+    """The last matrix of the backbone's top layer that trains; of the encoder's where there is a decoder as well.
+
+    All tasks read it, and a gradient reaches it by the shortest way.
+
+    Raises:
+        ValueError: nothing of the backbone's layers trains.
+    """
+    layers = {name: int(found[1]) for name, _ in model.named_parameters() if (found := _LAYER.match(name))}
+    encoders = {name: layer for name, layer in layers.items() if ".decoder." not in name} or layers
+    top = max(encoders.values(), default=-1)
+    matrices = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if encoders.get(name) == top and parameter.requires_grad and parameter.dim() > 1
+    ]
+    if not matrices:
+        raise ValueError("The balancing reads gradients of the backbone's top layer, which is frozen. Let it train.")
+    return matrices[-1]
+
+
 def drop_gradients(model: MultiTaskModel, items: Mapping[str, int]) -> None:
     """Take the gradients of what the tasks of a step do not train, so that the optimizer leaves it as it is.
 

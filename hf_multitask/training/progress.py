@@ -27,6 +27,8 @@ class Progress:
         left: by dataset that no unfinished task reads, the epoch from which it draws no rows.
         anchors: by stream, from where on it is read again; see :class:`hf_multitask.data.Stream`.
         data: what the order of the rows depends on; see :meth:`check_data`.
+        non_finite: by task whose loss was NaN or infinite, in how many ``steps``, and how many of them ``in_a_row``.
+        balancing: what the balancer remembers; see :class:`hf_multitask.training.balance.Balance`.
         ranks: that wrote the checkpoint.
         files: by name, the bytes of the checkpoint's other files.
     """
@@ -38,6 +40,8 @@ class Progress:
     left: dict[str, int] = field(default_factory=dict)
     anchors: dict[str, dict[str, Any]] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    non_finite: dict[str, dict[str, int]] = field(default_factory=dict)
+    balancing: dict[str, Any] = field(default_factory=dict)
     ranks: int = 0
     files: dict[str, int] = field(default_factory=dict)
 

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from functools import cached_property
 from typing import Any
 
 import torch
-from transformers import Trainer
 
-from ..data import Mixture
-from ..modeling import MultiTaskModel
-from ..tasks import Task
-from .arguments import MultiTaskTrainingArguments
 from .parameters import drop_gradients
-from .progress import Progress
+from .weighing import WeighingTrainer
 
 
-class SteppingTrainer(Trainer):
+class SteppingTrainer(WeighingTrainer):
     """The Trainer, whose step has the loss of a mixture."""
 
-    args: MultiTaskTrainingArguments
-    model: MultiTaskModel
-    tasks: dict[str, Task]
-    task_weights: dict[str, float]
-    progress: Progress
     _seen_rows: torch.Tensor
-
-    @abstractmethod
-    def _mixture(self) -> Mixture: ...
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> dict[str, torch.Tensor]:
         """Items of every task with rows in the whole step, over micro-batches and ranks."""
@@ -55,8 +41,8 @@ class SteppingTrainer(Trainer):
         in_step = known.tolist()
         self._items = dict(zip(tasks, in_step, strict=False))
         self._total_rows += rows
-        self._total_steps += items > 0
         self._seen_rows += seen
+        self._open_step(batch_samples, [name for name in tasks if self._items[name]])
         return {name: items[k] for k, name in enumerate(tasks) if in_step[len(tasks) + k]}
 
     def training_step(
@@ -65,15 +51,14 @@ class SteppingTrainer(Trainer):
         inputs: dict[str, list[dict[str, Any]]],
         num_items_in_batch: Any = None,
     ) -> torch.Tensor:
-        """Forward and backward of each part of a micro-batch; ranks meet at the last."""
-        *parts, last = inputs["forwards"]
-        total = torch.zeros((), device=self.args.device)
-        for part in parts:
-            with self.accelerator.no_sync(model):
-                total += super().training_step(model, part, num_items_in_batch)
-        total += super().training_step(model, last, num_items_in_batch)
-        if self.accelerator.sync_gradients:
-            drop_gradients(self.model, self._items)
+        """Forward and backward of each part of a micro-batch; the loss of the step with its last one, 0 before."""
+        if not self._step_begun:
+            self._begin_step(num_items_in_batch)
+        self._run(model, inputs["forwards"], num_items_in_batch)
+        if not self.accelerator.sync_gradients:
+            return torch.zeros_like(self._step_loss)
+        total = self._end_step(model, num_items_in_batch)
+        drop_gradients(self.model, self._items)
         return total
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
@@ -111,13 +96,10 @@ class SteppingTrainer(Trainer):
         Distributed training averages gradients over ranks, so the loss is multiplied by their number.
         """
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch, all_heads=self._waits_for_heads)
-        weights = self.task_weights
-        terms = [weights[name] * loss for name, loss in outputs.losses.items()]
+        weights = self._weights_of(outputs.losses)
+        terms = [weights[name] * loss for name, loss in outputs.losses.items() if name in weights]
         loss = sum(terms, outputs.loss * 0)  # the model's own loss reaches parameters that no term may reach
-        if outputs.losses:
-            numbers = [number for number, name in enumerate(self.tasks) if name in outputs.losses]
-            found = torch.stack([outputs.losses[name].detach() for name in self.tasks if name in outputs.losses])
-            self._total_losses[numbers] += found.to(self._total_losses.dtype)
+        self._take_in(outputs.losses)
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
@@ -134,18 +116,25 @@ class SteppingTrainer(Trainer):
 
     def _drop_totals(self) -> None:
         """Start counting anew what the next log reports."""
-        self._total_losses = torch.zeros(len(self.tasks), device=self.args.device)
         self._total_rows = torch.zeros(len(self.tasks), dtype=torch.long, device=self.args.device)
-        self._total_steps = torch.zeros(len(self.tasks), dtype=torch.long, device=self.args.device)
+        self._drop_logged()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add each task's mean loss and share of the rows since the last log, ``<task>_loss`` and ``<task>_share``."""
+        """Add what came of each task since the last log.
+
+        ``<task>_loss``, its mean loss, and ``<task>_share`` of the rows; with a balancer ``<task>_weight``, its mean
+        weight; ``<task>_left_out``, steps that had to do without it because its loss was NaN or infinite, if any.
+        """
         if "loss" in logs:
-            losses = self.accelerator.reduce(self._total_losses, "sum").tolist()
-            rows, steps = self._total_rows.tolist(), self._total_steps.tolist()
+            rows = self._total_rows.tolist()
             for number, name in enumerate(self.tasks):
-                if steps[number]:
-                    logs[f"{name}_loss"] = losses[number] / steps[number]
+                loss, weight, steps = self._logged[name]
+                if steps:
+                    logs[f"{name}_loss"] = loss / steps
                 logs[f"{name}_share"] = rows[number] / max(sum(rows), 1)
+                if steps and self.balance.balancer is not None:
+                    logs[f"{name}_weight"] = weight / steps
+                if name in self._left_out:
+                    logs[f"{name}_left_out"] = self._left_out[name]
             self._drop_totals()
         super().log(logs, start_time)

@@ -14,11 +14,13 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallb
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
+from ..balancing import Balancer
 from ..data import Mixture, MixtureCollator, SamplingRates, StepLoader, StepSampler, Stream, build_rates, shares_of
 from ..data.workers import leave_sigterm_to_parent
 from ..modeling import MultiTaskModel
 from ..tasks import Task
 from .arguments import OWN_TO_A_RANK, MultiTaskTrainingArguments
+from .balance import Balance
 from .callbacks import PlanCallback, ResumableEarlyStopping, describe_shares
 from .checkpoint import check_checkpoint
 from .describing import DescribingTrainer
@@ -44,6 +46,7 @@ from .ranks import check_alike, release_group_at_exit
 from .saving import SaveError, SavingTrainer
 from .stepping import SteppingTrainer
 from .summary import MANY, summary_callbacks
+from .weighing import BalanceCallback
 
 logger = logging.get_logger(__name__)
 
@@ -64,6 +67,7 @@ class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, SteppingTrainer, Pu
         tasks: by name, tasks in place of the model's: other columns, the same labels.
         model_init: makes a fresh model for every training, as in ``Trainer``; what a hyperparameter search needs.
         sampler: sampling rates in place of ``args.sampling``.
+        balancer: weighs the tasks in place of ``args.balancing``.
         compute_metrics: by task, metrics in place of the task's own; the first one counts for the average.
         callbacks: as in ``Trainer``.
         optimizers: as in ``Trainer``.
@@ -92,6 +96,7 @@ class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, SteppingTrainer, Pu
         tasks: Mapping[str, Task] | None = None,
         model_init: Callable[..., MultiTaskModel] | None = None,
         sampler: SamplingRates | None = None,
+        balancer: Balancer | None = None,
         compute_metrics: Mapping[str, Metric] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
@@ -115,6 +120,9 @@ class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, SteppingTrainer, Pu
         check_names("compute_metrics", compute_metrics, self.tasks)
         self.metric_by_task = dict(compute_metrics or {})
         self.own_rates = sampler
+        if balancer is not None and not isinstance(balancer, Balancer):
+            raise TypeError(f"`balancer` should be a Balancer. Found {type(balancer).__name__}.")
+        self.own_balancer = balancer
         self._check_names()
         evaluates = args.eval_strategy != "no"
         whole = without_streams(self.tasks, train_dataset)
@@ -144,8 +152,10 @@ class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, SteppingTrainer, Pu
         self._primary: dict[str, tuple[str, float]] = {}
         freeze(model, args.freeze or ())
         self._drop_totals()
+        self.balance = Balance(None, list(self.tasks), self.task_weights) if mixture is None else self._new_balance()
         release_group_at_exit(self)
         self.add_callback(PlanCallback(self))
+        self.add_callback(BalanceCallback(self))
         if len(self.tasks) > MANY:
             consoles = [self.pop_callback(PrinterCallback), self.pop_callback(ProgressCallback)]
             shown = next((type(callback) for callback in consoles if callback is not None), None)
@@ -200,6 +210,7 @@ class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, SteppingTrainer, Pu
         self.args.check_mixture()
         self._check_names()
         freeze(self.model, self.args.freeze or ())
+        self.balance = self._new_balance()
 
     def hyperparameter_search(
         self,
@@ -348,6 +359,7 @@ class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, SteppingTrainer, Pu
         """
         self.progress = Progress()
         self._drop_totals()
+        self.balance = self._new_balance()
         self._seen_rows.zero_()
         if self.args.world_size > 1:
             check_alike(self._facts())
@@ -368,6 +380,7 @@ class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, SteppingTrainer, Pu
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.progress = self.read_progress(resume_from_checkpoint)
         self._follow_progress()
+        self.balance.load_state_dict(self.progress.balancing, resume_from_checkpoint)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _task_facts(self) -> dict[str, Any]:
@@ -418,10 +431,13 @@ class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, SteppingTrainer, Pu
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self._count_seen()
         self.progress.data = self._row_order()
+        self.progress.balancing = self.balance.state_dict()
         super()._save_checkpoint(model, trial)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         step, before = self.state.global_step, dict(self.progress.best)
+        losses = {name: metrics.get(f"eval_{name}_loss", math.nan) for name in self.tasks}
+        self.balance.on_evaluate({name: loss for name, loss in losses.items() if math.isfinite(loss)})
         better = self.progress.record(self._primary, step)
         if self.args.save_best_by_task:
             folder = Path(self._get_output_dir(trial=trial))

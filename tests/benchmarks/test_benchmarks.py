@@ -149,3 +149,13 @@ def test_serving(benchmark, folder, backbone_path, capsys):
     assert list(batches["seconds"]) == ["batches", "one at a time", "text-classification"]
     assert serving.main(["import", "--rounds", "1"])["seconds"]["median"] > 0
     assert "3 heads" in capsys.readouterr().out
+
+
+def test_balancing(benchmark, backbone_path, capsys):
+    benchmark("overhead")
+    words = ["--systems", "famo", "famo-exact", "gradnorm", "--steps", "4", "--turn", "2", "--batch", "8"]
+    figures = benchmark("balancing").main([*words, "--rows", "64", "--length", "8", "--backbone", backbone_path()])
+    assert list(figures) == ["none", "famo", "famo-exact", "gradnorm"] and figures["none"]["cpu"]["ratio"] == 1
+    forwards = {name: of_one["forwards"] / of_one["steps"] for name, of_one in figures.items()}
+    assert forwards == {"none": 1, "famo": 1, "famo-exact": 2, "gradnorm": 1}
+    assert "over none" in capsys.readouterr().out

@@ -108,6 +108,12 @@ def test_killed_and_resumed_is_exact(kitchen, context, record_property):
     record(record_property, kill_and_resume(Table(kitchen, context, num_train_epochs=4), seed=0, kills=4))
 
 
+def test_killed_and_resumed_is_exact_with_a_balancer_that_learns(kitchen, context, record_property):
+    exact = {"balancing": "famo", "balancing_kwargs": {"exact": True}, "gradient_accumulation_steps": 2}
+    table = Table(kitchen, context, num_train_epochs=4, **exact)
+    record(record_property, kill_and_resume(table, seed=5, kills=3))
+
+
 def test_killed_and_resumed_is_exact_with_masks_windows_choices_and_groups(kitchen, context, record_property):
     types = {"answers": "question-answering", "choices": "multiple-choice", "groups": "sentence-similarity"}
     for name, kind in types.items():

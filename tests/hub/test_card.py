@@ -351,7 +351,7 @@ def test_edits_on_the_hub_survive_a_push(build, tmp_path, caplog):
     trainer = build(max_steps=1)
     trainer.create_model_card()
     path = tmp_path / "out" / "README.md"
-    config, run = trainer.model.config, trainer._run()
+    config, run = trainer.model.config, trainer._told_run()
 
     def push(here, on_hub):
         path.write_text(here)

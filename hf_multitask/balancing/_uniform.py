@@ -1,0 +1,32 @@
+"""The same weight for every task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ._scalarized import Scalarized
+
+if TYPE_CHECKING:
+    from torchjd.scalarization import Scalarizer
+
+
+class Uniform(Scalarized):
+    r"""The same weight for every task: :math:`w_t = 1`.
+
+    In Defense of the Unitary Scalarization for Deep Multi-Task Learning (NeurIPS 2022),
+    https://arxiv.org/abs/2201.04122: the plain sum, :math:`\sum_t L_t`, trained well, keeps up with methods that are
+    dearer. It is what ``balancing="none"`` does, as a balancer. Weights do not come from the step before or any other.
+
+    .. note:: The mean of the losses would be the same direction; an optimizer such as Adam makes no difference.
+
+    Args:
+        exact: changes nothing.
+    """
+
+    def scalarizer(self, tasks_P: torch.Tensor) -> Scalarizer:  # noqa: ARG002
+        """See :class:`Scalarized`."""
+        from torchjd.scalarization import Sum
+
+        return Sum()

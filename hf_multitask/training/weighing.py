@@ -1,0 +1,314 @@
+"""The part of the trainer that weighs: weights before a step, losses after it, and steps without a task that failed."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from transformers import Trainer, TrainerCallback
+from transformers.utils import logging
+
+from ..balancing import Balancer, build_balancer
+from ..data import Mixture
+from ..modeling import MultiTaskModel
+from ..tasks import Task
+from .arguments import MultiTaskTrainingArguments
+from .balance import Balance
+from .constants import constant_losses
+from .nonfinite import LossError, bad_rows, describe, filler, non_finite, without
+from .parameters import last_shared_matrix
+from .progress import Progress
+
+logger = logging.get_logger(__name__)
+
+
+class WeighingTrainer(Trainer):
+    """The Trainer, whose tasks have weights that change from step to step.
+
+    What a step measures is summed over its micro-batches and, at its end, over ranks. A task whose loss turns out NaN
+    or infinite then is taken out: the gradients are dropped, and the step is run again without its rows.
+    """
+
+    args: MultiTaskTrainingArguments
+    model: MultiTaskModel
+    tasks: dict[str, Task]
+    balance: Balance
+    progress: Progress
+    _sharded: bool
+    _items: dict[str, int]
+
+    own_balancer: Balancer | None
+    task_weights: dict[str, float]
+    _constants: dict[str, float] | None = None
+
+    @abstractmethod
+    def _mixture(self) -> Mixture: ...
+
+    def _new_balance(self) -> Balance:
+        """The balancer of a training, at its beginning.
+
+        Raises:
+            ValueError: the run does not give it what it reads.
+        """
+        args: Any = self.args
+        balancer = self.own_balancer or build_balancer(args.balancing, args.balancing_kwargs)
+        if balancer is not None and balancer.reads_evaluations and args.eval_strategy == "no":
+            raise ValueError(
+                f"{type(balancer).__name__} weighs tasks by their evaluations. Set eval_strategy to 'epoch' or 'steps'."
+            )
+        if balancer is not None and balancer.reads_gradients:
+            if self._sharded:
+                raise ValueError(
+                    f"{type(balancer).__name__} reads gradients, which FSDP and DeepSpeed hold in pieces. "
+                    "Choose another balancing, or train without them."
+                )
+            last_shared_matrix(self.model)
+        return Balance(
+            balancer, list(self.tasks), self.task_weights, seed=args.seed, constants=self._measured_constants
+        )
+
+    def _measured_constants(self, names: Any) -> dict[str, float]:
+        """The loss of every task's best constant answer, on the training data."""
+        if self._constants is None:
+            tokenizer: Any = self.processing_class
+            self._constants = constant_losses(self._mixture(), {name: self.tasks[name] for name in names}, tokenizer)
+        return self._constants
+
+    # A step
+
+    def _open_step(self, batches: list[dict[str, Any]], present: list[str]) -> None:
+        """Take in what a step consists of."""
+        self._forwards = [forward for batch in batches for forward in batch["forwards"]]
+        self._row_numbers = [numbers for batch in batches for numbers in batch["row_numbers"]]
+        self._present = present
+        self._step_weights: dict[str, float] | None = None
+        self._step_begun = False
+        self._clear_sums()
+
+    def _clear_sums(self) -> None:
+        device = self.args.device
+        precise = torch.float32 if device.type == "mps" else torch.float64
+        self._step_losses = torch.zeros(len(self.tasks), dtype=precise, device=device)
+        self._step_loss = torch.zeros((), device=device)
+        self._gradients: torch.Tensor | None = None
+
+    def _begin_step(self, num_items: Any) -> None:
+        """Find the weights, unless the only forward of the step tells its losses itself."""
+        self._step_begun = True
+        if not self.balance.looks_ahead:
+            self._step_weights = self.balance.weights(self._present)
+        elif len(self._forwards) > 1 or self.args.world_size > 1:
+            losses = self._measured(num_items)
+            failed = non_finite(losses)
+            self._step_weights = self.balance.weights(
+                [name for name in self._present if name not in failed],
+                {name: loss for name, loss in losses.items() if name not in failed},
+            )
+
+    def _weights_of(self, losses: Mapping[str, torch.Tensor]) -> dict[str, float]:
+        """The weights of the step that a forward belongs to, which found these losses."""
+        if self._step_weights is None:
+            found = {name: float(loss.detach()) for name, loss in losses.items() if name in self._present}
+            finite = {name: loss for name, loss in found.items() if name not in non_finite(found)}
+            self._step_weights = self.balance.weights(list(finite), finite)
+        return self._step_weights
+
+    def _take_in(self, losses: Mapping[str, torch.Tensor]) -> None:
+        """Add up what a forward found."""
+        if not losses:
+            return
+        numbers = [number for number, name in enumerate(self.tasks) if name in losses]
+        found = torch.stack([losses[name].detach() for name in self.tasks if name in losses])
+        self._step_losses[numbers] += found.to(self._step_losses.dtype)
+        if self.balance.reads_gradients:
+            self._take_in_gradients({name: losses[name] for name in self.tasks if name in losses})
+
+    def _take_in_gradients(self, losses: Mapping[str, torch.Tensor]) -> None:
+        """Add up the tasks' gradients of the last matrix that they share, (K, size of it)."""
+        shared = last_shared_matrix(self.model)
+        if self._gradients is None:
+            dtype = torch.promote_types(shared.dtype, torch.float32)
+            self._gradients = torch.zeros(len(self.tasks), shared.numel(), dtype=dtype, device=shared.device)
+        for number, name in enumerate(self.tasks):
+            if name in losses and losses[name].requires_grad:
+                (gradient,) = torch.autograd.grad(losses[name], shared, retain_graph=True, allow_unused=True)
+                if gradient is not None:
+                    self._gradients[number] += gradient.flatten().to(self._gradients.dtype)
+
+    def _end_step(self, model: torch.nn.Module, num_items: Any) -> torch.Tensor:
+        """See what the step was, after its last backward; its loss on this rank."""
+        self._num_items = num_items
+        losses = self._reduced(self._step_losses)
+        while failed := non_finite(losses):
+            self._leave_out({name: losses[name] for name in failed})
+            self._repeat(model, num_items)
+            losses = self._reduced(self._step_losses)
+        for name in losses:
+            self.progress.non_finite.get(name, {})["in_a_row"] = 0
+        norms = self._norms() if self.balance.reads_gradients else None
+        weights = self._step_weights or {}
+        for name in losses:
+            new = (losses[name], weights.get(name, 0.0), 1)
+            self._logged[name] = [total + one for total, one in zip(self._logged[name], new, strict=True)]
+        self.balance.on_step(losses, norms)
+        return self._step_loss
+
+    def _reduced(self, totals: torch.Tensor) -> dict[str, float]:
+        """By task of the step, its loss over all ranks."""
+        values = self.accelerator.reduce(totals, "sum").tolist()
+        return {name: values[number] for number, name in enumerate(self.tasks) if name in self._present}
+
+    def _norms(self) -> dict[str, float]:
+        if self._gradients is None:  # a rank without a row of any task
+            shared = last_shared_matrix(self.model)
+            self._gradients = torch.zeros(len(self.tasks), shared.numel(), device=shared.device)
+        norms = self.accelerator.reduce(self._gradients, "sum").norm(dim=1).tolist()
+        self._gradients = None
+        return {name: norms[number] for number, name in enumerate(self.tasks) if name in self._present}
+
+    def _after_update(self) -> None:
+        """Measure the step once more, where the balancer asks for it."""
+        if self.balance.looks_back:
+            losses = self._measured(self._num_items)
+            self.balance.after_step({name: losses[name] for name in losses if name not in non_finite(losses)})
+        self._forwards = []
+
+    def _measured(self, num_items: Any) -> dict[str, float]:
+        """By task, its loss over the whole step, as the weights are now. No random state moves."""
+        totals = torch.zeros_like(self._step_losses)
+        self.model.train()
+        with self._random_state_kept(), torch.no_grad(), self.compute_loss_context_manager():
+            for forward in self._forwards:
+                given: Any = self._prepare_inputs(forward)
+                # Ranks may have different numbers of forwards, so a wrapper that waits for the others is left out.
+                model = self.model_wrapped if self._sharded else self.model
+                found = model(**given, num_items_in_batch=num_items, all_heads=self._sharded).losses
+                for number, name in enumerate(self.tasks):
+                    if name in found:
+                        totals[number] += found[name].to(totals.dtype)
+        return self._reduced(totals)
+
+    def _random_state_kept(self) -> Any:
+        device = self.args.device
+        if device.type in ("cpu", "mps"):
+            return torch.random.fork_rng(devices=[])
+        return torch.random.fork_rng(devices=[device], device_type=device.type)
+
+    # A step without some tasks
+
+    def _leave_out(self, failed: dict[str, float]) -> None:
+        """Take tasks out of the step, count and tell.
+
+        Raises:
+            LossError: that was once too often.
+        """
+        rows = self._rows_of(failed)
+        step, most = self.state.global_step + 1, 1 if self._sharded else self.args.non_finite_patience
+        for name, loss in failed.items():
+            counts = self.progress.non_finite.setdefault(name, {"steps": 0, "in_a_row": 0})
+            counts["steps"] += 1
+            counts["in_a_row"] += 1
+            self._left_out[name] = self._left_out.get(name, 0) + 1
+            sentence = describe(name, loss, step, rows[name], self.tasks[name].source)
+            if counts["in_a_row"] >= most:
+                raise LossError(
+                    f"{sentence} It is the last of {counts['in_a_row']} such steps in a row, so training stops. Mend "
+                    "the rows, or lower the learning rate; `non_finite_patience` says how many are let pass."
+                )
+            if self.is_world_process_zero():
+                logger.warning(f"{sentence} The step goes on without the task.")
+        self._items |= dict.fromkeys(failed, 0)
+        self._present = [name for name in self._present if name not in failed]
+        first = self._forwards[0]
+        kept = [
+            (rest, numbers)
+            for forward, numbers in zip(self._forwards, self._row_numbers, strict=True)
+            if (rest := without(forward, failed)) is not None
+        ]
+        self._forwards = [rest for rest, _ in kept] or [filler(first)]
+        self._row_numbers = [numbers for _, numbers in kept] or [{}]
+        if not self.balance.looks_ahead:
+            self._step_weights = self.balance.weights(self._present)
+        else:
+            losses = self._reduced(self._step_losses)
+            finite = {name: losses[name] for name in losses if name not in non_finite(losses)}
+            self._step_weights = self.balance.weights(list(finite), finite)
+
+    def _rows_of(self, failed: Mapping[str, float]) -> dict[str, list[int]]:
+        """By task, the numbers of the rows whose loss is NaN or infinite, over all ranks."""
+        own: dict[str, list[int]] = {}
+        for name, numbers in self._found_rows(failed):
+            own.setdefault(name, []).extend(numbers)
+        ranks = gather_object([own]) if self.args.world_size > 1 else [own]
+        bad = {name: sorted({row for of_rank in ranks for row in of_rank.get(name, [])}) for name in failed}
+        if all(bad.values()):
+            return bad
+        return {name: rows or sorted(set(self._rows_by_task().get(name, []))) for name, rows in bad.items()}
+
+    def _rows_by_task(self) -> dict[str, list[int]]:
+        """By task, the numbers of its rows in the step, on this rank."""
+        rows: dict[str, list[int]] = {}
+        for numbers in self._row_numbers:
+            for name, own in numbers.items():
+                rows.setdefault(name, []).extend(own)
+        return rows
+
+    def _found_rows(self, failed: Mapping[str, float]) -> Iterator[tuple[str, list[int]]]:
+        """Names of tasks with their rows that fail by themselves; none where the model is in pieces over the ranks."""
+        heads: Any = self.model.heads
+        if self._sharded:
+            return
+        with self._random_state_kept(), torch.no_grad(), self.compute_loss_context_manager():
+            for forward, numbers in zip(self._forwards, self._row_numbers, strict=True):
+                if not any(name in forward["labels"] for name in failed):
+                    continue
+                given: Any = self._prepare_inputs(forward)
+                logits: Any = self.model(**given).logits
+                for name in failed:
+                    if name in given["labels"]:
+                        losses_N = heads[name].loss(logits[name], given["labels"][name])
+                        yield name, bad_rows(losses_N, numbers[name])
+
+    def _repeat(self, model: torch.nn.Module, num_items: Any) -> None:
+        """Run the step again, as if it had no row of the tasks that left."""
+        model.zero_grad()
+        self._clear_sums()
+        if any(self._items.values()):
+            self._run(model, self._forwards, num_items)
+
+    def _run(self, model: torch.nn.Module, forwards: list[dict[str, Any]], num_items: Any) -> None:
+        """Forward and backward of some parts of a step; ranks meet at the last."""
+        *parts, last = forwards
+        for part in parts:
+            with self.accelerator.no_sync(model):
+                self._step_loss += super().training_step(model, part, num_items)
+        self._step_loss += super().training_step(model, last, num_items)
+
+    # Logs
+
+    def _drop_logged(self) -> None:
+        """Start counting anew what the next log reports: sums of each task's losses and weights, and its steps."""
+        self._logged: dict[str, list[float]] = {name: [0.0, 0.0, 0] for name in self.tasks}
+        self._left_out: dict[str, int] = {}
+
+
+class BalanceCallback(TrainerCallback):
+    """Tells a trainer's balancer of updates and epochs.
+
+    Args:
+        trainer: whose balancer it is.
+    """
+
+    def __init__(self, trainer: WeighingTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """An update is made."""
+        self.trainer._after_update()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """An epoch is over."""
+        self.trainer.balance.on_epoch()
