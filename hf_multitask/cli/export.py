@@ -19,21 +19,29 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("model", help="folder or Hub id of a multi-task model")
     parser.add_argument("--task", nargs="+", help="name of the task; of several, each in a folder of its name")
     parser.add_argument("--all", action="store_true", help="every task that a stock class can hold")
-    parser.add_argument("--output", required=True, help="folder of the exported model")
+    parser.add_argument(
+        "--onnx", action="store_true", help="one ONNX graph of all tasks, or of those named, in place of stock models"
+    )
+    parser.add_argument("--output", required=True, help="folder of what is exported")
 
 
 def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
-    """Export, and say where each task is and why one is not.
+    """Export, and say where each task, or their graph, is and why one is not.
 
     Raises:
         ValueError: a task that was asked for by name, or with ``--all`` every task, cannot be exported.
     """
     if words:
         raise ValueError(f"export does not take '{words[0]}'.")
-    if (namespace.task is None) == (not namespace.all):
+    if namespace.task is not None and namespace.all:
         raise ValueError("Give either --task NAME or --all.")
-    model, _ = load_saved(namespace.model)
+    if namespace.task is None and not namespace.all and not namespace.onnx:
+        raise ValueError("Say which task to export. Give --task NAME, or --all.")
+    model, tokenizer = load_saved(namespace.model)
     output = Path(namespace.output).expanduser()
+    if namespace.onnx:
+        print(model.export_onnx(output, tokenizer, tasks=namespace.task))
+        return
     names = model.config.task_names if namespace.all else list(dict.fromkeys(namespace.task))
     for name in names:
         model.config.task(name)

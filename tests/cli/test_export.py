@@ -64,7 +64,7 @@ def test_a_refused_task_that_was_asked_for_is_an_error_after_the_others(run, tmp
 def test_mistakes_are_told_in_a_sentence(run, saved, tmp_path):
     for words, part in [
         (["--task", "nre"], "has no task 'nre'; it has ner, similar, answers. Did you mean 'ner'?"),
-        ([], "Give either --task NAME or --all."),
+        ([], "Say which task to export. Give --task NAME, or --all."),
         (["--all", "--task", "ner"], "Give either --task NAME or --all."),
         (["--all", "--force"], "export does not take '--force'."),
     ]:
@@ -75,6 +75,18 @@ def test_mistakes_are_told_in_a_sentence(run, saved, tmp_path):
     code, _, last = run("--task", "ner", "--output", saved)
     assert code == 2
     assert "holds a multi-task model, which an export would overwrite" in last
+
+
+def test_onnx_is_one_graph_of_all_tasks_or_of_some(run, tmp_path):
+    runtime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
+    for words, outputs in (
+        ([], ["ner_logits", "similar_logits", "answers_logits"]),
+        (["--task", "ner"], ["ner_logits"]),
+    ):
+        code, out, _ = run("--onnx", *words, "--output", tmp_path / "graph")
+        assert (code, out) == (0, f"{tmp_path / 'graph' / 'model.onnx'}\n")
+        found = runtime.InferenceSession(str(tmp_path / "graph" / "model.onnx")).get_outputs()
+        assert [output.name for output in found] == outputs
 
 
 def test_a_full_disk_leaves_the_old_export_whole(run, saved, tmp_path):
