@@ -50,7 +50,7 @@ def test_command_lines_run(run, tmp_path):
     (commands,) = [block for block in blocks("bash") if "hf-multitask evaluate" in block]
     (tmp_path / "texts.jsonl").write_text('{"text": "A fine place."}\n')
     outputs = [run(["bash", "-c", command]) for command in commands.splitlines()]
-    assert len(outputs) == 5
+    assert len(outputs) == 6
     assert "Resuming from" in outputs[1] and "checkpoint-20" in outputs[1]
     assert "average" in outputs[2]
     assert set(json.loads(outputs[3])) == {"sentiment", "ner"}
