@@ -50,7 +50,7 @@ _SHOWN = (
     "fp16",
     "seed",
 )
-_NOT_SHOWN = ("save_best_by_task",)
+_NOT_SHOWN = ("save_best_by_task", "save_adapters_only", "non_finite_patience")
 
 # Metrics whose name on the Hub is another.
 _HUB_METRICS = {"pearson": "pearsonr", "micro_f1": "f1", "rougeL": "rouge", "bleu": "sacrebleu"}
@@ -301,9 +301,9 @@ def _hyperparameters(arguments: Any) -> str:
     lines = []
     for name in (*_SHOWN, *own):
         value = getattr(arguments, name)
-        if value is None or value is False or name == idle:
-            continue
         value = getattr(value, "value", value)
+        if value is None or value is False or value == "none" or name == idle:
+            continue
         lines.append(f"- `{name}`: {json.dumps(value) if isinstance(value, Mapping | list) else value}")
     return "\n".join(lines)
 
