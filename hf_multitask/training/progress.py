@@ -26,6 +26,7 @@ class Progress:
         finished: by task that trains no more, the step at which it stopped.
         left: by dataset that no unfinished task reads, the epoch from which it draws no rows.
         anchors: by stream, from where on it is read again; see :class:`hf_multitask.data.Stream`.
+        aggregation: the aggregator's ``state``, and why the row split is not used, ``fallback``, where it did not fit.
         data: what the order of the rows depends on; see :meth:`check_data`.
         ranks: that wrote the checkpoint.
         files: by name, the bytes of the checkpoint's other files.
@@ -37,6 +38,7 @@ class Progress:
     finished: dict[str, int] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
     anchors: dict[str, dict[str, Any]] = field(default_factory=dict)
+    aggregation: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     ranks: int = 0
     files: dict[str, int] = field(default_factory=dict)

@@ -22,6 +22,7 @@ from ..tasks import Task
 from .arguments import OWN_TO_A_RANK, MultiTaskTrainingArguments
 from .callbacks import PlanCallback, ResumableEarlyStopping, describe_shares
 from .checkpoint import check_checkpoint
+from .conflict import AggregatingTrainer
 from .evaluating import EvaluatingTrainer
 from .evaluation import EvaluationRows, Metric
 from .parameters import BACKBONE, freeze, regroup
@@ -41,13 +42,12 @@ from .preparation import (
 from .progress import BEST_FOLDER, Progress, tidy_best
 from .ranks import check_alike, release_group_at_exit
 from .saving import SaveError, SavingTrainer
-from .stepping import SteppingTrainer
 from .summary import MANY, summary_callbacks
 
 logger = logging.get_logger(__name__)
 
 
-class MultiTaskTrainer(EvaluatingTrainer, SteppingTrainer, SavingTrainer):
+class MultiTaskTrainer(EvaluatingTrainer, AggregatingTrainer, SavingTrainer):
     """Trains a :class:`MultiTaskModel` on batches that mix its tasks.
 
     The loss of an optimizer step is ``sum over tasks t of w_t * (sum of t's item losses) / (number of t's items)``,
@@ -63,6 +63,8 @@ class MultiTaskTrainer(EvaluatingTrainer, SteppingTrainer, SavingTrainer):
         tasks: by name, tasks in place of the model's: other columns, the same labels.
         model_init: makes a fresh model for every training, as in ``Trainer``; what a hyperparameter search needs.
         sampler: sampling rates in place of ``args.sampling``.
+        aggregator: in place of ``args.aggregation``, an aggregator of :mod:`hf_multitask.aggregation`, or a weighting
+            of torchjd's that remembers nothing.
         compute_metrics: by task, metrics in place of the task's own; the first one counts for the average.
         callbacks: as in ``Trainer``.
         optimizers: as in ``Trainer``.
@@ -91,6 +93,7 @@ class MultiTaskTrainer(EvaluatingTrainer, SteppingTrainer, SavingTrainer):
         tasks: Mapping[str, Task] | None = None,
         model_init: Callable[..., MultiTaskModel] | None = None,
         sampler: SamplingRates | None = None,
+        aggregator: Any = None,
         compute_metrics: Mapping[str, Metric] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
@@ -141,6 +144,7 @@ class MultiTaskTrainer(EvaluatingTrainer, SteppingTrainer, SavingTrainer):
         self._seen_rows = torch.zeros(rows, dtype=torch.long, device=args.device)
         self._primary: dict[str, tuple[str, float]] = {}
         freeze(model, args.freeze or ())
+        self._set_aggregator(aggregator)
         self._drop_totals()
         release_group_at_exit(self)
         self.add_callback(PlanCallback(self))
