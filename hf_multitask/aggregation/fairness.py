@@ -38,13 +38,15 @@ def fair_weights(gramian_KK: torch.Tensor, alpha: float) -> torch.Tensor:
         if (slope_K * weights_K**power).abs().max() < _RESIDUAL:
             return weights_K * scale ** (-1 / (1 + power))
         curvature_KK = matrix_KK + torch.diag(power * weights_K ** (-power - 1))
-        step_K = torch.linalg.solve(curvature_KK, slope_K)
+        step_K, singular = torch.linalg.solve_ex(curvature_KK, slope_K)
+        if singular:
+            break
         size = min(1.0, 0.99 / float((step_K / weights_K).max().clamp(min=1e-300)))  # weights stay positive
         slope, start = slope_K @ step_K, value(weights_K)
         while value(weights_K - size * step_K) > start - 1e-4 * size * slope and size > 1e-12:
             size /= 2
         weights_K = weights_K - size * step_K
-    raise ArithmeticError(f"no fair weights within {_STEPS} steps, as where gradients cancel each other")
+    raise ArithmeticError("no fair weights, as where gradients cancel each other")
 
 
 def _to_mean_one(weights_K: torch.Tensor) -> torch.Tensor:
