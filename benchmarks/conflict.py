@@ -1,12 +1,12 @@
 """Cost of a step with an aggregator, relative to the plain one on the same rows.
 
-Measured: forward, backward and the combination of the task gradients, ``training_step`` of MultiTaskTrainer, without the
-optimizer; plain is the same trainer with ``aggregation="none"``. The rows of a step are divided evenly among K sequence
-classifications; every row has ``--length`` tokens, so that nothing is padded and the step is one forward. Beside it, on
-the same rows, the plain model and heads: torchjd's ``backward`` and ``mtl_backward`` with UPGrad, and its ``autogram``
-(per row, summed to tasks). All take turns of one step, in an order drawn anew for every round; the first round is
-warm-up. Shown is the median over rounds of each over plain with its 95 % bootstrap interval, by the clock and by seconds
-of CPU. The memory is the peak of a process of its own over three steps::
+Measured: forward, backward and the combination of the task gradients, ``training_step`` of MultiTaskTrainer, without
+the optimizer; plain is the same trainer with ``aggregation="none"``. The rows of a step are divided evenly among K
+sequence classifications; every row has ``--length`` tokens, so that nothing is padded and the step is one forward.
+Beside it, on the same rows, the plain model and heads: torchjd's ``backward`` and ``mtl_backward`` with UPGrad, and its
+``autogram`` (per row, summed to tasks). All take turns of one step, in an order drawn anew for every round; the first
+round is warm-up. Shown is the median over rounds of each over plain with its 95 % bootstrap interval, by the clock and
+by seconds of CPU. The memory is the peak of a process of its own over three steps::
 
     OMP_NUM_THREADS=1 python benchmarks/conflict.py --rows 32 --length 32 --tasks 2 4 8 --rounds 200
     OMP_NUM_THREADS=1 python benchmarks/conflict.py --rows 64 --length 64 --tasks 8 16 --rounds 200

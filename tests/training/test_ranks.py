@@ -48,6 +48,9 @@ def jobs(world):
             {**describe("streams", rows=rows, sampling="uniform", max_steps=7), "streams": ["reviews", "wiki"]}, four, 4
         ),
         job(describe("bf16", dtype="float32", bf16=True, sampling="uniform", rows=rows), one),
+        job(describe("upgrad", rows=rows, aggregation="upgrad"), one),
+        job(rare("gradvac", aggregation="gradvac", ddp_find_unused_parameters=False), four, 4),
+        job(describe("graddrop", tasks=("stars", "pairs", "ner"), rows=rows, aggregation="graddrop"), four, 4),
     ]
 
 
