@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -54,8 +54,17 @@ class VectorAggregator(Aggregator):
     """An aggregator that needs the gradients themselves, and treats every entry of them by itself."""
 
     @abstractmethod
-    def combine(self, gradients_KP: torch.Tensor, tasks: Sequence[str]) -> torch.Tensor:
-        """One gradient (P,) of those of K tasks, for P entries of the shared parameters."""
+    def combine(
+        self, gradients_KP: torch.Tensor, tasks: Sequence[str], draw: Callable[[], torch.Tensor]
+    ) -> torch.Tensor:
+        """One gradient (P,) of those of K tasks, for P entries of the shared parameters.
+
+        Args:
+            gradients_KP: the gradients.
+            tasks: names of the K tasks.
+            draw: gives a number between 0 and 1 for each entry (P,), drawn from the seed of the step. Which entries are
+                given at a time, all of an embedding or the touched ones, makes no difference to them.
+        """
 
 
 def trace_scaled(gramian_KK: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ Legend: K tasks of a step, P entries of a parameter, U rows of an embedding that
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import torch
 from torch import nn
@@ -130,15 +131,24 @@ class Blocks:
             total_KK = part_KK if total_KK is None else total_KK + part_KK
         return torch.zeros(self.tasks, self.tasks, dtype=torch.float64) if total_KK is None else total_KK.cpu()
 
-    def write(self, combined: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Set the gradients of the parameters to what a function makes of those of the tasks, (K, P) to (P,)."""
+    def write(self, combined: Callable[[torch.Tensor, Callable[[], torch.Tensor]], torch.Tensor]) -> None:
+        """Set the gradients of the parameters to what a function makes of those of the tasks, (K, P) to (P,).
+
+        Args:
+            combined: also gets a function that draws a number between 0 and 1 for each of the P entries.
+        """
         for parameter, matrix_KP in self.matrices():
-            entries = combined(matrix_KP).to(parameter.dtype)
+            entries = combined(matrix_KP, partial(self._draw, parameter)).to(parameter.dtype)
             if parameter in self._compact:
                 parameter.grad = torch.zeros_like(parameter)
                 parameter.grad[self._touched[parameter]] = entries.view(-1, *parameter.shape[1:])
             else:
                 parameter.grad = entries.view(parameter.shape)
+
+    def _draw(self, parameter: nn.Parameter) -> torch.Tensor:
+        """Numbers for the entries of a parameter, for all of it even where some rows are wanted only."""
+        drawn = torch.rand(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+        return (drawn[self._touched[parameter]] if parameter in self._compact else drawn).flatten()
 
     def gradient(self, parameter: nn.Parameter, task: int) -> torch.Tensor | None:
         """One task's whole gradient of a parameter, None where no task has one; after :meth:`close`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,7 +63,7 @@ def combine(aggregator: Aggregator, blocks: Blocks, tasks: Sequence[str], *, see
                 weights_K[active] = _weights(aggregator, gramian_KK[active][:, active], names)
             except Exception as problem_found:  # whatever a solver raises: it is told, and the step goes on
                 problem = _words(problem_found)
-    blocks.write(lambda matrix_KP: _weighted(weights_K, matrix_KP))
+    blocks.write(lambda matrix_KP, _draw: _weighted(weights_K, matrix_KP))
     return Outcome(tuple(tasks), gramian_KK, weights_K, problem)
 
 
@@ -90,8 +90,8 @@ def _combine_vectors(
     names = [tasks[number] for number in active]
     every = len(active) == len(tasks)
 
-    def combined(matrix_KP: torch.Tensor) -> torch.Tensor:
-        return aggregator.combine(matrix_KP if every else matrix_KP[list(active)], names)
+    def combined(matrix_KP: torch.Tensor, draw: Callable[[], torch.Tensor]) -> torch.Tensor:
+        return aggregator.combine(matrix_KP if every else matrix_KP[list(active)], names, draw)
 
     blocks.write(combined)
     return Outcome(tasks, gramian_KK, None)

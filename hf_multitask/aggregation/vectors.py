@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -13,7 +13,7 @@ class GradDrop(VectorAggregator):
     r"""Lets through, entry by entry, either the positive or the negative parts of the gradients, by chance.
 
     Positive parts pass with the probability :math:`\tfrac12 (1 + \sum_i g_i / \sum_i |g_i|)`. Just Pick a Sign:
-    Optimizing Deep Multitask Models with Gradient Sign Dropout (NeurIPS 2020), https://arxiv.org/abs/2010.06808;
+    Optimizing Deep Multitask Models with Gradient Sign Dropout (NeurIPS 2020), https://arxiv.org/abs/2010.06808; as
     ``torchjd.aggregation.GradDrop``.
 
     Args:
@@ -35,13 +35,17 @@ class GradDrop(VectorAggregator):
         """See :class:`Aggregator`."""
         check_named("leak", self.leak if isinstance(self.leak, Mapping) else {}, tasks)
 
-    def combine(self, gradients_KP: torch.Tensor, tasks: Sequence[str]) -> torch.Tensor:
+    def combine(
+        self, gradients_KP: torch.Tensor, tasks: Sequence[str], draw: Callable[[], torch.Tensor]
+    ) -> torch.Tensor:
         """See :class:`VectorAggregator`."""
-        from torchjd.aggregation import GradDrop as TorchGradDrop
-
         leak = self.leak
         parts = [leak.get(name, 0.0) if isinstance(leak, Mapping) else leak for name in tasks]
-        return TorchGradDrop(leak=gradients_KP.new_tensor(parts))(gradients_KP)
+        leak_K1 = gradients_KP.new_tensor(parts).unsqueeze(1)
+        positive_P = 0.5 * (1 + gradients_KP.sum(0) / gradients_KP.abs().sum(0))  # not a number where all are zero
+        drawn_P = draw()
+        passes_KP = ((positive_P > drawn_P) & (gradients_KP > 0)) | ((positive_P < drawn_P) & (gradients_KP < 0))
+        return ((leak_K1 + (1 - leak_K1) * passes_KP) * gradients_KP).sum(0)
 
 
 class TrimmedMean(VectorAggregator):
@@ -62,7 +66,12 @@ class TrimmedMean(VectorAggregator):
             raise ValueError(f"Parameter `trim_number` should be 0 or more. Found `trim_number = {trim_number}`.")
         self.trim_number = trim_number
 
-    def combine(self, gradients_KP: torch.Tensor, tasks: Sequence[str]) -> torch.Tensor:
+    def combine(
+        self,
+        gradients_KP: torch.Tensor,
+        tasks: Sequence[str],
+        draw: Callable[[], torch.Tensor],  # noqa: ARG002
+    ) -> torch.Tensor:
         """See :class:`VectorAggregator`."""
         from torchjd.aggregation import TrimmedMean as TorchTrimmedMean
 
