@@ -41,7 +41,7 @@ METHODS: dict[str, dict[str, Any]] = {
 LOWEST = 5e-6
 BETAS = (0.9**10, 0.999**10)
 LEVEL = -8.4  # of the front; the bowls' bottom is at -8, and the tanh before them draws it down
-FRONT = 0.1  # how near to the front a point counts as on it
+FRONT = 0.2  # how near to the front a point counts as on it
 
 
 def losses(points: torch.Tensor) -> torch.Tensor:
@@ -64,13 +64,14 @@ def gradients(first: float, second: float) -> torch.Tensor:
     rows = []
     insides = (0.5 * (-first - 7) + whole, 1 - whole**2), (0.5 * (-first + 3) - whole + 2, whole**2 - 1)
     for (inside, by_second), at, scale in zip(insides, (7, -7), (SCALE, 1.0), strict=True):
-        if second > 0:
+        row = [0.0, 0.0]
+        if second >= 0:  # and both at 0, as autograd has it
             level = math.log(max(abs(inside), LOWEST)) + 6
             steep = 1 / inside if abs(inside) > LOWEST else 0.0
-            row = half * -0.5 * steep, half * by_second * steep + slope * level
-        else:
+            row = [row[0] + half * -0.5 * steep, row[1] + half * by_second * steep + slope * level]
+        if second <= 0:
             level = ((first - at) ** 2 + 0.1 * (second + 8) ** 2) / 10 - 20
-            row = -half * 0.2 * (first - at), -half * 0.02 * (second + 8) - slope * level
+            row = [row[0] - half * 0.2 * (first - at), row[1] - half * 0.02 * (second + 8) - slope * level]
         rows.append([scale * value for value in row])
     return torch.tensor(rows, dtype=torch.float64)
 
