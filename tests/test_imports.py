@@ -52,6 +52,6 @@ def test_the_room_that_travels_needs_only_torch_and_transformers(path):
 
 
 def test_import_leaves_metrics_and_extras_alone():
-    code = "import sys, hf_multitask; print([m for m in ('evaluate', 'seqeval', 'tensorboard', 'matplotlib') if m in sys.modules])"
+    code = "import sys, hf_multitask; print([m for m in ('evaluate', 'seqeval', 'tensorboard', 'matplotlib', 'torchjd', 'cvxpy') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -104,7 +104,8 @@ class AggregatingTrainer(SteppingTrainer):
         """Which engine tells the gradients of the tasks apart, and the memory that they take, in a sentence or two."""
         split = self._row_split()
         shared = self._shared_parameters()
-        tasks = min(len(self.tasks), self._train_batch_size * self.args.gradient_accumulation_steps)
+        rows = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        tasks = min(len(self.tasks), rows)
         size = sum(parameter.numel() * parameter.element_size() for parameter in shared) * tasks / 2**20
         name = type(self.aggregator).__name__ if self.args.aggregation == "none" else self.args.aggregation
         engine = "row split, one forward and one backward for rows of one task each"
