@@ -116,6 +116,7 @@ def run(methods: Sequence[str], steps: int, rate: float) -> dict[str, list[torch
 def plot(found: dict[str, list[torch.Tensor]], path: Path) -> None:
     """Draw the losses that every method passes, and the front."""
     from matplotlib import pyplot
+    from PIL import Image
 
     columns = 4
     figure, axes = pyplot.subplots(
@@ -139,6 +140,7 @@ def plot(found: dict[str, list[torch.Tensor]], path: Path) -> None:
         axis.set_ylabel("second loss", fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=80)
+    Image.open(path).convert("P", palette=Image.Palette.ADAPTIVE, colors=48).save(path, optimize=True)
 
 
 def main(words: Sequence[str] | None = None, tell: Callable[[str], None] = print) -> dict[str, list[float]]:

@@ -29,16 +29,16 @@ def test_gradients_by_hand_are_those_of_autograd(toy):
 
 def test_sum_stops_short_of_the_front_where_fair_weights_reach_it(toy):
     start = toy.STARTS[2]
-    ends = {name: toy.descend(name, start, 3000, 1e-2)[-1] for name in ("sum", "nash_mtl")}
+    ends = {name: toy.descend(name, start, 3500, 1e-2)[-1] for name in ("sum", "nash_mtl")}
     assert toy.distance(ends["sum"]) > 5
     assert toy.distance(ends["nash_mtl"]) < toy.FRONT
 
 
-# Starting points, by their numbers, from which a method does not reach the front.
+# Starting points, by their numbers, from which a method does not reach the front. UPGrad comes within 0.5 of it.
 MISSED = {
     "sum": {2},
-    "pcgrad": {2},
-    "gradvac": {2},
+    "pcgrad": set(),
+    "gradvac": set(),
     "cagrad": set(),
     "mgda": set(),
     "imtl_g": set(),
@@ -55,5 +55,5 @@ MISSED = {
 @pytest.mark.parametrize("method", MISSED)
 def test_front_is_reached_from_these_starting_points(method, toy):
     assert set(MISSED) == set(toy.METHODS)
-    distances = [toy.distance(toy.descend(method, start, 3500, 1e-2)[-1]) for start in toy.STARTS]
+    distances = [toy.distance(toy.descend(method, start, 10_000, 1e-2)[-1]) for start in toy.STARTS]
     assert {number for number, far in enumerate(distances) if far >= toy.FRONT} == MISSED[method], distances
