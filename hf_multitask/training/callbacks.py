@@ -66,6 +66,8 @@ class PlanCallback(TrainerCallback):
         """Print the plan."""
         if state.is_world_process_zero:
             tqdm.write(self.trainer.describe_plan(state.max_steps))
+            if self.trainer.aggregator is not None:
+                tqdm.write(self.trainer.describe_aggregation())
 
     def on_train_end(
         self,

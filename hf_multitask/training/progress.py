@@ -26,6 +26,7 @@ class Progress:
         finished: by task that trains no more, the step at which it stopped.
         left: by dataset that no unfinished task reads, the epoch from which it draws no rows.
         anchors: by stream, from where on it is read again; see :class:`hf_multitask.data.Stream`.
+        aggregation: the aggregator's ``state``, and why the row split is not used, ``fallback``, where it did not fit.
         data: what the order of the rows depends on; see :meth:`check_data`.
         non_finite: by task whose loss was NaN or infinite, in how many ``steps``, and how many of them ``in_a_row``.
         balancing: what the balancer remembers; see :class:`hf_multitask.training.balance.Balance`.
@@ -39,6 +40,7 @@ class Progress:
     finished: dict[str, int] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
     anchors: dict[str, dict[str, Any]] = field(default_factory=dict)
+    aggregation: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     non_finite: dict[str, dict[str, int]] = field(default_factory=dict)
     balancing: dict[str, Any] = field(default_factory=dict)

@@ -23,6 +23,7 @@ from .arguments import OWN_TO_A_RANK, MultiTaskTrainingArguments
 from .balance import Balance
 from .callbacks import PlanCallback, ResumableEarlyStopping, describe_shares
 from .checkpoint import check_checkpoint
+from .conflict import AggregatingTrainer
 from .describing import DescribingTrainer
 from .evaluating import EvaluatingTrainer
 from .evaluation import EvaluationRows, Metric
@@ -44,14 +45,13 @@ from .progress import BEST_FOLDER, Progress, tidy_best
 from .pushing import PushingTrainer
 from .ranks import check_alike, release_group_at_exit
 from .saving import SaveError, SavingTrainer
-from .stepping import SteppingTrainer
 from .summary import MANY, summary_callbacks
 from .weighing import BalanceCallback
 
 logger = logging.get_logger(__name__)
 
 
-class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, SteppingTrainer, PushingTrainer, SavingTrainer):
+class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, AggregatingTrainer, PushingTrainer, SavingTrainer):
     """Trains a :class:`MultiTaskModel` on batches that mix its tasks.
 
     The loss of an optimizer step is ``sum over tasks t of w_t * (sum of t's item losses) / (number of t's items)``,
@@ -68,6 +68,8 @@ class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, SteppingTrainer, Pu
         model_init: makes a fresh model for every training, as in ``Trainer``; what a hyperparameter search needs.
         sampler: sampling rates in place of ``args.sampling``.
         balancer: weighs the tasks in place of ``args.balancing``.
+        aggregator: in place of ``args.aggregation``, an aggregator of :mod:`hf_multitask.aggregation`, or a weighting
+            of torchjd's that remembers nothing.
         compute_metrics: by task, metrics in place of the task's own; the first one counts for the average.
         callbacks: as in ``Trainer``.
         optimizers: as in ``Trainer``.
@@ -97,6 +99,7 @@ class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, SteppingTrainer, Pu
         model_init: Callable[..., MultiTaskModel] | None = None,
         sampler: SamplingRates | None = None,
         balancer: Balancer | None = None,
+        aggregator: Any = None,
         compute_metrics: Mapping[str, Metric] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
@@ -151,6 +154,7 @@ class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, SteppingTrainer, Pu
         self._seen_rows = torch.zeros(rows, dtype=torch.long, device=args.device)
         self._primary: dict[str, tuple[str, float]] = {}
         freeze(model, args.freeze or ())
+        self._set_aggregator(aggregator)
         self._drop_totals()
         self.balance = Balance(None, list(self.tasks), self.task_weights) if mixture is None else self._new_balance()
         release_group_at_exit(self)

@@ -100,13 +100,18 @@ class WeighingTrainer(Trainer):
         self._step_begun = True
         if not self.balance.looks_ahead:
             self._step_weights = self.balance.weights(self._present)
-        elif len(self._forwards) > 1 or self.args.world_size > 1:
+        elif not self._runs_once:
             losses = self._measured(num_items)
             failed = non_finite(losses)
             self._step_weights = self.balance.weights(
                 [name for name in self._present if name not in failed],
                 {name: loss for name, loss in losses.items() if name not in failed},
             )
+
+    @property
+    def _runs_once(self) -> bool:
+        """Whether the step is one forward, which tells the losses of all tasks by itself."""
+        return len(self._forwards) == 1 and self.args.world_size == 1
 
     def _weights_of(self, losses: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """The weights of the step that a forward belongs to, which found these losses."""

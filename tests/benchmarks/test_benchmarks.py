@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from tiny import DATA, read_rows
 
@@ -159,3 +160,39 @@ def test_balancing(benchmark, backbone_path, capsys):
     forwards = {name: of_one["forwards"] / of_one["steps"] for name, of_one in figures.items()}
     assert forwards == {"none": 1, "famo": 1, "famo-exact": 2, "gradnorm": 1}
     assert "over none" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_conflict(benchmark, backbone_path, capsys):
+    benchmark("overhead")
+    words = ["--rows", "6", "--length", "9", "--tasks", "2", "3", "--rounds", "2", "--torchjd"]
+    figures = benchmark("conflict").main([*words, "--backbone", backbone_path()])
+    assert list(figures) == ["2", "3"]
+    systems = ["none", "sum per task", "sum", "pcgrad", "torchjd backward", "torchjd mtl_backward", "torchjd autogram"]
+    assert list(figures["2"]) == systems
+    assert figures["2"]["none"]["seconds"][1] == 1
+    assert "K = 3, 6 rows of 9 tokens" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_systems_of_the_conflict_benchmark_make_the_same_update(benchmark, backbone_path):
+    benchmark("overhead")
+    conflict = benchmark("conflict")
+    given = conflict.parse(["--rows", "6", "--length", "9", "--backbone", backbone_path()])
+    found = {}
+    for name in ("upgrad", "upgrad per task", *conflict.TORCHJD):
+        step, model = conflict.build(given, 3, name)
+        step()
+        shared = [one.grad.flatten() for one in model.backbone.parameters() if one.grad is not None]
+        found[name] = torch.cat(shared) * (3 if name.startswith("torchjd") else 1)
+    for name, gradient in found.items():
+        assert float((gradient - found["upgrad"]).norm() / found["upgrad"].norm()) < 1e-3, name
+
+
+def test_toy_conflict(benchmark, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    words = ["--methods", "sum", "upgrad", "--steps", "20", "--output", str(tmp_path / "toy.png")]
+    ends = benchmark("toy_conflict").main(words)
+    assert list(ends) == ["sum", "upgrad"] and all(len(each) == 5 for each in ends.values())
+    assert (tmp_path / "toy.png").stat().st_size > 5_000
+    assert "0 of 5" in capsys.readouterr().out

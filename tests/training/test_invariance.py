@@ -95,6 +95,20 @@ def test_streams_make_one_update_however_they_are_accumulated(sampling, backbone
             assert record[what] == alone[what]
 
 
+@pytest.mark.parametrize("tasks", [("stars", "pairs", "ner"), layouts.KINDS], ids=["apart", "shared"])
+@pytest.mark.parametrize("method", ["pcgrad", "cagrad", "nash_mtl", "gradvac", "graddrop"])
+def test_aggregators_make_one_update_however_it_is_accumulated(method, tasks, backbone_path, tmp_path, record_property):
+    description = describe(method, tasks=tasks, rows=24, aggregation=method, max_steps=3)
+    whole, alone = layouts.run(description, backbone_path(), tmp_path, 24, 1)
+    plain, _ = layouts.run({**description, "args": {"max_steps": 3}}, backbone_path(), tmp_path, 24, 1)
+    assert relative_difference(whole, plain) > 1e-6
+    for batch in (6, 2):
+        parts, record = layouts.run(description, backbone_path(), tmp_path, batch, 24 // batch)
+        record_property(f"24x1 against {batch}x{24 // batch}, relative norm", relative_difference(whole, parts))
+        assert relative_difference(whole, parts) < (1e-7 if method == "cagrad" else 1e-9)  # its solver stops at 1e-8
+        assert record["trained"] == alone["trained"]
+
+
 @pytest.mark.parametrize("seed", range(20, 25))
 def test_drawn_mixtures_make_one_update_however_they_are_accumulated(seed, backbone_path, tmp_path, record_property):
     description = draw(seed, 24)

@@ -51,6 +51,9 @@ def jobs(world):
         job(rare("adapters", tasks=(*KINDS, *TEXTS), adapters=ADAPTERS), four, 4),
         job(rare("adapters-all", adapters=ADAPTERS, ddp_find_unused_parameters=False), one),
         job(describe("adapters-checkpointing", adapters=ADAPTERS, **CHECKPOINTING, rows=rows), one),
+        job(describe("upgrad", rows=rows, aggregation="upgrad"), one),
+        job(rare("gradvac", aggregation="gradvac", ddp_find_unused_parameters=False), four, 4),
+        job(describe("graddrop", tasks=("stars", "pairs", "ner"), rows=rows, aggregation="graddrop"), four, 4),
     ]
 
 

@@ -1,0 +1,24 @@
+"""Gradients of several tasks for the shared parameters, and what one update is made of them."""
+
+from .base import Aggregator, GramianAggregator, VectorAggregator
+from .blocks import Blocks
+from .combining import Outcome, combine
+from .registry import AGGREGATORS, as_aggregator, build_aggregator
+from .splitting import NoRowAxisError, RowSplit, Segment
+from .task_pass import collect_task
+
+__all__ = [
+    "AGGREGATORS",
+    "Aggregator",
+    "Blocks",
+    "GramianAggregator",
+    "NoRowAxisError",
+    "Outcome",
+    "RowSplit",
+    "Segment",
+    "VectorAggregator",
+    "as_aggregator",
+    "build_aggregator",
+    "collect_task",
+    "combine",
+]

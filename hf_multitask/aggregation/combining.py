@@ -1,0 +1,101 @@
+"""One step of an aggregator: what it makes of the gradients, and what is done where it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .base import Aggregator, GramianAggregator, VectorAggregator
+from .blocks import Blocks
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a step.
+
+    Args:
+        tasks: those with rows in it, K of them.
+        gramian: inner products of their gradients, (K, K).
+        weights: of their gradients, (K,); None where the method has none.
+        problem: why the step took the plain sum instead, in words; None where it did not.
+    """
+
+    tasks: tuple[str, ...]
+    gramian: torch.Tensor
+    weights: torch.Tensor | None
+    problem: str | None = None
+
+    @property
+    def cosines(self) -> torch.Tensor:
+        """Cosines between the gradients, (K, K); 0 where one of them is zero."""
+        norms_K = self.gramian.diagonal().sqrt()
+        return torch.nan_to_num(self.gramian / torch.outer(norms_K, norms_K), nan=0.0)
+
+
+def combine(aggregator: Aggregator, blocks: Blocks, tasks: Sequence[str], *, seed: int, scale: float = 1.0) -> Outcome:
+    """Write the update of a step into the gradients of the shared parameters.
+
+    Args:
+        aggregator: the method.
+        blocks: closed.
+        tasks: names of its tasks.
+        seed: of what the method draws; that of the caller's generators stays as it is.
+        scale: what all gradients are multiplied by, as mixed precision does.
+    """
+    gramian_KK = blocks.gramian() / scale**2
+    norms = gramian_KK.diagonal().tolist()
+    active = [number for number, norm in enumerate(norms) if norm != 0]
+    names = [tasks[number] for number in active]
+    weights_K = torch.ones(len(tasks), dtype=torch.float64)
+    problem = None
+    if not gramian_KK.isfinite().all():
+        broken = [name for name, norm in zip(tasks, norms, strict=True) if not 0 <= norm < float("inf")]
+        problem = f"the gradient of {', '.join(broken) or 'a task'} is not finite"
+    devices = {parameter.device for parameter in blocks.parameters if parameter.device.type == "cuda"}
+    if problem is None and len(active) > 1:
+        with torch.random.fork_rng(devices=list(devices)), torch.no_grad():
+            torch.manual_seed(seed)
+            try:
+                if isinstance(aggregator, VectorAggregator):
+                    return _combine_vectors(aggregator, blocks, tuple(tasks), active, gramian_KK)
+                weights_K[active] = _weights(aggregator, gramian_KK[active][:, active], names)
+            except Exception as problem_found:  # whatever a solver raises: it is told, and the step goes on
+                problem = _words(problem_found)
+    blocks.write(lambda matrix_KP, _draw: _weighted(weights_K, matrix_KP))
+    return Outcome(tuple(tasks), gramian_KK, weights_K, problem)
+
+
+def _words(problem: Exception) -> str:
+    return str(problem).strip().rstrip(".") or type(problem).__name__
+
+
+def _weights(aggregator: Aggregator, gramian_KK: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
+    if not isinstance(aggregator, GramianAggregator):
+        raise TypeError(f"{type(aggregator).__name__} is neither a GramianAggregator nor a VectorAggregator")
+    weights_K = aggregator.weights(gramian_KK, names).to(dtype=torch.float64, device="cpu")
+    if weights_K.shape != (len(names),) or not weights_K.isfinite().all():
+        raise ArithmeticError(f"the weights are {weights_K.tolist()}")
+    return weights_K
+
+
+def _combine_vectors(
+    aggregator: VectorAggregator,
+    blocks: Blocks,
+    tasks: tuple[str, ...],
+    active: Sequence[int],
+    gramian_KK: torch.Tensor,
+) -> Outcome:
+    names = [tasks[number] for number in active]
+    every = len(active) == len(tasks)
+
+    def combined(matrix_KP: torch.Tensor, draw: Callable[[], torch.Tensor]) -> torch.Tensor:
+        return aggregator.combine(matrix_KP if every else matrix_KP[list(active)], names, draw)
+
+    blocks.write(combined)
+    return Outcome(tasks, gramian_KK, None)
+
+
+def _weighted(weights_K: torch.Tensor, matrix_KP: torch.Tensor) -> torch.Tensor:
+    return weights_K.to(dtype=matrix_KP.dtype, device=matrix_KP.device) @ matrix_KP

@@ -1,0 +1,190 @@
+"""Layers whose weight gradients are told apart by rows.
+
+A linear layer with the input X and the gradient D of its output has the weight gradient :math:`D^T X`, a sum over rows.
+Task t's part of it is :math:`D_t^T X_t` over its own rows: the same arithmetic, in K pieces. The functions here run a
+layer as usual, and hand the pieces to ``Blocks`` where autograd would compute the whole.
+
+Legend: B rows of the batch, M = B x tokens, I inputs, O outputs, D width of an embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .blocks import Blocks
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The rows ``start`` to ``stop`` of a batch, all of one task.
+
+    Args:
+        task: its place in :class:`Blocks`.
+        start: first row.
+        stop: row after the last.
+    """
+
+    task: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """Whose the rows of a batch are, and where their gradients go."""
+
+    blocks: Blocks
+    segments: Sequence[Segment]
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return self.segments[-1].stop
+
+    def add(self, parameter: nn.Parameter | None, piece: Callable[[slice], torch.Tensor]) -> None:
+        """Add to the gradients of a parameter what its rows give each task."""
+        if parameter is None or not parameter.requires_grad:
+            return
+        for segment in self.segments:
+            self.blocks.add(parameter, segment.task, piece(slice(segment.start, segment.stop)))
+
+    def add_products(self, parameter: nn.Parameter, left: torch.Tensor, right: torch.Tensor) -> None:
+        """Add to the gradients of a matrix (O, I) the products of (B, ..., O) and (B, ..., I) over each task's rows."""
+        if not parameter.requires_grad:
+            return
+        for segment in self.segments:
+            left_MO = left[segment.start : segment.stop].reshape(-1, left.shape[-1])
+            right_MI = right[segment.start : segment.stop].reshape(-1, right.shape[-1])
+            target, adds = self.blocks.target(parameter, segment.task)
+            if left.dtype != target.dtype:
+                product = (left_MO.T @ right_MI).to(target.dtype)
+                target.add_(product) if adds else target.copy_(product)
+            elif adds:
+                target.addmm_(left_MO.T, right_MI)
+            else:
+                torch.mm(left_MO.T, right_MI, out=target)
+
+
+def _computing_dtype(inputs: torch.Tensor) -> torch.dtype:
+    """What autocast would have a matrix product computed in."""
+    kind = inputs.device.type
+    if torch.is_autocast_enabled(kind) and inputs.dtype != torch.float64:
+        return torch.get_autocast_dtype(kind)
+    return inputs.dtype
+
+
+class _Linear(torch.autograd.Function):
+    """``inputs @ weight.T + bias``, or ``inputs @ weight + bias`` where the weight is (I, O)."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: torch.Tensor, weight: Any, bias: Any, turned: bool, split: Split) -> torch.Tensor:
+        dtype = _computing_dtype(inputs)
+        given, matrix = inputs.to(dtype), weight.to(dtype)
+        ctx.save_for_backward(given, matrix)
+        ctx.weight, ctx.bias, ctx.turned, ctx.split, ctx.dtype = weight, bias, turned, split, inputs.dtype
+        with torch.autocast(inputs.device.type, enabled=False):
+            return F.linear(given, matrix.T if turned else matrix, None if bias is None else bias.to(dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        given, matrix = ctx.saved_tensors
+        outer, split = gradients[0], ctx.split
+        split.add_products(ctx.weight, given, outer) if ctx.turned else split.add_products(ctx.weight, outer, given)
+        split.add(ctx.bias, lambda rows: outer[rows].flatten(0, -2).sum(0))
+        inner = None
+        if ctx.needs_input_grad[0]:
+            inner = (outer @ (matrix.T if ctx.turned else matrix)).to(ctx.dtype)
+        return inner, None, None, None, None
+
+
+class _LayerNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: torch.Tensor, weight: Any, bias: Any, eps: float, split: Split) -> torch.Tensor:
+        shape = weight.shape
+        outputs, mean, deviation = torch.native_layer_norm(inputs, shape, weight, bias, eps)
+        ctx.save_for_backward(inputs, mean, deviation)
+        ctx.weight, ctx.bias, ctx.split = weight, bias, split
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        inputs, mean, deviation = ctx.saved_tensors
+        outer, weight, bias, split = gradients[0].contiguous(), ctx.weight, ctx.bias, ctx.split
+        wanted = [True, weight.requires_grad, bias is not None and bias.requires_grad]
+        inner = []
+        for segment in split.segments:
+            rows = slice(segment.start, segment.stop)
+            parts = torch.ops.aten.native_layer_norm_backward(
+                outer[rows], inputs[rows], weight.shape, mean[rows], deviation[rows], weight, bias, wanted
+            )
+            inner.append(parts[0])
+            for parameter, part, asked in zip((weight, bias), parts[1:], wanted[1:], strict=True):
+                if asked:
+                    split.blocks.add(parameter, segment.task, part)
+        return torch.cat(inner), None, None, None, None
+
+
+class _Embedding(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, ids: torch.Tensor, weight: Any, padding_idx: int | None, split: Split) -> torch.Tensor:
+        ctx.save_for_backward(ids)
+        ctx.weight, ctx.padding_idx, ctx.split = weight, padding_idx, split
+        return F.embedding(ids, weight, padding_idx)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        (ids,) = ctx.saved_tensors
+        outer, parameter = gradients[0], ctx.weight
+        for segment in ctx.split.segments:
+            ids_M = ids[segment.start : segment.stop].flatten()
+            values_MD = outer[segment.start : segment.stop].flatten(0, -2)
+            if ctx.padding_idx is not None:
+                values_MD = values_MD * (ids_M != ctx.padding_idx).unsqueeze(1)
+            ctx.split.blocks.add_rows(parameter, segment.task, ids_M, values_MD)
+        return None, None, None, None
+
+
+class _ByRow(torch.autograd.Function):
+    """A parameter (D,) as (B, 1, ..., D), for layers that multiply by it or add it."""
+
+    @staticmethod
+    def forward(ctx: Any, parameter: Any, axes: int, split: Split) -> torch.Tensor:
+        ctx.parameter, ctx.split = parameter, split
+        return parameter.view(*[1] * (axes - 1), -1).expand(split.rows, *[-1] * (axes - 1)).clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        outer = gradients[0]
+        ctx.split.add(ctx.parameter, lambda rows: outer[rows].flatten(0, -2).sum(0))
+        return None, None, None
+
+
+def run_linear(layer: Any, split: Split, inputs: torch.Tensor) -> torch.Tensor:
+    """``nn.Linear``, or GPT-2's ``Conv1D``, which keeps its weight the other way round."""
+    turned = not isinstance(layer, nn.Linear)
+    return _Linear.apply(inputs, layer.weight, layer.bias, turned, split)
+
+
+def run_layer_norm(layer: nn.LayerNorm, split: Split, inputs: torch.Tensor) -> torch.Tensor:
+    """``nn.LayerNorm``."""
+    if inputs.device.type == "cuda" and torch.is_autocast_enabled("cuda"):
+        inputs = inputs.float()  # as autocast has it there
+    return _LayerNorm.apply(inputs, layer.weight, layer.bias, layer.eps, split)
+
+
+def run_embedding(layer: nn.Embedding, split: Split, ids: torch.Tensor) -> torch.Tensor:
+    """``nn.Embedding``; ids of shape (1, L), such as positions that all rows have, are made (B, L)."""
+    if ids.ndim > 1 and ids.shape[0] == 1:
+        ids = ids.expand(split.rows, *ids.shape[1:])
+    return _Embedding.apply(ids, layer.weight, layer.padding_idx, split)
+
+
+def by_row(parameter: nn.Parameter, split: Split, inputs: torch.Tensor) -> torch.Tensor:
+    """A parameter (D,) for layers that multiply inputs (B, ..., D) by it, once for every row."""
+    return _ByRow.apply(parameter, inputs.ndim, split)

@@ -1,0 +1,98 @@
+"""Aggregators that weigh gradients by what torchjd makes of their Gramian, afresh in every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from .base import GramianAggregator, square_root, trace_scaled
+from .vectors import check_named
+
+
+class Weighting(GramianAggregator):
+    """One of torchjd's weightings.
+
+    Args:
+        weighting: a callable of the Gramian; or of a matrix of gradients, where ``on_matrix``.
+        on_matrix: whether it wants the gradients. It gets a (K, K) matrix with the same inner products.
+        times_tasks: whether its weights are those of a mean, and are multiplied by K to be those of a sum.
+    """
+
+    def __init__(
+        self, weighting: Callable[[torch.Tensor], torch.Tensor], *, on_matrix: bool = False, times_tasks: bool = False
+    ) -> None:
+        self.weighting = weighting
+        self.on_matrix = on_matrix
+        self.times_tasks = times_tasks
+
+    def weights(self, gramian_KK: torch.Tensor, tasks: Sequence[str]) -> torch.Tensor:
+        """See :class:`GramianAggregator`."""
+        given_KK = trace_scaled(gramian_KK)
+        weights_K = self.weighting(square_root(given_KK) if self.on_matrix else given_KK)
+        return weights_K * len(tasks) if self.times_tasks else weights_K
+
+
+class ConFIG(GramianAggregator):
+    r"""The direction that has the same cosine with all gradients, as long as their projections on it together.
+
+    ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks (ICLR 2025), equation 2,
+    https://arxiv.org/abs/2408.11104; ``torchjd.aggregation.ConFIG``. With the cosines :math:`C` and norms :math:`n`
+    the direction is :math:`\sum_i (C^+ 1)_i g_i / n_i`: the gradients themselves are not needed.
+    """
+
+    def weights(self, gramian_KK: torch.Tensor, tasks: Sequence[str]) -> torch.Tensor:  # noqa: ARG002
+        """See :class:`GramianAggregator`."""
+        norms_K = gramian_KK.diagonal().sqrt()
+        cosines_KK = gramian_KK / torch.outer(norms_K, norms_K)
+        direction_K = (torch.linalg.pinv(cosines_KK, hermitian=True) @ torch.ones_like(norms_K)) / norms_K
+        squared_length = direction_K @ gramian_KK @ direction_K
+        if squared_length <= 0:
+            raise ArithmeticError("no direction has the same positive cosine with all gradients")
+        return direction_K * (gramian_KK @ direction_K).sum() / squared_length
+
+
+class Constant(GramianAggregator):
+    """Constant weights.
+
+    Args:
+        weights: by task; 1 for those that are not named.
+    """
+
+    def __init__(self, *, weights: Mapping[str, float]) -> None:
+        self.by_task = dict(weights)
+
+    def check_tasks(self, tasks: Sequence[str]) -> None:
+        """See :class:`Aggregator`."""
+        check_named("weights", self.by_task, tasks)
+
+    def weights(self, gramian_KK: torch.Tensor, tasks: Sequence[str]) -> torch.Tensor:
+        """See :class:`GramianAggregator`."""
+        return gramian_KK.new_tensor([self.by_task.get(name, 1.0) for name in tasks])
+
+
+# By name, weightings of torchjd that remember nothing: the class there, the arguments that they get beside the user's,
+# whether they want a matrix, and whether their weights are those of a mean.
+_TORCHJD: dict[str, tuple[str, dict[str, Any], bool, bool]] = {
+    "pcgrad": ("PCGradWeighting", {}, False, False),
+    "cagrad": ("CAGradWeighting", {"c": 0.4}, False, True),
+    "mgda": ("MGDAWeighting", {}, False, True),
+    "imtl_g": ("IMTLGWeighting", {}, False, True),
+    "aligned_mtl": ("AlignedMTLWeighting", {}, False, True),
+    "upgrad": ("UPGradWeighting", {}, False, True),
+    "dualproj": ("DualProjWeighting", {}, False, True),
+    "krum": ("KrumWeighting", {"n_byzantine": 0}, False, True),
+    "sum": ("SumWeighting", {}, True, False),
+    "mean": ("MeanWeighting", {}, True, False),
+    "random": ("RandomWeighting", {}, True, True),
+}
+
+
+def torchjd_weighting(name: str, **kwargs: Any) -> Weighting:
+    """One of torchjd's weightings by our name."""
+    import torchjd.aggregation
+
+    kind, defaults, on_matrix, times_tasks = _TORCHJD[name]
+    weighting = getattr(torchjd.aggregation, kind)(**{**defaults, **kwargs})
+    return Weighting(weighting, on_matrix=on_matrix, times_tasks=times_tasks)
