@@ -8,6 +8,8 @@ import torch
 import torchjd.aggregation as torchjd
 from conflicts import APART, SHARED, matrix, train
 
+from hf_multitask import MultiTaskTrainer
+
 FAMILIES = ("bert", "roberta", "distilbert", "gpt2", "modernbert", "llama", "t5")
 METHODS = {"upgrad": torchjd.UPGrad, "mgda": torchjd.MGDA, "imtl_g": torchjd.IMTLG, "config": torchjd.ConFIG}
 
@@ -287,3 +289,31 @@ def test_sharded_engines_are_refused_by_name(engine, backbone_path, tmp_path):
     name = "FSDP" if "fsdp" in engine else "DeepSpeed"
     with pytest.raises(ValueError, match=f"An aggregator needs whole gradients, and {name} shards them"):
         trainer._set_aggregator(None)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_weights_of_a_balancer_multiply_the_gradients(exact, backbone_path, tmp_path):
+    balancing = {"balancing": "famo", "balancing_kwargs": {"exact": exact}, "max_steps": 3, "logging_steps": 1}
+    weights = []
+    for aggregation in ("none", "sum"):
+        trainer, _ = train(
+            backbone_path(), tmp_path, trainer_class=MultiTaskTrainer, aggregation=aggregation, **balancing
+        )
+        trainer.train()
+        weights.append(torch.cat([one.detach().flatten() for one in trainer.model.parameters()]))
+        assert {"stars_weight", "pairs_weight", "ner_weight"} <= trainer.state.log_history[0].keys()
+    assert relative(weights[1], weights[0]) < 1e-12
+
+
+def test_what_does_not_go_together_is_refused(backbone_path, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"GradNorm and an aggregator both take .* Set either balancing or aggregation"
+    ):
+        train(backbone_path(), tmp_path, aggregation="upgrad", balancing="gradnorm")
+    with pytest.raises(ValueError, match=r"task_lora gives tasks parts of their own\. Set aggregation='none', or take"):
+        train(
+            backbone_path(),
+            tmp_path,
+            aggregation="upgrad",
+            change=lambda model: model.add_adapters(task_lora={"r": 2}),
+        )
