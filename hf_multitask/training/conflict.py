@@ -284,21 +284,23 @@ class AggregatingTrainer(SteppingTrainer):
         """
         split, shared = self._split, self._shared_parameters()
         found, wanted = Blocks(shared), Blocks(shared)
-        for blocks in (found, wanted):
-            blocks.begin(len(self._present))
+        found.begin(len(self._present))
         try:
             with self._undone(), split.rows(found, segments):  # type: ignore[union-attr]
                 self._run_rows(batch, num_items)
         except NoRowAxisError as problem:
             return str(problem)
         names = [self._present[segment.task] for segment in segments]
-        for segment, name in zip(segments, names, strict=True):
-            weights = {other: float(other == name) for other in names}
-            with self._undone(), self._weighing(weights), collect_task(self.model.backbone, wanted, segment.task):
-                self._run_rows(batch, num_items)
         found.close()
-        wanted.close()
-        worst = float(np.max([_difference(found, wanted, segment.task) for segment in segments]))  # NaN if one is
+        differences = []
+        for segment, name in zip(segments, names, strict=True):
+            wanted.begin(1)
+            weights = {other: float(other == name) for other in names}
+            with self._undone(), self._weighing(weights), collect_task(self.model.backbone, wanted, 0):
+                self._run_rows(batch, num_items)
+            wanted.close()
+            differences.append(_difference(found, segment.task, wanted))
+        worst = float(np.max(differences))  # NaN if one is
         tolerance = _TOLERANCE_LOW if self._low_precision else _TOLERANCE.get(shared[0].dtype, _TOLERANCE_LOW)
         if worst != worst:
             return _UNDECIDED
@@ -356,11 +358,11 @@ def _average(tensor: torch.Tensor) -> None:
     tensor /= dist.get_world_size()
 
 
-def _difference(found: Blocks, wanted: Blocks, task: int) -> float:
-    """Norm of the difference between two gradients of a task, relative to its norm."""
+def _difference(found: Blocks, task: int, wanted: Blocks) -> float:
+    """Norm of the difference between a task's gradient and the one that it should be, relative to its norm."""
     difference, size = 0.0, 0.0
     for parameter in wanted.parameters:
-        one, other = found.gradient(parameter, task), wanted.gradient(parameter, task)
+        one, other = found.gradient(parameter, task), wanted.gradient(parameter, 0)
         if one is None and other is None:
             continue
         one = torch.zeros_like(parameter) if one is None else one
