@@ -55,12 +55,13 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--share", type=float, default=0.08, help="of the tokens that are labelled")
+    parser.add_argument("--repeats", type=int, default=3, help="processes of each, of which the median counts")
     given = parser.parse_args(words)
     context = multiprocessing.get_context("spawn")
     taken = {}
     for whole in (True, False):
         values = []
-        for _ in range(3):
+        for _ in range(given.repeats):
             queue: multiprocessing.queues.Queue[float] = context.Queue()
             process = context.Process(target=run, args=(whole, given.rows, given.length, given.share, queue))
             process.start()
