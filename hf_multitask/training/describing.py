@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 from transformers.utils import logging
@@ -18,6 +19,8 @@ from ..modeling import MultiTaskModel
 from .evaluation import EvaluationRows
 
 logger = logging.get_logger(__name__)
+
+_NO_ANSWER = HfHubHTTPError.__bases__  # OSError, and the error of whichever HTTP library the Hub's own is built on
 
 
 class CardCallback(TrainerCallback):
@@ -139,10 +142,13 @@ class DescribingTrainer(Trainer):
         """The card of the repository that is pushed to, None where there is none or nobody knows."""
         if self.hub_model_id is None:
             return None
-        hub = {"revision": self.args.hub_revision, "token": self.args.hub_token}
+        revision, token = self.args.hub_revision, self.args.hub_token
         try:
-            return Path(hf_hub_download(self.hub_model_id, "README.md", **hub)).read_bytes().decode()
-        except (OSError, UnicodeDecodeError):  # no card, no repository, no network: the push will say what is wrong
+            # Where the Hub does not answer, this says so at once, and the download tries for half a minute.
+            get_hf_file_metadata(hf_hub_url(self.hub_model_id, "README.md", revision=revision), token=token, timeout=10)
+            path = hf_hub_download(self.hub_model_id, "README.md", revision=revision, token=token)
+            return Path(path).read_bytes().decode()
+        except (*_NO_ANSWER, UnicodeDecodeError):  # no card, no network: the push will say what is wrong
             return None
 
     def _told_run(self) -> Run:
