@@ -8,6 +8,7 @@ import time
 
 import pytest
 from killing import start_server
+from predicting import child
 from tiny import read_rows
 
 from hf_multitask import SequenceClassification
@@ -43,19 +44,6 @@ def call(saved, texts, monkeypatch, capsys):
         return capsys.readouterr().err
 
     return make
-
-
-def child(words, window, hurried) -> None:
-    predict.WINDOW = window
-    if not hurried:  # so that a signal finds the run in its middle
-        inner = answers.AnswerFile.write
-
-        def write(self, lines):
-            inner(self, lines)
-            time.sleep(0.02)
-
-        answers.AnswerFile.write = write
-    raise SystemExit(main(["predict", *words]))
 
 
 def lines_of(path):
