@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -191,6 +192,16 @@ class SavingTrainer(Trainer):
         finally:
             self._writes_checkpoint = False
         self._saved_step = step
+
+    def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
+        """Save metrics, as in ``Trainer``; a file of all results that a killed run has torn is begun anew."""
+        path = Path(str(self.args.output_dir)) / "all_results.json"
+        if combined and path.exists() and self.is_world_process_zero():
+            try:
+                json.loads(path.read_text(encoding="utf-8"))
+            except ValueError:
+                path.unlink()
+        super().save_metrics(split, metrics, combined)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, as in ``Trainer``; curves that find no place are given up, and the run goes on."""

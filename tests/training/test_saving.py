@@ -175,3 +175,15 @@ def test_early_stopped_run_that_goes_on_stays_stopped(build_model, data, argumen
     again = trainer()
     again.train(resume_from_checkpoint=True)
     assert again.state.global_step == 6 and again.state.best_global_step == 2
+
+
+def test_results_that_a_killed_run_has_torn_are_begun_anew(build_model, arguments, tokenizer, data, tmp_path):
+    trainer = MultiTaskTrainer(build_model(), arguments(), train_dataset=data(8, 8), processing_class=tokenizer)
+    results = tmp_path / "out" / "all_results.json"
+    results.parent.mkdir(exist_ok=True)
+    for torn_content in ("", '{"train_loss": 1'):
+        results.write_text(torn_content)
+        trainer.save_metrics("eval", {"eval_average": 0.5})
+        assert json.loads(results.read_text()) == {"eval_average": 0.5}
+    trainer.save_metrics("test", {"test_average": 0.25})
+    assert json.loads(results.read_text()) == {"eval_average": 0.5, "test_average": 0.25}
