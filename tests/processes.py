@@ -1,6 +1,7 @@
 """Scripts in processes of their own, where the package cannot be imported unless they do not ask for that."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -27,7 +28,8 @@ except ValueError as problem:
 )
 
 
-def run(script: str, *arguments: str):
-    result = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=300)
+def run(script: str, *arguments: str, **environment: str):
+    command = [sys.executable, "-c", script, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | environment)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
