@@ -95,11 +95,12 @@ class SteppingTrainer(WeighingTrainer):
 
         Distributed training averages gradients over ranks, so the loss is multiplied by their number.
         """
-        outputs = model(**inputs, num_items_in_batch=num_items_in_batch, all_heads=self._waits_for_heads)
+        with self._matrix_watched():
+            outputs = model(**inputs, num_items_in_batch=num_items_in_batch, all_heads=self._waits_for_heads)
         weights = self._weights_of(outputs.losses)
         terms = [weights[name] * loss for name, loss in outputs.losses.items() if name in weights]
         loss = sum(terms, outputs.loss * 0)  # the model's own loss reaches parameters that no term may reach
-        self._take_in(outputs.losses)
+        self._take_in(outputs.losses, inputs)
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss

@@ -28,7 +28,7 @@ def side_by_side(batch: Batch, tasks: Collection[str], mixable: Collection[str])
         mixable: those whose heads leave the shared part of the model to the rows of the batch.
     """
     rows = rows_of_tasks(batch, tasks)
-    readers_B = torch.zeros(len(_first(batch)), dtype=torch.long)
+    readers_B = torch.zeros(rows_of(batch), dtype=torch.long)
     for own in rows.values():
         readers_B[own.cpu()] += 1
     together = [name for name, own in rows.items() if name in mixable and bool((readers_B[own.cpu()] == 1).all())]
@@ -41,7 +41,7 @@ def only(batch: Batch, tasks: Sequence[str]) -> tuple[Batch, list[int]]:
     """A batch with the rows of some tasks, one task after the other, and how many each has."""
     by_task = rows_of_tasks(batch, tasks)
     rows_B = torch.cat([by_task[name] for name in tasks])
-    place_B = torch.full((len(_first(batch)) + 1,), -1, dtype=torch.long, device=rows_B.device)  # the last for -1
+    place_B = torch.full((rows_of(batch) + 1,), -1, dtype=torch.long, device=rows_B.device)  # the last for -1
     parts: Batch = {}
     for key, value in batch.items():
         if key not in ("task_rows", "labels"):
@@ -57,5 +57,6 @@ def only(batch: Batch, tasks: Sequence[str]) -> tuple[Batch, list[int]]:
     )
 
 
-def _first(batch: Batch) -> torch.Tensor:
-    return next(value for key, value in batch.items() if key not in ("task_rows", "labels"))
+def rows_of(batch: Batch) -> int:
+    """The number of rows of a batch."""
+    return len(next(value for key, value in batch.items() if key not in ("task_rows", "labels")))

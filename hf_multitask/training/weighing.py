@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -18,9 +19,11 @@ from ..tasks import Task
 from .arguments import MultiTaskTrainingArguments
 from .balance import Balance
 from .constants import constant_losses
+from .matrix_gradients import MatrixGradients
 from .nonfinite import LossError, bad_rows, describe, filler, non_finite, without
 from .parameters import last_shared_matrix
 from .progress import Progress
+from .task_rows import Batch
 
 logger = logging.get_logger(__name__)
 
@@ -43,6 +46,7 @@ class WeighingTrainer(Trainer):
     own_balancer: Balancer | None
     task_weights: dict[str, float]
     _constants: dict[str, float] | None = None
+    _matrix: MatrixGradients | None = None
 
     @abstractmethod
     def _mixture(self) -> Mixture: ...
@@ -54,6 +58,7 @@ class WeighingTrainer(Trainer):
             ValueError: the run does not give it what it reads.
         """
         args: Any = self.args
+        self._matrix = None
         balancer = self.own_balancer or build_balancer(args.balancing, args.balancing_kwargs)
         if balancer is not None and balancer.reads_evaluations and args.eval_strategy == "no":
             raise ValueError(
@@ -93,7 +98,8 @@ class WeighingTrainer(Trainer):
         precise = torch.float32 if device.type == "mps" else torch.float64
         self._step_losses = torch.zeros(len(self.tasks), dtype=precise, device=device)
         self._step_loss = torch.zeros((), device=device)
-        self._gradients: torch.Tensor | None = None
+        if self._matrix is not None:
+            self._matrix.begin()
 
     def _begin_step(self, num_items: Any) -> None:
         """Find the weights, unless the only forward of the step tells its losses itself."""
@@ -121,27 +127,30 @@ class WeighingTrainer(Trainer):
             self._step_weights = self.balance.weights(list(finite), finite)
         return self._step_weights
 
-    def _take_in(self, losses: Mapping[str, torch.Tensor]) -> None:
-        """Add up what a forward found."""
+    def _take_in(self, losses: Mapping[str, torch.Tensor], batch: Batch) -> None:
+        """Add up what a forward found, before its backward pass."""
         if not losses:
             return
         numbers = [number for number, name in enumerate(self.tasks) if name in losses]
         found = torch.stack([losses[name].detach() for name in self.tasks if name in losses])
         self._step_losses[numbers] += found.to(self._step_losses.dtype)
-        if self.balance.reads_gradients:
-            self._take_in_gradients({name: losses[name] for name in self.tasks if name in losses})
+        if self._matrix is not None:
+            self._matrix.take_in(losses, self._step_weights or {}, batch)
 
-    def _take_in_gradients(self, losses: Mapping[str, torch.Tensor]) -> None:
-        """Add up the tasks' gradients of the last matrix that they share, (K, size of it)."""
-        shared = last_shared_matrix(self.model)
-        if self._gradients is None:
-            dtype = torch.promote_types(shared.dtype, torch.float32)
-            self._gradients = torch.zeros(len(self.tasks), shared.numel(), dtype=dtype, device=shared.device)
-        for number, name in enumerate(self.tasks):
-            if name in losses and losses[name].requires_grad:
-                (gradient,) = torch.autograd.grad(losses[name], shared, retain_graph=True, allow_unused=True)
-                if gradient is not None:
-                    self._gradients[number] += gradient.flatten().to(self._gradients.dtype)
+    @contextmanager
+    def _matrix_watched(self) -> Iterator[None]:
+        """Within it, a forward pass shows what the last shared matrix sees, where the balancer reads its gradients."""
+        if not self.balance.reads_gradients:
+            yield
+            return
+        with nullcontext() if self.args.torch_compile else self._read_matrix().watched():
+            yield
+
+    def _read_matrix(self) -> MatrixGradients:
+        """The gradients of the step for the last matrix that the tasks share."""
+        if self._matrix is None:
+            self._matrix = MatrixGradients(self.model, last_shared_matrix(self.model), list(self.tasks))
+        return self._matrix
 
     def _end_step(self, model: torch.nn.Module, num_items: Any) -> torch.Tensor:
         """See what the step was, after its last backward; its loss on this rank."""
@@ -167,11 +176,9 @@ class WeighingTrainer(Trainer):
         return {name: values[number] for number, name in enumerate(self.tasks) if name in self._present}
 
     def _norms(self) -> dict[str, float]:
-        if self._gradients is None:  # a rank without a row of any task
-            shared = last_shared_matrix(self.model)
-            self._gradients = torch.zeros(len(self.tasks), shared.numel(), device=shared.device)
-        norms = self.accelerator.reduce(self._gradients, "sum").norm(dim=1).tolist()
-        self._gradients = None
+        matrix = self._read_matrix()
+        norms = self.accelerator.reduce(matrix.gradients(), "sum").flatten(1).norm(dim=1).tolist()
+        matrix.begin()
         return {name: norms[number] for number, name in enumerate(self.tasks) if name in self._present}
 
     def _after_update(self) -> None:

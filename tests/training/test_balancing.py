@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, TrainerCallback
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainer, SequenceClassification
 from hf_multitask.balancing import BALANCING, FAMO, Balancer, GeometricMean
+from hf_multitask.training.matrix_gradients import MatrixGradients
 
 
 class StopAt(TrainerCallback):
@@ -34,13 +35,13 @@ def inverse(import_file):
 def build(build_model, data, arguments, backbone_path):
     """A trainer with NER in few rows of a step, and in none of some."""
 
-    def make(balancer=None, callbacks=None, dropout=0.0, dtype=torch.float64, rows=(46, 2), **kwargs):
+    def make(balancer=None, callbacks=None, dropout=0.0, dtype=torch.float64, rows=(46, 2), family="bert", **kwargs):
         return MultiTaskTrainer(
-            build_model(dropout=dropout).to(dtype),
+            build_model(family, dropout=dropout).to(dtype),
             arguments(**{"max_steps": 5, "per_device_train_batch_size": 16, **kwargs}),
             train_dataset=data(*rows),
             eval_dataset=data(5, 5, "validation"),
-            processing_class=AutoTokenizer.from_pretrained(backbone_path()),
+            processing_class=AutoTokenizer.from_pretrained(backbone_path(family)),
             balancer=balancer,
             callbacks=callbacks,
         )
@@ -223,6 +224,23 @@ def test_norms_are_those_of_the_summed_gradients(build):
         args = {"gradient_accumulation_steps": 4, "per_device_train_batch_size": 4, "max_grad_norm": 0.0}
         build(callbacks=[Note()], max_steps=1, rows=(20, 12), task_weights={other: 0.0}, **args).train()
         assert norms[place] == pytest.approx(found[0], rel=1e-9)
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "albert", "modernbert"])
+def test_gradients_told_apart_by_rows_are_those_of_every_loss_by_itself(family, build, monkeypatch):
+    told, tells_apart = [], MatrixGradients._tells_apart
+
+    def run(apart):
+        monkeypatch.setattr(MatrixGradients, "_tells_apart", apart)
+        trainer = build(family=family, balancing="gradnorm", balancing_kwargs={"lr": 0.1}, max_steps=3)
+        trainer.train()
+        return weights_of(trainer), trainer.balance.state_dict()["state"]
+
+    ours, state = run(lambda *given: told.append(tells_apart(*given)) or told[-1])
+    theirs, other = run(lambda *_: False)
+    assert any(told) == (family != "albert"), "a layer that runs twice is not told apart"
+    assert relative_difference(ours, theirs) < 1e-9
+    assert state["weights_K"] == pytest.approx(other["weights_K"], rel=1e-9) and len(set(state["weights_K"])) == 2
 
 
 def test_balancers_train_in_bfloat16_with_tasks_that_stop_and_a_frozen_head(build):
