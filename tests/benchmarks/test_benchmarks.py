@@ -45,6 +45,11 @@ def folder(tmp_path):
         "demo/ner": sentences,
         "atis": utterances,
         "trec": [row | {"coarse_label": row["label"]} for row in numbered],
+        "banking77": numbered,
+        "stsb_en": [
+            {"sentence1": row["text"], "sentence2": "A film.", "label": row["label"] + 0.5} for row in numbered
+        ],
+        "ud_english_ewt": [{"tokens": row["tokens"], "upos": row["ner_tags"]} for row in sentences],
         "tiny_shakespeare": reviews,
         "multi30k_en_de": [{"source": row["text"], "target": row["text"][:20]} for row in reviews],
     }.items():
@@ -137,6 +142,16 @@ def test_atis(benchmark, folder, backbone_path, capsys):
     benchmark("atis").main([*words, "--max_steps", "2", "--use_cpu", "true", "--report_to", "none"])
     last = capsys.readouterr().out.splitlines()[-4:]
     assert [line.split()[0] for line in last] == ["seed", "1", "2", "mean"]
+
+
+def test_mixture(benchmark, folder, backbone_path, capsys):
+    runs = ["none", "balancing=famo", "aggregation=pcgrad", "weights=3", "single"]
+    words = ["--data", str(folder), "--backbone", backbone_path(), "--rows", "8", "--epochs", "1", "--cpu"]
+    words += ["--output", str(folder / "mixture.jsonl"), "--seeds", "1", "--runs"]
+    found = benchmark("mixture").main([*words, *runs[:2]])
+    assert benchmark("mixture").main([*words, *runs])[:2] == found  # from the file
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| `")]
+    assert {row.split("`")[1] for row in rows} == set(runs)
 
 
 def test_serving(benchmark, folder, backbone_path, capsys):
