@@ -12,6 +12,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.utils import logging
 
 from ..aggregation import Outcome
+from .aliases import aliased
 from .conflict import AggregatingTrainer
 from .matrix_picture import draw_matrix
 from .summary import MANY
@@ -22,8 +23,7 @@ logger = logging.get_logger(__name__)
 INTERVAL = 100  # optimizer steps, of which one more then costs less than 2 %
 _MOST = 1024.0  # MiB of gradients that are taken without being asked for
 _PAIRS = 8  # tasks whose pairs are logged one by one; 28 of them
-# Optimizers that update weights in the backward pass, which a measurement would run too.
-_UPDATE_IN_BACKWARD = ("lomo", "layerwise")
+_UPDATE_IN_BACKWARD = ("lomo", "adalomo")  # optimizers that the Trainer gives the loss, and a measurement too
 Pair = tuple[str, str]
 
 
@@ -114,6 +114,7 @@ class InsightTrainer(AggregatingTrainer):
 
     def _build_aggregator(self) -> None:
         super()._build_aggregator()
+        self._aliases: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
         self.gradient_interval = self._find_interval()
 
     def _find_interval(self) -> int:
@@ -147,7 +148,7 @@ class InsightTrainer(AggregatingTrainer):
         if not self._shared_parameters():
             return "gradients are compared where tasks share parameters that train, and the backbone is frozen."
         optimizer = str(getattr(self.args.optim, "value", self.args.optim))
-        if any(word in optimizer for word in _UPDATE_IN_BACKWARD):
+        if optimizer in _UPDATE_IN_BACKWARD:
             return f"gradients are measured in a backward pass of its own, and optim='{optimizer}' would update in it."
         return None
 
@@ -168,12 +169,12 @@ class InsightTrainer(AggregatingTrainer):
 
     def _measure(self, num_items: Any) -> Outcome | None:
         """The gradients of a step, none where they could not be measured; training goes on as if nothing had been."""
-        self._row_split()
-        blocks, scaler = self._opened(), self.accelerator.scaler
-        gramian_KK, problem = None, None
+        scaler, gramian_KK, problem = self.accelerator.scaler, None, None
         self._measuring = True
         try:
-            with self._undone():
+            with aliased(self.model, self._aliases), self._undone():
+                self._row_split()
+                blocks = self._opened()
                 blocks.begin(len(self._present))
                 problem = self._try_parts(num_items)
                 if self._on_any_rank(problem is not None):
@@ -181,9 +182,9 @@ class InsightTrainer(AggregatingTrainer):
                 else:
                     blocks.close(average if self.accelerator.num_processes > 1 else None)
                     gramian_KK = blocks.gramian()
+                blocks.release()
         finally:
             self._measuring = False
-            blocks.release()
         if gramian_KK is not None:
             if scaler is not None:  # too large a scale gives infinite gradients, which the optimizer passes over too
                 gramian_KK /= scaler.get_scale() ** 2

@@ -58,8 +58,9 @@ class GradientsTrainer(SteppingTrainer):
 
     def _row_split(self) -> RowSplit | None:
         """The engine that splits rows, where the model has one."""
-        if self._blocks is None or self._blocks.parameters != self._shared_parameters():
-            self._blocks = Blocks(self._shared_parameters())
+        shared = self._shared_parameters()
+        if self._blocks is None or list(map(id, self._blocks.parameters)) != list(map(id, shared)):
+            self._blocks = Blocks(shared)
             self._split = RowSplit(self.model.backbone)
             self._checked = False
         return None if self._why_not_split() else self._split
