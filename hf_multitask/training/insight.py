@@ -162,10 +162,18 @@ class InsightTrainer(AggregatingTrainer):
         loss = super()._end_step(model, num_items)
         due = self.gradient_interval and (self.state.global_step + 1) % self.gradient_interval == 0
         if due and self._present:
-            outcome = self.outcome if self.aggregator is not None else self._measure(num_items)
+            outcome = self._unweighted(self.outcome) if self.aggregator is not None else self._measure(num_items)
             if outcome is not None and outcome.gramian.isfinite().all():
                 Measured(self.progress.gradients, list(self.tasks)).add(outcome)
         return loss
+
+    def _unweighted(self, outcome: Outcome | None) -> Outcome | None:
+        """What an aggregator has seen, as if all weights had been 1."""
+        if outcome is None:
+            return None
+        given = self._step_weights or {}
+        weights_K = torch.tensor([given.get(name, 1.0) or 1.0 for name in outcome.tasks], dtype=torch.float64)
+        return Outcome(outcome.tasks, outcome.gramian / torch.outer(weights_K, weights_K), None)
 
     def _measure(self, num_items: Any) -> Outcome | None:
         """The gradients of a step, none where they could not be measured; training goes on as if nothing had been."""
