@@ -110,12 +110,13 @@ class InsightTrainer(AggregatingTrainer):
 
     def _set_aggregator(self, given: Any) -> None:
         super()._set_aggregator(given)
-        self.add_callback(CosinePictures(self))
+        self._begin_measuring()
+        self.add_callback(InsightCallback(self))
 
-    def _build_aggregator(self) -> None:
-        super()._build_aggregator()
-        self._aliases: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
+    def _begin_measuring(self) -> None:
+        """Find out how often to measure; of a search, the model and its frozen parts are known at the beginning."""
         self.gradient_interval = self._find_interval()
+        self._aliases: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
 
     def _find_interval(self) -> int:
         """How many steps there are between measurements.
@@ -240,8 +241,8 @@ class InsightTrainer(AggregatingTrainer):
         self.progress.gradients = {}
 
 
-class CosinePictures(TrainerCallback):
-    """Shows the cosines of a log as a picture in TensorBoard.
+class InsightCallback(TrainerCallback):
+    """Begins the measurements of a training, and shows the cosines of a log as a picture in TensorBoard.
 
     Args:
         trainer: whose they are.
@@ -249,6 +250,10 @@ class CosinePictures(TrainerCallback):
 
     def __init__(self, trainer: InsightTrainer) -> None:
         self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Begin anew."""
+        self.trainer._begin_measuring()
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Draw what there is to draw."""
