@@ -134,8 +134,9 @@ class InsightTrainer(AggregatingTrainer):
             if problem is not None:
                 raise ValueError(f"`gradient_logging_steps = {asked}`: {problem} Set gradient_logging_steps=0.")
             return asked
-        cheap = problem is None and len(self.tasks) <= MANY and self._most_gradients()[1] <= _MOST
-        return INTERVAL if cheap else 0
+        precise = self.args.device.type != "mps"  # which has no float64
+        few = len(self.tasks) <= MANY and self._most_gradients()[1] <= _MOST
+        return INTERVAL if problem is None and precise and few else 0
 
     def _why_not_apart(self) -> str | None:
         """Why there are no gradients of tasks to compare, in a sentence; None where there are."""
@@ -178,22 +179,14 @@ class InsightTrainer(AggregatingTrainer):
 
     def _measure(self, num_items: Any) -> Outcome | None:
         """The gradients of a step, none where they could not be measured; training goes on as if nothing had been."""
-        scaler, gramian_KK, problem = self.accelerator.scaler, None, None
         self._measuring = True
         try:
             with aliased(self.model, self._aliases), self._undone():
-                self._row_split()
-                blocks = self._opened()
-                blocks.begin(len(self._present))
-                problem = self._try_parts(num_items)
-                if self._on_any_rank(problem is not None):
-                    problem = problem or "another process failed"
-                else:
-                    blocks.close(average if self.accelerator.num_processes > 1 else None)
-                    gramian_KK = blocks.gramian()
-                blocks.release()
+                gramian_KK, problem = self._measured_gramian(num_items)
+                self._opened().release()
         finally:
             self._measuring = False
+        scaler = self.accelerator.scaler
         if gramian_KK is not None:
             if scaler is not None:  # too large a scale gives infinite gradients, which the optimizer passes over too
                 gramian_KK /= scaler.get_scale() ** 2
@@ -211,14 +204,24 @@ class InsightTrainer(AggregatingTrainer):
             return None
         return None if gramian_KK is None else Outcome(tuple(self._present), gramian_KK, None)
 
-    def _try_parts(self, num_items: Any) -> str | None:
-        """Run the forwards of the step; what went wrong, in words."""
+    def _measured_gramian(self, num_items: Any) -> tuple[torch.Tensor | None, str | None]:
+        """The Gramian of a step, or what went wrong on this rank or another, in words."""
+        self._row_split()
+        blocks, alone = self._opened(), self.accelerator.num_processes == 1
+        blocks.begin(len(self._present))
+        problem = None
         try:
             for forward in self._forwards:
                 self._run_part(self._prepare_inputs(forward), num_items)
-        except Exception as problem:  # figures are not worth a run, whatever a model or a device makes of them
-            return (str(problem).strip().splitlines() or [type(problem).__name__])[0].rstrip(".")
-        return None
+            if alone:
+                blocks.close()
+                return blocks.gramian(), None
+        except Exception as found:  # figures are not worth a run, whatever a model or a device makes of them
+            problem = (str(found).strip().splitlines() or [type(found).__name__])[0].rstrip(".")
+        if self._on_any_rank(problem is not None):
+            return None, problem or "it failed in another process"
+        blocks.close(average)
+        return blocks.gramian(), None
 
     def _weights_of(self, losses: Mapping[str, torch.Tensor]) -> dict[str, float]:
         return dict.fromkeys(self._present, 1.0) if self._measuring else super()._weights_of(losses)
