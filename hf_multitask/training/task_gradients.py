@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -87,10 +88,7 @@ class GradientsTrainer(SteppingTrainer):
         total = torch.zeros((), device=self.args.device)
         if together:
             mixed, counts = only(batch, together)
-            segments, start = [], 0
-            for name, rows in zip(together, counts, strict=True):
-                segments.append(Segment(number[name], start, start + rows))
-                start += rows
+            segments = self._segments(together, counts)
             if self._can_split(mixed, segments, num_items):
                 with self._split.rows(blocks, segments):  # type: ignore[union-attr]
                     total += self._run_rows(mixed, num_items)
@@ -101,6 +99,14 @@ class GradientsTrainer(SteppingTrainer):
             with collect_task(self.model.backbone, blocks, number[name]):
                 total += self._run_rows(own, num_items)
         return total
+
+    def _segments(self, names: Sequence[str], counts: Sequence[int]) -> list[Segment]:
+        """The rows of tasks that come one after the other, so many of each."""
+        ends = list(accumulate(counts))
+        return [
+            Segment(self._present.index(name), end - rows, end)
+            for name, rows, end in zip(names, counts, ends, strict=True)
+        ]
 
     def _mixable(self) -> set[str]:
         """Tasks whose heads leave the backbone's decoder and language model alone; none without a row split."""
@@ -114,6 +120,8 @@ class GradientsTrainer(SteppingTrainer):
     def _can_split(self, batch: Batch, segments: list[Segment], num_items: Any) -> bool:
         """Whether the row split gives every task of a batch its gradient; compared with autograd's the first time."""
         if not self._checked:
+            if self.aggregator is None:
+                batch, segments = self._fewest(batch, segments)
             reason = self._compare(batch, segments, num_items)
             if reason == _UNDECIDED:
                 return False
@@ -127,11 +135,16 @@ class GradientsTrainer(SteppingTrainer):
                 )
         return self._row_split() is not None
 
+    def _fewest(self, batch: Batch, segments: list[Segment]) -> tuple[Batch, list[Segment]]:
+        """The two tasks of a batch with the fewest rows: for figures it is enough that these are told apart."""
+        fewest = sorted(segments, key=lambda segment: segment.stop - segment.start)[:2]
+        names = [self._present[segment.task] for segment in fewest]
+        part, counts = only(batch, names)
+        return part, self._segments(names, counts)
+
     def _compare(self, batch: Batch, segments: list[Segment], num_items: Any) -> str | None:
         """What is wrong with the row split of a batch, in words; None where nothing is.
 
-        Where nothing but figures depends on it, the task with the fewest rows is enough: a layer that mixes rows puts
-        all gradients wrong.
         Every run draws the same random numbers, and leaves the model, its gradients and the losses as they were.
         """
         split, shared = self._split, self._shared_parameters()
@@ -145,8 +158,7 @@ class GradientsTrainer(SteppingTrainer):
         names = [self._present[segment.task] for segment in segments]
         found.close()
         differences = []
-        compared = zip(segments, names, strict=True)
-        for segment, name in compared if self.aggregator is not None else [min(compared, key=_rows)]:
+        for segment, name in zip(segments, names, strict=True):
             wanted.begin(1)
             weights = {other: float(other == name) for other in names}
             with self._undone(), self._weighing(weights), collect_task(self.model.backbone, wanted, 0):
@@ -206,10 +218,6 @@ class GradientsTrainer(SteppingTrainer):
                     for name, value in self.model.named_buffers():
                         value.copy_(buffers[name])
                 self._step_losses.copy_(losses)
-
-
-def _rows(compared: tuple[Segment, str]) -> int:
-    return compared[0].stop - compared[0].start
 
 
 def average(tensor: torch.Tensor) -> None:

@@ -4,6 +4,7 @@ import itertools
 import logging
 import math
 
+import conflicts
 import layouts
 import pytest
 import torch
@@ -102,6 +103,20 @@ def test_training_is_the_same_to_the_bit_with_and_without(more, backbone_path, t
         assert {key: one[key] for key in other if "runtime" not in key and "per_second" not in key} == {
             key: value for key, value in other.items() if "runtime" not in key and "per_second" not in key
         }
+
+
+def test_backbone_that_mixes_rows_is_measured_task_by_task(backbone_path, tmp_path):
+    def mix(model):
+        model.backbone.encoder.layer[0] = conflicts.RowMixer(model.backbone.encoder.layer[0])
+
+    found = run(backbone_path(), tmp_path, change=mix, gradient_logging_steps=1)
+    assert "mixes rows" in found.describe_gradient_logging()
+    other, _ = train(
+        backbone_path(), tmp_path, trainer_class=MultiTaskTrainer, change=mix, logging_steps=1, gradient_logging_steps=1
+    )
+    other._mixable = set
+    other.train()
+    assert logged(found) == logged(other)
 
 
 def test_logs_hold_means_of_what_was_measured_since_the_last(backbone_path, tmp_path):
