@@ -13,6 +13,10 @@ is the peak of a process of its own over three steps::
     OMP_NUM_THREADS=1 python benchmarks/conflict.py --rows 64 --length 64 --tasks 8 16 --rounds 200
     OMP_NUM_THREADS=1 python benchmarks/conflict.py --methods upgrad cagrad mgda nash_mtl graddrop --rounds 50
     OMP_NUM_THREADS=1 python benchmarks/conflict.py --torchjd --memory --rounds 20
+
+``measured`` is a plain step whose gradients are measured apart, as ``gradient_logging_steps`` has it every 100 steps::
+
+    OMP_NUM_THREADS=1 python benchmarks/conflict.py --methods measured --tasks 2 8 --rounds 50
 """
 
 from __future__ import annotations
@@ -40,6 +44,7 @@ from hf_multitask.modeling.backbone import resolve_backbone
 
 Step = Callable[[], None]
 TORCHJD = ("torchjd backward", "torchjd mtl_backward", "torchjd autogram")
+MEASURED = "measured"
 PASS = " per task"  # after the name of a method: one pass per task in place of the row split
 
 
@@ -58,7 +63,8 @@ def make_trainer(given: argparse.Namespace, tasks: int, aggregation: str) -> Mul
         args=MultiTaskTrainingArguments(
             tempfile.mkdtemp(),
             per_device_train_batch_size=given.rows,
-            aggregation=aggregation,
+            aggregation="none" if aggregation == MEASURED else aggregation,
+            gradient_logging_steps=1 if aggregation == MEASURED else None,
             bf16=given.bf16,
             use_cpu=not torch.cuda.is_available(),
             report_to="none",

@@ -246,7 +246,8 @@ def build(given: argparse.Namespace, out: str) -> dict[str, list[Runner]]:
 def silence(trainer: Trainer) -> None:
     """Take away what prints, so that only this script does."""
     for callback in list(trainer.callback_handler.callbacks):
-        if type(callback).__name__ in ("PrinterCallback", "PlanCallback", "ProgressCallback"):
+        kinds = {kind.__name__ for kind in type(callback).__mro__}
+        if kinds & {"PrinterCallback", "PlanCallback", "ProgressCallback"}:
             trainer.remove_callback(type(callback))
 
 

@@ -251,7 +251,9 @@ def build(description, backbone, output, batch, accumulation):
     tasks = make_tasks(description["tasks"])
     for task in tasks.values():
         task.max_length = description.get("max_length")
-    model = MultiTaskModel.from_backbone(backbone, tasks=tasks, dropout=0.0, **description["adapters"])
+    model = MultiTaskModel.from_backbone(
+        backbone, tasks=tasks, dropout=description.get("dropout", 0.0), **description["adapters"]
+    )
     model = model.to(getattr(torch, description["dtype"]))
     args = {
         "output_dir": str(output),

@@ -38,6 +38,11 @@ class Blocks:
         self._touched: dict[nn.Parameter, torch.Tensor] = {}
         self._compact: dict[nn.Parameter, torch.Tensor] = {}
 
+    def release(self) -> None:
+        """Give the memory back, until the next step."""
+        self._buffers = {}
+        self.begin(0)
+
     def target(self, parameter: nn.Parameter, task: int) -> tuple[torch.Tensor, bool]:
         """Where a task's gradient of a parameter belongs, and whether there is one already that it is to be added to.
 

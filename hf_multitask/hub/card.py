@@ -21,7 +21,7 @@ from ..modeling.description import HUB_TASKS, MANY, introduction, markdown_table
 from ..version import __version__
 from .curves import draw
 from .edits import Card, UnreadableCard, digest, merge
-from .history import Result, curves, primary_metrics, results
+from .history import Result, curves, gradients, primary_metrics, results
 
 if TYPE_CHECKING:
     from ..modeling import MultiTaskConfig
@@ -157,11 +157,13 @@ def _write_curves(path: Path, history: Sequence[Mapping[str, Any]], tasks: Seque
     losses, metrics = curves(history, tasks)
     if not losses and not metrics:
         return False
-    mark = _CURVES_MARK + digest([losses, metrics])
+    norms, cosines = gradients(history, tasks)
+    measured = [norms, sorted(cosines.items())] if norms else []
+    mark = _CURVES_MARK + digest([losses, metrics, *measured])
     there = path.read_bytes() if path.is_file() else b""
     if mark.encode() in there or (there and _CURVES_MARK.encode() not in there):  # the user's own picture
         return True
-    picture = draw(losses, metrics, description=mark)
+    picture = draw(losses, metrics, norms=norms, cosines=cosines, description=mark)
     if picture is not None:
         _replace(path, picture)
     return picture is not None
@@ -188,7 +190,7 @@ def _card(
             "intro": ("", introduction(config, name)),
             "tasks": ("Tasks", task_table(config, _measured(found, primary))),
             "use": ("Use", usage(config, repository)),
-            "results": ("Results", _results_text(found, len(config.tasks), has_curves=has_curves)),
+            "results": ("Results", _results_text(found, run.history, config.task_names, has_curves=has_curves)),
             "training": ("Training", _training_text(run)),
             "versions": ("Versions", _versions_text()),
         },
@@ -244,7 +246,9 @@ def _measured(found: Sequence[Result], primary: Mapping[str, str]) -> dict[str, 
     return columns
 
 
-def _results_text(found: Sequence[Result], tasks: int, *, has_curves: bool) -> str:
+def _results_text(
+    found: Sequence[Result], history: Sequence[Mapping[str, Any]], tasks: Sequence[str], *, has_curves: bool
+) -> str:
     parts = []
     if found:
         splits = _splits(found)
@@ -257,12 +261,15 @@ def _results_text(found: Sequence[Result], tasks: int, *, has_curves: bool) -> s
             rows.append([*key, *(f"{of[split]:.4f}" if split in of else "-" for split in splits)])
         steps = {split: sorted({one.step for one in found if one.split == split}) for split in splits}
         places = [f"on {split} at step {' and '.join(map(str, numbers))}" for split, numbers in steps.items()]
-        parts += [markdown_table(rows, f"Results of {tasks:,} tasks" if tasks > MANY else None)]
+        parts += [markdown_table(rows, f"Results of {len(tasks):,} tasks" if len(tasks) > MANY else None)]
         parts += [f"Measured {', '.join(places)}."]
     else:
         parts.append("Not evaluated.")
     if has_curves:
-        parts.append(f"![Training loss and primary metric of the tasks by optimizer step]({CURVES_NAME})")
+        shown = "Training loss and primary metric of the tasks by optimizer step"
+        if gradients(history, tasks)[0]:
+            shown += ", norms of their gradients and the cosines between those"
+        parts.append(f"![{shown}]({CURVES_NAME})")
     return "\n\n".join(parts)
 
 

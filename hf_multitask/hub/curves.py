@@ -1,4 +1,4 @@
-"""Learning curves of all tasks as one picture: training loss, and the primary metric on the validation data."""
+"""Learning curves of all tasks as one picture: losses, metrics on the validation data, and what gradients say."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..modeling.description import MANY
-from .history import Points
+from .heatmap import draw_cosines
+from .history import Cosines, Points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,13 +24,20 @@ _WIDE = 30.0  # losses that are so many times apart are drawn on a logarithmic a
 
 
 def draw(
-    losses: Mapping[str, Points], metrics: Mapping[str, tuple[str, Points]], *, description: str = ""
+    losses: Mapping[str, Points],
+    metrics: Mapping[str, tuple[str, Points]],
+    *,
+    norms: Mapping[str, Points] | None = None,
+    cosines: Cosines | None = None,
+    description: str = "",
 ) -> bytes | None:
     """The curves as a PNG, the same bytes for the same curves; None without matplotlib, of the extra ``report``.
 
     Args:
         losses: by task, mean training losses and their optimizer steps.
         metrics: by task, the primary metric's name, its values and their steps.
+        norms: by task, those of its gradients, where they were measured; of more than 20 tasks they are not drawn.
+        cosines: between the gradients at the end.
         description: kept in the file.
     """
     try:
@@ -41,21 +49,30 @@ def draw(
     names = sorted({metric for metric, _ in metrics.values()})
     labels = {task: _plain(f"{task} ({metric})") for task, (metric, _) in metrics.items() if len(names) > 1}
     what = _plain(names[0]) if len(names) == 1 else "primary metric of the task"
+    drawn_norms = norms if norms and len(norms) <= MANY else {}
     panels = [
         (curves, title, unit, best)
         for curves, title, unit, best in (
             (losses, "Training loss", "loss, mean since the last log", min),
             (values, "Validation", what, max),
+            (drawn_norms, "Gradients of the shared parameters", "norm, mean since the last log", max),
         )
         if curves
     ]
     order = list(dict.fromkeys([*losses, *values]))
     wide = 6.4 if len(order) <= _COLUMN or len(order) > MANY else 7.6  # with room for a second column of names
-    figure = Figure(figsize=(wide * len(panels), 4.4), dpi=120, layout="constrained")
+    count = len(panels) + bool(cosines)
+    columns = min(count, 2)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(wide * columns, 4.4 * rows), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (curves, title, unit, best) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-    ):
+    places = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in places[count:]:
+        axes.set_axis_off()
+    if cosines:
+        places[count - 1].set_title("Cosines of the gradients, last measured", loc="left", fontweight="bold")
+        draw_cosines(places[count - 1], cosines, {task: _plain(task) for task in order})
+    for axes, (curves, title, unit, best) in zip(places, panels, strict=False):
         axes.set_title(title, loc="left", fontweight="bold")
         axes.set_xlabel("optimizer steps")
         axes.set_ylabel(unit)

@@ -8,6 +8,7 @@ from typing import Any
 
 SPLITS = {"eval": "validation", "test": "test"}
 Points = list[tuple[int, float]]  # optimizer steps, and what was measured there
+Cosines = dict[tuple[str, str], float]  # by pair of tasks
 
 
 @dataclass(frozen=True)
@@ -100,3 +101,21 @@ def curves(
                 if metric != "loss" and metrics.setdefault(task, (metric, []))[0] == metric:
                     metrics[task][1].append((step, value))
     return ({name: losses[name] for name in tasks if name in losses}, {n: metrics[n] for n in tasks if n in metrics})
+
+
+def gradients(history: Sequence[Mapping[str, Any]], tasks: Collection[str]) -> tuple[dict[str, Points], Cosines]:
+    """By task, the norms of its gradients of the shared parameters, and by pair the last cosine between theirs.
+
+    Of more tasks than are logged pair by pair there are no cosines.
+    """
+    names = set(tasks)
+    norms: dict[str, Points] = {}
+    cosines: Cosines = {}
+    for entry in history[: _end(history)]:
+        if "loss" in entry and "cosine/mean" not in entry:
+            pairs = {key: value for key, value in entry.items() if key.startswith("cosine/")}
+            cosines |= {(one, other): value for key, value in pairs.items() for _, one, other in [key.split("/")]}
+        for task, metric, value in _figures(entry, "", names) if "loss" in entry else ():
+            if metric == "grad_norm":
+                norms.setdefault(task, []).append((entry.get("step", 0), value))
+    return {name: norms[name] for name in tasks if name in norms}, cosines

@@ -68,6 +68,8 @@ class PlanCallback(TrainerCallback):
             tqdm.write(self.trainer.describe_plan(state.max_steps))
             if self.trainer.aggregator is not None:
                 tqdm.write(self.trainer.describe_aggregation())
+            elif self.trainer.gradient_interval:
+                tqdm.write(self.trainer.describe_gradient_logging())
 
     def on_train_end(
         self,

@@ -21,12 +21,14 @@ class Progress:
 
     Args:
         seen: by dataset, rows that training has seen.
+        rows: by task, rows with a label of it that training has seen.
         best: by task, and for ``average``: ``metric``, its ``value`` in the best evaluation, and the ``step`` of that.
         waited: by task, evaluations in a row that brought nothing better.
         finished: by task that trains no more, the step at which it stopped.
         left: by dataset that no unfinished task reads, the epoch from which it draws no rows.
         anchors: by stream, from where on it is read again; see :class:`hf_multitask.data.Stream`.
         aggregation: the aggregator's ``state``, and why the row split is not used, ``fallback``, where it did not fit.
+        gradients: what was measured since the last log; see :class:`hf_multitask.training.insight.Measured`.
         data: what the order of the rows depends on; see :meth:`check_data`.
         non_finite: by task whose loss was NaN or infinite, in how many ``steps``, and how many of them ``in_a_row``.
         balancing: what the balancer remembers; see :class:`hf_multitask.training.balance.Balance`.
@@ -35,12 +37,14 @@ class Progress:
     """
 
     seen: dict[str, int] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
     best: dict[str, dict[str, Any]] = field(default_factory=dict)
     waited: dict[str, int] = field(default_factory=dict)
     finished: dict[str, int] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
     anchors: dict[str, dict[str, Any]] = field(default_factory=dict)
     aggregation: dict[str, Any] = field(default_factory=dict)
+    gradients: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     non_finite: dict[str, dict[str, int]] = field(default_factory=dict)
     balancing: dict[str, Any] = field(default_factory=dict)

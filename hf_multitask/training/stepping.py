@@ -41,6 +41,7 @@ class SteppingTrainer(WeighingTrainer):
         in_step = known.tolist()
         self._items = dict(zip(tasks, in_step, strict=False))
         self._total_rows += rows
+        self._new_rows += rows
         self._seen_rows += seen
         self._open_step(batch_samples, [name for name in tasks if self._items[name]])
         return {name: items[k] for k, name in enumerate(tasks) if in_step[len(tasks) + k]}
@@ -118,24 +119,41 @@ class SteppingTrainer(WeighingTrainer):
     def _drop_totals(self) -> None:
         """Start counting anew what the next log reports."""
         self._total_rows = torch.zeros(len(self.tasks), dtype=torch.long, device=self.args.device)
+        self._new_rows = self._total_rows.clone()
         self._drop_logged()
+
+    def _count_rows(self) -> dict[str, int]:
+        """Rows of every task that training has seen, brought up to date."""
+        for name, rows in zip(self.tasks, self._new_rows.tolist(), strict=True):
+            self.progress.rows[name] = self.progress.rows.get(name, 0) + rows
+        self._new_rows.zero_()
+        return self.progress.rows
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self._count_rows()
+        super()._save_checkpoint(model, trial)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what came of each task since the last log.
 
-        ``<task>_loss``, its mean loss, and ``<task>_share`` of the rows; with a balancer ``<task>_weight``, its mean
-        weight; ``<task>_left_out``, steps that had to do without it because its loss was NaN or infinite, if any.
+        ``<task>_loss``, its mean loss, and ``<task>_share`` of the rows; ``<task>_rows``, all that training has seen;
+        with a balancer ``<task>_weight``, its mean weight; ``<task>_left_out``, steps that had to do without it because
+        its loss was NaN or infinite, if any.
         """
         if "loss" in logs:
-            rows = self._total_rows.tolist()
-            for number, name in enumerate(self.tasks):
-                loss, weight, steps = self._logged[name]
-                if steps:
-                    logs[f"{name}_loss"] = loss / steps
-                logs[f"{name}_share"] = rows[number] / max(sum(rows), 1)
-                if steps and self.balance.balancer is not None:
-                    logs[f"{name}_weight"] = weight / steps
-                if name in self._left_out:
-                    logs[f"{name}_left_out"] = self._left_out[name]
+            self._log_tasks(logs)
             self._drop_totals()
         super().log(logs, start_time)
+
+    def _log_tasks(self, logs: dict[str, float]) -> None:
+        rows, seen = self._total_rows.tolist(), self._count_rows()
+        for number, name in enumerate(self.tasks):
+            loss, weight, steps = self._logged[name]
+            if steps:
+                logs[f"{name}_loss"] = loss / steps
+            logs[f"{name}_share"] = rows[number] / max(sum(rows), 1)
+            logs[f"{name}_rows"] = seen[name]
+            if steps and self.balance.balancer is not None:
+                logs[f"{name}_weight"] = weight / steps
+            if name in self._left_out:
+                logs[f"{name}_left_out"] = self._left_out[name]

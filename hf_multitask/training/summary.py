@@ -1,4 +1,4 @@
-"""Logs of many tasks: a summary for the console, and all of it in a file, a JSON line per log."""
+"""Logs of many tasks: shorter ones for the console, and all of it in a file, a JSON line per log."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ logger = logging.get_logger(__name__)
 
 MANY = 20  # with more tasks, consoles and tables show the worst and best few
 FEW = 3
+SEVERAL = 4  # with more tasks, consoles show one of the cosines between them
 FILE_NAME = "task_metrics.jsonl"
 
 
@@ -75,8 +76,17 @@ def summarise(logs: Mapping[str, Any], tasks: Collection[str]) -> dict[str, Any]
     }
 
 
+def shorten(logs: Mapping[str, Any], tasks: Collection[str]) -> dict[str, Any]:
+    """A log for a console: the summary of many tasks, and of several the lowest cosine of all pairs."""
+    if len(tasks) > MANY:
+        return summarise(logs, tasks)
+    pairs = sorted((value, key) for key, value in logs.items() if key.startswith("cosine/"))
+    hidden = {key for _, key in pairs[1:]}
+    return {key: value for key, value in logs.items() if key not in hidden}
+
+
 class _Summarising(TrainerCallback):
-    """Shows the summary where the class beside it would show all."""
+    """Shows less where the class beside it would show all."""
 
     tasks: Collection[str] = ()
 
@@ -88,8 +98,8 @@ class _Summarising(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Hand on the summary."""
-        super().on_log(args, state, control, logs=summarise(logs or {}, self.tasks), **kwargs)
+        """Hand on what is left."""
+        super().on_log(args, state, control, logs=shorten(logs or {}, self.tasks), **kwargs)
 
 
 class SummaryPrinter(_Summarising, PrinterCallback):
@@ -136,9 +146,10 @@ class TaskMetricsFile(TrainerCallback):
 
 
 def summary_callbacks(shown: type[TrainerCallback] | None, tasks: Collection[str]) -> list[TrainerCallback]:
-    """What takes the place of a console's callback where there are many tasks: the file, and the summary."""
+    """What takes the place of a console's callback where there are several tasks; the file, where there are many."""
     console: _Summarising | None = None
     if shown is not None:
         console = SummaryPrinter() if issubclass(shown, PrinterCallback) else SummaryProgress()
         console.tasks = tasks
-    return [TaskMetricsFile(tasks), *([] if console is None else [console])]
+    file = [TaskMetricsFile(tasks)] if len(tasks) > MANY else []
+    return [*file, *([] if console is None else [console])]

@@ -23,10 +23,10 @@ from .arguments import OWN_TO_A_RANK, MultiTaskTrainingArguments
 from .balance import Balance
 from .callbacks import PlanCallback, ResumableEarlyStopping, describe_shares
 from .checkpoint import check_checkpoint
-from .conflict import AggregatingTrainer
 from .describing import DescribingTrainer
 from .evaluating import EvaluatingTrainer
 from .evaluation import EvaluationRows, Metric
+from .insight import InsightTrainer
 from .parameters import BACKBONE, freeze, regroup
 from .preparation import (
     Datasets,
@@ -45,13 +45,13 @@ from .progress import BEST_FOLDER, Progress, tidy_best
 from .pushing import PushingTrainer
 from .ranks import check_alike, release_group_at_exit
 from .saving import SaveError, SavingTrainer
-from .summary import MANY, summary_callbacks
+from .summary import SEVERAL, summary_callbacks
 from .weighing import BalanceCallback
 
 logger = logging.get_logger(__name__)
 
 
-class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, AggregatingTrainer, PushingTrainer, SavingTrainer):
+class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, InsightTrainer, PushingTrainer, SavingTrainer):
     """Trains a :class:`MultiTaskModel` on batches that mix its tasks.
 
     The loss of an optimizer step is ``sum over tasks t of w_t * (sum of t's item losses) / (number of t's items)``,
@@ -160,7 +160,7 @@ class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, AggregatingTrainer,
         release_group_at_exit(self)
         self.add_callback(PlanCallback(self))
         self.add_callback(BalanceCallback(self))
-        if len(self.tasks) > MANY:
+        if len(self.tasks) > SEVERAL:
             consoles = [self.pop_callback(PrinterCallback), self.pop_callback(ProgressCallback)]
             shown = next((type(callback) for callback in consoles if callback is not None), None)
             for callback in summary_callbacks(shown, list(self.tasks)):

@@ -82,6 +82,14 @@ def test_overhead(benchmark, backbone_path, capsys):
     assert "ours over plain" in capsys.readouterr().out
 
 
+def test_insight(benchmark, backbone_path, capsys):
+    benchmark("overhead")
+    words = ["--pairs", "2", "--turn", "2", "--batch", "6", "--tasks", "3", "--rows", "24", "--length", "8"]
+    figures = benchmark("insight").main([*words, "--backbone", backbone_path()])
+    assert figures["cpu"]["interval"][0] <= figures["cpu"]["ratio"] <= figures["cpu"]["interval"][1]
+    assert "measured over plain" in capsys.readouterr().out
+
+
 def test_many_tasks(benchmark, backbone_path, capsys):
     benchmark("overhead")
     words = [
@@ -181,10 +189,11 @@ def test_balancing(benchmark, backbone_path, capsys):
 def test_conflict(benchmark, backbone_path, capsys):
     benchmark("overhead")
     words = ["--rows", "6", "--length", "9", "--tasks", "2", "3", "--rounds", "2", "--torchjd"]
-    figures = benchmark("conflict").main([*words, "--backbone", backbone_path()])
+    methods = ["--methods", "sum per task", "sum", "pcgrad", "measured"]
+    figures = benchmark("conflict").main([*words, *methods, "--backbone", backbone_path()])
     assert list(figures) == ["2", "3"]
-    systems = ["none", "sum per task", "sum", "pcgrad", "torchjd backward", "torchjd mtl_backward", "torchjd autogram"]
-    assert list(figures["2"]) == systems
+    torchjds = ["torchjd backward", "torchjd mtl_backward", "torchjd autogram"]
+    assert list(figures["2"]) == ["none", *methods[1:], *torchjds]
     assert figures["2"]["none"]["seconds"][1] == 1
     assert "K = 3, 6 rows of 9 tokens" in capsys.readouterr().out
 

@@ -284,6 +284,14 @@ def test_card_of_a_real_run_is_as_expected(build, data, tmp_path):
     assert told == {"sentiment": 2, "ner": 9}
 
 
+def test_card_shows_gradients_where_they_were_measured(build, tmp_path):
+    build(gradient_logging_steps=2, save_strategy="steps", save_steps=4).train()
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "- `gradient_logging_steps`: 2" in text
+    picture = "by optimizer step, norms of their gradients and the cosines between those](learning_curves.png)"
+    assert (picture in text) == has_matplotlib()
+
+
 def test_card_of_the_best_model_tells_its_figures_and_its_step(build, tmp_path):
     trainer = build(load_best_model_at_end=True, save_strategy="steps", save_steps=2, learning_rate=0.0)
     trainer.train()  # nothing is better than the first evaluation

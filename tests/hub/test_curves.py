@@ -5,7 +5,7 @@ import math
 import pytest
 
 from hf_multitask.hub.curves import draw
-from hf_multitask.hub.history import Result, curves, primary_metrics, results
+from hf_multitask.hub.history import Result, curves, gradients, primary_metrics, results
 
 pytest.importorskip("matplotlib", reason="the extra 'report' is not installed")
 
@@ -34,6 +34,18 @@ def test_one_panel_where_there_is_one_thing_to_show():
     width, height = size_of(draw(losses, metrics))
     for picture in (draw(losses, {}), draw({}, metrics)):
         assert size_of(picture) == (width // 2, height)
+
+
+def test_what_gradients_say_has_a_row_of_its_own():
+    losses, metrics = made(3)
+    names = list(losses)
+    cosines = {(names[0], names[1]): -0.4, (names[1], names[2]): 1.0}
+    width, height = size_of(draw(losses, metrics))
+    assert size_of(draw(losses, metrics, norms=losses, cosines=cosines)) == (width, 2 * height)
+    assert size_of(draw(losses, metrics, norms=losses)) == (width, 2 * height)
+    assert size_of(draw(losses, {}, norms=losses)) == (width, height)
+    many, _ = made(30)
+    assert draw(many, {}, norms=many) == draw(many, {})
 
 
 def test_values_that_are_no_numbers_and_names_with_signs_are_drawn():
@@ -74,6 +86,20 @@ def test_curves_are_of_the_training_and_go_to_the_task_with_the_longer_name():
     assert metrics == {"a": ("f1", [(1, 0.1), (2, 0.4)]), "a_b": ("accuracy", [(1, 0.2), (2, 0.1)])}
     again = {"eval_a_f1": 0.1, "eval_a_b_accuracy": 0.2, "eval_average": 0.15, "step": 2}
     assert curves([*HISTORY, again], ["a", "a_b"]) == (losses, metrics)  # of the best model, measured again at the end
+
+
+def test_gradients_have_their_norms_by_step_and_the_last_cosine_of_every_pair():
+    history = [
+        {"loss": 3.0, "a_grad_norm": 1.0, "grad_norm": 7.0, "a_b_grad_norm": 2.0, "cosine/a/a_b": 0.5, "step": 1},
+        {"loss": 2.0, "a_grad_norm": 0.5, "cosine/a/c": 0.1, "step": 2},
+        {"loss": 2.0, "a_loss": 0.5, "step": 3},
+        {"train_runtime": 1.0, "step": 3},
+        {"loss": 2.0, "a_grad_norm": 9.0, "cosine/a/a_b": 0.9, "step": 4},
+    ]
+    norms, cosines = gradients(history, ["a", "a_b", "c"])
+    assert norms == {"a": [(1, 1.0), (2, 0.5)], "a_b": [(1, 2.0)]}
+    assert cosines == {("a", "a_b"): 0.5, ("a", "c"): 0.1}
+    assert gradients([{"loss": 1.0, "cosine/mean": 0.1, "cosine/a/c": -0.1}], ["a", "c"]) == ({}, {})
 
 
 def test_results_are_those_of_the_saved_weights():

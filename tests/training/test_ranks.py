@@ -54,6 +54,8 @@ def jobs(world):
         job(describe("upgrad", rows=rows, aggregation="upgrad"), one),
         job(rare("gradvac", aggregation="gradvac", ddp_find_unused_parameters=False), four, 4),
         job(describe("graddrop", tasks=("stars", "pairs", "ner"), rows=rows, aggregation="graddrop"), four, 4),
+        job(describe("measured", rows=rows, gradient_logging_steps=1), four, 4),
+        job(rare("measured-rare", gradient_logging_steps=1), one),
     ]
 
 
@@ -86,7 +88,13 @@ DIFFERENCES = {
 DIFFERING = [
     {**job(describe("differs", eval_strategy="steps", eval_steps=9), 16), "differ": what} for what in DIFFERENCES
 ]
-QUICK = {2: [*jobs(2), *DIFFERING], 3: jobs(3)[:3]}
+# The same with and without a measurement of the gradients; dropout draws otherwise in one process.
+MEASURED = [
+    job({**describe(f"twice-{steps}", sizes=RARE, **more, gradient_logging_steps=steps), "dropout": 0.3}, 4, 4)
+    for more in ({"balancing": "uncertainty"}, {"ddp_find_unused_parameters": False})
+    for steps in (0, 1)
+]
+QUICK = {2: [*jobs(2), *DIFFERING, *MEASURED], 3: jobs(3)[:3]}
 LONG = {2: long_jobs(2), 3: [*jobs(3)[3:], *long_jobs(3)], 4: [*jobs(4), *long_jobs(4)]}
 
 
@@ -173,13 +181,24 @@ def cases(plans):
         pytest.param(world, number, id=f"{world}-{plan[number]['description']['name']}")
         for world, plan in plans.items()
         for number in range(len(plan))
-        if "differ" not in plan[number]
+        if "differ" not in plan[number] and "dropout" not in plan[number]["description"]
     ]
 
 
 @pytest.mark.parametrize(("world", "number"), cases(QUICK))
 def test_ranks_make_the_update_of_one(world, number, launches, record_property):
     check(launches, world, QUICK[world], number, record_property)
+
+
+@pytest.mark.parametrize("pair", range(2), ids=["searched", "all heads"])
+def test_gradients_are_measured_without_a_trace(pair, launches):
+    first = QUICK[2].index(MEASURED[2 * pair])
+    (plain, (one, _)), (measured, (other, _)) = (launches.together(2, QUICK[2], first + place) for place in (0, 1))
+    assert all(torch.equal(value, measured[name]) for name, value in plain.items())
+    assert not [key for entry in one["log"] for key in entry if key.startswith("cosine/")]
+    assert [entry.keys() >= {"sentiment_grad_norm", "cosine/sentiment/topics"} for entry in other["log"][:-1]] == [
+        True
+    ] * 4
 
 
 @pytest.mark.parametrize("world", QUICK)

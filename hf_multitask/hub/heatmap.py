@@ -1,0 +1,44 @@
+"""Cosines between the gradients of tasks as a heat map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Vermilion, white and blue, as in the curves: opposite, at right angles, alike.
+_COLOURS = ("#D55E00", "#FFFFFF", "#0072B2")
+_DARK = 0.6
+
+
+def draw_cosines(axes: Axes, cosines: Mapping[tuple[str, str], float], names: Mapping[str, str]) -> None:
+    """A cell for each pair; one that was never measured is grey.
+
+    Args:
+        axes: of a panel.
+        cosines: by pair of tasks.
+        names: by task, in order, what it is called in the picture.
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+
+    tasks = [task for task in names if any(task in pair for pair in cosines)]
+    matrix_KK = np.full((len(tasks), len(tasks)), np.nan)
+    np.fill_diagonal(matrix_KK, 1.0)
+    for (one, other), value in cosines.items():
+        row, column = tasks.index(one), tasks.index(other)
+        matrix_KK[row, column] = matrix_KK[column, row] = value
+    colours = LinearSegmentedColormap.from_list("cosines", _COLOURS).with_extremes(bad="#dddddd")
+    axes.imshow(np.ma.masked_invalid(matrix_KK), cmap=colours, vmin=-1, vmax=1)
+    for (row, column), value in np.ndenumerate(matrix_KK):
+        if not np.isnan(value):
+            ink = "white" if abs(value) > _DARK else "black"
+            axes.text(column, row, f"{value:+.2f}", ha="center", va="center", color=ink, fontsize="small")
+    places = range(len(tasks))
+    axes.set_xticks(places, [names[task] for task in tasks], rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_yticks(places, [names[task] for task in tasks])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)

@@ -1,0 +1,54 @@
+"""A matrix of cosines between tasks as a picture, drawn by Pillow, which TensorBoard brings: quick enough for a log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+_CELL, _MARGIN, _TEXT = 64, 12, 16  # pixels
+_LONGEST = 24  # letters of a name
+# Okabe and Ito's vermilion, white and blue: opposite, at right angles, alike.
+_LOW, _MIDDLE, _HIGH = (213, 94, 0), (255, 255, 255), (0, 114, 178)
+_UNKNOWN = (221, 221, 221)
+
+
+def colour(cosine: float | None) -> tuple[int, int, int]:
+    """The colour of a cosine; grey where there is none."""
+    if cosine is None:
+        return _UNKNOWN
+    end, part = (_HIGH, cosine) if cosine > 0 else (_LOW, -cosine)
+    red, green, blue = (round(one + (other - one) * min(part, 1.0)) for one, other in zip(_MIDDLE, end, strict=True))
+    return red, green, blue
+
+
+def draw_matrix(names: Sequence[str], cosines: Mapping[tuple[str, str], float]) -> np.ndarray:
+    """The matrix with the names of rows and columns, and its values in the cells, (height, width, 3).
+
+    Args:
+        names: of the tasks, K of them.
+        cosines: by pair of them.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default(_TEXT)
+    shown = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..." for name in names]
+    room = _MARGIN + max(round(font.getlength(name)) for name in shown) + _MARGIN
+    size = room + _CELL * len(names) + _MARGIN
+    picture = Image.new("RGB", (size, size), _MIDDLE)
+    pen = ImageDraw.Draw(picture)
+    for number, name in enumerate(shown):
+        middle = room + _CELL * number + _CELL // 2
+        pen.text((room - _MARGIN, middle), name, "black", font, anchor="rm")
+        upright = Image.new("RGB", (room - _MARGIN, _CELL), _MIDDLE)
+        ImageDraw.Draw(upright).text((0, _CELL // 2), name, "black", font, anchor="lm")
+        picture.paste(upright.rotate(90, expand=True), (middle - _CELL // 2, 0))
+    for row, one in enumerate(names):
+        for column, other in enumerate(names):
+            cosine = 1.0 if one == other else cosines.get((one, other), cosines.get((other, one)))
+            left, top = room + _CELL * column, room + _CELL * row
+            pen.rectangle((left, top, left + _CELL - 2, top + _CELL - 2), colour(cosine))
+            if cosine is not None:
+                ink = "white" if abs(cosine) > 0.6 else "black"
+                pen.text((left + _CELL // 2, top + _CELL // 2), f"{cosine:+.2f}", ink, font, anchor="mm")
+    return np.asarray(picture)
