@@ -17,6 +17,7 @@ from .conflict import AggregatingTrainer
 from .matrix_picture import draw_matrix
 from .summary import MANY
 from .task_gradients import average
+from .task_rows import Batch
 
 logger = logging.get_logger(__name__)
 
@@ -226,9 +227,9 @@ class InsightTrainer(AggregatingTrainer):
     def _weights_of(self, losses: Mapping[str, torch.Tensor]) -> dict[str, float]:
         return dict.fromkeys(self._present, 1.0) if self._measuring else super()._weights_of(losses)
 
-    def _take_in(self, losses: Mapping[str, torch.Tensor]) -> None:
+    def _take_in(self, losses: Mapping[str, torch.Tensor], batch: Batch) -> None:
         if not self._measuring:
-            super()._take_in(losses)
+            super()._take_in(losses, batch)
 
     @property
     def _waits_for_heads(self) -> bool:
