@@ -149,7 +149,7 @@ def _cosines(found: Mapping[str, Any], tasks: Sequence[str]) -> str:
         mean, share = found["mean"][one][other], found["conflicts"][one][other]
         if one == other:
             return "-"
-        return "?" if mean is None else f"{mean:+.2f} ({share:.0%})"
+        return "?" if mean is None else f"{_signed(mean, 2)} ({share:.0%})"
 
     title = "Cosine of the tasks' gradients, mean (share of measured steps below 0)"
     return _pairs(title, tasks, cell, lambda one, other: found["mean"][one][other], both=False)
@@ -160,7 +160,7 @@ def _affinity(found: Mapping[str, Any], tasks: Sequence[str]) -> str:
 
     def cell(one: str, other: str) -> str:
         mean, error = found["mean"][one][other], found["standard_error"][one][other]
-        return "?" if mean is None else f"{mean / unit:+.2f}" + ("" if error is None else f" ± {error / unit:.2f}")
+        return "?" if mean is None else _signed(mean / unit, 2) + ("" if error is None else f" ± {error / unit:.2f}")
 
     title = (
         "Affinity: by which part of itself a loss above falls after a step of the task on the left, in units of "
@@ -173,8 +173,8 @@ def _groups(found: Mapping[str, Any], unit: float) -> str:
     lines = [["models", "groups", "mean affinity", "above one model"]]
     for one in found["by_models"]:
         groups = " ".join("[" + ", ".join(group) + "]" for group in one["groups"])
-        gain = "-" if one["models"] == 1 else f"{one['gain'] / unit:+.2f} ± {one['standard_error'] / unit:.2f}"
-        lines.append([str(one["models"]), groups, f"{one['affinity'] / unit:+.2f}", gain])
+        gain = "-" if one["models"] == 1 else f"{_signed(one['gain'] / unit, 2)} ± {one['standard_error'] / unit:.2f}"
+        lines.append([str(one["models"]), groups, _signed(one["affinity"] / unit, 2), gain])
     return f"The groups with the highest mean affinity, in the same units ({found['search']})\n{table(lines)}"
 
 
@@ -192,8 +192,8 @@ def _single(found: Mapping[str, Any], rows: Mapping[str, int]) -> str:
     return f"Each task alone and all together: the same steps, with the same rows of the task\n{table(lines)}"
 
 
-def _signed(value: float) -> str:
-    return f"{round(value, 4) + 0.0:+.4f}"  # no minus before nothing
+def _signed(value: float, digits: int = 4) -> str:
+    return f"{round(value, digits) + 0.0:+.{digits}f}"  # no minus before nothing
 
 
 def _prices(found: Mapping[str, Any]) -> str:
@@ -205,7 +205,7 @@ def _prices(found: Mapping[str, Any]) -> str:
         for name, price in sorted(found[kind].items(), key=lambda entry: entry[1]["time"]):
             memory = price["peak_mb" if on_device else "kept_mb"]
             spread = f"{price['low']:.2f}-{price['high']:.2f}"
-            lines.append([f"{kind}: {name}", f"{price['time']:.2f}", spread, f"{memory:,.0f}"])
+            lines.append([f"{kind}: {name}", f"{price['time']:.2f}", spread, f"{memory:,.{int(memory < 10)}f}"])
     told = f"Prices, over a plain step of {found['seconds_of_a_plain_step']:.3g} s\n{table(lines)}"
     for kind, reasons in found["not_measured"].items():
         for name, reason in reasons.items():

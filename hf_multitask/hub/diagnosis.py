@@ -30,7 +30,7 @@ p { margin: .35rem 0 .75rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 th, td { padding: .35rem .6rem; text-align: right; }
 th { font-weight: 600; }
-tbody th, thead th:first-child, td.words { text-align: left; }
+tbody th, thead th:first-child, .words { text-align: left; }
 .plain td, .plain th { border-bottom: 1px solid var(--line); }
 .heat td { min-width: 3.5rem; text-align: center; border: 2px solid var(--paper); line-height: 1.25; }
 .heat thead th { text-align: center; }
@@ -105,15 +105,16 @@ def _cosines(report: Mapping[str, Any]) -> list[str]:
 
     def cell(one: str, other: str) -> tuple[str, str]:
         share = found["conflicts"][one][other]
-        return f"{found['mean'][one][other]:+.2f}", "" if share is None else f"{share:.0%} &lt; 0"
+        return _signed(found["mean"][one][other]), "" if share is None else f"{share:.0%} &lt; 0"
 
     norms = [f"{name} {_short(norm)}" for name, norm in found["norms"].items() if norm is not None]
     return [
         "<h2>Do their gradients agree?</h2>",
         '<p class="dim">Mean cosine between the gradients that two tasks have for the shared parameters, on the rows '
         f"of {len(report['budget']['measured_steps'])} steps spread over the run. Above 0 (blue) they pull the same "
-        "way, below (orange) against each other; underneath, the share of the steps in which they did.</p>",
-        _heat(tasks, found["mean"], cell, most=1.0, diagonal=False),
+        "way, below (orange) against each other, without a colour neither beyond two standard errors; underneath, the "
+        "share of the steps in which they did.</p>",
+        _heat(tasks, found, cell, most=1.0, diagonal=False),
         f'<p class="dim">Mean norms of the gradients: {escape(", ".join(norms))}.</p>',
     ]
 
@@ -125,7 +126,7 @@ def _affinity(report: Mapping[str, Any]) -> list[str]:
 
     def cell(one: str, other: str) -> tuple[str, str]:
         error = found["standard_error"][one][other]
-        return f"{times * found['mean'][one][other]:+.2f}", "" if error is None else f"± {times * error:.2f}"
+        return _signed(times * found["mean"][one][other]), "" if error is None else f"± {times * error:.2f}"
 
     others = [found["mean"][one][other] for one in tasks for other in tasks if one != other]
     most = max((abs(value) for value in others if value is not None), default=0.0)
@@ -133,24 +134,25 @@ def _affinity(report: Mapping[str, Any]) -> list[str]:
         "<h2>Does one task's step help the others?</h2>",
         '<p class="dim">By which part of itself the loss of the task above falls after a step along the gradient of '
         f"the task on the left alone (inter-task affinity, TAG), in units of {unit:.0e}, with its standard error over "
-        "the measured steps. The colour is for the pairs; a task's step onto its own loss stands on the diagonal.</p>",
-        _heat(tasks, found["mean"], cell, most=most, diagonal=True),
+        "the measured steps. Blue helps, orange harms; without a colour neither is beyond two standard errors. The "
+        "diagonal has a task's step onto its own loss.</p>",
+        _heat(tasks, found, cell, most=most, diagonal=True),
     ]
 
 
 def _heat(
     tasks: Sequence[str],
-    values: Mapping[str, Mapping[str, float | None]],
+    found: Mapping[str, Mapping[str, Mapping[str, float | None]]],
     cell: Callable[[str, str], tuple[str, str]],
     *,
     most: float,
     diagonal: bool,
 ) -> str:
-    """A table whose cells are coloured by sign and size.
+    """A table whose cells are coloured by sign and size, but for those within two standard errors of 0.
 
     Args:
         tasks: rows and columns.
-        values: of every pair; None where there is none.
+        found: ``mean`` and ``standard_error`` of every pair; None where there is none.
         cell: its number, and a smaller line below it, as HTML.
         most: size of the deepest colour.
         diagonal: whether to show the values there, without a colour.
@@ -160,12 +162,13 @@ def _heat(
     for one in tasks:
         cells = []
         for other in tasks:
-            value = values[one][other]
+            value, error = found["mean"][one][other], found["standard_error"][one][other]
             if value is None or (one == other and not diagonal):
                 cells.append("<td>·</td>" if one == other else "<td>?</td>")
                 continue
             number, below = cell(one, other)
-            depth = 0.0 if one == other else _DEEPEST * min(abs(value) / most, 1.0) if most else 0.0
+            coloured = one != other and abs(value) > 2 * (error or 0.0)
+            depth = _DEEPEST * min(abs(value) / most, 1.0) if coloured else 0.0
             colour = f"rgba({_POSITIVE if value > 0 else _NEGATIVE}, {depth:.3f})"
             title = escape(f"{one}, {other}: ") + f"{number} {below}".strip()
             inner = "" if many else number + (f"<small>{below}</small>" if below else "")
@@ -183,11 +186,11 @@ def _groups(report: Mapping[str, Any]) -> list[str]:
     rows = []
     for one in found["by_models"]:
         chips = "".join(f'<span class="chip">{escape(", ".join(group))}</span>' for group in one["groups"])
-        gain = "" if one["models"] == 1 else f"{one['gain'] / unit:+.2f} ± {one['standard_error'] / unit:.2f}"
+        gain = "" if one["models"] == 1 else f"{_signed(one['gain'] / unit)} ± {one['standard_error'] / unit:.2f}"
         taken = " ✓" if one["groups"] == found["suggestion"]["groups"] else ""
         rows.append(
             f'<tr><th scope="row">{one["models"]}{taken}</th><td class="words">{chips}</td>'
-            f"<td>{one['affinity'] / unit:+.2f}</td><td>{gain}</td></tr>"
+            f"<td>{_signed(one['affinity'] / unit)}</td><td>{gain}</td></tr>"
         )
     return [
         "<h2>Which tasks belong together?</h2>",
@@ -242,7 +245,11 @@ def _prices(report: Mapping[str, Any]) -> list[str]:
         for name, price in sorted(found[kind].items(), key=lambda entry: entry[1]["time"]):
             memory = price["peak_mb" if measured else "kept_mb"]
             told = f"{price['time']:.2f} ({price['low']:.2f} to {price['high']:.2f})"
-            bars.append(_bar(escape(name), price["time"], most, told + (f", {memory:,.0f} MB" if memory else "")))
+            bars.append(
+                _bar(
+                    escape(name), price["time"], most, told + (f", {memory:,.{int(memory < 10)}f} MB" if memory else "")
+                )
+            )
         lines += [f"<h3>{title}</h3>", f'<div class="bars">{"".join(bars)}</div>']
     reasons = [
         f"<li>{escape(f'{kind} {name}: {reason}')}</li>"
@@ -258,6 +265,10 @@ def _bar(words: str, value: float, most: float, told: str, kind: str = "one") ->
         f'<div>{words}</div><div class="track"><div class="fill {kind}" style="width: {width:.1f}%"></div></div>'
         f"<div>{told}</div>"
     )
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 2) + 0.0:+.2f}"  # no minus before nothing
 
 
 def _short(value: float) -> str:

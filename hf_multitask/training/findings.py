@@ -76,8 +76,8 @@ def compared_in_words(single: Mapping[str, Any]) -> str:
     """Which tasks came out better together and which alone, beyond the noise of their rows."""
     both = [name for name in single["together"] if name in single["alone"]]
     gains = {name: single["together"][name] - single["alone"][name] for name in both}
-    better = [name for name in both if gains[name] > single["noise"][name]]
-    worse = [name for name in both if -gains[name] > single["noise"][name]]
+    better = [name for name in both if gains[name] > SURE * single["noise"][name]]
+    worse = [name for name in both if -gains[name] > SURE * single["noise"][name]]
     parts = [
         f"{words} for " + ", ".join(f"{name} ({abs(gains[name]):.3f} {single['metric'][name]})" for name in names)
         for words, names in (("together", better), ("alone", worse))
@@ -85,7 +85,8 @@ def compared_in_words(single: Mapping[str, Any]) -> str:
     ]
     if not parts:
         return "Measured with one seed, no task differs together and alone beyond the noise of its validation rows."
-    return f"Measured with one seed, the validation metric is higher {' and '.join(parts)}."
+    told = f"Measured with one seed, the validation metric is higher {' and '.join(parts)}."
+    return f"{told} Believe this more than a forecast; another --seed says more." if worse else told
 
 
 def suggested_in_words(suggestion: Suggestion, tasks: Sequence[str], steps: int) -> str:
