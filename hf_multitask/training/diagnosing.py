@@ -63,9 +63,7 @@ class DiagnosingTrainer(MultiTaskTrainer):
                 else "diagnose needs whole gradients, and FSDP and DeepSpeed shard them. Leave them out."
             )
         if len(self._training_tasks) < 2:
-            raise ValueError(
-                "diagnose compares tasks, and only one trains here. Add another, or take it out of freeze."
-            )
+            raise ValueError("diagnose compares tasks, and the recipe has one. Add another.")
         if not shared_parameters(self.model):
             raise ValueError(
                 "The backbone is frozen, so the tasks share nothing that trains and cannot help or harm each other. "
@@ -80,7 +78,11 @@ class DiagnosingTrainer(MultiTaskTrainer):
             others = set(self.tasks) - {self.alone}
             for batch in batch_samples:
                 pairs = zip(batch["forwards"], batch["row_numbers"], strict=True)
-                kept = [(rest, numbers) for forward, numbers in pairs if (rest := without(forward, others)) is not None]
+                kept = [
+                    (rest, {name: rows for name, rows in numbers.items() if name == self.alone})
+                    for forward, numbers in pairs
+                    if (rest := without(forward, others)) is not None
+                ]
                 batch["forwards"] = [rest for rest, _ in kept] or [filler(batch["forwards"][0])]
                 batch["row_numbers"] = [numbers for _, numbers in kept] or [{}]
         return super()._get_num_items_in_batch(batch_samples, device)

@@ -93,9 +93,12 @@ class Diagnosis:
             "failed": {},
             "seconds": {},
         }
+        measurable = {} if trainer.eval_dataset is None else trainer.eval_dataset.by_task
+        if "single" in self.parts and not set(self.tasks) & set(measurable):
+            self._leave_out("single", "no task has validation data")
         for task in self.tasks if "single" in self.parts else ():
-            if trainer.eval_dataset is None or task not in trainer.eval_dataset.by_task:
-                self._leave_out("single", f"task '{task}' has no validation data")
+            if task not in measurable:
+                self._leave_out(f"single of '{task}'", "it has no validation data")
         if "affinity" in self.parts and any(one.element_size() < 4 for one in shared_parameters(trainer.model)):
             self._leave_out("affinity", "the weights are of half precision, in which a small step is lost")
 
@@ -111,14 +114,11 @@ class Diagnosis:
         self._tell_plan()
         measuring = [part for part in ("cosines", "affinity") if part in self.parts]
         compares = "single" in self.parts
-        together: dict[str, Scores] | None = None
-        if measuring:
-            together = self._attempt(measuring, lambda: self._train_together(measuring, compares))
-        if compares:
-            if together is None:  # nothing was measured on the way, or that failed
-                together = self._attempt(["single"], lambda: self._train_together([], True))
-            if together is not None:
-                self._compare(together)
+        trained = bool(measuring) and self._attempt(measuring, lambda: self._train_together(measuring))
+        if compares and not trained:  # nothing was to be measured on the way, or that failed
+            trained = self._attempt(["single"], lambda: self._train_together([]))
+        if compares and trained and (together := self._attempt(["single"], lambda: self.trainer.measure(self.tasks))):
+            self._compare(together)
         if "prices" in self.parts:
             self._attempt(["prices"], self._prices)
         self._conclude()
@@ -181,8 +181,8 @@ class Diagnosis:
             for callback in callbacks:
                 self.trainer.remove_callback(callback)
 
-    def _train_together(self, measuring: Sequence[str], compares: bool) -> dict[str, Scores]:
-        """Train on the mixture, and report what is measured on the way; the scores at its end."""
+    def _train_together(self, measuring: Sequence[str]) -> bool:
+        """Train on the mixture, and report what is measured on the way; whether that is done."""
         probe = StepProbe(self.trainer, self.measured_at, lookahead="affinity" in measuring)
         self._train("all tasks together", probe=probe if measuring else None)
         self.report["budget"]["rows"] = self.trainer.rows_trained()
@@ -191,7 +191,7 @@ class Diagnosis:
         if "affinity" in measuring:
             self.report["affinity"] = affinity_report(probe.measured, self.tasks)
             self._attempt(["groups"], lambda: self._group(probe.measured))
-        return self.trainer.measure(self.tasks) if compares else {}
+        return True
 
     def _group(self, measured: Sequence[Measured]) -> None:
         self.report["groups"] = groups_report(measured, self.tasks)
@@ -219,7 +219,7 @@ class Diagnosis:
             self.report["single"]["alone"][name] = scores.primary[1]
             self.report["single"]["alone_loss"][name] = scores.metrics["loss"]
 
-        for name in self.tasks:
+        for name in together:
             self._attempt(["single"], lambda name=name: train(name))  # type: ignore[misc]
 
     def _prices(self) -> None:
