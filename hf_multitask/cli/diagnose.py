@@ -152,7 +152,10 @@ def _cosines(found: Mapping[str, Any], tasks: Sequence[str]) -> str:
         return "?" if mean is None else f"{_signed(mean, 2)} ({share:.0%})"
 
     title = "Cosine of the tasks' gradients, mean (share of measured steps below 0)"
-    return _pairs(title, tasks, cell, lambda one, other: found["mean"][one][other], both=False)
+    told = _pairs(title, tasks, cell, lambda one, other: found["mean"][one][other], both=False)
+    norms = sorted((norm, name) for name, norm in found["norms"].items() if norm is not None)
+    shown = norms if len(norms) <= 2 * _FEW else [*norms[:_FEW], *norms[-_FEW:]]
+    return f"{told}\nMean norms: {', '.join(f'{name} {norm:.3g}' for norm, name in shown)}"
 
 
 def _affinity(found: Mapping[str, Any], tasks: Sequence[str]) -> str:
@@ -205,7 +208,7 @@ def _prices(found: Mapping[str, Any]) -> str:
         for name, price in sorted(found[kind].items(), key=lambda entry: entry[1]["time"]):
             memory = price["peak_mb" if on_device else "kept_mb"]
             spread = f"{price['low']:.2f}-{price['high']:.2f}"
-            lines.append([f"{kind}: {name}", f"{price['time']:.2f}", spread, f"{memory:,.{int(memory < 10)}f}"])
+            lines.append([f"{kind}: {name}", f"{price['time']:.2f}", spread, f"{memory:,.{int(0 < memory < 10)}f}"])
     told = f"Prices, over a plain step of {found['seconds_of_a_plain_step']:.3g} s\n{table(lines)}"
     for kind, reasons in found["not_measured"].items():
         for name, reason in reasons.items():

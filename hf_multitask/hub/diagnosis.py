@@ -34,7 +34,8 @@ tbody th, thead th:first-child, .words { text-align: left; }
 .plain td, .plain th { border-bottom: 1px solid var(--line); }
 .heat td { min-width: 3.5rem; text-align: center; border: 2px solid var(--paper); line-height: 1.25; }
 .heat thead th { text-align: center; }
-.heat small { display: block; color: var(--dim); font-size: .75rem; }
+.heat small { display: block; opacity: .8; font-size: .75rem; white-space: nowrap; }
+.plain td:not(.words) { white-space: nowrap; }
 .heat.many td { min-width: 1.4rem; height: 1.4rem; padding: 0; }
 .heat.many thead th { writing-mode: vertical-rl; text-align: left; padding: .3rem 0; }
 .chip { display: inline-block; background: var(--soft); border: 1px solid var(--line); border-radius: .5rem;
@@ -115,7 +116,8 @@ def _cosines(report: Mapping[str, Any]) -> list[str]:
         "way, below (orange) against each other, without a colour neither beyond two standard errors; underneath, the "
         "share of the steps in which they did.</p>",
         _heat(tasks, found, cell, most=1.0, diagonal=False),
-        f'<p class="dim">Mean norms of the gradients: {escape(", ".join(norms))}.</p>',
+        f'<p class="dim">Mean norms of the gradients: {escape(", ".join(norms))}. One that is many times as long as '
+        "the others drowns them.</p>",
     ]
 
 
@@ -247,7 +249,10 @@ def _prices(report: Mapping[str, Any]) -> list[str]:
             told = f"{price['time']:.2f} ({price['low']:.2f} to {price['high']:.2f})"
             bars.append(
                 _bar(
-                    escape(name), price["time"], most, told + (f", {memory:,.{int(memory < 10)}f} MB" if memory else "")
+                    escape(name),
+                    price["time"],
+                    most,
+                    told + (f", {memory:,.{int(0 < memory < 10)}f} MB" if memory else ""),
                 )
             )
         lines += [f"<h3>{title}</h3>", f'<div class="bars">{"".join(bars)}</div>']

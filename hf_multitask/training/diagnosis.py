@@ -15,7 +15,7 @@ from transformers.utils import logging
 from .affinity import Measured, StepProbe, evenly, shared_parameters
 from .diagnosing import DiagnosingTrainer
 from .evaluation import Scores
-from .findings import affinity_report, compared_in_words, gradients_report, groups_report, noise
+from .findings import affinity_report, compared_in_words, gradients_report, groups_report, noise, uneven_in_words
 from .prices import AGGREGATIONS, BALANCERS, ROUNDS, PriceList, methods
 
 logger = logging.get_logger(__name__)
@@ -238,12 +238,15 @@ class Diagnosis:
         self.report["prices"] = told
 
     def _conclude(self) -> None:
-        sentences = []
-        if "groups" in self.report:
-            sentences.append(self.report["groups"]["suggestion"]["words"])
-        if single := self.report.get("single"):
-            sentences.append(compared_in_words(single))
-        self.report["conclusion"] = " ".join(sentences)
+        report, sentences = self.report, []
+        if "single" in report:
+            sentences.append(compared_in_words(report["single"]))
+        if "cosines" in report:
+            sentences.append(uneven_in_words(report["cosines"]["norms"]))
+        if "groups" in report:
+            words = report["groups"]["suggestion"]["words"]
+            sentences.append(f"Forecast from the affinities: {words[0].lower()}{words[1:]}")
+        report["conclusion"] = " ".join(filter(None, sentences))
 
 
 def _device(device: torch.device) -> str:

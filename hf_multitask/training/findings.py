@@ -11,6 +11,8 @@ import numpy as np
 from .affinity import Measured, by_step
 from .grouping import MOST, SURE, Groups, Suggestion, error_over_steps, group, mean_over_steps, suggest
 
+_UNEVEN = 5.0  # times as long as another, from which on a gradient is worth a word
+
 
 def gradients_report(measured: Sequence[Measured], tasks: Sequence[str]) -> dict[str, Any]:
     """Mean cosines and norms over the measured steps, and the share of them in which a pair was in conflict."""
@@ -87,6 +89,18 @@ def compared_in_words(single: Mapping[str, Any]) -> str:
         return "Measured with one seed, no task differs together and alone beyond the noise of its validation rows."
     told = f"Measured with one seed, the validation metric is higher {' and '.join(parts)}."
     return f"{told} Believe this more than a forecast; another --seed says more." if worse else told
+
+
+def uneven_in_words(norms: Mapping[str, float | None]) -> str:
+    """A task whose gradient drowns another's, if there is one."""
+    known = {name: norm for name, norm in norms.items() if norm}
+    longest, shortest = max(known, key=known.__getitem__, default=""), min(known, key=known.__getitem__, default="")
+    if not known or known[longest] < _UNEVEN * known[shortest]:
+        return ""
+    return (
+        f"The gradient of {longest} is {known[longest] / known[shortest]:.0f} times as long as that of {shortest}: "
+        "weigh it down with task_weights, or try a balancing."
+    )
 
 
 def suggested_in_words(suggestion: Suggestion, tasks: Sequence[str], steps: int) -> str:

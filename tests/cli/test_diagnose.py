@@ -56,7 +56,7 @@ def test_all_parts_are_measured_and_what_was_trained_stays(kitchen):
     assert "3 rows" in prices["not_measured"]["aggregation"]["krum"]  # of two tasks
     for words in ("Cosine of", "Affinity:", "highest mean affinity", "alone  together", "Prices, over"):
         assert words in out
-    assert report["conclusion"] in out and report["conclusion"].startswith("Train ")
+    assert report["conclusion"] in out and report["conclusion"].startswith("Measured with one seed")
     page = (output / "diagnosis" / "report.html").read_text(encoding="utf-8")
     HTMLParser().feed(page)
     assert all(f'<section id="{part}">' in page for part in (*PARTS, "groups"))

@@ -8,6 +8,7 @@ import torch
 from hf_multitask import MultiTaskTrainer
 from hf_multitask.training.diagnosing import DiagnosingTrainer, quiet
 from hf_multitask.training.diagnosis import Diagnosis
+from hf_multitask.training.findings import compared_in_words, noise, uneven_in_words
 from hf_multitask.training.prices import AGGREGATIONS, BALANCERS, PriceList
 
 
@@ -105,6 +106,25 @@ def test_warm_up_is_cut_with_the_run(diagnosing):
     trainer = diagnosing(max_steps=1000, warmup_steps=100)
     Diagnosis(trainer, {}, parts=[])
     assert (trainer.args.max_steps, trainer.args.warmup_steps) == (300, 30)
+
+
+def test_a_gradient_that_drowns_another_is_worth_a_word():
+    words = uneven_in_words({"a": 9.0, "b": 1.0, "c": 2.0, "d": None})
+    assert words.startswith("The gradient of a is 9 times as long as that of b: weigh it down with task_weights")
+    assert uneven_in_words({"a": 4.0, "b": 1.0}) == uneven_in_words({"a": None}) == ""
+
+
+def test_what_came_of_tasks_is_told_beyond_the_noise_of_their_rows():
+    single = {
+        "together": {"a": 0.9, "b": 0.5, "c": 0.7},
+        "alone": {"a": 0.8, "b": 0.7, "c": 0.69},
+        "noise": dict.fromkeys("abc", 0.02),
+        "metric": dict.fromkeys("abc", "accuracy"),
+    }
+    words = compared_in_words(single)
+    assert "is higher together for a (0.100 accuracy) and alone for b (0.200 accuracy). Believe this" in words
+    assert "no task differs" in compared_in_words({**single, "noise": dict.fromkeys("abc", 0.2)})
+    assert noise(0.5, 100) == 0.05 and noise(1.0, 100) == noise(7.0, 100) == 0.01
 
 
 def test_evaluations_stay_where_training_reads_them():
