@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import set_seed
 
-from ..hub.diagnosis import diagnosis_page
+from ..hub.diagnosis import diagnosis_page, not_measured_in_words
 from ..modeling import MultiTaskModel
 from ..training.callbacks import table
 from ..training.diagnosing import DiagnosingTrainer, quiet
@@ -210,7 +210,6 @@ def _prices(found: Mapping[str, Any]) -> str:
             spread = f"{price['low']:.2f}-{price['high']:.2f}"
             lines.append([f"{kind}: {name}", f"{price['time']:.2f}", spread, f"{memory:,.{int(0 < memory < 10)}f}"])
     told = f"Prices, over a plain step of {found['seconds_of_a_plain_step']:.3g} s\n{table(lines)}"
-    for kind, reasons in found["not_measured"].items():
-        for name, reason in reasons.items():
-            told += f"\nNot measured: {kind} {name} ({reason})"
+    for words in not_measured_in_words(found["not_measured"]):
+        told += f"\nNot measured: {words}"
     return told

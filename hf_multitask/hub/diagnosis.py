@@ -256,12 +256,21 @@ def _prices(report: Mapping[str, Any]) -> list[str]:
                 )
             )
         lines += [f"<h3>{title}</h3>", f'<div class="bars">{"".join(bars)}</div>']
-    reasons = [
-        f"<li>{escape(f'{kind} {name}: {reason}')}</li>"
-        for kind, of_kind in found["not_measured"].items()
-        for name, reason in of_kind.items()
-    ]
+    reasons = [f"<li>{escape(words)}</li>" for words in not_measured_in_words(found["not_measured"])]
     return [*lines, f'<h3>Not measured</h3><ul class="dim">{"".join(reasons)}</ul>'] if reasons else lines
+
+
+def not_measured_in_words(reasons: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """A line for every reason, with the methods that have it.
+
+    Args:
+        reasons: by kind and name of the method.
+    """
+    methods: dict[tuple[str, str], list[str]] = {}
+    for kind, of_kind in reasons.items():
+        for name, reason in of_kind.items():
+            methods.setdefault((kind, reason), []).append(name)
+    return [f"{kind} {', '.join(names)}: {reason}" for (kind, reason), names in methods.items()]
 
 
 def _bar(words: str, value: float, most: float, told: str, kind: str = "one") -> str:

@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -138,6 +140,16 @@ def test_mistakes_are_one_sentence(kitchen, without, words, sentence):
     code, _, err = kitchen.run(["diagnose"], None, *words)
     (line,) = [line for line in err.splitlines() if line.startswith("hf-multitask: error: ")]
     assert code == 2 and sentence in line and "Traceback" not in err
+    assert not (kitchen.folder / "out" / "diagnosis" / "report.json").exists()
+
+
+def test_several_processes_are_refused(kitchen):
+    (kitchen.folder / "recipe.yaml").write_text(yaml.safe_dump(kitchen.recipe), encoding="utf-8")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "hf_multitask.cli"]
+    command = [*launcher, "diagnose", str(kitchen.folder / "recipe.yaml"), "--max_steps", "2"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode != 0
+    assert "diagnose runs in one process, and there are 2. Start it without torchrun or accelerate" in run.stderr
     assert not (kitchen.folder / "out" / "diagnosis" / "report.json").exists()
 
 

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from hf_multitask.hub.diagnosis import diagnosis_page
+from hf_multitask.hub.diagnosis import diagnosis_page, not_measured_in_words
 
 NASTY = "<b>\"a\" & 'b'</b><script>alert(1)</script>"
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -106,6 +106,12 @@ def test_a_page_holds_all_parts_and_fetches_nothing(count):
     ):
         assert words in page.text
     assert all(task in page.text for task in report["tasks"])
+
+
+def test_methods_that_were_not_measured_share_a_line_with_their_reason():
+    reasons = {"aggregation": {"upgrad": "why", "cagrad": "why", "krum": "other"}, "balancing": {"gradnorm": "why"}}
+    lines = ["aggregation upgrad, cagrad: why", "aggregation krum: other", "balancing gradnorm: why"]
+    assert not_measured_in_words(reasons) == lines
 
 
 def test_names_are_text_whatever_they_hold():
