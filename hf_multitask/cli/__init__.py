@@ -1,4 +1,4 @@
-"""The command line: ``hf-multitask train | evaluate | predict | export``."""
+"""The command line: ``hf-multitask train | evaluate | predict | export | diagnose``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 from ..modeling.loading import PushError
 from ..modeling.saving import storage_failure
-from . import evaluate, export, predict, train
+from . import diagnose, evaluate, export, predict, train
 
 _GRACE = 15.0  # seconds
-_COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "export": export}
+_COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "export": export, "diagnose": diagnose}
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -14,7 +14,8 @@ from ..modeling.backbone import resolve_backbone
 from ..modeling.inputs import as_text
 from ..modeling.loading import explained
 from ..modeling.readers import reader_of
-from ..training import MultiTaskTrainer
+from ..tasks import Task
+from ..training import MultiTaskTrainer, MultiTaskTrainingArguments
 from ..training.callbacks import table
 from ..training.checkpoint import last_whole_checkpoint
 from ..training.preparation import resolve_tasks, without_streams
@@ -37,21 +38,7 @@ def prepare(
     """Everything up to the first step: all that can be wrong with a recipe is wrong here."""
     recipe = read_recipe(namespace.recipe)
     args, resume = build_arguments(recipe.training, parse_overrides(words))
-    data = recipe.load()
-    whole = without_streams(recipe.tasks, splits(data, "train"))
-    for name, task in recipe.tasks.items():
-        if "train" not in data[task.source]:
-            raise ValueError(
-                f"Task '{name}' has no training data: dataset '{task.source}' has no split 'train'. Add one."
-            )
-        if args.eval_strategy != "no" and "validation" not in data[task.source]:
-            raise ValueError(
-                f"Task '{name}' has no evaluation split: dataset '{task.source}' has no split 'validation'. "
-                "Add one, or set eval_strategy: 'no'."
-            )
-        for split, rows in (data[task.source] | {"train": whole[task.source]}).items():
-            task.check_columns(rows, split)
-    tasks = resolve_tasks(recipe.tasks, [whole, *(splits(data, name) for name in ("validation", "test"))])
+    data, tasks = read_data(recipe, args)
     tokenizer = load_tokenizer(recipe)
     set_seed(args.seed)
     model = MultiTaskModel.from_backbone(recipe.backbone, tasks=tasks, **recipe.model)
@@ -69,6 +56,30 @@ def prepare(
     if checkpoint is not None:
         trainer.read_progress(checkpoint)  # what keeps the run from going on is said now
     return trainer, checkpoint, data
+
+
+def read_data(recipe: Recipe, args: MultiTaskTrainingArguments) -> tuple[dict[str, dict[str, Any]], dict[str, Task]]:
+    """The datasets of a recipe by name and split, and its tasks, whose labels are known then.
+
+    Raises:
+        ValueError: a task has no data where it needs some, or a row is not usable.
+    """
+    data = recipe.load()
+    whole = without_streams(recipe.tasks, splits(data, "train"))
+    for name, task in recipe.tasks.items():
+        if "train" not in data[task.source]:
+            raise ValueError(
+                f"Task '{name}' has no training data: dataset '{task.source}' has no split 'train'. Add one."
+            )
+        if args.eval_strategy != "no" and "validation" not in data[task.source]:
+            raise ValueError(
+                f"Task '{name}' has no evaluation split: dataset '{task.source}' has no split 'validation'. "
+                "Add one, or set eval_strategy: 'no'."
+            )
+        for split, rows in (data[task.source] | {"train": whole[task.source]}).items():
+            task.check_columns(rows, split)
+    tasks = resolve_tasks(recipe.tasks, [whole, *(splits(data, name) for name in ("validation", "test"))])
+    return data, tasks
 
 
 def splits(data: Mapping[str, Mapping[str, Any]], split: str) -> dict[str, Any]:

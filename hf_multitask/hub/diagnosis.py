@@ -1,0 +1,293 @@
+"""A diagnosis as one page for a browser: tables that are coloured, bars, and nothing that is fetched from anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+_NUMBERS = 12  # tasks up to which a cell of a heat map shows its number
+_POSITIVE, _NEGATIVE = "0, 114, 178", "213, 94, 0"  # of Okabe and Ito's colours, which the colour-blind tell apart
+_DEEPEST = 0.75  # of a colour, which leaves the text legible in light and dark
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c2128; --dim: #57606a; --line: #d0d7de; --paper: #ffffff; --soft: #f3f5f8;
+  --one: #0072b2; --two: #e69f00; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ed; --dim: #9aa4b0; --line: #3a424c; --paper: #14181d;
+  --soft: #1e242b; --one: #4aa8e0; --two: #f0b840; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 60rem; color: var(--ink); background: var(--paper);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .25rem; }
+h2 { font-size: 1.15rem; margin: 2.25rem 0 .25rem; padding-top: .75rem; border-top: 1px solid var(--line); }
+h3 { font-size: 1rem; margin: 1.25rem 0 .5rem; }
+p { margin: .35rem 0 .75rem; }
+.dim { color: var(--dim); font-size: .92rem; }
+.conclusion { background: var(--soft); border-left: 4px solid var(--one); padding: .75rem 1rem; margin: 1rem 0; }
+.conclusion p { margin: .25rem 0; }
+.problem { border-left: 4px solid var(--two); background: var(--soft); padding: .5rem 1rem; margin: .5rem 0; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+th, td { padding: .35rem .6rem; text-align: right; }
+th { font-weight: 600; }
+tbody th, thead th:first-child, .words { text-align: left; }
+.plain td, .plain th { border-bottom: 1px solid var(--line); }
+.heat td { min-width: 3.5rem; text-align: center; border: 2px solid var(--paper); line-height: 1.25; }
+.heat thead th { text-align: center; }
+.heat small { display: block; opacity: .8; font-size: .75rem; white-space: nowrap; }
+.plain td:not(.words) { white-space: nowrap; }
+.heat.many td { min-width: 1.4rem; height: 1.4rem; padding: 0; }
+.heat.many thead th { writing-mode: vertical-rl; text-align: left; padding: .3rem 0; }
+.chip { display: inline-block; background: var(--soft); border: 1px solid var(--line); border-radius: .5rem;
+  padding: 0 .5rem; margin: .1rem .25rem .1rem 0; }
+.bars { display: grid; grid-template-columns: minmax(6rem, max-content) 1fr max-content; gap: .2rem .6rem;
+  align-items: center; font-variant-numeric: tabular-nums; }
+.bars .track { background: var(--soft); height: .95rem; }
+.bars .fill { height: 100%; background: var(--one); }
+.bars .fill.two { background: var(--two); }
+.bars .gap { grid-column: 1 / -1; height: .35rem; }
+.key { display: inline-block; width: .8rem; height: .8rem; margin-right: .3rem; vertical-align: -.05rem; }
+.key.one { background: var(--one); } .key.two { background: var(--two); }
+@media (max-width: 30rem) { body { padding: 1rem .75rem 2rem; } th, td { padding: .3rem .4rem; }
+  .bars { grid-template-columns: minmax(4.5rem, 7.5rem) 1fr max-content; gap: .2rem .4rem; font-size: .9rem; } }
+"""
+
+
+def diagnosis_page(report: Mapping[str, Any]) -> str:
+    """The page of a report as ``hf-multitask diagnose`` writes it; parts that it lacks are left out."""
+    budget = report["budget"]
+    steps, own = budget["steps"], budget["steps_of_the_recipe"]
+    told = f"{steps:,} steps of {budget['rows_of_a_step']} rows"
+    if own != steps:
+        told += f" (the recipe asks for {own:,})"
+    facts = [str(report["recipe"]), str(report["backbone"]), told, f"seed {report['seed']}", str(report["device"])]
+    body = [
+        f"<h1>{len(report['tasks'])} tasks on one backbone</h1>",
+        f'<p class="dim">{escape(" · ".join(facts))}</p>',
+        *_conclusion(report),
+    ]
+    sections: list[tuple[str, Callable[[Mapping[str, Any]], list[str]]]] = [
+        ("cosines", _cosines),
+        ("affinity", _affinity),
+        ("groups", _groups),
+        ("single", _single),
+        ("prices", _prices),
+    ]
+    for part, section in sections:
+        if part in report:
+            body += ['<section id="' + part + '">', *section(report), "</section>"]
+    seconds = report["seconds"].get("all")
+    made = f"Made by hf_multitask {report['hf_multitask']}" + ("" if seconds is None else f" in {_span(seconds)}")
+    body.append(f'<p class="dim">{escape(made)}. All numbers: report.json.</p>')
+    return "\n".join(
+        [
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>Diagnosis of {escape(str(report['recipe']))}</title>",
+            f"<style>{_STYLE}</style>\n</head>\n<body>",
+            *body,
+            "</body>\n</html>\n",
+        ]
+    )
+
+
+def _conclusion(report: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if report.get("conclusion"):
+        lines.append(f'<div class="conclusion"><p>{escape(report["conclusion"])}</p></div>')
+    for title, key in (("Failed", "failed"), ("Left out", "left_out")):
+        for part, reason in report[key].items():
+            lines.append(f'<div class="problem">{title}: {escape(part)} ({escape(reason)})</div>')
+    return lines
+
+
+def _cosines(report: Mapping[str, Any]) -> list[str]:
+    found, tasks = report["cosines"], report["tasks"]
+
+    def cell(one: str, other: str) -> tuple[str, str]:
+        share = found["conflicts"][one][other]
+        return _signed(found["mean"][one][other]), "" if share is None else f"{share:.0%} &lt; 0"
+
+    norms = [f"{name} {_short(norm)}" for name, norm in found["norms"].items() if norm is not None]
+    return [
+        "<h2>Do their gradients agree?</h2>",
+        '<p class="dim">Mean cosine between the gradients that two tasks have for the shared parameters, on the rows '
+        f"of {len(report['budget']['measured_steps'])} steps spread over the run. Above 0 (blue) they pull the same "
+        "way, below (orange) against each other, without a colour neither beyond two standard errors; underneath, the "
+        "share of the steps in which they did.</p>",
+        _heat(tasks, found, cell, most=1.0, diagonal=False),
+        f'<p class="dim">Mean norms of the gradients: {escape(", ".join(norms))}. One that is many times as long as '
+        "the others drowns them.</p>",
+    ]
+
+
+def _affinity(report: Mapping[str, Any]) -> list[str]:
+    found, tasks = report["affinity"], report["tasks"]
+
+    unit, times = found["unit"], 1 / found["unit"]
+
+    def cell(one: str, other: str) -> tuple[str, str]:
+        error = found["standard_error"][one][other]
+        return _signed(times * found["mean"][one][other]), "" if error is None else f"± {times * error:.2f}"
+
+    others = [found["mean"][one][other] for one in tasks for other in tasks if one != other]
+    most = max((abs(value) for value in others if value is not None), default=0.0)
+    return [
+        "<h2>Does one task's step help the others?</h2>",
+        '<p class="dim">By which part of itself the loss of the task above falls after a step along the gradient of '
+        f"the task on the left alone (inter-task affinity, TAG), in units of {unit:.0e}, with its standard error over "
+        "the measured steps. Blue helps, orange harms; without a colour neither is beyond two standard errors. The "
+        "diagonal has a task's step onto its own loss.</p>",
+        _heat(tasks, found, cell, most=most, diagonal=True),
+    ]
+
+
+def _heat(
+    tasks: Sequence[str],
+    found: Mapping[str, Mapping[str, Mapping[str, float | None]]],
+    cell: Callable[[str, str], tuple[str, str]],
+    *,
+    most: float,
+    diagonal: bool,
+) -> str:
+    """A table whose cells are coloured by sign and size, but for those within two standard errors of 0.
+
+    Args:
+        tasks: rows and columns.
+        found: ``mean`` and ``standard_error`` of every pair; None where there is none.
+        cell: its number, and a smaller line below it, as HTML.
+        most: size of the deepest colour.
+        diagonal: whether to show the values there, without a colour.
+    """
+    many = len(tasks) > _NUMBERS
+    rows = []
+    for one in tasks:
+        cells = []
+        for other in tasks:
+            value, error = found["mean"][one][other], found["standard_error"][one][other]
+            if value is None or (one == other and not diagonal):
+                cells.append("<td>·</td>" if one == other else "<td>?</td>")
+                continue
+            number, below = cell(one, other)
+            coloured = one != other and abs(value) > 2 * (error or 0.0)
+            depth = _DEEPEST * min(abs(value) / most, 1.0) if coloured else 0.0
+            colour = f"rgba({_POSITIVE if value > 0 else _NEGATIVE}, {depth:.3f})"
+            title = escape(f"{one}, {other}: ") + f"{number} {below}".strip()
+            inner = "" if many else number + (f"<small>{below}</small>" if below else "")
+            cells.append(f'<td style="background: {colour}" title="{title}">{inner}</td>')
+        rows.append(f'<tr><th scope="row">{escape(one)}</th>{"".join(cells)}</tr>')
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in tasks)
+    return (
+        f'<div class="wide"><table class="heat{" many" if many else ""}"><thead><tr><th></th>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _groups(report: Mapping[str, Any]) -> list[str]:
+    found, unit = report["groups"], report["affinity"]["unit"]
+    rows = []
+    for one in found["by_models"]:
+        chips = "".join(f'<span class="chip">{escape(", ".join(group))}</span>' for group in one["groups"])
+        gain = "" if one["models"] == 1 else f"{_signed(one['gain'] / unit)} ± {one['standard_error'] / unit:.2f}"
+        taken = " ✓" if one["groups"] == found["suggestion"]["groups"] else ""
+        rows.append(
+            f'<tr><th scope="row">{one["models"]}{taken}</th><td class="words">{chips}</td>'
+            f"<td>{_signed(one['affinity'] / unit)}</td><td>{gain}</td></tr>"
+        )
+    return [
+        "<h2>Which tasks belong together?</h2>",
+        '<p class="dim">For every number of models the groups with the highest mean affinity onto the tasks, in '
+        f"the same units ({escape(found['search'])}); a task alone counts as 0. The last column is what that is above "
+        "one model for all, with its standard error. ✓ is the suggestion: one model, unless a task is harmed and a "
+        "split helps, both beyond two standard errors.</p>",
+        '<div class="wide"><table class="plain"><thead><tr><th>models</th><th class="words">groups</th>'
+        f"<th>affinity</th><th>above one model</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>",
+    ]
+
+
+def _single(report: Mapping[str, Any]) -> list[str]:
+    found, rows = report["single"], report["budget"].get("rows", {})
+    bars = []
+    for name, together in found["together"].items():
+        alone = found["alone"].get(name)
+        words = f"{escape(name)}, {escape(found['metric'][name])}"
+        difference = "" if alone is None else f" ({together - alone:+.4f} ± {found['noise'][name]:.2g})"
+        bars.append(f"<div>{words}</div><div></div><div>{rows.get(name, 0):,} rows</div>")
+        if alone is not None:
+            bars.append(_bar('<span class="dim">alone</span>', alone, 1.0, f"{alone:.4f}", "two"))
+        bars.append(_bar('<span class="dim">together</span>', together, 1.0, f"{together:.4f}{difference}"))
+        bars.append('<div class="gap"></div>')
+    return [
+        "<h2>Are they better together or alone?</h2>",
+        '<p class="dim">Primary metric on the validation data after training <span class="key two"></span>each task '
+        'alone and <span class="key one"></span>all together: the same first weights, the same number of steps, the '
+        "same rows of the task in each of them; alone, the rows of the other tasks are left out. In brackets the "
+        "difference, beside the standard error that a share of right answers has over as many validation rows. One "
+        "seed: another may differ by as much.</p>",
+        f'<div class="bars">{"".join(bars)}</div>',
+    ]
+
+
+def _prices(report: Mapping[str, Any]) -> list[str]:
+    found = report["prices"]
+    kinds = (("balancing", "Balancers"), ("aggregation", "Aggregators"))
+    every = [price for kind, _ in kinds for price in found[kind].values()]
+    most = max([1.0, *(price["time"] for price in every)])
+    measured = any(price["peak_mb"] is not None for price in every)
+    what = "memory beyond the plain step's, measured" if measured else "gradients kept in memory, computed"
+    lines = [
+        "<h2>What does each method cost?</h2>",
+        f'<p class="dim">Time of a whole step over the plain one of {found["seconds_of_a_plain_step"]:.3g} s, on the '
+        f"same rows (median, with its quartiles), and {what}.</p>",
+    ]
+    for kind, title in kinds:
+        if not found[kind]:
+            continue
+        bars = [_bar("plain", 1.0, most, "1.00", "two")]
+        for name, price in sorted(found[kind].items(), key=lambda entry: entry[1]["time"]):
+            memory = price["peak_mb" if measured else "kept_mb"]
+            told = f"{price['time']:.2f} ({price['low']:.2f} to {price['high']:.2f})"
+            bars.append(
+                _bar(
+                    escape(name),
+                    price["time"],
+                    most,
+                    told + (f", {memory:,.{int(0 < memory < 10)}f} MB" if memory else ""),
+                )
+            )
+        lines += [f"<h3>{title}</h3>", f'<div class="bars">{"".join(bars)}</div>']
+    reasons = [f"<li>{escape(words)}</li>" for words in not_measured_in_words(found["not_measured"])]
+    return [*lines, f'<h3>Not measured</h3><ul class="dim">{"".join(reasons)}</ul>'] if reasons else lines
+
+
+def not_measured_in_words(reasons: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """A line for every reason, with the methods that have it.
+
+    Args:
+        reasons: by kind and name of the method.
+    """
+    methods: dict[tuple[str, str], list[str]] = {}
+    for kind, of_kind in reasons.items():
+        for name, reason in of_kind.items():
+            methods.setdefault((kind, reason), []).append(name)
+    return [f"{kind} {', '.join(names)}: {reason}" for (kind, reason), names in methods.items()]
+
+
+def _bar(words: str, value: float, most: float, told: str, kind: str = "one") -> str:
+    width = 100 * min(max(value / most, 0.0), 1.0)
+    return (
+        f'<div>{words}</div><div class="track"><div class="fill {kind}" style="width: {width:.1f}%"></div></div>'
+        f"<div>{told}</div>"
+    )
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 2) + 0.0:+.2f}"  # no minus before nothing
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"

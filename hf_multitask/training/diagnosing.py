@@ -1,0 +1,109 @@
+"""The trainer of a diagnosis: the same model, afresh, on all tasks or on one of them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, ProgressCallback
+
+from ..balancing import BALANCING
+from .affinity import shared_parameters
+from .callbacks import PlanCallback
+from .evaluation import Scores
+from .nonfinite import filler, without
+from .summary import TaskMetricsFile
+from .trainer import MultiTaskTrainer
+
+# Nothing is saved, reported or stopped early.
+_QUIET: dict[str, Any] = {
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "logging_strategy": "no",
+    "report_to": "none",
+    "push_to_hub": False,
+    "load_best_model_at_end": False,
+    "early_stopping_patience": None,
+    "task_early_stopping_patience": None,
+    "save_best_by_task": False,
+    "resume_from_checkpoint": None,
+}
+_WATCHING = ("reduce_lr_on_plateau", "greedy")  # learning rates that follow evaluations
+
+
+def quiet(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that take the place of a run's in its diagnosis; evaluations stay where training itself reads them."""
+    balancer = BALANCING.get(str(training.get("balancing")))
+    reads = (balancer is not None and balancer.reads_evaluations) or training.get("lr_scheduler_type") in _WATCHING
+    return {name: value for name, value in _QUIET.items() if not (reads and name == "eval_strategy")}
+
+
+class DiagnosingTrainer(MultiTaskTrainer):
+    """Trains on the mixture, or on one task's rows of it, as often as asked, each time the same model afresh.
+
+    ``alone`` names the task: it then gets the rows that it has in the mixture, in the same steps, and all other rows
+    are left out. Takes a ``model_init``.
+
+    Raises:
+        ValueError: the tasks cannot be compared.
+    """
+
+    alone: str | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.args.world_size > 1 or self._sharded:
+            raise ValueError(
+                f"diagnose runs in one process, and there are {self.args.world_size}. Start it without torchrun or "
+                "accelerate launch."
+                if self.args.world_size > 1
+                else "diagnose needs whole gradients, and FSDP and DeepSpeed shard them. Leave them out."
+            )
+        if len(self._training_tasks) < 2:
+            raise ValueError("diagnose compares tasks, and the recipe has one. Add another.")
+        if not shared_parameters(self.model):
+            raise ValueError(
+                "The backbone is frozen, so the tasks share nothing that trains and cannot help or harm each other. "
+                "Take 'backbone' out of freeze."
+            )
+        for kind in (PrinterCallback, ProgressCallback, PlanCallback, TaskMetricsFile):
+            for callback in [one for one in self.callback_handler.callbacks if isinstance(one, kind)]:
+                self.remove_callback(callback)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        if self.alone is not None:
+            others = set(self.tasks) - {self.alone}
+            for batch in batch_samples:
+                pairs = zip(batch["forwards"], batch["row_numbers"], strict=True)
+                kept = [
+                    (rest, {name: rows for name, rows in numbers.items() if name == self.alone})
+                    for forward, numbers in pairs
+                    if (rest := without(forward, others)) is not None
+                ]
+                batch["forwards"] = [rest for rest, _ in kept] or [filler(batch["forwards"][0])]
+                batch["row_numbers"] = [numbers for _, numbers in kept] or [{}]
+        return super()._get_num_items_in_batch(batch_samples, device)
+
+    def _terminate(self, model: Any, trial: Any) -> None:  # noqa: ARG002
+        raise SystemExit(128 + 15)  # there is nothing to go on from
+
+    def own_steps(self) -> int:
+        """Optimizer steps that the arguments ask for."""
+        if self.args.max_steps > 0:
+            return self.args.max_steps
+        return math.ceil(self._step_sampler().steps_per_epoch * self.args.num_train_epochs)
+
+    def rows_trained(self) -> dict[str, int]:
+        """Rows of each task in the last training."""
+        return dict(zip(self.tasks, self._total_rows.tolist(), strict=True))
+
+    def measure(self, tasks: Collection[str]) -> dict[str, Scores]:
+        """Metrics of some tasks on the evaluation data, by task that has such."""
+        if self.eval_dataset is None:
+            return {}
+        rows = copy.copy(self.eval_dataset)
+        rows.by_task = {name: numbers for name, numbers in rows.by_task.items() if name in tasks}
+        return self._scores(rows, "Evaluation") if rows.by_task else {}
