@@ -75,7 +75,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
             the gradient of the summed loss, or a method of :data:`hf_multitask.aggregation.AGGREGATORS`.
         aggregation_kwargs: arguments of the method, such as ``{"c": 0.4}`` of ``cagrad``.
         gradient_logging_steps: log the norms and cosines of the gradients that the tasks have for the shared parameters
-            every so many optimizer steps, 0 for never. None is every 100 steps, each of which then takes as long as two
+            every so many optimizer steps, 0 for never. None is every 200 steps, each of which then takes as long as two
             or three, for 2 to 20 tasks where the gradients take at most 1 GiB, and never where they cannot be told
             apart; with an aggregation, which knows them anyway, it is every step. Training is the same with it.
         learning_rates: by task, of its head and adapter, and of the ``backbone``; ``learning_rate`` for those that are
