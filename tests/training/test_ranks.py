@@ -90,8 +90,13 @@ DIFFERING = [
 QUICK = {2: [*jobs(2), *DIFFERING], 3: jobs(3)[:3]}
 # Every balancer and aggregator on two ranks, in one micro-batch a rank and in four.
 BY_METHOD = {
-    2: [job(describe(word, **args), *layout) for layout in [(16, 1), (4, 4)] for word, args in METHODS.items()]
+    2: [
+        job(describe(word, max_steps=5, **args), *layout)  # DWA looks back on four
+        for layout in [(16, 1), (4, 4)]
+        for word, args in METHODS.items()
+    ]
 }
+PLAIN = {"balancing-uniform", "aggregation-sum"}  # the plain sum by another name
 LONG = {2: long_jobs(2), 3: [*jobs(3)[3:], *long_jobs(3)], 4: [*jobs(4), *long_jobs(4)]}
 
 
@@ -242,3 +247,6 @@ def test_ranks_make_the_update_of_one_for_many_mixtures(world, number, launches,
 @pytest.mark.parametrize(("world", "number"), cases(BY_METHOD))
 def test_ranks_make_the_update_of_one_for_every_method(world, number, launches, record_property):
     check(launches, world, BY_METHOD[world], number, record_property)
+    description = BY_METHOD[world][number]["description"]
+    (whole, _), (plain, _) = launches.by_one(description), launches.by_one(describe("plain", max_steps=5))
+    assert (relative_difference(plain, whole) > 1e-6) == (description["name"] not in PLAIN)
