@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from killing import Run, plan, start_server
+from methods import METHODS
 from reading import rows_of
 from safetensors.torch import load_file
 
@@ -125,6 +126,20 @@ def test_killed_and_resumed_is_exact_with_masks_windows_choices_and_groups(kitch
     kitchen.recipe["tasks"]["groups"]["negatives"] = 3
     kitchen.recipe["tasks"]["masks"] = {"type": "fill-mask", "dataset": "sentiment"}
     record(record_property, kill_and_resume(Table(kitchen, context, num_train_epochs=4), seed=1, kills=2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_killed_3_times_and_resumed_is_exact_with_every_method(method, kitchen, context, record_property):
+    for split in ("train", "validation"):
+        kitchen.write(f"choices/{split}.jsonl", list(rows_of("multiple-choice", 9, split)))
+    files = {split: f"choices/{split}.jsonl" for split in ("train", "validation")}
+    kitchen.recipe["datasets"]["choices"] = {"path": "json", "data_files": files}
+    kitchen.recipe["tasks"]["choices"] = {"type": "multiple-choice"}
+    # Saved after every step: nearly every death has something to go on from.
+    training = {"num_train_epochs": 1, "max_steps": 8, "eval_steps": 1, "save_steps": 1, **METHODS[method]}
+    table = Table(kitchen, context, **training)
+    record(record_property, kill_and_resume(table, seed=list(METHODS).index(method), kills=3))
 
 
 def stream_sentiment(kitchen):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from launch import start, torchrun
 from layouts import ADAPTERS, CHECKPOINTING, KINDS, NO_WEIGHTS, SAMPLINGS, TEXTS, describe, draw, relative_difference
+from methods import METHODS
 from safetensors.torch import load_file
 
 BOUNDS = {"float64": 1e-9, "float32": 1e-6}
@@ -95,6 +96,15 @@ MEASURED = [
     for steps in (0, 1)
 ]
 QUICK = {2: [*jobs(2), *DIFFERING, *MEASURED], 3: jobs(3)[:3]}
+# Every balancer and aggregator on two ranks, in one micro-batch a rank and in four.
+BY_METHOD = {
+    2: [
+        job(describe(word, max_steps=5, **args), *layout)  # DWA looks back on four
+        for layout in [(16, 1), (4, 4)]
+        for word, args in METHODS.items()
+    ]
+}
+PLAIN = {"balancing-uniform", "aggregation-sum"}  # the plain sum by another name
 LONG = {2: long_jobs(2), 3: [*jobs(3)[3:], *long_jobs(3)], 4: [*jobs(4), *long_jobs(4)]}
 
 
@@ -106,7 +116,7 @@ class Launches:
 
     def folder(self, world, plan):
         """Where the ranks of a launch left what they found."""
-        key = (world, len(plan))
+        key = json.dumps([world, plan])
         if key not in self.folders:
             folder = self.factory.mktemp(f"ranks-{world}")
             (folder / "jobs.json").write_text(json.dumps(plan))
@@ -249,3 +259,13 @@ def test_fully_sharded_model_has_the_gradients_of_the_whole(launches, record_pro
 @pytest.mark.parametrize(("world", "number"), cases(LONG))
 def test_ranks_make_the_update_of_one_for_many_mixtures(world, number, launches, record_property):
     check(launches, world, LONG[world], number, record_property)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("world", "number"), cases(BY_METHOD))
+def test_ranks_make_the_update_of_one_for_every_method(world, number, launches, record_property):
+    check(launches, world, BY_METHOD[world], number, record_property)
+    description = BY_METHOD[world][number]["description"]
+    (whole, _), (plain, _) = launches.by_one(description), launches.by_one(describe("plain", max_steps=5))
+    assert (relative_difference(plain, whole) > 1e-6) == (description["name"] not in PLAIN)
