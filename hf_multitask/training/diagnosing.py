@@ -23,6 +23,7 @@ _QUIET: dict[str, Any] = {
     "eval_strategy": "no",
     "save_strategy": "no",
     "logging_strategy": "no",
+    "gradient_logging_steps": 0,
     "report_to": "none",
     "push_to_hub": False,
     "load_best_model_at_end": False,

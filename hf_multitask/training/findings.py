@@ -99,7 +99,7 @@ def uneven_in_words(norms: Mapping[str, float | None]) -> str:
         return ""
     return (
         f"The gradient of {longest} is {known[longest] / known[shortest]:.0f} times as long as that of {shortest}: "
-        "weigh it down with task_weights, or try a balancing."
+        "weigh it down with task_weights, or try aggregation='config' or balancing='gradnorm'."
     )
 
 

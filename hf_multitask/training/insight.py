@@ -112,7 +112,6 @@ class InsightTrainer(AggregatingTrainer):
     def _set_aggregator(self, given: Any) -> None:
         super()._set_aggregator(given)
         self._begin_measuring()
-        self.add_callback(InsightCallback(self))
 
     def _begin_measuring(self) -> None:
         """Find out how often to measure; of a search, the model and its frozen parts are known at the beginning."""

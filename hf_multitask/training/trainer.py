@@ -26,7 +26,7 @@ from .checkpoint import check_checkpoint
 from .describing import DescribingTrainer
 from .evaluating import EvaluatingTrainer
 from .evaluation import EvaluationRows, Metric
-from .insight import InsightTrainer
+from .insight import InsightCallback, InsightTrainer
 from .parameters import BACKBONE, freeze, regroup
 from .preparation import (
     Datasets,
@@ -160,6 +160,7 @@ class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, InsightTrainer, Pus
         release_group_at_exit(self)
         self.add_callback(PlanCallback(self))
         self.add_callback(BalanceCallback(self))
+        self.add_callback(InsightCallback(self))
         if len(self.tasks) > SEVERAL:
             consoles = [self.pop_callback(PrinterCallback), self.pop_callback(ProgressCallback)]
             shown = next((type(callback) for callback in consoles if callback is not None), None)
