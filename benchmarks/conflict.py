@@ -14,7 +14,7 @@ is the peak of a process of its own over three steps::
     OMP_NUM_THREADS=1 python benchmarks/conflict.py --methods upgrad cagrad mgda nash_mtl graddrop --rounds 50
     OMP_NUM_THREADS=1 python benchmarks/conflict.py --torchjd --memory --rounds 20
 
-``measured`` is a plain step whose gradients are measured apart, as ``gradient_logging_steps`` has it every 100 steps::
+``measured`` is a plain step whose gradients are measured apart, as ``gradient_logging_steps`` has it every 200 steps::
 
     OMP_NUM_THREADS=1 python benchmarks/conflict.py --methods measured --tasks 2 8 --rounds 50
 """
