@@ -12,7 +12,7 @@ def child(words, window, hurried) -> None:
 
         def write(self, lines):
             inner(self, lines)
-            time.sleep(0.02)
+            time.sleep(0.2)
 
         answers.AnswerFile.write = write
     raise SystemExit(main(["predict", *words]))

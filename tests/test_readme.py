@@ -51,7 +51,7 @@ def test_command_lines_run(run, tmp_path):
     (tmp_path / "texts.jsonl").write_text('{"text": "A fine place."}\n')
     outputs = [run(["bash", "-c", command]) for command in commands.splitlines()]
     assert len(outputs) == 6
-    assert "Resuming from" in outputs[1] and "checkpoint-20" in outputs[1]
+    assert "Resuming from" in outputs[1] and "checkpoint-10" in outputs[1]
     assert "average" in outputs[2]
     assert set(json.loads(outputs[3])) == {"sentiment", "ner"}
     assert set(json.loads((tmp_path / "answers.jsonl").read_text())) == {"sentiment", "ner"}

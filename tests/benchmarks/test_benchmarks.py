@@ -140,6 +140,7 @@ def test_text_tasks(benchmark, folder, backbone_path, capsys):
     assert [line.split()[1] for line in lines] == runs
 
 
+@pytest.mark.slow
 def test_language_head(benchmark, capsys):
     benchmark("language_head").main(["--rows", "16", "--length", "64", "--repeats", "1"])  # more than building it takes
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["all", "labelled", "share"]

@@ -181,7 +181,7 @@ class StopAt(TrainerCallback):
         control.should_training_stop = state.global_step == self.step
 
 
-@pytest.mark.parametrize("sampling", ["uniform", "annealed"])
+@pytest.mark.parametrize("sampling", [pytest.param("uniform", marks=pytest.mark.slow), "annealed"])
 def test_resume_restores_stopped_tasks_best_models_and_counts(build, sampling, tmp_path):
     def run(name, *, calls=0, **kwargs):
         metrics = {"ner": Metrics(0.5, 0.4, 0.6, 0.4), "sentiment": Metrics(*(step / 40 for step in range(40)))}

@@ -20,7 +20,7 @@ class StopAt(TrainerCallback):
         control.should_training_stop = state.global_step == self.step
 
 
-@pytest.mark.parametrize("sampling", ["proportional", "uniform"])
+@pytest.mark.parametrize("sampling", [pytest.param("proportional", marks=pytest.mark.slow), "uniform"])
 @pytest.mark.parametrize(("stop", "accumulation", "workers"), [(3, 1, 0), (8, 1, 0), (11, 2, 0), (11, 1, 2)])
 def test_resume_in_the_middle_of_an_epoch_is_exact(
     stop, accumulation, workers, sampling, build_model, data, arguments, backbone_path, tmp_path

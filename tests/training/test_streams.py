@@ -63,8 +63,11 @@ class StopAt(TrainerCallback):
 SHUFFLED = {"shuffled": lambda: stream().shuffle(seed=3, buffer_size=30), "plain": stream, "unsaid": lambda: stream(0)}
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("kind", SHUFFLED)
+CASES = [("shuffled", 0), ("shuffled", 2), ("unsaid", 0)]
+LONG = [pytest.param(*case, marks=pytest.mark.slow) for case in [("plain", 0), ("plain", 2), ("unsaid", 2)]]
+
+
+@pytest.mark.parametrize(("kind", "workers"), [*CASES, *LONG])
 def test_resume_in_the_middle_of_a_pass_is_exact(kind, workers, trainer, tmp_path):
     common = {
         "sampling": "uniform",
