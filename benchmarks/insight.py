@@ -32,6 +32,7 @@ from turns import Runner, share_memory
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, SequenceClassification
 from hf_multitask.modeling.backbone import resolve_backbone
+from hf_multitask.training.insight import INTERVAL
 
 
 def build(given: argparse.Namespace, out: str, steps: int | None) -> Runner:
@@ -61,7 +62,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure, print, and return the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pairs", type=int, default=5, help="pairs of turns that count")
-    parser.add_argument("--turn", type=int, default=100, help="optimizer steps of a turn")
+    parser.add_argument("--turn", type=int, default=INTERVAL, help="optimizer steps of a turn")
     parser.add_argument("--batch", type=int, default=32, help="rows of a step")
     parser.add_argument("--length", type=int, default=32, help="tokens of a row")
     parser.add_argument("--tasks", type=int, default=8)
@@ -76,7 +77,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     datasets.disable_progress_bars()
     draw = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as out:
-        steps = None if given.turn == 100 else given.turn
+        steps = None if given.turn == INTERVAL else given.turn
         runners = {"measured": build(given, out, steps), "plain": build(given, out, 0)}
         for _ in range(1 + given.pairs):
             for name in draw.sample(list(runners), len(runners)):
