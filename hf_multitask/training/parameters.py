@@ -59,7 +59,8 @@ def last_shared_matrix(model: MultiTaskModel) -> torch.nn.Parameter:
     Raises:
         ValueError: nothing of the backbone's layers trains.
     """
-    layers = {name: int(found[1]) for name, _ in model.named_parameters() if (found := _LAYER.match(name))}
+    shared = (name for name, _ in model.named_parameters() if part_of(name) == BACKBONE)
+    layers = {name: int(found[1]) for name in shared if (found := _LAYER.match(name))}
     encoders = {name: layer for name, layer in layers.items() if ".decoder." not in name} or layers
     top = max(encoders.values(), default=-1)
     matrices = [

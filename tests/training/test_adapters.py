@@ -16,6 +16,7 @@ from hf_multitask import MultiTaskModel, MultiTaskTrainer
 from hf_multitask.modeling.adapters import adapter_of
 from hf_multitask.modeling.config import SHARED
 from hf_multitask.training.checkpoint import check_checkpoint
+from hf_multitask.training.parameters import last_shared_matrix
 
 OWN = {"task_lora": {"r": 3, "lora_dropout": 0.1}}
 BOTH = {"lora": {"r": 2, "lora_dropout": 0.1}, **OWN}
@@ -98,6 +99,16 @@ def test_freezing_and_rates_reach_the_adapter_of_a_task(train):
     assert by_adapter[SHARED] == (1e-4, 0.1) and by_adapter["ner"] == (5e-3, 0)
     assert {adapter_of(name) for name in found if not name.startswith("heads.")} == {SHARED, "ner"}
     assert not any(name.startswith("heads.sentiment") for name in found)
+
+
+def test_gradnorm_reads_a_matrix_that_all_tasks_share_and_none_of_a_task(train):
+    trainer = train(balancing="gradnorm")
+    names = {parameter: name for name, parameter in trainer.model.named_parameters()}
+    assert adapter_of(names[last_shared_matrix(trainer.model)]) == SHARED
+    with pytest.raises(
+        ValueError, match=r"reads gradients of the backbone's top layer, which is frozen. Let it train."
+    ):
+        train(adapters=OWN, balancing="gradnorm")
 
 
 @pytest.mark.parametrize("adapters", [ADAPTERS, {"task_lora": ADAPTERS["task_lora"]}], ids=["both", "own"])
