@@ -10,6 +10,8 @@ import pytest
 import torch
 import yaml
 from tiny import DATA, read_rows
+from torch.nn.modules.module import register_module_forward_hook
+from transformers import BertModel
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -166,10 +168,19 @@ def test_mixture(benchmark, folder, backbone_path, capsys):
 def test_serving(benchmark, folder, backbone_path, capsys):
     words = ["--data", str(folder), "--rounds", "2", "--batch", "4", "--backbone", backbone_path()]
     serving = benchmark("serving")
-    heads = serving.main(["heads", *words, "--heads", "3", "--output", str(folder / "heads.json")])
+    passes = []
+
+    def count(module, *_):
+        if isinstance(module, BertModel):
+            passes.append(module)
+
+    with register_module_forward_hook(count):
+        heads = serving.main(["heads", *words, "--heads", "3", "--output", str(folder / "heads.json")])
     assert heads == json.loads((folder / "heads.json").read_text())
     assert list(heads["cpu"]) == ["all heads", "models", "one head"]
-    assert heads["cpu"]["models"]["ratio"] > heads["cpu"]["one head"]["ratio"]
+    assert heads["cpu"]["all heads"]["ratio"] == 1
+    # A check of one against three models, then warm-up and two rounds of all heads, three models and one head.
+    assert len(passes) == (1 + 3) + 3 * (1 + 3 + 1)
     batches = serving.main(["pipeline", *words, "--tweets", "24", "--turn", "8"])
     assert list(batches["seconds"]) == ["batches", "one at a time", "text-classification"]
     assert serving.main(["import", "--rounds", "1"])["seconds"]["median"] > 0

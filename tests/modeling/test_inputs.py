@@ -1,7 +1,5 @@
 """Texts to inputs: what a backbone takes, and what is left of long and of empty texts."""
 
-import time
-
 import pytest
 import torch
 from tiny import CAUSAL, CONFIGS, make_tokenizer, read_rows
@@ -69,9 +67,9 @@ def test_long_texts_are_cut_as_the_tokenizer_cuts_them(family, side, pairs):
 
 def test_a_pair_of_very_long_texts_costs_no_more_than_both():
     tokenizer = make_tokenizer("bert")
-    start = time.perf_counter()
     encoding = encode(tokenizer, ["good " * 20_000], ["bad " * 20_000], 78)
-    assert time.perf_counter() - start < 5  # a minute and 20 GB where the pieces of both are combined
+    # The tokenizer combines all pieces of one with all of the other: a minute and 20 GB.
+    assert len(encoding.encodings[0].overflowing) < 100
     assert encoding["input_ids"][0].count(3) == 2
 
 
