@@ -1,13 +1,14 @@
 """What every balancer and aggregator makes of one mixture, beside searched fixed weights and single tasks.
 
 Five datasets, ``--rows`` training rows of each, drawn with the seed, ``--epochs`` epochs in steps of 32 rows;
-all-MiniLM-L6-v2 with mean pooling, which it was pretrained with. A run is named by what it trains with: ``none`` is the
-plain sum, ``balancing=famo`` and ``aggregation=pcgrad`` are methods at their defaults (those of ``KWARGS`` apart),
-``weights=3`` the third draw of fixed weights, each log-uniform between 1/4 and 4, and ``single=trec`` one task on its
-own with the rows and epochs that it has in the mixture. All runs of a seed see the same rows. Shown is each task's
-primary metric on 1,000 rows of the test split, their average, and the average on 300 rows of validation each, by which
-learning rates, weights and the best methods are to be chosen. ``PATH`` is a folder with a folder per dataset. Runs that
-``--output`` already holds are not run again::
+all-MiniLM-L6-v2 with mean pooling, which it was pretrained with. The tasks of ``--mixture mixed`` differ in kind, in
+the scale of their losses and in how many labels they have; those of ``alike`` are all classifications with few labels.
+A run is named by what it trains with: ``none`` is the plain sum, ``balancing=famo`` and ``aggregation=pcgrad`` are
+methods at their defaults (those of ``KWARGS`` apart), ``weights=3`` the third draw of fixed weights, each log-uniform
+between 1/4 and 4, and ``single=trec`` one task on its own with the rows and epochs that it has in the mixture. All runs
+of a seed see the same rows. Shown is each task's primary metric on 1,000 rows of the test split, their average, and the
+average on 300 rows of validation each, by which learning rates, weights and the best methods are to be chosen. ``PATH``
+is a folder with a folder per dataset. Runs that ``--output`` already holds are not run again::
 
     OMP_NUM_THREADS=1 python benchmarks/mixture.py --data PATH --output mixture.jsonl --seeds 1
     OMP_NUM_THREADS=1 python benchmarks/mixture.py --data PATH --output mixture.jsonl --seeds 2 3 --runs none single
@@ -48,6 +49,13 @@ DATASETS = {
     "similarity": ("stsb_en", "pearson"),
     "tags": ("ud_english_ewt", "accuracy"),
     "intent": ("banking77", "accuracy"),
+    "emotion": ("tweeteval_emotion", "accuracy"),
+    "irony": ("tweeteval_irony", "accuracy"),
+    "entailment": ("sick", "accuracy"),
+}
+MIXTURES = {
+    "mixed": ["sentiment", "trec", "similarity", "tags", "intent"],
+    "alike": ["sentiment", "trec", "emotion", "irony", "entailment"],
 }
 # Methods that need to be told something, or whose default looks at more epochs than two.
 KWARGS: dict[str, dict[str, Any]] = {
@@ -62,11 +70,10 @@ METHODS = [
     *(name for name in (f"balancing={name}" for name in BALANCING) if name not in _SAME),
     *(name for name in (f"aggregation={name}" for name in AGGREGATORS) if name not in _SAME),
 ]
-SINGLE = [f"single={name}" for name in DATASETS]
 
 
 def build_tasks() -> dict[str, Any]:
-    """The tasks of the mixture, anew."""
+    """The tasks of all mixtures, anew."""
     return {
         "sentiment": SequenceClassification(),
         "trec": SequenceClassification(label_column="coarse_label"),
@@ -75,13 +82,16 @@ def build_tasks() -> dict[str, Any]:
         ),
         "tags": TokenClassification(tags_column="upos"),
         "intent": SequenceClassification(),
+        "emotion": SequenceClassification(),
+        "irony": SequenceClassification(),
+        "entailment": SequenceClassification(text_column="sentence1", text_pair_column="sentence2"),
     }
 
 
-def fixed_weights(draw: int) -> dict[str, float]:
+def fixed_weights(draw: int, names: Sequence[str]) -> dict[str, float]:
     """A draw of fixed weights."""
     source = random.Random(draw)
-    return {name: 4 ** source.uniform(-1, 1) for name in DATASETS}
+    return {name: 4 ** source.uniform(-1, 1) for name in names}
 
 
 def draw_rows(folder: Path, split: str, most: int, seed: int) -> datasets.Dataset:
@@ -93,7 +103,7 @@ def draw_rows(folder: Path, split: str, most: int, seed: int) -> datasets.Datase
 def train(name: str, seed: int, given: argparse.Namespace, folder: str) -> dict[str, Any]:
     """One run, and its metrics."""
     kind, _, method = name.partition("=")
-    names = [method] if kind == "single" else list(DATASETS)
+    names = [method] if kind == "single" else MIXTURES[given.mixture]
     tasks = {task: one for task, one in build_tasks().items() if task in names}
     rows = {
         split: {task: draw_rows(given.data / DATASETS[task][0], split, most, number) for task in names}
@@ -104,7 +114,7 @@ def train(name: str, seed: int, given: argparse.Namespace, folder: str) -> dict[
     if kind in ("balancing", "aggregation"):
         values = {kind: method, f"{kind}_kwargs": KWARGS.get(name)}
     elif kind == "weights":
-        values["task_weights"] = fixed_weights(int(method))
+        values["task_weights"] = fixed_weights(int(method), names)
     if name == "balancing=coba":
         values |= {"eval_strategy": "steps", "eval_steps": 20}
     path = resolve_backbone(given.backbone)
@@ -132,7 +142,7 @@ def train(name: str, seed: int, given: argparse.Namespace, folder: str) -> dict[
     began = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - began
-    found: dict[str, Any] = {"run": name, "seed": seed, "learning_rate": given.learning_rate, "seconds": seconds}
+    found: dict[str, Any] = {"run": name, "seed": seed, **setting(given), "seconds": seconds}
     for split in ("validation", "test"):
         metrics = trainer.evaluate(rows[split], metric_key_prefix=split)
         found[split] = {task: metrics[f"{split}_{task}_{DATASETS[task][1]}"] for task in names}
@@ -140,27 +150,32 @@ def train(name: str, seed: int, given: argparse.Namespace, folder: str) -> dict[
     return found
 
 
+def setting(given: argparse.Namespace) -> dict[str, Any]:
+    """What all runs of a table have in common."""
+    return {key: getattr(given, key) for key in ("mixture", "rows", "epochs", "learning_rate")}
+
+
 def read(path: Path | None) -> list[dict[str, Any]]:
     """The runs that a file holds."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path and path.exists() else []
 
 
-def table(runs: Sequence[dict[str, Any]]) -> str:
+def table(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
     """A row for each run that has several tasks, and one for the single tasks together; means over seeds."""
-    runs = [run for run in runs if not run["run"].startswith("single")] + _together(runs)
-    lines = [f"| run | rate | seeds | {' | '.join(DATASETS)} | average | validation |", "|---" * 10 + "|"]
+    runs = [run for run in runs if not run["run"].startswith("single")] + _together(runs, names)
+    lines = [f"| run | rate | seeds | {' | '.join(names)} | average | validation |", "|---" * 10 + "|"]
     keys = dict.fromkeys((run["run"], run["learning_rate"]) for run in runs)
     rows = []
     for name, rate in keys:
         own = [run for run in runs if (run["run"], run["learning_rate"]) == (name, rate)]
-        cells = [_mean([run["test"][task] for run in own]) for task in [*DATASETS, "average"]]
+        cells = [_mean([run["test"][task] for run in own]) for task in [*names, "average"]]
         validation = [run["validation"]["average"] for run in own]
         line = f"| `{name}` | {rate:g} | {len(own)} | {' | '.join(cells)} | {_mean(validation)} |"
         rows.append((statistics.mean(validation), line))
     return "\n".join([*lines, *(line for _, line in sorted(rows, reverse=True))])
 
 
-def _together(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _together(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
     """The single tasks of a seed and rate, as if they were one run, where there are all of them."""
     groups: dict[tuple[int, float], list[dict[str, Any]]] = {}
     for run in runs:
@@ -168,10 +183,10 @@ def _together(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             groups.setdefault((run["seed"], run["learning_rate"]), []).append(run)
     found = []
     for (seed, rate), group in groups.items():
-        if len(group) == len(DATASETS):
+        if len(group) == len(names):
             merged: dict[str, Any] = {"run": "single", "seed": seed, "learning_rate": rate}
             for split in ("validation", "test"):
-                merged[split] = {task: value for run in group for task, value in run[split].items() if task in DATASETS}
+                merged[split] = {task: value for run in group for task, value in run[split].items() if task in names}
                 merged[split]["average"] = statistics.mean(merged[split].values())
             found.append(merged)
     return found
@@ -186,6 +201,7 @@ def main(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Train what is asked for, print the table, and return all runs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with a folder per dataset")
+    parser.add_argument("--mixture", choices=list(MIXTURES), default="mixed")
     parser.add_argument("--runs", nargs="+", default=METHODS, help="names of runs; 'single' for every task on its own")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--rows", type=int, default=600, help="training rows of each task")
@@ -199,9 +215,12 @@ def main(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    runs = read(given.output)
+    tasks = MIXTURES[given.mixture]
+    fixed = ("mixture", "rows", "epochs")  # learning rates stand in one table
+    runs = [run for run in read(given.output) if all(run[key] == setting(given)[key] for key in fixed)]
     known = {(run["run"], run["seed"], run["learning_rate"]) for run in runs}
-    names = [name for one in given.runs for name in (SINGLE if one == "single" else [one])]
+    singles = [f"single={task}" for task in tasks]
+    names = [name for one in given.runs for name in (singles if one == "single" else [one])]
     for seed in given.seeds:
         for name in names:
             if (name, seed, given.learning_rate) in known:
@@ -212,7 +231,7 @@ def main(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
             if given.output:
                 with given.output.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(runs[-1]) + "\n")
-    print(f"\n{table(runs)}")
+    print(f"\n{table(runs, tasks)}")
     return runs
 
 

@@ -48,6 +48,7 @@ def folder(tmp_path):
         "atis": utterances,
         "trec": [row | {"coarse_label": row["label"]} for row in numbered],
         "banking77": numbered,
+        "sick": [{"sentence1": row["text"], "sentence2": "A film.", "label": row["label"]} for row in numbered],
         "stsb_en": [
             {"sentence1": row["text"], "sentence2": "A film.", "label": row["label"] + 0.5} for row in numbered
         ],
@@ -163,6 +164,8 @@ def test_mixture(benchmark, folder, backbone_path, capsys):
     assert benchmark("mixture").main([*words, *runs])[:2] == found  # from the file
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| `")]
     assert {row.split("`")[1] for row in rows} == set(runs)
+    alike = benchmark("mixture").main([*words, "none", "--mixture", "alike"])  # into the same file, and none from it
+    assert [[*run["test"]] for run in alike] == [["sentiment", "trec", "emotion", "irony", "entailment", "average"]]
 
 
 def test_serving(benchmark, folder, backbone_path, capsys):
