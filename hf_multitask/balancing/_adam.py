@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+_BETAS, _EPS = (0.9, 0.999), 1e-8  # those of torch.optim.Adam
+
 
 class TaskAdam:
     """Adam on one number per task, of which only those of present tasks move, and count a step.
@@ -17,33 +19,23 @@ class TaskAdam:
         tasks: their number.
         lr: learning rate.
         weight_decay: added to the gradient, as in ``torch.optim.Adam``.
-        betas: decay of the two means.
-        eps: added to the denominator.
     """
 
-    def __init__(
-        self,
-        tasks: int,
-        *,
-        lr: float,
-        weight_decay: float = 0.0,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-    ) -> None:
-        self.lr, self.weight_decay, self.betas, self.eps = lr, weight_decay, betas, eps
+    def __init__(self, tasks: int, *, lr: float, weight_decay: float = 0.0) -> None:
+        self.lr, self.weight_decay = lr, weight_decay
         self.mean_K, self.square_K, self.steps_K = (torch.zeros(tasks, dtype=torch.float64) for _ in range(3))
 
     def step(self, values_K: torch.Tensor, gradient_K: torch.Tensor, present_K: torch.Tensor) -> torch.Tensor:
         """The values after one step, (K,)."""
         gradient_K = gradient_K + self.weight_decay * values_K
-        first, second = self.betas
+        first, second = _BETAS
         self.steps_K = self.steps_K + present_K
         self.mean_K = torch.where(present_K, first * self.mean_K + (1 - first) * gradient_K, self.mean_K)
         self.square_K = torch.where(present_K, second * self.square_K + (1 - second) * gradient_K**2, self.square_K)
         counted_K = self.steps_K.clamp(min=1)
         mean_K = self.mean_K / (1 - first**counted_K)
         root_K = (self.square_K / (1 - second**counted_K)).sqrt()
-        return torch.where(present_K, values_K - self.lr * mean_K / (root_K + self.eps), values_K)
+        return torch.where(present_K, values_K - self.lr * mean_K / (root_K + _EPS), values_K)
 
     def state_dict(self) -> dict[str, Any]:
         """Both means and the steps, as lists."""

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from .heatmap import HIGH, LOW
+
 _NUMBERS = 12  # tasks up to which a cell of a heat map shows its number
-_POSITIVE, _NEGATIVE = "0, 114, 178", "213, 94, 0"  # of Okabe and Ito's colours, which the colour-blind tell apart
 _DEEPEST = 0.75  # of a colour, which leaves the text legible in light and dark
 
 _STYLE = """
@@ -171,7 +172,7 @@ def _heat(
             number, below = cell(one, other)
             coloured = one != other and abs(value) > 2 * (error or 0.0)
             depth = _DEEPEST * min(abs(value) / most, 1.0) if coloured else 0.0
-            colour = f"rgba({_POSITIVE if value > 0 else _NEGATIVE}, {depth:.3f})"
+            colour = f"rgba({', '.join(map(str, HIGH if value > 0 else LOW))}, {depth:.3f})"
             title = escape(f"{one}, {other}: ") + f"{number} {below}".strip()
             inner = "" if many else number + (f"<small>{below}</small>" if below else "")
             cells.append(f'<td style="background: {colour}" title="{title}">{inner}</td>')

@@ -10,9 +10,13 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Vermilion, white and blue, as in the curves: opposite, at right angles, alike.
-_COLOURS = ("#D55E00", "#FFFFFF", "#0072B2")
-_DARK = 0.6
+# Okabe and Ito's vermilion and blue, which the colour-blind tell apart, about white: opposite, at right angles, alike.
+LOW, MIDDLE, HIGH = (213, 94, 0), (255, 255, 255), (0, 114, 178)
+
+
+def ink(cosine: float) -> str:
+    """The colour of a number that is legible on that of a cosine."""
+    return "white" if abs(cosine) > 0.6 else "black"
 
 
 def draw_cosines(axes: Axes, cosines: Mapping[tuple[str, str], float], names: Mapping[str, str]) -> None:
@@ -31,12 +35,12 @@ def draw_cosines(axes: Axes, cosines: Mapping[tuple[str, str], float], names: Ma
     for (one, other), value in cosines.items():
         row, column = tasks.index(one), tasks.index(other)
         matrix_KK[row, column] = matrix_KK[column, row] = value
-    colours = LinearSegmentedColormap.from_list("cosines", _COLOURS).with_extremes(bad="#dddddd")
+    palette = np.array([LOW, MIDDLE, HIGH]) / 255
+    colours = LinearSegmentedColormap.from_list("cosines", palette).with_extremes(bad="#dddddd")
     axes.imshow(np.ma.masked_invalid(matrix_KK), cmap=colours, vmin=-1, vmax=1)
     for (row, column), value in np.ndenumerate(matrix_KK):
         if not np.isnan(value):
-            ink = "white" if abs(value) > _DARK else "black"
-            axes.text(column, row, f"{value:+.2f}", ha="center", va="center", color=ink, fontsize="small")
+            axes.text(column, row, f"{value:+.2f}", ha="center", va="center", color=ink(value), fontsize="small")
     places = range(len(tasks))
     axes.set_xticks(places, [names[task] for task in tasks], rotation=30, ha="right", rotation_mode="anchor")
     axes.set_yticks(places, [names[task] for task in tasks])

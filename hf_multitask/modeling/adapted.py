@@ -139,17 +139,6 @@ class Adapted(PreTrainedModel):
 
     # Saving without the backbone
 
-    def push_to_hub(self, repo_id: str, *, adapters_only: bool | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Upload the model, as every ``push_to_hub`` does.
-
-        Args:
-            repo_id: as in ``PreTrainedModel``.
-            adapters_only: as in :meth:`save_pretrained`.
-            kwargs: as in ``PreTrainedModel``.
-        """
-        with self._only(adapters_only):
-            return super().push_to_hub(repo_id, **kwargs)  # type: ignore[arg-type]
-
     def leave_out_backbone(self) -> None:
         """Save and push adapters and heads only from now on; loading then fetches the backbone from where it came.
 

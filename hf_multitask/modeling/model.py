@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,20 +18,20 @@ from .decoding import DECODERS, TokenWords
 from .description import TAGS, describe_pushed
 from .export import ExportableTasks
 from .graphs import write_onnx
+from .head_runs import HeadRuns
 from .head_types import head_class, num_labels
 from .heads import Head
 from .importing import from_stock
-from .language import LanguageHead
 from .lifecycle import language_model, task_dict
 from .loading import explained, load_model, pushing
-from .native import asked_inputs, build_backbone, reading_part, shifted_right
+from .native import asked_inputs, build_backbone, reading_part
 from .output import MultiTaskOutput
-from .routing import States, rows_of, spread, states_of
+from .routing import states_of
 from .saving import hub_arguments, whole, without_hub
 from .travel import write_extensions
 
 
-class MultiTaskModel(ExportableTasks, Adapted):
+class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
     """A pretrained backbone shared by several tasks, each with a head of its own.
 
     Build one with :meth:`from_backbone`; a saved one loads with ``from_pretrained`` here or from ``AutoModel``.
@@ -237,77 +237,6 @@ class MultiTaskModel(ExportableTasks, Adapted):
                 module.train(mode)
         return self
 
-    def _tasks_to_run(
-        self, tasks: list[str] | None, task_rows: Mapping[str, torch.Tensor] | None, labels: Any
-    ) -> list[str]:
-        if tasks is None and task_rows is None:  # those that can read the input without a target
-            names = self.config.task_names
-            return [name for name in names if not self._head(name).writes or name in (labels or {})]
-        wanted = tasks if tasks is not None else task_rows
-        for name in wanted or ():
-            self.config.task(name)
-        return [name for name in self.config.task_names if name in (wanted or ())]
-
-    def _run_head(
-        self,
-        name: str,
-        inputs: tuple[States, torch.Tensor | None, torch.Tensor | None],
-        rows: torch.Tensor | None,
-        labels: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """Logits of one task for its rows; ``inputs`` are the batch's shared states, tokens and mask."""
-        head = self._head(name)
-        items = rows if head.reads_several else None  # every row is an item of its own where there are no rows
-        if items is not None:
-            rows = items[items >= 0]
-        states, input_ids, attention_mask = (
-            states_of(inputs[0], rows),
-            rows_of(inputs[1], rows),
-            rows_of(inputs[2], rows),
-        )
-        with nullcontext() if self.routing is None else self.routing.whole(name):
-            if head.reads_decoder:
-                states = self._decoder_states(name, states, attention_mask, head.decoder_ids(input_ids, labels))
-            if head.language_model:
-                return cast(LanguageHead, head).read(self.backbone, states, labels)
-        logits = head(states, input_ids, attention_mask)
-        if items is not None:
-            return spread(logits, items, head.absent)
-        return logits.unsqueeze(1) if head.reads_several else logits
-
-    def _decoder_states(
-        self, name: str, states: States, attention_mask: torch.Tensor | None, ids: torch.Tensor | None
-    ) -> States:
-        if ids is None:
-            raise ValueError(f"Task '{name}' reads the decoder. Give labels, or use generate(..., task='{name}').")
-        output = self.backbone.get_decoder()(
-            input_ids=shifted_right(ids, self.backbone.config),
-            encoder_hidden_states=states.last_hidden_state,
-            encoder_attention_mask=attention_mask,
-            use_cache=False,
-        )
-        return States(last_hidden_state=output.last_hidden_state)
-
-    def _zero(self, name: str, inputs: tuple[States, torch.Tensor | None, torch.Tensor | None]) -> torch.Tensor:
-        """A zero that depends on every weight of a head."""
-        head = self._head(name)
-        first = torch.zeros((1, 1) if head.reads_several else 1, dtype=torch.long, device=self.device)
-        labels = None
-        if head.language_model:
-            labels = cast(LanguageHead, head).dummy_labels(cast(torch.Tensor, inputs[1])[:1])
-        return (self._run_head(name, inputs, first, labels) * 0).sum()
-
-    def _loss(
-        self,
-        name: str,
-        logits: torch.Tensor,
-        labels: torch.Tensor,
-        num_items: Mapping[str, torch.Tensor] | None,
-    ) -> torch.Tensor:
-        head = self._head(name)
-        items = head.items(labels).sum() if num_items is None else num_items[name]
-        return head.loss(logits, labels).sum() / torch.as_tensor(items, device=logits.device).clamp(min=1)
-
     @torch.no_grad()
     def generate(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, *, task: str, **kwargs: Any
@@ -427,14 +356,19 @@ class MultiTaskModel(ExportableTasks, Adapted):
         if push_to_hub:
             self.push_to_hub(**hub_arguments(save_directory, kwargs), adapters_only=adapters_only)
 
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+    def push_to_hub(self, repo_id: str, *, adapters_only: bool | None = None, **kwargs: Any) -> Any:
         """Push weights, configuration and code, as every model's ``push_to_hub`` does.
+
+        Args:
+            repo_id: as in ``PreTrainedModel``.
+            adapters_only: as in :meth:`save_pretrained`.
+            kwargs: as in ``PreTrainedModel``.
 
         Raises:
             OSError: the Hub refuses, or is not there.
         """
-        with pushing(repo_id):
-            return super().push_to_hub(repo_id, **kwargs)
+        with pushing(repo_id), self._only(adapters_only):
+            return super().push_to_hub(repo_id, **kwargs)  # type: ignore[arg-type]
 
     def _upload_modified_files(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         describe_pushed(working_dir, repo_id, self.config)

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..modeling.config import close_match
+from ..modeling.heads import IGNORE
 
 if TYPE_CHECKING:
+    import torch
     from datasets import Dataset
 
 
@@ -100,6 +102,15 @@ def describe(found: str, depth: int) -> str:
         "nothing": "nothing usable",
     }
     return "lists of " * depth + words[found]
+
+
+def padded(labels: Sequence[list[int]], length: int, padding_side: str) -> torch.Tensor:
+    """Labels of the tokens of N rows as (N, length), -100 where there is no token."""
+    import torch
+
+    pads = [[IGNORE] * (length - len(row)) for row in labels]
+    rows = zip(pads, labels, strict=True)
+    return torch.tensor([pad + row if padding_side == "left" else row + pad for pad, row in rows])
 
 
 def close(word: str, known: Sequence[str]) -> str:

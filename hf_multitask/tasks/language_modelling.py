@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..modeling.heads import IGNORE
+from . import labels as lab
 from .base import Task
 from .constant import entropy
 
@@ -38,11 +39,7 @@ class LanguageModelling(Task):
 
     def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:
         """Labels (N, L), -100 where a token has none."""
-        import torch
-
-        pads = [[IGNORE] * (length - len(row)) for row in labels]
-        rows = zip(pads, labels, strict=True)
-        return torch.tensor([pad + row if padding_side == "left" else row + pad for pad, row in rows])
+        return lab.padded(labels, length, padding_side)
 
     def score(
         self,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..modeling.generation import language_code_ids, languages
 from ..modeling.heads import IGNORE
+from . import labels as lab
 from .base import Task
 from .constant import entropy
 
@@ -100,10 +101,7 @@ class Text2TextGeneration(Task):
 
     def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
         """Tokens (N, T), -100 behind the end."""
-        import torch
-
-        most = max(map(len, labels))
-        return torch.tensor([label + [IGNORE] * (most - len(label)) for label in labels])
+        return lab.padded(labels, max(map(len, labels)), "right")
 
     def constant_loss(
         self,

@@ -204,13 +204,7 @@ class TokenClassification(Labelled):
 
     def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:
         """Labels (N, L), -100 where a token has none."""
-        import torch
-
-        padded = []
-        for row in labels:
-            pad = [IGNORE] * (length - len(row))
-            padded.append(pad + row if padding_side == "left" else row + pad)
-        return torch.tensor(padded)
+        return lab.padded(labels, length, padding_side)
 
     def constant_loss(
         self,

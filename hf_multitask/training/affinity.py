@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 
 from ..aggregation import Blocks, collect_task
 from ..modeling import MultiTaskModel
-from .parameters import BACKBONE, part_of
+from .parameters import shared_parameters
 from .task_rows import Batch, only
 
 if TYPE_CHECKING:
@@ -50,12 +50,6 @@ class Measured:
         norms_K = self.norms()
         with np.errstate(invalid="ignore", divide="ignore"):
             return self.gramian / np.outer(norms_K, norms_K)
-
-
-def shared_parameters(model: MultiTaskModel) -> list[nn.Parameter]:
-    """The parameters that train and that no task has for itself."""
-    named = model.named_parameters()
-    return [parameter for name, parameter in named if parameter.requires_grad and part_of(name) == BACKBONE]
 
 
 def measure_step(

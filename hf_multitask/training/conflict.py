@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from ..aggregation import Aggregator, Outcome, as_aggregator, build_aggregator, combine
 from .balance import Balance
+from .parameters import shared_parameters
 from .task_gradients import GradientsTrainer, average
 
 logger = logging.get_logger(__name__)
@@ -51,7 +52,7 @@ class AggregatingTrainer(GradientsTrainer):
                 "An aggregator needs a backbone that all tasks share, and task_lora gives tasks parts of their own. "
                 "Set aggregation='none', or take lora alone."
             )
-        if not self._shared_parameters():
+        if not shared_parameters(self.model):
             raise ValueError(
                 "An aggregator needs shared parameters that train, and the backbone is frozen. Set aggregation='none'."
             )

@@ -11,10 +11,10 @@ import torch
 from transformers import PrinterCallback, ProgressCallback
 
 from ..balancing import BALANCING
-from .affinity import shared_parameters
 from .callbacks import PlanCallback
 from .evaluation import Scores
 from .nonfinite import filler, without
+from .parameters import shared_parameters
 from .summary import TaskMetricsFile
 from .trainer import MultiTaskTrainer
 

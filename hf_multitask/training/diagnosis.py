@@ -12,10 +12,11 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from .affinity import Measured, StepProbe, evenly, shared_parameters
+from .affinity import Measured, StepProbe, evenly
 from .diagnosing import DiagnosingTrainer
 from .evaluation import Scores
 from .findings import affinity_report, compared_in_words, gradients_report, groups_report, noise, uneven_in_words
+from .parameters import shared_parameters
 from .prices import AGGREGATIONS, BALANCERS, ROUNDS, PriceList, methods
 
 logger = logging.get_logger(__name__)
@@ -51,7 +52,6 @@ class Diagnosis:
         parts: some of :data:`PARTS`.
         steps: optimizer steps of every training; those of the arguments, and 300 at most, where None.
         measured_steps: of these, how many are measured for ``cosines`` and ``affinity``.
-        rounds: steps of every method for ``prices``.
         tell: is given sentences for the user.
         save: is given the report whenever a part is done.
     """
@@ -64,11 +64,10 @@ class Diagnosis:
         parts: Collection[str] = PARTS,
         steps: int | None = None,
         measured_steps: int = MEASURED_STEPS,
-        rounds: int = ROUNDS,
         tell: Callable[[str], Any] = lambda _: None,
         save: Callable[[dict[str, Any]], Any] = lambda _: None,
     ) -> None:
-        self.trainer, self.rounds, self.tell, self.save = trainer, rounds, tell, save
+        self.trainer, self.tell, self.save = trainer, tell, save
         self.tasks = trainer._training_tasks
         self.parts = [part for part in PARTS if part in parts]
         own = trainer.own_steps()
@@ -161,7 +160,7 @@ class Diagnosis:
         measuring = {"cosines", "affinity"} & set(self.parts)
         runs = ("single" in self.parts or bool(measuring)) + ("single" in self.parts) * 1.3
         each = 1.5 * bool(measuring) + 0.5 * tasks * ("affinity" in self.parts)
-        turns = self.rounds * (len(methods(self.tasks)) + 1) * 1.3 if "prices" in self.parts else 0
+        turns = ROUNDS * (len(methods(self.tasks)) + 1) * 1.3 if "prices" in self.parts else 0
         evaluated = 0 if trainer.eval_dataset is None or "single" not in self.parts else len(trainer.eval_dataset)
         steps = runs * self.steps + each * len(self.measured_at) + turns + 2 * evaluated / rows / 3
         self.tell(f"A plain step takes {step:.2g} s; all of it about {_span(steps * step + start * (tasks + 2))}.")
@@ -223,8 +222,8 @@ class Diagnosis:
             self._attempt(["single"], lambda name=name: train(name))  # type: ignore[misc]
 
     def _prices(self) -> None:
-        prices = PriceList(self.trainer, rounds=self.rounds)
-        total = (len(methods(self.tasks)) + 1) * self.rounds
+        prices = PriceList(self.trainer)
+        total = (len(methods(self.tasks)) + 1) * ROUNDS
         with tqdm(total=total, desc="prices", unit="step", leave=False, disable=self.trainer.args.disable_tqdm) as bar:
             plain, found = prices.measure(bar.update)
         told: dict[str, Any] = {"seconds_of_a_plain_step": plain, BALANCERS: {}, AGGREGATIONS: {}, "not_measured": {}}

@@ -15,6 +15,7 @@ from ..aggregation import Outcome
 from .aliases import aliased
 from .conflict import AggregatingTrainer
 from .matrix_picture import draw_matrix
+from .parameters import shared_parameters
 from .summary import MANY
 from .task_gradients import average
 from .task_rows import Batch
@@ -28,7 +29,7 @@ _UPDATE_IN_BACKWARD = ("lomo", "adalomo")  # optimizers that the Trainer gives t
 Pair = tuple[str, str]
 
 
-class Measured:
+class Means:
     """Means of the norms and cosines of the tasks' gradients since the last log.
 
     Args:
@@ -147,7 +148,7 @@ class InsightTrainer(AggregatingTrainer):
             return f"gradients of single tasks are measured whole, and {engine} shards them."
         if self.model.config.adapters and self.model.config.adapters["tasks"]:
             return "gradients are compared where tasks share all parts, and task_lora gives them parts of their own."
-        if not self._shared_parameters():
+        if not shared_parameters(self.model):
             return "gradients are compared where tasks share parameters that train, and the backbone is frozen."
         optimizer = str(getattr(self.args.optim, "value", self.args.optim))
         if optimizer in _UPDATE_IN_BACKWARD:
@@ -166,7 +167,7 @@ class InsightTrainer(AggregatingTrainer):
         if due and self._present:
             outcome = self._unweighted(self.outcome) if self.aggregator is not None else self._measure(num_items)
             if outcome is not None and outcome.gramian.isfinite().all():
-                Measured(self.progress.gradients, list(self.tasks)).add(outcome)
+                Means(self.progress.gradients, list(self.tasks)).add(outcome)
         return loss
 
     def _unweighted(self, outcome: Outcome | None) -> Outcome | None:
@@ -238,7 +239,7 @@ class InsightTrainer(AggregatingTrainer):
 
     def _log_tasks(self, logs: dict[str, float]) -> None:
         super()._log_tasks(logs)
-        measured = Measured(self.progress.gradients, list(self.tasks))
+        measured = Means(self.progress.gradients, list(self.tasks))
         logs.update(measured.logs())
         self.cosines = measured.cosines
         self.progress.gradients = {}

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..hub.heatmap import HIGH, LOW, MIDDLE, ink
+
 _CELL, _MARGIN, _TEXT = 64, 12, 16  # pixels
 _LONGEST = 24  # letters of a name
-# Okabe and Ito's vermilion, white and blue: opposite, at right angles, alike.
-_LOW, _MIDDLE, _HIGH = (213, 94, 0), (255, 255, 255), (0, 114, 178)
 _UNKNOWN = (221, 221, 221)
 
 
@@ -17,8 +17,8 @@ def colour(cosine: float | None) -> tuple[int, int, int]:
     """The colour of a cosine; grey where there is none."""
     if cosine is None:
         return _UNKNOWN
-    end, part = (_HIGH, cosine) if cosine > 0 else (_LOW, -cosine)
-    red, green, blue = (round(one + (other - one) * min(part, 1.0)) for one, other in zip(_MIDDLE, end, strict=True))
+    end, part = (HIGH, cosine) if cosine > 0 else (LOW, -cosine)
+    red, green, blue = (round(one + (other - one) * min(part, 1.0)) for one, other in zip(MIDDLE, end, strict=True))
     return red, green, blue
 
 
@@ -35,12 +35,12 @@ def draw_matrix(names: Sequence[str], cosines: Mapping[tuple[str, str], float]) 
     shown = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 3]}..." for name in names]
     room = _MARGIN + max(round(font.getlength(name)) for name in shown) + _MARGIN
     size = room + _CELL * len(names) + _MARGIN
-    picture = Image.new("RGB", (size, size), _MIDDLE)
+    picture = Image.new("RGB", (size, size), MIDDLE)
     pen = ImageDraw.Draw(picture)
     for number, name in enumerate(shown):
         middle = room + _CELL * number + _CELL // 2
         pen.text((room - _MARGIN, middle), name, "black", font, anchor="rm")
-        upright = Image.new("RGB", (room - _MARGIN, _CELL), _MIDDLE)
+        upright = Image.new("RGB", (room - _MARGIN, _CELL), MIDDLE)
         ImageDraw.Draw(upright).text((0, _CELL // 2), name, "black", font, anchor="lm")
         picture.paste(upright.rotate(90, expand=True), (middle - _CELL // 2, 0))
     for row, one in enumerate(names):
@@ -49,6 +49,5 @@ def draw_matrix(names: Sequence[str], cosines: Mapping[tuple[str, str], float]) 
             left, top = room + _CELL * column, room + _CELL * row
             pen.rectangle((left, top, left + _CELL - 2, top + _CELL - 2), colour(cosine))
             if cosine is not None:
-                ink = "white" if abs(cosine) > 0.6 else "black"
-                pen.text((left + _CELL // 2, top + _CELL // 2), f"{cosine:+.2f}", ink, font, anchor="mm")
+                pen.text((left + _CELL // 2, top + _CELL // 2), f"{cosine:+.2f}", ink(cosine), font, anchor="mm")
     return np.asarray(picture)

@@ -29,6 +29,13 @@ def part_of(name: str) -> str:
     return rest.partition(".")[0] if first == "heads" else BACKBONE
 
 
+def shared_parameters(model: MultiTaskModel) -> list[torch.nn.Parameter]:
+    """The parameters that train and that no task has for itself: no head is walked through, of a thousand perhaps."""
+    own = model.config.adapters["tasks"] if model.config.adapters else ()
+    named = model.backbone.named_parameters()
+    return [parameter for name, parameter in named if parameter.requires_grad and adapter_of(name) not in own]
+
+
 def freeze(model: MultiTaskModel, parts: Iterable[str]) -> None:
     """Take the gradient from the parameters of the backbone, or of heads with their adapters.
 

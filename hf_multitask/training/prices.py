@@ -15,9 +15,8 @@ import torch
 
 from ..aggregation import AGGREGATORS
 from ..balancing import BALANCING, build_balancer
-from .affinity import shared_parameters
 from .balance import Balance
-from .parameters import freeze, last_shared_matrix
+from .parameters import freeze, last_shared_matrix, shared_parameters
 
 if TYPE_CHECKING:
     from .trainer import MultiTaskTrainer

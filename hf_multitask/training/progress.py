@@ -28,7 +28,7 @@ class Progress:
         left: by dataset that no unfinished task reads, the epoch from which it draws no rows.
         anchors: by stream, from where on it is read again; see :class:`hf_multitask.data.Stream`.
         aggregation: the aggregator's ``state``, and why the row split is not used, ``fallback``, where it did not fit.
-        gradients: what was measured since the last log; see :class:`hf_multitask.training.insight.Measured`.
+        gradients: what was measured since the last log; see :class:`hf_multitask.training.insight.Means`.
         data: what the order of the rows depends on; see :meth:`check_data`.
         non_finite: by task whose loss was NaN or infinite, in how many ``steps``, and how many of them ``in_a_row``.
         balancing: what the balancer remembers; see :class:`hf_multitask.training.balance.Balance`.

@@ -16,6 +16,7 @@ from transformers import Trainer
 from transformers.utils import logging
 
 from ..aggregation import Aggregator, Blocks, NoRowAxisError, RowSplit, Segment, collect_task
+from .parameters import shared_parameters
 from .stepping import SteppingTrainer
 from .task_rows import Batch, only, side_by_side
 
@@ -38,14 +39,11 @@ class GradientsTrainer(SteppingTrainer):
     _split: RowSplit | None = None
     _checked = False
 
-    def _shared_parameters(self) -> list[nn.Parameter]:
-        return [parameter for parameter in self.model.backbone.parameters() if parameter.requires_grad]
-
     def _most_gradients(self) -> tuple[int, float]:
         """How many gradients of the shared parameters a step may have, and the memory that they take, MiB."""
         rows = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         tasks = min(len(self.tasks), rows)
-        size = sum(parameter.numel() * parameter.element_size() for parameter in self._shared_parameters())
+        size = sum(parameter.numel() * parameter.element_size() for parameter in shared_parameters(self.model))
         return tasks, size * tasks / 2**20
 
     def _describe_engine(self) -> str:
@@ -54,12 +52,12 @@ class GradientsTrainer(SteppingTrainer):
         if self._row_split() is None:
             engine = f"per-task pass, one forward and one backward for every task ({self._why_not_split()})"
         tasks, size = self._most_gradients()
-        parameters = sum(map(torch.numel, self._shared_parameters()))
+        parameters = sum(map(torch.numel, shared_parameters(self.model)))
         return f"{engine}; up to {tasks} gradients of {parameters:,} shared parameters, at most {size:,.0f} MB"
 
     def _row_split(self) -> RowSplit | None:
         """The engine that splits rows, where the model has one."""
-        shared = self._shared_parameters()
+        shared = shared_parameters(self.model)
         if self._blocks is None or list(map(id, self._blocks.parameters)) != list(map(id, shared)):
             self._blocks = Blocks(shared)
             self._split = RowSplit(self.model.backbone)
@@ -147,7 +145,7 @@ class GradientsTrainer(SteppingTrainer):
 
         Every run draws the same random numbers, and leaves the model, its gradients and the losses as they were.
         """
-        split, shared = self._split, self._shared_parameters()
+        split, shared = self._split, shared_parameters(self.model)
         found, wanted = Blocks(shared), Blocks(shared)
         found.begin(len(self._present))
         try:

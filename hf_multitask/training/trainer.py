@@ -9,34 +9,30 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from ..balancing import Balancer
-from ..data import Mixture, MixtureCollator, SamplingRates, StepLoader, StepSampler, Stream, build_rates, shares_of
-from ..data.workers import leave_sigterm_to_parent
+from ..data import Mixture, MixtureCollator, SamplingRates
 from ..modeling import MultiTaskModel
 from ..tasks import Task
 from .arguments import OWN_TO_A_RANK, MultiTaskTrainingArguments
 from .balance import Balance
-from .callbacks import PlanCallback, ResumableEarlyStopping, describe_shares
+from .callbacks import PlanCallback, ResumableEarlyStopping
 from .checkpoint import check_checkpoint
 from .describing import DescribingTrainer
 from .evaluating import EvaluatingTrainer
 from .evaluation import EvaluationRows, Metric
 from .insight import InsightCallback, InsightTrainer
+from .mixing import MixingTrainer
 from .parameters import BACKBONE, freeze, regroup
 from .preparation import (
     Datasets,
     build_tasks,
     check_datasets,
     check_names,
-    check_split,
     check_tokenizer,
-    draw_rows,
-    encode_datasets,
     ensure_pad_token,
     resolve_tasks,
     without_streams,
@@ -51,7 +47,9 @@ from .weighing import BalanceCallback
 logger = logging.get_logger(__name__)
 
 
-class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, InsightTrainer, PushingTrainer, SavingTrainer):
+class MultiTaskTrainer(
+    MixingTrainer, DescribingTrainer, EvaluatingTrainer, InsightTrainer, PushingTrainer, SavingTrainer
+):
     """Trains a :class:`MultiTaskModel` on batches that mix its tasks.
 
     The loss of an optimizer step is ``sum over tasks t of w_t * (sum of t's item losses) / (number of t's items)``,
@@ -176,11 +174,6 @@ class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, InsightTrainer, Pus
         """The fixed weight of every task's loss."""
         return dict.fromkeys(self.tasks, 1.0) | dict(self.args.task_weights or {})  # type: ignore[arg-type]
 
-    @property
-    def rates(self) -> SamplingRates:
-        """The sampling rates of the mixture."""
-        return self.own_rates or build_rates(self.args.sampling, self.args.sampling_kwargs)  # type: ignore[arg-type]
-
     def _check_names(self) -> None:
         """See that arguments by name name tasks, datasets and the backbone."""
         args: Any = self.args
@@ -254,103 +247,6 @@ class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, InsightTrainer, Pus
             )
         return optimizer
 
-    # Data
-
-    def _encode(self, data: Datasets, split: str, *, training: bool) -> list[Any]:
-        with self.args.main_process_first(desc="tokenising"):
-            return encode_datasets(
-                self.tasks,
-                data,
-                split,
-                training=training,
-                tokenizer=self.processing_class,
-                config=self.model.config.backbone_config,
-            )
-
-    def evaluation_rows(self, data: Datasets, split: str) -> EvaluationRows:
-        """Rows of every task that has data in a split, checked and tokenised."""
-        check_split(self.tasks, data, split)
-        rows = EvaluationRows(self._encode(self._capped(data, self.args.max_eval_samples), split, training=False))
-        for task, numbers in rows.by_task.items():
-            if not len(numbers):
-                raise ValueError(f"Task '{task}' has no row with a label in the {split} data. Add some.")
-        if self.args.world_size > 1:
-            facts = {name: [size, rows.digests[name]] for name, size in rows.sizes.items()}
-            check_alike({f"numbers of rows and contents of the {split} data": facts})
-        return rows
-
-    def _capped(self, data: Datasets, most: Any) -> Datasets:
-        """The datasets with their rows drawn down to the caps, the same rows whatever the other datasets are."""
-        caps = most if isinstance(most, Mapping) else dict.fromkeys(data, most)
-        return {name: draw_rows(rows, caps.get(name), self._data_seed) for name, rows in data.items()}
-
-    @property
-    def _data_seed(self) -> int:
-        return self.args.seed if self.args.data_seed is None else self.args.data_seed
-
-    def _train_mixture(self, data: Datasets) -> Mixture:
-        encoded = self._encode(self._capped(data, self.args.max_train_samples), "train", training=True)
-        for rows in encoded:
-            for task in () if isinstance(rows, Stream) else rows.tasks:
-                if not len(rows.labelled(task)):
-                    raise ValueError(
-                        f"Task '{task}' has no training data: no row of '{rows.name}' has its label. Add some."
-                    )
-        return Mixture(encoded)
-
-    def _mixture(self) -> Mixture:
-        if self.train_dataset is None:
-            raise ValueError("There is nothing to train on. Give train_dataset.")
-        return self.train_dataset
-
-    def _step_sampler(self) -> StepSampler:
-        mixture = self._mixture()
-        batch, accumulation, world = self._train_batch_size, self.args.gradient_accumulation_steps, self.args.world_size
-        rows = batch * accumulation * world
-        known = all(mixture.sizes.values())
-        epochs = math.ceil(self.args.num_train_epochs * math.ceil(len(mixture) / rows)) if known else None
-        return StepSampler(
-            mixture.sizes,
-            self.rates,
-            streams=mixture.streams,
-            lengths=mixture.lengths(),
-            rows_per_step=rows,
-            total_steps=self.args.max_steps if self.args.max_steps > 0 else epochs,
-            accumulation=accumulation,
-            world_size=world,
-            rank=self.args.process_index,
-            seed=self._data_seed,
-        )
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Micro-batches of this rank, step by step."""
-        self._steps = self._step_sampler()
-        self._follow_progress()
-        return StepLoader(
-            self._mixture(),
-            self._steps,
-            self.data_collator,
-            device=self.args.device.type,
-            in_parts=not self._sharded,  # which gathers weights at every forward
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
-            persistent_workers=self.args.dataloader_persistent_workers,
-            prefetch_factor=self.args.dataloader_prefetch_factor,
-            worker_init_fn=leave_sigterm_to_parent,
-        )
-
-    def describe_plan(self, steps: int) -> str:
-        """What a run of so many optimizer steps does with the data: rows, share and passes of every dataset."""
-        sampler = self._step_sampler()
-        title = f"Plan: {steps:,} steps of {sampler.rows_per_step} rows"
-        return describe_shares(title, sampler.plan(steps), self._mixture().tasks)
-
-    def describe_seen(self) -> str:
-        """What the run did with the data, counted in its batches, in the form of the plan."""
-        mixture = self._mixture()
-        title = f"Seen: {self.state.global_step:,} steps"
-        return describe_shares(title, shares_of(mixture.sizes, self._count_seen()), mixture.tasks)
-
     # Progress: what a checkpoint holds beyond the Trainer's own state
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
@@ -399,39 +295,8 @@ class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, InsightTrainer, Pus
             "arguments": {key: value for key, value in self.args.to_dict().items() if key not in OWN_TO_A_RANK},
         }
 
-    def _row_order(self) -> dict[str, Any]:
-        """What the order of the rows depends on, in words that an error can say."""
-        sampler, mixture = self._step_sampler(), self._mixture()
-        return {
-            "rows of the datasets": mixture.sizes,
-            "contents of the datasets": mixture.digests,
-            "rows of a step": sampler.rows_per_step,
-            "sampling": [type(self.rates).__name__, self.args.sampling_kwargs],
-            "seed of the data": self._data_seed,
-        }
-
     def _is_over(self) -> bool:
         return super()._is_over() or set(self._training_tasks) <= set(self.progress.finished)
-
-    @property
-    def _training_tasks(self) -> list[str]:
-        """Tasks with training data, which all are but frozen ones."""
-        read = {task for readers in self._mixture().tasks.values() for task in readers}
-        return [name for name in self.tasks if name in read]
-
-    def _follow_progress(self) -> None:
-        for name, epoch in self.progress.left.items():
-            if self._steps is not None:
-                self._steps.leave(name, epoch)
-        for name, stream in ({} if self.train_dataset is None else self.train_dataset.streams).items():
-            stream.begin_at(self.progress.anchors.get(name))
-
-    def _count_seen(self) -> dict[str, int]:
-        """Rows of every dataset that training has seen, brought up to date."""
-        for name, rows in zip(self._mixture().sizes, self._seen_rows.tolist(), strict=True):
-            self.progress.seen[name] = self.progress.seen.get(name, 0) + rows
-        self._seen_rows.zero_()
-        return self.progress.seen
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self._count_seen()

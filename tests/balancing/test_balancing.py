@@ -16,7 +16,6 @@ TASKS = ["a", "b", "c", "d"]
 K = len(TASKS)
 KWARGS = {"fixed": {"weights": {"a": 0.5, "c": 2.0}}, "dwa": {"interval": 2}}
 ALL = torch.ones(K, dtype=torch.bool)
-EXACT = [name for name, kind in BALANCING.items() if kind.reads_losses]
 
 
 def sequence(steps=12, seed=0):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hf_multitask import MultiTaskTrainer
-from hf_multitask.training.affinity import Measured, StepProbe, by_step, evenly, shared_parameters
+from hf_multitask.training.affinity import Measured, StepProbe, by_step, evenly
 
 TASKS = ("stars", "pairs", "ner", "sentiment", "topics")  # the last two share rows
 
@@ -101,14 +101,6 @@ def test_a_step_of_nothing_is_not_measured_for_affinity(backbone_path, tmp_path)
     first, second = probe.measured
     assert first.affinity is None and second.affinity is not None
     assert np.isnan(by_step(probe.measured, list(trainer.tasks), "affinity")[0]).all()
-
-
-def test_adapters_of_single_tasks_are_not_shared(build_model):
-    pytest.importorskip("peft", reason="the extra 'peft' is not installed")
-    model = build_model(lora={"r": 2}, task_lora={"r": 3})
-    shared = {id(parameter) for parameter in shared_parameters(model)}
-    names = [name for name, parameter in model.named_parameters() if id(parameter) in shared]
-    assert names and all(".lora_" in name and "._shared." in name for name in names)
 
 
 def test_tasks_that_a_step_lacks_are_not_a_number():

@@ -10,19 +10,12 @@ from balancers import CASES, IDS, balancing, relative_difference, weights_of
 from datasets import Dataset
 from pages import DOCS, files_of
 from safetensors.torch import load_file
+from stopping import StopAt
 from transformers import AutoTokenizer, TrainerCallback
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainer, SequenceClassification
 from hf_multitask.balancing import BALANCING, FAMO, Balancer, GeometricMean
 from hf_multitask.training.matrix_gradients import MatrixGradients
-
-
-class StopAt(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop = state.global_step == self.step
 
 
 @pytest.fixture

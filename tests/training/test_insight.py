@@ -13,7 +13,7 @@ from conflicts import APART, SHARED, matrix, train
 from hf_multitask import MultiTaskTrainer
 from hf_multitask.aggregation import Outcome
 from hf_multitask.training import insight
-from hf_multitask.training.insight import INTERVAL, Measured
+from hf_multitask.training.insight import INTERVAL, Means
 from hf_multitask.training.summary import MANY, SEVERAL
 
 FIVE = (*APART, "sentiment", "person")
@@ -311,7 +311,7 @@ def outcome(names, seed):
 def test_of_more_than_eight_tasks_the_mean_and_the_worst_pair_are_logged():
     names = [f"t{number}" for number in range(MANY + 1)]
     one = outcome(names[:9], 0)
-    measured = Measured({}, names[:9])
+    measured = Means({}, names[:9])
     measured.add(one)
     logs = measured.logs()
     upper = one.cosines[tuple(torch.triu_indices(9, 9, 1))]
@@ -319,12 +319,12 @@ def test_of_more_than_eight_tasks_the_mean_and_the_worst_pair_are_logged():
     assert logs["cosine/mean"] == pytest.approx(float(upper.mean()))
     assert logs["/".join(("cosine", *worst))] == pytest.approx(float(upper.min()))
     assert len(logs) == 9 + 2 and len(measured.cosines) == 36
-    many = Measured({}, names)
+    many = Means({}, names)
     many.add(outcome(names, 1))
     assert "cosine/mean" in many.logs() and not many.cosines
 
 
 def test_task_without_a_gradient_has_no_angle():
-    measured = Measured({}, ["a", "b", "c"])
+    measured = Means({}, ["a", "b", "c"])
     measured.add(Outcome(("a", "b", "c"), torch.diag(torch.tensor([4.0, 0.0, 9.0], dtype=torch.float64)), None))
     assert measured.logs() == {"a_grad_norm": 2, "b_grad_norm": 0, "c_grad_norm": 3, "cosine/a/c": 0}

@@ -7,7 +7,7 @@ from tiny import CONFIGS
 from transformers import AutoTokenizer
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainer
-from hf_multitask.training.parameters import layer_factors
+from hf_multitask.training.parameters import layer_factors, shared_parameters
 
 
 @pytest.fixture
@@ -174,3 +174,11 @@ def test_unusable_arguments_fail_when_built(build):
     ]:
         with pytest.raises(ValueError, match=message):
             build(**kwargs)
+
+
+def test_adapters_of_single_tasks_are_not_shared(build_model):
+    pytest.importorskip("peft", reason="the extra 'peft' is not installed")
+    model = build_model(lora={"r": 2}, task_lora={"r": 3})
+    shared = {id(parameter) for parameter in shared_parameters(model)}
+    names = [name for name, parameter in model.named_parameters() if id(parameter) in shared]
+    assert names and all(".lora_" in name and "._shared." in name for name in names)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
+from stopping import StopAt
 from transformers import AutoModel, TrainerCallback
 
 from hf_multitask import MultiTaskTrainer, SamplingRates
@@ -171,14 +172,6 @@ def test_best_model_of_every_task_is_kept_beside_the_best_on_average(build, tmp_
         loaded = AutoModel.from_pretrained(tmp_path / "out" / entry["checkpoint"])
         for name, value in loaded.state_dict().items():
             assert torch.equal(value, kept[entry["step"]][name]), name
-
-
-class StopAt(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop = state.global_step == self.step
 
 
 @pytest.mark.parametrize("sampling", [pytest.param("uniform", marks=pytest.mark.slow), "annealed"])

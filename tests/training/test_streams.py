@@ -6,8 +6,9 @@ import pytest
 import torch
 from datasets import Dataset, IterableDataset, SplitDict, SplitInfo
 from safetensors.torch import load_file
+from stopping import StopAt
 from tiny import read_rows
-from transformers import AutoTokenizer, TrainerCallback
+from transformers import AutoTokenizer
 
 from hf_multitask import MultiTaskTrainer
 from hf_multitask.data import StreamError
@@ -50,14 +51,6 @@ def trainer(build_model, arguments, backbone_path, tmp_path):
         )
 
     return make
-
-
-class StopAt(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop = state.global_step == self.step
 
 
 SHUFFLED = {"shuffled": lambda: stream().shuffle(seed=3, buffer_size=30), "plain": stream, "unsaid": lambda: stream(0)}

@@ -1,0 +1,147 @@
+"""Cards of real runs written over one that is there: what was given or edited stays, here and on the Hub."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from huggingface_hub import ModelCard
+
+from hf_multitask.hub.card import write_card
+
+
+def test_metadata_that_are_given_stay_in_later_cards_and_no_licence_is_made_up(build, tmp_path):
+    trainer = build()
+    trainer.train()
+    trainer.hub_datasets = {"ner": "owner/wikigold"}
+    trainer.save_model(str(tmp_path / "first"))
+    data = ModelCard.load(tmp_path / "first" / "README.md").data
+    assert data.license is None and data.language is None and data.datasets == ["owner/wikigold"]
+    assert {(one.dataset_type, one.dataset_name) for one in data.eval_results} == {
+        ("sentiment", "sentiment"),
+        ("owner/wikigold", "ner"),
+    }
+    assert (
+        "[owner/wikigold](https://huggingface.co/datasets/owner/wikigold)"
+        in (tmp_path / "first" / "README.md").read_text()
+    )
+    trainer.create_model_card(language=["en", "de"], license="mit", tags="news", datasets="imdb", finetuned_from="a/b")
+    trainer.save_model(str(tmp_path / "second"))
+    for folder in ("out", "second"):
+        data = ModelCard.load(tmp_path / folder / "README.md").data
+        assert (data.language, data.license, data.datasets, data.base_model) == (["en", "de"], "mit", "imdb", "a/b")
+        assert data.tags == ["hf_multitask", "multi-task-learning", "generated_from_trainer", "news"]
+    with pytest.raises(TypeError, match="licence"):
+        trainer.create_model_card(licence="mit")
+
+
+def test_edits_survive_a_second_run(build, tmp_path):
+    path = tmp_path / "out" / "README.md"
+    trainer = build()
+    trainer.train()
+    trainer.save_model()
+    text = path.read_text()
+    text = text.replace("---\nlibrary_name", "---\nlicense: mit  # agreed\nlibrary_name", 1)
+    text = text.replace("- multi-task-learning\n", "- multi-task-learning\n- reviews\n")
+    text = text.replace("A `bert` backbone", "My model. A `bert` backbone")
+    text = text.replace("## Training\n", "## Limitations\n\nEnglish only.\n\n## Training\n")
+    text = re.sub(r"## Versions.*<!-- end of versions -->\n\n", "", text, flags=re.DOTALL)
+    path.write_text(text)
+    again = build(trainer.model, max_steps=6, eval_steps=6)
+    again.train()
+    again.save_model()
+    text = path.read_text()
+    for kept in (
+        "license: mit  # agreed",
+        "- reviews",
+        "My model. A `bert`",
+        "## Limitations\n\nEnglish only.\n\n## Training\n",
+    ):
+        assert text.count(kept) == 1
+    assert "Versions" not in text
+    assert "Trained for 6 optimizer steps" in text and "Measured on validation at step 6." in text
+    card = ModelCard.load(path)
+    (measured,) = [
+        one.metric_value for one in card.data.eval_results if (one.task_name, one.metric_type) == ("ner", "f1")
+    ]
+    (last,) = [entry["eval_ner_f1"] for entry in again.state.log_history if "eval_ner_f1" in entry]
+    assert measured == round(last, 4) and card.data.license == "mit"
+    shutil.copy(path, tmp_path / "before.md")
+    again.save_model()
+    assert path.read_text() == (tmp_path / "before.md").read_text()
+
+
+def test_edits_on_the_hub_survive_a_push(build, tmp_path, caplog):
+    trainer = build(max_steps=1)
+    trainer.create_model_card()
+    path = tmp_path / "out" / "README.md"
+    config, run = trainer.model.config, trainer._told_run()
+
+    def push(here, on_hub):
+        path.write_text(here)
+        missed = write_card(path.parent, config, run, name="out", repository="out", given={}, on_hub=on_hub)
+        return path.read_text(), missed
+
+    fresh = path.read_text()
+    old = fresh.replace("a head for 2 tasks", "a head for 3 tasks")
+    mine, theirs = fresh.replace("## Use", "Mine.\n\n## Use"), fresh.replace("## Use", "Theirs.\n\n## Use")
+    assert push(fresh, fresh) == (fresh, False) and push("", fresh) == (fresh, False)
+    assert push(fresh, theirs) == (theirs, False) and push("", theirs) == (theirs, False)
+    assert push(mine, fresh) == (mine, False) and push(mine, mine) == (mine, False)
+    assert push(mine, theirs) == (mine, True) and push(fresh, old) == (old, False)
+
+
+def test_card_on_the_hub_is_read_before_a_push(tmp_path):
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self):
+            text = b"---\nlicense: mit\n---\n# Theirs\n"
+            known = self.path == "/me/model/resolve/main/README.md"
+            self.send_response(200 if known else 404)
+            for name, value in (("X-Repo-Commit", "0" * 40), ("ETag", '"one"'), ("Content-Length", str(len(text)))):
+                self.send_header(name, value)
+            if not known:
+                self.send_header("X-Error-Code", "EntryNotFound")
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(text)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    script = """
+import json, sys
+from types import SimpleNamespace
+from hf_multitask.training.describing import DescribingTrainer
+args = SimpleNamespace(hub_revision=None, hub_token=None)
+print(json.dumps([DescribingTrainer._card_on_hub(SimpleNamespace(hub_model_id=name, args=args)) for name in sys.argv[1:]]))
+"""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0"}
+        environment |= {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
+        command = [sys.executable, "-c", script, "me/model", "me/none"]
+        told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        server.shutdown()
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout.splitlines()[-1]) == ["---\nlicense: mit\n---\n# Theirs\n", None]
+
+
+def test_card_that_finds_no_place_loses_neither_model_nor_card(build, tmp_path, caplog):
+    trainer = build(save_strategy="steps", save_steps=4)
+    (tmp_path / "out" / "_README.md.tmp").mkdir(parents=True)  # in the way of what is written
+    trainer.train()
+    trainer.save_model()
+    assert caplog.text.count("could not be written (is a directory). The model is not touched.") == 2
+    assert (tmp_path / "out" / "model.safetensors").is_file() and not (tmp_path / "out" / "README.md").exists()
+    (tmp_path / "out" / "_README.md.tmp").rmdir()
+    (tmp_path / "out" / "README.md").write_text("---\nlicense: [mit\n---\nMine.\n")
+    trainer.save_model()
+    assert "stays as it is: its metadata are no valid YAML" in caplog.text
+    assert (tmp_path / "out" / "README.md").read_text() == "---\nlicense: [mit\n---\nMine.\n"
