@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -65,6 +66,21 @@ class VectorAggregator(Aggregator):
             draw: gives a number between 0 and 1 for each entry (P,), drawn from the seed of the step. Which entries are
                 given at a time, all of an embedding or the touched ones, makes no difference to them.
         """
+
+
+def check_number(
+    name: str, value: object, *, least: float | None = None, above: float | None = None, whole: bool = False
+) -> None:
+    """See that an argument is a finite number within its bounds, a whole one where ``whole``.
+
+    Raises:
+        ValueError: it is not.
+    """
+    numeric = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    within = numeric and math.isfinite(value)  # type: ignore[arg-type]
+    if not within or (least is not None and value < least) or (above is not None and value <= above):  # type: ignore[operator]
+        bound = f" of {least:g} or more" if least is not None else "" if above is None else f" above {above:g}"
+        raise ValueError(f"Parameter `{name}` should be a {'whole ' * whole}number{bound}. Found `{name} = {value!r}`.")
 
 
 def trace_scaled(gramian_KK: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .base import GramianAggregator
+from .base import GramianAggregator, check_number
 
 _STEPS = 60  # a dozen is usual
 _NEAR, _END = 0.1, 1e-9  # relative sizes of a step
@@ -97,8 +97,7 @@ class FairGrad(GramianAggregator):
     """
 
     def __init__(self, *, alpha: float = 2.0) -> None:
-        if not alpha > 0:
-            raise ValueError(f"Parameter `alpha` should be more than 0. Found `alpha = {alpha}`.")
+        check_number("alpha", alpha, above=0)
         self.alpha = alpha
 
     def weights(self, gramian_KK: torch.Tensor, tasks: Sequence[str]) -> torch.Tensor:  # noqa: ARG002

@@ -8,11 +8,11 @@ from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
-from .base import Aggregator, GramianAggregator, VectorAggregator
+from .base import Aggregator, GramianAggregator, VectorAggregator, check_number
 from .fairness import FairGrad, NashMTL
 from .stateful import CRMOGM, PCD, GradVac
 from .vectors import GradDrop, TrimmedMean
-from .weightings import ConFIG, Constant, Weighting, torchjd_weighting
+from .weightings import ConFIG, Constant, Weighting, projected_weighting, torchjd_weighting
 
 NONE = "none"
 
@@ -22,10 +22,14 @@ def _pcgrad() -> Aggregator:
 
 
 def _cagrad(*, c: float = 0.4, norm_eps: float = 0.0001) -> Aggregator:
+    check_number("c", c, least=0)
+    check_number("norm_eps", norm_eps, least=0)
     return torchjd_weighting("cagrad", c=c, norm_eps=norm_eps)
 
 
 def _mgda(*, epsilon: float = 0.001, max_iters: int = 100) -> Aggregator:
+    check_number("epsilon", epsilon, above=0)
+    check_number("max_iters", max_iters, least=1, whole=True)
     return torchjd_weighting("mgda", epsilon=epsilon, max_iters=max_iters)
 
 
@@ -35,7 +39,17 @@ def _aligned_mtl(*, scale_mode: str = "min") -> Aggregator:
     return torchjd_weighting("aligned_mtl", scale_mode=scale_mode)
 
 
+def _upgrad(*, reg_eps: float = 0.0001) -> Aggregator:
+    return projected_weighting("upgrad", reg_eps=reg_eps)
+
+
+def _dualproj(*, reg_eps: float = 0.0001) -> Aggregator:
+    return projected_weighting("dualproj", reg_eps=reg_eps)
+
+
 def _krum(*, n_byzantine: int = 0, n_selected: int = 1) -> Aggregator:
+    check_number("n_byzantine", n_byzantine, least=0, whole=True)
+    check_number("n_selected", n_selected, least=1, whole=True)
     return torchjd_weighting("krum", n_byzantine=n_byzantine, n_selected=n_selected)
 
 
@@ -55,8 +69,8 @@ AGGREGATORS: dict[str, Callable[..., Aggregator]] = {
     "nash_mtl": NashMTL,
     "aligned_mtl": _aligned_mtl,
     "fairgrad": FairGrad,
-    "upgrad": partial(torchjd_weighting, "upgrad"),
-    "dualproj": partial(torchjd_weighting, "dualproj"),
+    "upgrad": _upgrad,
+    "dualproj": _dualproj,
     "config": ConFIG,
     "graddrop": GradDrop,
     "pcd": PCD,

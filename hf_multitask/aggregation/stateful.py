@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .base import GramianAggregator, trace_scaled
+from .base import GramianAggregator, check_number, trace_scaled
 
 
 class GradVac(GramianAggregator):
@@ -30,6 +30,7 @@ class GradVac(GramianAggregator):
     def __init__(self, *, beta: float = 0.01, eps: float = 1e-8) -> None:
         from torchjd.aggregation import GradVacWeighting
 
+        check_number("eps", eps, least=0)
         self.weighting: Any = GradVacWeighting(beta=beta, eps=eps)
         self.targets: dict[str, dict[str, float]] = {}
 
@@ -72,6 +73,7 @@ class PCD(GramianAggregator):
     def __init__(self, *, primary: str, tau: float = 0.02, beta: float = 0.999, eps: float = 1e-8) -> None:
         from torchjd.aggregation import PCDWeighting
 
+        check_number("eps", eps, least=0)
         self.primary = primary
         self.weighting: Any = PCDWeighting(tau=tau, beta=beta, eps=eps)
         self.averages: dict[str, float] = {}

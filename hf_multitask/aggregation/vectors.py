@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from .base import VectorAggregator
+from .base import VectorAggregator, check_number
 
 
 class GradDrop(VectorAggregator):
@@ -62,8 +62,7 @@ class TrimmedMean(VectorAggregator):
     """
 
     def __init__(self, *, trim_number: int = 1) -> None:
-        if trim_number < 0:
-            raise ValueError(f"Parameter `trim_number` should be 0 or more. Found `trim_number = {trim_number}`.")
+        check_number("trim_number", trim_number, least=0, whole=True)
         self.trim_number = trim_number
 
     def combine(

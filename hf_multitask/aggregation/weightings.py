@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .base import GramianAggregator, square_root, trace_scaled
+from .base import GramianAggregator, check_number, square_root, trace_scaled
 from .vectors import check_named
 
 
@@ -61,6 +61,10 @@ class Constant(GramianAggregator):
     """
 
     def __init__(self, *, weights: Mapping[str, float]) -> None:
+        if not isinstance(weights, Mapping):
+            raise ValueError(f"Parameter `weights` should be a mapping from tasks to numbers. Found {weights!r}.")
+        for name, weight in weights.items():
+            check_number(f"weights['{name}']", weight)
         self.by_task = dict(weights)
 
     def check_tasks(self, tasks: Sequence[str]) -> None:
@@ -96,3 +100,17 @@ def torchjd_weighting(name: str, **kwargs: Any) -> Weighting:
     kind, defaults, on_matrix, times_tasks = _TORCHJD[name]
     weighting = getattr(torchjd.aggregation, kind)(**{**defaults, **kwargs})
     return Weighting(weighting, on_matrix=on_matrix, times_tasks=times_tasks)
+
+
+def projected_weighting(name: str, *, reg_eps: float) -> Weighting:
+    """One of torchjd's weightings that project onto the cone of no conflict.
+
+    Args:
+        name: ours.
+        reg_eps: added to the diagonal of the Gramian, over the sum of the squared norms, for the solver's sake. A
+            gradient whose square is not far above it is hardly protected.
+    """
+    from torchjd.linalg import QuadprogProjector
+
+    check_number("reg_eps", reg_eps, least=0)
+    return torchjd_weighting(name, projector=QuadprogProjector(reg_eps=reg_eps))

@@ -132,7 +132,7 @@ class Balancer(ABC):
         """
         for name in values or {}:
             if name not in self.tasks:
-                close = get_close_matches(name, self.tasks, n=1)
+                close = get_close_matches(str(name), self.tasks, n=1)
                 hint = f" Did you mean '{close[0]}'?" if close else f" The tasks are {', '.join(self.tasks)}."
                 raise ValueError(f"Parameter `{argument}` of the balancer names '{name}', which is no task.{hint}")
         return torch.tensor([(values or {}).get(name, default) for name in self.tasks], dtype=torch.float64)

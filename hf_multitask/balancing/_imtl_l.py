@@ -22,6 +22,7 @@ class IMTLL(Learned):
 
     .. note:: The paper trains s with the model's optimizer; here it has an Adam of its own, as in :class:`Uncertainty`.
     .. note:: The paper adds the gradient balance IMTL-G at the shared parameters; that one is an aggregator.
+    .. note:: A loss below 1e-8 counts as 1e-8, so that the weight of a task that is done does not grow for ever.
 
     Args:
         lr: learning rate of that Adam. The default lets s move by 1 in some 40 steps; the paper names none.

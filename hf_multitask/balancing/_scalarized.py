@@ -18,6 +18,8 @@ from ._balancer import Balancer, check_number
 if TYPE_CHECKING:
     from torchjd.scalarization import Scalarizer
 
+_LEAST = 1e-8
+
 
 class Scalarized(Balancer):
     """A balancer of one of torchjd's scalarizers."""
@@ -44,6 +46,8 @@ class Scalarized(Balancer):
 class Learned(Scalarized):
     """A scalarizer with one parameter a task, which descends on the scalarized loss by an Adam of its own.
 
+    A loss below 1e-8 counts as 1e-8: of a task that is done the weight would grow for ever.
+
     Args:
         lr: learning rate of that Adam.
         exact: see :class:`Balancer`.
@@ -62,6 +66,10 @@ class Learned(Scalarized):
         """See :class:`Balancer`: zeros, as torchjd begins."""
         self.learned_K = self.zeros()
         self.adam = TaskAdam(len(self.tasks), lr=self.lr)
+
+    def values(self, losses_K: torch.Tensor, tasks_P: torch.Tensor) -> torch.Tensor:
+        """See :class:`Scalarized`."""
+        return losses_K[tasks_P].clamp(min=_LEAST)
 
     @abstractmethod
     def fresh(self, tasks: int) -> Scalarizer:

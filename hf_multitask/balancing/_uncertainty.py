@@ -24,6 +24,7 @@ class Uncertainty(Learned):
         in torchjd and most implementations, all tasks have the form of a regression.
     .. note:: The paper trains s with the model's optimizer. Here it has an Adam of its own, so that neither weight
         decay nor the small rates of fine-tuning, which would leave s where it is, have a hand in it.
+    .. note:: A loss below 1e-8 counts as 1e-8, so that the weight of a task that is done does not grow for ever.
 
     Args:
         lr: learning rate of that Adam. The default lets s move by 1 in some 40 steps; the paper names none.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -14,6 +15,7 @@ from ..training import MultiTaskTrainingArguments
 from ..training.arguments import BY_NAME, CHOICES
 
 _DICTS = MultiTaskTrainingArguments._VALID_DICT_FIELDS
+_EXPONENT = re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+")  # 1e-3 and 1.5e3, which YAML takes for words
 
 
 class _Parser(HfArgumentParser):
@@ -78,8 +80,8 @@ def typed(training: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"Training argument '{name}' should be a single value. Found {value!r}.")
         if value is False and name.endswith("_strategy"):
             value = "no"  # which YAML takes for a truth value
-        if isinstance(value, Mapping) and name in BY_NAME:
-            value = {part: _number(number) for part, number in value.items()}
+        if isinstance(value, Mapping):
+            value = {part: _number(number) for part, number in value.items()} if name in BY_NAME else _numbers(value)
         if value is None or isinstance(value, Mapping | list):
             result[name] = value
             continue
@@ -96,6 +98,13 @@ def _number(value: Any) -> Any:
         return float(value) if isinstance(value, str) else value
     except ValueError:
         return value
+
+
+def _numbers(value: Any) -> Any:
+    """Likewise in arguments of a method, which may be words, and by task."""
+    if isinstance(value, Mapping):
+        return {key: _numbers(inner) for key, inner in value.items()}
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
 def _parse_json(values: dict[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,8 @@ _KEPT = {
     "batch_eval_metrics": False,
     "eval_do_concat_batches": True,
 }
+# Optimizers that update weights in the backward pass; the layer-wise ones as well.
+_IN_BACKWARD = ("lomo", "adalomo")
 # Arguments that ranks may have each its own.
 OWN_TO_A_RANK = (
     "local_rank",
@@ -136,7 +138,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
     )
     gradient_logging_steps: int | None = field(
         default=None,
-        metadata={"help": "Steps between logs of the tasks' gradient norms and cosines; 0 for none, 100 by default."},
+        metadata={"help": "Steps between logs of the tasks' gradient norms and cosines; 0 for none, 200 by default."},
     )
     learning_rates: dict | str | None = field(
         default=None, metadata={"help": "Learning rates by task and of the backbone, as JSON."}
@@ -235,6 +237,13 @@ class MultiTaskTrainingArguments(TrainingArguments):
             )
         if isinstance(self.freeze, str):
             self.freeze = [self.freeze]
+        optimizer = str(getattr(self.optim, "value", self.optim))
+        if optimizer in _IN_BACKWARD or optimizer.endswith("_layerwise"):
+            raise ValueError(
+                "Parameter `optim` should not update weights in the backward pass: a step has several of them, and is "
+                f"run again without a task whose loss is NaN. Found `optim = '{optimizer}'`. Choose another, such as "
+                "adamw_torch."
+            )
         self._check_watching()
         for name, usual in _KEPT.items():
             if getattr(self, name) != usual:

@@ -57,6 +57,9 @@ class Balance:
         Args:
             present: those that it has.
             losses: of the step itself, where they were measured first; those of the last steps where None.
+
+        Raises:
+            ValueError: the balancer gives something else than finite weights.
         """
         if self.balancer is None:
             return {name: self.fixed[name] for name in present}
@@ -65,6 +68,16 @@ class Balance:
         mean = sum(given) / len(given) if given else 1.0
         losses_K = self._tensor({name: known.get(name, mean) for name in self.tasks})
         weights_K = self.balancer.weights(losses_K, self._present(present))
+        if not isinstance(weights_K, torch.Tensor) or weights_K.shape != losses_K.shape:
+            raise ValueError(
+                f"{type(self.balancer).__name__}.weights should give a tensor of {len(self.tasks)} weights, one for "
+                f"each task. Found {weights_K}. Mend it."
+            )
+        if not weights_K.float().isfinite().all():  # in the precision of the losses that they multiply
+            raise ValueError(
+                f"{type(self.balancer).__name__} gives weights that are NaN or infinite: {weights_K.tolist()}, for the "
+                f"losses {losses_K.tolist()}. Choose another balancing, or mend it."
+            )
         return {
             name: self.fixed[name] * weight
             for name, weight in zip(self.tasks, weights_K.tolist(), strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ class AggregatingTrainer(GradientsTrainer):
             ValueError: it does not fit the tasks or the run.
         """
         self.own_aggregator = None if given is None else as_aggregator(given)
+        self._beginning = {} if self.own_aggregator is None else copy.deepcopy(self.own_aggregator.state_dict())
         self._build_aggregator()
         if self.aggregator is None:
             return
@@ -71,6 +73,8 @@ class AggregatingTrainer(GradientsTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
         """Train with a method that remembers nothing of a training before; see :class:`MultiTaskTrainer`."""
         self._build_aggregator()
+        if self.own_aggregator is not None and self._beginning:
+            self.own_aggregator.load_state_dict(copy.deepcopy(self._beginning))
         self._blocks, self._failures, self._logged_failures = None, 0, 0
         return super().train(resume_from_checkpoint, **kwargs)
 
@@ -85,15 +89,35 @@ class AggregatingTrainer(GradientsTrainer):
         name = type(self.aggregator).__name__ if self.args.aggregation == "none" else self.args.aggregation
         return f"Aggregation: {name}, {self._describe_engine()}"
 
+    @property
+    def _method(self) -> str:
+        """The name of the method, for checkpoints."""
+        if self.own_aggregator is not None:
+            return type(self.own_aggregator).__name__
+        return str(self.args.aggregation).lower().replace("-", "_")
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.progress.aggregation["method"] = self._method
         if self.aggregator is not None:
             self.progress.aggregation["state"] = self.aggregator.state_dict()
         super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        state = self.progress.aggregation.get("state")
-        if self.aggregator is not None and state:
-            self.aggregator.load_state_dict(state)
+        saved, now = self.progress.aggregation, self._method
+        then = saved.get("method", now)  # checkpoints of old do not say
+        if then != now:
+            raise ValueError(
+                f"The aggregation of this run and of checkpoint '{resume_from_checkpoint}' differ: {now} now, {then} "
+                "then. Put it back."
+            )
+        if self.aggregator is not None and saved.get("state"):
+            try:
+                self.aggregator.load_state_dict(saved["state"])
+            except (KeyError, TypeError, AttributeError) as problem:
+                raise ValueError(
+                    f"What '{now}' remembers in checkpoint '{resume_from_checkpoint}' is not of this method and these "
+                    "aggregation_kwargs. Put them back."
+                ) from problem
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     # The step

@@ -25,7 +25,6 @@ logger = logging.get_logger(__name__)
 INTERVAL = 200  # optimizer steps, of which the first measurement, the dearest, then costs less than 2 %
 _MOST = 1024.0  # MiB of gradients that are taken without being asked for
 _PAIRS = 8  # tasks whose pairs are logged one by one; 28 of them
-_UPDATE_IN_BACKWARD = ("lomo", "adalomo")  # optimizers that the Trainer gives the loss, and a measurement too
 Pair = tuple[str, str]
 
 
@@ -150,9 +149,6 @@ class InsightTrainer(AggregatingTrainer):
             return "gradients are compared where tasks share all parts, and task_lora gives them parts of their own."
         if not shared_parameters(self.model):
             return "gradients are compared where tasks share parameters that train, and the backbone is frozen."
-        optimizer = str(getattr(self.args.optim, "value", self.args.optim))
-        if optimizer in _UPDATE_IN_BACKWARD:
-            return f"gradients are measured in a backward pass of its own, and optim='{optimizer}' would update in it."
         return None
 
     def describe_gradient_logging(self) -> str:
@@ -171,12 +167,14 @@ class InsightTrainer(AggregatingTrainer):
         return loss
 
     def _unweighted(self, outcome: Outcome | None) -> Outcome | None:
-        """What an aggregator has seen, as if all weights had been 1."""
+        """What an aggregator has seen, as if all weights had been 1; nothing of tasks whose weight was 0."""
         if outcome is None:
             return None
         given = self._step_weights or {}
-        weights_K = torch.tensor([given.get(name, 1.0) or 1.0 for name in outcome.tasks], dtype=torch.float64)
-        return Outcome(outcome.tasks, outcome.gramian / torch.outer(weights_K, weights_K), None)
+        weighed = [number for number, name in enumerate(outcome.tasks) if given.get(name, 1.0)]
+        tasks = tuple(outcome.tasks[number] for number in weighed)
+        weights_K = torch.tensor([given.get(name, 1.0) for name in tasks], dtype=torch.float64)
+        return Outcome(tasks, outcome.gramian[weighed][:, weighed] / torch.outer(weights_K, weights_K), None)
 
     def _measure(self, num_items: Any) -> Outcome | None:
         """The gradients of a step, none where they could not be measured; training goes on as if nothing had been."""

@@ -58,8 +58,16 @@ class MatrixGradients:
             losses: of its tasks.
             weights: of the tasks in that sum.
             batch: the model's inputs.
+
+        Raises:
+            ValueError: the losses do not lead back to the matrix.
         """
         seen, self._seen = self._seen, []
+        if seen and not seen[-1][1].requires_grad and any(loss.requires_grad for loss in losses.values()):
+            raise ValueError(
+                "The balancing reads gradients of the backbone's top layer, which reentrant activation checkpointing "
+                "hides. Set use_reentrant to false in activation_checkpointing_kwargs."
+            )
         rows = rows_of_tasks(batch, losses)
         if len(seen) == 1 and all(weights.get(name) for name in losses) and self._tells_apart(*seen[0], rows, batch):
             self._split(*seen[0], losses, rows)

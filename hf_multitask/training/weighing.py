@@ -79,7 +79,11 @@ class WeighingTrainer(Trainer):
         """The loss of every task's best constant answer, on the training data."""
         if self._constants is None:
             tokenizer: Any = self.processing_class
-            self._constants = constant_losses(self._mixture(), {name: self.tasks[name] for name in names}, tokenizer)
+            mixture = self._mixture()
+            trained = {name for readers in mixture.tasks.values() for name in readers}
+            self._constants = dict.fromkeys(set(names) - trained, 1.0) | constant_losses(  # frozen ones have no rows
+                mixture, {name: self.tasks[name] for name in names}, tokenizer
+            )
         return self._constants
 
     # A step

@@ -122,6 +122,18 @@ def test_losses_in_the_thousands_beside_small_ones_do_not_stall(name):
     assert float(residual_K.std() / residual_K.mean()) < 1e-8  # G w = w^(-1/alpha), up to the common factor
 
 
+@pytest.mark.parametrize("name", ["upgrad", "dualproj"])
+def test_short_gradient_beside_a_long_one_is_protected_as_far_as_the_regularisation_lets(name):
+    matrix_KP = jacobian()
+    matrix_KP[0] *= 300
+    lowest = {}
+    for reg_eps in (1e-4, 1e-10):
+        found, outcome = combined(build_aggregator(name, {"reg_eps": reg_eps}), matrix_KP)
+        assert outcome.problem is None
+        lowest[reg_eps] = float((matrix_KP @ found / matrix_KP.norm(dim=1) / found.norm()).min())
+    assert lowest[1e-4] < -0.1 and lowest[1e-10] > -1e-4
+
+
 @pytest.mark.parametrize("name", REFERENCES)
 def test_task_without_a_gradient_takes_no_part(name):
     kwargs = dict(REFERENCES[name][0])
@@ -228,10 +240,18 @@ def test_fair_weights_solve_the_equation_of_the_paper():
         ("none", {"c": 1}, "needs an aggregation"),
         ("cagrad", {"cc": 1}, "does not know `cc`.*takes c, norm_eps.*Did you mean 'c'"),
         ("pcgrad", {"c": 1}, "does not know `c` of aggregation_kwargs; it takes none"),
-        ("cagrad", {"c": -1}, "cannot use aggregation_kwargs.*non-negative"),
+        ("cagrad", {"c": -1}, "cannot use aggregation_kwargs.*`c` should be a number of 0 or more"),
         ("pcd", {}, "'pcd' needs `primary`"),
         ("cr_mogm", {"method": "graddrop"}, "'graddrop' has none"),
-        ("fairgrad", {"alpha": 0}, "`alpha` should be more than 0"),
+        ("fairgrad", {"alpha": 0}, "`alpha` should be a number above 0"),
+        ("fairgrad", {"alpha": float("inf")}, "`alpha` should be a number above 0"),
+        ("cagrad", {"c": float("nan")}, "`c` should be a number of 0 or more. Found `c = nan`"),
+        ("mgda", {"max_iters": 1.5}, "`max_iters` should be a whole number of 1 or more"),
+        ("krum", {"n_byzantine": 1.5}, "`n_byzantine` should be a whole number of 0 or more"),
+        ("trimmed_mean", {"trim_number": float("nan")}, "`trim_number` should be a whole number of 0 or more"),
+        ("constant", {"weights": {"a": "2"}}, r"`weights\['a'\]` should be a number. Found"),
+        ("constant", {"weights": None}, "`weights` should be a mapping from tasks to numbers. Found None"),
+        ("upgrad", {"reg_eps": "small"}, "`reg_eps` should be a number of 0 or more"),
     ],
 )
 def test_unusable_arguments_are_named(name, kwargs, words):

@@ -205,6 +205,12 @@ def test_weights_are_as_finite_as_the_losses(name, exact):
     assert weights_SK.isfinite().all() and (weights_SK >= 0).all() and (weights_SK.sum(1) > 0).all()
 
 
+@pytest.mark.parametrize("name", ["uncertainty", "imtl_l"])
+def test_the_weight_of_a_task_that_is_done_does_not_grow_for_ever(name):
+    losses_SK = torch.tensor([[0.0, 1.0, 1.0, 1.0]]).double().repeat(1000, 1)
+    assert live(begin(name, lr=0.1), losses_SK).max() < 1e10  # a hundred e-folds would be more than float32 holds
+
+
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("name", [name for name in BALANCING if name != "random"])
 def test_the_order_of_tasks_does_not_matter(name, exact):
@@ -340,6 +346,8 @@ def test_mistakes_are_named(name, kwargs, message):
 def test_foreign_tasks_and_states_are_named():
     with pytest.raises(ValueError, match=r"names 'sentimant', which is no task. Did you mean 'sentiment'\?"):
         build_balancer("fixed", {"weights": {"sentimant": 1}}).begin(["sentiment", "ner"])
+    with pytest.raises(ValueError, match=r"names '1', which is no task. The tasks are sentiment, ner."):
+        build_balancer("fixed", {"weights": {1: 1}}).begin(["sentiment", "ner"])
     with pytest.raises(ValueError, match=r"Task 'b': balancing 'scale' needs the loss of its best constant answer"):
         build_balancer("scale", {"losses": {"a": 1}}).begin(["a", "b"], constants={"b": 0.0})
     with pytest.raises(ValueError, match=r"The state of FAMO should hold logits_K, .* Found drawn."):

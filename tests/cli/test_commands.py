@@ -108,10 +108,12 @@ def test_command_line_overrides_the_recipe(kitchen, tmp_path):
 
 
 def test_words_of_yaml_mean_what_they_say(kitchen):
-    code, _, _ = kitchen.run(["train"], kitchen.changed("training", eval_strategy=False), "--max_steps", "1")
+    kwargs = {"balancing": "famo", "balancing_kwargs": {"lr": "1e-2", "min_losses": {"ner": "1e-3"}}}
+    code, _, _ = kitchen.run(["train"], kitchen.changed("training", eval_strategy=False, **kwargs), "--max_steps", "1")
     assert code == 0
     args = torch.load(kitchen.folder / "out" / "training_args.bin", weights_only=False)
     assert args.learning_rate == 5e-4  # "5e-4" in the recipe, which YAML takes for a word
+    assert args.balancing_kwargs == {"lr": 1e-2, "min_losses": {"ner": 1e-3}}
     assert args.eval_strategy == "no"  # no, which YAML takes for False
 
 

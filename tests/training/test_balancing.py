@@ -269,6 +269,47 @@ def test_what_a_run_does_not_give_is_named(build):
         build(balancer="dwa")
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda losses_K: losses_K * math.nan, r"Odd gives weights that are NaN or infinite: \[nan, nan\]"),
+        (lambda losses_K: losses_K * 1e39, r"Odd gives weights that are NaN or infinite: .*, for the losses \["),
+        (lambda losses_K: losses_K[:1], r"Odd.weights should give a tensor of 2 weights, one for each task. Found"),
+        (lambda losses_K: losses_K.tolist(), r"Odd.weights should give a tensor of 2 weights"),
+    ],
+)
+def test_weights_that_are_none_are_named_before_they_reach_the_model(given, message, build):
+    class Odd(Balancer):
+        def weights(self, losses_K, present_K):
+            return given(losses_K)
+
+    trainer = build(balancer=Odd())
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+    assert all(value.isfinite().all() for value in weights_of(trainer).values())
+
+
+def test_gradnorm_names_the_checkpointing_that_hides_its_gradients(build):
+    hidden = build(
+        balancing="gradnorm",
+        activation_checkpointing=True,
+        activation_checkpointing_kwargs={"use_reentrant": True},
+    )
+    with pytest.raises(ValueError, match=r"reentrant activation checkpointing hides. Set use_reentrant to false"):
+        hidden.train()
+
+
+def test_scale_asks_nothing_of_a_frozen_task_without_rows(build_model, data, arguments, tokenizer):
+    trainer = MultiTaskTrainer(
+        build_model(),
+        arguments(balancing="scale", freeze=["ner"]),
+        train_dataset={"sentiment": data()["sentiment"]},
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    assert logs_of(trainer)[-1]["sentiment_weight"] > 1
+
+
 def test_an_object_takes_the_place_of_the_argument_and_begins_anew_with_every_training(build):
     trainer = build(balancer=GeometricMean(exact=True), balancing="famo")
     trainer.train()

@@ -9,6 +9,7 @@ import torchjd.aggregation as torchjd
 from conflicts import APART, SHARED, matrix, train
 
 from hf_multitask import MultiTaskTrainer
+from hf_multitask.aggregation import build_aggregator
 
 FAMILIES = ("bert", "roberta", "distilbert", "gpt2", "modernbert", "llama", "t5")
 METHODS = {"upgrad": torchjd.UPGrad, "mgda": torchjd.MGDA, "imtl_g": torchjd.IMTLG, "config": torchjd.ConFIG}
@@ -157,6 +158,29 @@ def test_second_training_remembers_nothing_of_the_first(backbone_path, tmp_path)
     first = trainer.aggregator.state_dict()
     trainer.train()
     assert trainer.aggregator.state_dict() != first
+
+
+def test_an_object_begins_every_training_as_it_was_given(backbone_path, tmp_path):
+    trainer, _ = train(backbone_path(), tmp_path, aggregator=build_aggregator("pcd", {"primary": "ner"}), max_steps=2)
+    trainer.train()
+    trainer.train()
+    assert trainer.aggregator.state_dict()["steps"] == 2
+
+
+def test_a_checkpoint_of_another_aggregation_is_refused(backbone_path, tmp_path):
+    def resume(aggregation, **kwargs):
+        trainer, _ = train(backbone_path(), tmp_path, aggregation=aggregation, aggregation_kwargs=kwargs, max_steps=2)
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+    smoothed = {"aggregation": "cr_mogm", "aggregation_kwargs": {"method": "upgrad"}}
+    train(backbone_path(), tmp_path, **smoothed, save_strategy="steps", save_steps=1)[0].train()
+    message = r"The aggregation of this run and of checkpoint '.*checkpoint-1' differ: {} now, cr_mogm then. Put it"
+    for name, kwargs in (("none", {}), ("pcgrad", {}), ("pcd", {"primary": "ner"})):
+        with pytest.raises(ValueError, match=message.format(name)):
+            resume(name, **kwargs)
+    with pytest.raises(ValueError, match=r"What 'cr_mogm' remembers in checkpoint .* is not of this method and these"):
+        resume("cr_mogm", method="gradvac")
+    resume("CR-MOGM", method="upgrad")
 
 
 @pytest.mark.parametrize(

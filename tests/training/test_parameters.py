@@ -171,6 +171,8 @@ def test_unusable_arguments_fail_when_built(build):
             "`learning_rates` should hold numbers of 0 or more. Found -0.001 for 'ner'",
         ),
         ({"layerwise_lr_decay": 0.0}, "`layerwise_lr_decay` should be more than 0 and at most 1"),
+        ({"optim": "lomo"}, "`optim` should not update weights in the backward pass.*Found `optim = 'lomo'`"),
+        ({"optim": "galore_adamw_layerwise"}, "`optim` should not update weights in the backward pass"),
     ]:
         with pytest.raises(ValueError, match=message):
             build(**kwargs)
