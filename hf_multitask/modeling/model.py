@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import custom_object_save
+from transformers.utils import can_return_tuple
 
 from .adapted import Adapted
 from .adapters import require_peft
@@ -160,6 +161,7 @@ class MultiTaskModel(ExportableTasks, Adapted):
         """
         return from_stock(cls, models, backbone=backbone, tasks=tasks, kwargs=kwargs)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -190,6 +192,7 @@ class MultiTaskModel(ExportableTasks, Adapted):
             kwargs: further inputs of the backbone, (B, ...) each.
 
         Raises:
+            TypeError: the labels are not by task.
             ValueError: a task is unknown, or has no head because its labels are not known yet.
         """
         if token_type_ids is not None:
@@ -240,12 +243,15 @@ class MultiTaskModel(ExportableTasks, Adapted):
     def _tasks_to_run(
         self, tasks: list[str] | None, task_rows: Mapping[str, torch.Tensor] | None, labels: Any
     ) -> list[str]:
+        if isinstance(labels, torch.Tensor):
+            raise TypeError("`labels` should be a dict by task, such as {'ner': ...}. Found a tensor.")
+        tasks = [tasks] if isinstance(tasks, str) else tasks
+        for name in (*(labels or ()), *(tasks or ()), *(task_rows or ())):
+            self.config.task(name)
         if tasks is None and task_rows is None:  # those that can read the input without a target
             names = self.config.task_names
             return [name for name in names if not self._head(name).writes or name in (labels or {})]
         wanted = tasks if tasks is not None else task_rows
-        for name in wanted or ():
-            self.config.task(name)
         return [name for name in self.config.task_names if name in (wanted or ())]
 
     def _run_head(

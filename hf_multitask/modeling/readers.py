@@ -87,7 +87,7 @@ class QuestionReader(Reader):
     def read(self, task: Row, row: Row, encoder: Encoder) -> Reading:
         """See :class:`Reader`."""
         question, context = as_text(row["question"]), as_text(row["context"])
-        encoding, _ = windows(encoder.tokenizer, question, context, encoder.limit, int(task["doc_stride"]))
+        encoding, _ = windows(encoder.tokenizer, question, context, encoder.limit, int(task.get("doc_stride", 128)))
         marks = [context_marks(encoding, window) for window in range(len(encoding["input_ids"]))]
         rest = context, encoding["offset_mapping"], marks
         return Reading(("qa", task["name"], question, context), rows_of(encoder.inputs(encoding)), rest)
@@ -123,9 +123,9 @@ class ChoiceReader(Reader):
 
     def read(self, task: Row, row: Row, encoder: Encoder) -> Reading:
         """See :class:`Reader`."""
+        if not isinstance(row["choices"], list | tuple) or not row["choices"]:
+            raise ValueError(f"Task '{task['name']}' needs a list of one choice or more. Found {row['choices']!r}.")
         choices = [as_text(choice) for choice in row["choices"]]
-        if not choices:
-            raise ValueError(f"Task '{task['name']}' needs one choice or more. Found none.")
         question = as_text(row["question"])
         rows, _ = self._encode(encoder, [question] * len(choices), choices)
         return Reading(("choice", question, tuple(choices), encoder.limit), rows, choices)

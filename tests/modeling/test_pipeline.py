@@ -1,6 +1,7 @@
 import pytest
 import torch
 from datasets import Dataset
+from reading import INPUTS, TEXT
 from transformers import AutoTokenizer, pipeline
 
 from hf_multitask import SequenceClassification
@@ -49,6 +50,17 @@ def test_tasks_on_pairs_answer_for_pairs(multitask, tasks):
         pipe("A fine place.", tasks=["nli"])
     with pytest.raises(ValueError, match=r"no task 'nil'.* Did you mean 'nli'?"):
         pipe("A fine place.", tasks=["nil"])
+
+
+@pytest.mark.parametrize("kind", ["sequence-classification", "token-classification", "question-answering", "fill-mask"])
+def test_task_of_name_and_type_alone_answers(kind, multitask):
+    names = {"label_names": ["O", "B-X"]} if "classification" in kind else {}
+    assert list(multitask(tasks={"t": {"type": kind, **names}})(INPUTS.get(kind, TEXT))) == ["t"]
+
+
+def test_choices_are_a_list(multitask):
+    with pytest.raises(ValueError, match=r"Task 't' needs a list of one choice or more. Found 'abc'"):
+        multitask(tasks={"t": {"type": "multiple-choice"}})({"question": "Which?", "choices": "abc"})
 
 
 def test_words_are_read_as_running_text(multitask):
