@@ -204,6 +204,12 @@ def test_unusable_arguments_fail_when_built(build_model, kwargs, message):
         build_model(**kwargs)
 
 
+@pytest.mark.parametrize("task", [None, "token-classification", SequenceClassification])
+def test_what_is_no_task_is_refused(task, build_model):
+    with pytest.raises(TypeError, match="Task 'mood' should be a task object"):
+        build_model().add_task("mood", task)
+
+
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_labels_that_come_late_make_the_model_they_would_have_made(family, build_model, tmp_path):
     tasks = {"ner": TokenClassification(), "pos": TokenClassification()}
