@@ -207,6 +207,10 @@ class MultiTaskConfig(PreTrainedConfig):
             return {}
         return self._pipelines()
 
+    @custom_pipelines.setter
+    def custom_pipelines(self, value: Any) -> None:
+        """What ``Pipeline.save_pretrained`` sets is what is written anyway."""
+
     @staticmethod
     def _pipelines() -> dict[str, Any]:
         return {"multitask": {"impl": "pipeline.MultiTaskPipeline", "pt": ["AutoModel"], "type": "text"}}

@@ -63,6 +63,13 @@ def test_choices_are_a_list(multitask):
         multitask(tasks={"t": {"type": "multiple-choice"}})({"question": "Which?", "choices": "abc"})
 
 
+def test_saved_pipeline_loads(multitask, tmp_path):
+    pipe = multitask()
+    pipe.save_pretrained(tmp_path)
+    assert pipeline("multitask", model=str(tmp_path))("A fine place.").keys() == pipe("A fine place.").keys()
+    assert (tmp_path / "pipeline.py").is_file()
+
+
 def test_words_are_read_as_running_text(multitask):
     pipe = multitask()
     assert pipe([["A", "fine", "place", "."]])[0] == pipe("A fine place .")
