@@ -63,6 +63,22 @@ def test_choices_are_a_list(multitask):
         multitask(tasks={"t": {"type": "multiple-choice"}})({"question": "Which?", "choices": "abc"})
 
 
+@pytest.mark.parametrize(("family", "kind"), [("gpt2", "text-generation"), ("bart", "translation")])
+def test_texts_are_written_within_the_positions_of_the_backbone(family, kind, build_model, backbone_path):
+    model = build_model(family, tasks={"t": {"type": kind}})
+    model.backbone.generation_config.eos_token_id = model.backbone.generation_config.forced_eos_token_id = None
+    tokenizer = AutoTokenizer.from_pretrained(backbone_path(family))
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    model.set_pad_token_id(tokenizer.pad_token_id)
+    pipe = pipeline("multitask", model=model, tokenizer=tokenizer)
+    text = "word " * 200 + "and so on"
+    alone, (other, _) = pipe(text), pipe([text, "Short."], batch_size=2)
+    assert alone == other
+    if kind == "text-generation":  # from the end of what is there
+        before = "another " * 90
+        assert pipe(before + text)["t"]["generated_text"] == before + alone["t"]["generated_text"]
+
+
 def test_saved_pipeline_loads(multitask, tmp_path):
     pipe = multitask()
     pipe.save_pretrained(tmp_path)
