@@ -29,7 +29,7 @@ def read_inputs(path: Path) -> Iterator[Numbered]:
     if not path.is_file():
         raise ValueError(f"There is no file '{path}'. Check --input.")
     if path.suffix != ".jsonl":
-        with path.open(encoding="utf-8", errors="replace") as lines:
+        with path.open(encoding="utf-8-sig", errors="replace") as lines:
             yield from ((number, line.rstrip("\n")) for number, line in enumerate(lines, 1))
         return
     for number, row in read_jsonl(path):

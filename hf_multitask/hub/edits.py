@@ -184,7 +184,7 @@ def _merge_front(front: str, card: Card, parts: _Parts) -> str:
             value = [*(current or []), *(tag for tag in value if tag not in (current or []))]
         if value != current:
             new[key] = value
-            parts.new.pop(key, None)
+        parts.new.pop(key, None)  # no part that is refreshed, and none that was edited
     lines = [text if key not in new else _yaml(key, new[key]) for key, text in segments]
     lines += [_yaml(key, value) for key, value in new.items() if key not in values]
     return "\n".join(line for line in lines if line is not None)

@@ -58,7 +58,8 @@ class Routing:
         Returns:
             Inputs (R, ...), where each task finds its rows in them, and a context for the pass.
         """
-        rows, device = next((len(one), one.device) for one in inputs.values() if isinstance(one, torch.Tensor))
+        # Not len(), which torch.export takes for a number that never changes.
+        rows, device = next((one.shape[0], one.device) for one in inputs.values() if isinstance(one, torch.Tensor))
         every_B = torch.arange(rows, device=device)
         of_task = {name: every_B if task_rows is None else task_rows[name].to(device) for name in runs}
         numbers: dict[str, torch.Tensor] = {}
@@ -69,29 +70,29 @@ class Routing:
             read_R = torch.cat([of_task[name].flatten() for name in together])
             read_R = every_B if task_rows is None else read_R[read_R >= 0].unique()
             place_B = torch.zeros_like(every_B)
-            place_B[read_R] = torch.arange(len(read_R), device=device)
+            place_B[read_R] = torch.arange(read_R.shape[0], device=device)
             for name in together:
                 there = of_task[name] >= 0
                 numbers[name] = torch.where(there, place_B[of_task[name].clamp(min=0)], -1)
             pieces.append(read_R)
-            end = len(read_R)
+            end = read_R.shape[0]
             blocks.append((None, 0, end))
         for name in runs:
             if name in self.tasks:
                 own = of_task[name]
                 read_N = own if own.dim() == 1 else own[own >= 0]
-                new_N = torch.arange(end, end + len(read_N), device=device)
+                new_N = torch.arange(end, end + read_N.shape[0], device=device)
                 numbers[name] = new_N if own.dim() == 1 else torch.full_like(own, -1).masked_scatter(own >= 0, new_N)
                 pieces.append(read_N)
-                blocks.append((name, end, end + len(read_N)))
-                end += len(read_N)
+                blocks.append((name, end, end + read_N.shape[0]))
+                end += read_N.shape[0]
         if not end:  # a batch of filler: one row, so that there is a pass
             pieces, blocks, end, everywhere = [every_B[:1]], [(None, 0, 1)], 1, True
         if everywhere:
             blocks += [(name, end, end) for name in sorted(self.tasks.difference(runs))]
         index_R = torch.cat(pieces)
         spread = {
-            key: value[index_R] if isinstance(value, torch.Tensor) and value.dim() and len(value) == rows else value
+            key: value[index_R] if isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == rows else value
             for key, value in inputs.items()
         }
         return spread, numbers, self.of(tuple(blocks))
@@ -123,10 +124,10 @@ def add_own_parts(layer: Any, inputs: tuple[Any, ...], output_R: torch.Tensor) -
         return None
     (input_R,) = inputs
     rows = blocks[-1][2]
-    if rows is not None and len(input_R) != rows:
+    if rows is not None and input_R.shape[0] != rows:
         raise ValueError(
             f"A task's adapter needs layers that keep one row per text, and '{layer.routing_name}' was given "
-            f"{len(input_R)} for {rows}. Name other target_modules in task_lora."
+            f"{input_R.shape[0]} for {rows}. Name other target_modules in task_lora."
         )
     parts = []
     for task, start, end in blocks:

@@ -5,6 +5,7 @@ from dataclasses import field
 from difflib import get_close_matches
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
@@ -86,7 +87,17 @@ class MultiTaskConfig(PreTrainedConfig):
                     f"backbone_config has the model_type '{model_type}', which this transformers does not know. "
                     f"Upgrade transformers, or mend config.json.{close_match(str(model_type), list(CONFIG_MAPPING))}"
                 )
-            self.backbone_config = AutoConfig.for_model(model_type, **values)
+            try:
+                self.backbone_config = AutoConfig.for_model(model_type, **values)
+            except StrictDataclassError as problem:
+                raise ValueError(
+                    f"backbone_config of '{model_type}': {' '.join(str(problem).split())}. Mend it."
+                ) from None
+        elif not isinstance(self.backbone_config, PreTrainedConfig):
+            raise ValueError(
+                "`backbone_config` should be a configuration, or a mapping with its 'model_type'. "
+                f"Found `backbone_config = {self.backbone_config!r}`."
+            )
         if not isinstance(self.tasks or [], list) or any(not isinstance(task, dict) for task in self.tasks or []):
             raise ValueError(f"`tasks` should be a list of one mapping per task. Found `tasks = {self.tasks!r}`.")
         self.tasks = [dict(task) for task in self.tasks or []]  # null in JSON
@@ -118,6 +129,12 @@ class MultiTaskConfig(PreTrainedConfig):
                 raise ValueError(
                     f"Task '{task['name']}': `label_names` should be a list of strings. "
                     f"Found `label_names = {names!r}`."
+                )
+            most = task.get("max_length")
+            if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+                raise ValueError(
+                    f"Task '{task['name']}': `max_length` should be a whole number of tokens, 1 or more. "
+                    f"Found `max_length = {most!r}`."
                 )
         names = self.task_names
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -189,6 +206,10 @@ class MultiTaskConfig(PreTrainedConfig):
         if "multitask" in PIPELINE_REGISTRY.supported_tasks:
             return {}
         return self._pipelines()
+
+    @custom_pipelines.setter
+    def custom_pipelines(self, value: Any) -> None:
+        """What ``Pipeline.save_pretrained`` sets is what is written anyway."""
 
     @staticmethod
     def _pipelines() -> dict[str, Any]:

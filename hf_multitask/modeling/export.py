@@ -85,7 +85,7 @@ class ExportableTasks(TaskLifecycle):
         elif stock.config.get_text_config().pad_token_id is None:
             stock.config.get_text_config().pad_token_id = tokenizer.pad_token_id
         if tokenizer is not None and head.language_model in _WRITING:
-            stock.generation_config.update(**written_by(task, tokenizer))
+            stock.generation_config.update(**written_by(task, tokenizer, backbone))
         folder = Path(save_directory)
         repository = kwargs.pop("repo_id", None) or folder.absolute().name
         with staged(folder) as new:

@@ -58,7 +58,7 @@ def prepared_tokenizer(
     return tokenizer
 
 
-def written_by(task: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def written_by(task: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> dict[str, Any]:
     """What the stock model's ``generation_config`` holds for its ``generate`` to write as the task does."""
-    kwargs = generation_kwargs(tokenizer, task)
+    kwargs = generation_kwargs(tokenizer, task, config)
     return {**kwargs, "max_length": None, "pad_token_id": tokenizer.pad_token_id}

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from .config import close_match
 
@@ -52,9 +52,17 @@ def languages(tokenizer: Any, task: Mapping[str, Any]) -> Iterator[None]:
                 setattr(tokenizer, attribute, value)
 
 
-def generation_kwargs(tokenizer: PreTrainedTokenizerBase, task: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``generate`` is told of a task beside its inputs: beams, length, the code that the target begins with."""
-    kwargs: dict[str, Any] = {"max_new_tokens": task.get("max_new_tokens") or task.get("max_target_length") or 64}
+def generation_kwargs(
+    tokenizer: PreTrainedTokenizerBase, task: Mapping[str, Any], config: PreTrainedConfig
+) -> dict[str, Any]:
+    """What ``generate`` is told of a task beside its inputs: beams, length, the code that the target begins with.
+
+    The length is within the positions of the backbone, of which a text to go on from has at least half.
+    """
+    most = task.get("max_new_tokens") or task.get("max_target_length") or 64
+    if (positions := getattr(config, "max_position_embeddings", None)) is not None:
+        most = min(most, positions // 2 if task["type"] == "text-generation" else positions)
+    kwargs: dict[str, Any] = {"max_new_tokens": most}
     if task.get("num_beams"):
         kwargs["num_beams"] = task["num_beams"]
     ids = language_code_ids(tokenizer, task)

@@ -120,6 +120,7 @@ def _readable(model: Any, tasks: Sequence[str] | None) -> list[str]:
     Raises:
         ValueError: a task that was asked for, or all there are, cannot be in a graph.
     """
+    tasks = [tasks] if isinstance(tasks, str) else tasks
     problems = {}
     for task in model.config.tasks:
         name = task["name"]

@@ -25,12 +25,15 @@ class HeadRuns(PreTrainedModel):
     def _tasks_to_run(
         self, tasks: list[str] | None, task_rows: Mapping[str, torch.Tensor] | None, labels: Any
     ) -> list[str]:
+        if isinstance(labels, torch.Tensor):
+            raise TypeError("`labels` should be a dict by task, such as {'ner': ...}. Found a tensor.")
+        tasks = [tasks] if isinstance(tasks, str) else tasks
+        for name in (*(labels or ()), *(tasks or ()), *(task_rows or ())):
+            self.config.task(name)
         if tasks is None and task_rows is None:  # those that can read the input without a target
             names = self.config.task_names
             return [name for name in names if not self._head(name).writes or name in (labels or {})]
         wanted = tasks if tasks is not None else task_rows
-        for name in wanted or ():
-            self.config.task(name)
         return [name for name in self.config.task_names if name in (wanted or ())]
 
     def _run_head(

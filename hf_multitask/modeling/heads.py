@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, PreTrainedConfig
 
+from .config import close_match
 from .native import States, stock_head
 
 IGNORE = -100
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
 
 def pooled_states(hidden_NLD: torch.Tensor, attention_mask_NL: torch.Tensor | None, pooling: str) -> torch.Tensor:
@@ -137,6 +139,11 @@ class SequenceClassificationHead(Head):
     def build(self, task: dict[str, Any], config: PreTrainedConfig, pooling: str) -> None:
         """Make the family's stock layers, or a linear layer on the pooled states."""
         self.problem_type = task.get("problem_type")
+        if self.problem_type is not None and self.problem_type not in PROBLEM_TYPES:
+            raise ValueError(
+                f"Task '{task['name']}': `problem_type` should be one of {', '.join(PROBLEM_TYPES)}. "
+                f"Found `problem_type = {self.problem_type!r}`." + close_match(str(self.problem_type), [*PROBLEM_TYPES])
+            )
         self.pooled = None if pooling == "native" else PooledLinear(config, num_labels=self.num_labels, pooling=pooling)
         if self.pooled is None:
             super().build(task, config, pooling)

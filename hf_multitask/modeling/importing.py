@@ -85,7 +85,7 @@ def from_stock(
     model.config.dtype = stocks[first].dtype
     if (attention := stocks[first].config._attn_implementation) != model.backbone.config._attn_implementation:
         model.set_attn_implementation(attention)
-    shared = {name: _backbone_weights(stock, model.backbone) for name, stock in stocks.items()}
+    shared = {name: _backbone_weights(stock, model.backbone, model._head(name)) for name, stock in stocks.items()}
     weights = {f"backbone.{key}": value for key, value in _merged(shared, model.backbone, backbone).items()}
     for name, stock in stocks.items():
         weights |= _head_weights(name, stock, model._head(name))
@@ -217,8 +217,11 @@ def _check_alike(first: str, one: PreTrainedModel, name: str, other: PreTrainedM
             raise differ(f"the shape of {key}", tuple(theirs[key].shape), tuple(mine[key].shape))
 
 
-def _backbone_weights(stock: PreTrainedModel, backbone: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """A stock model's weights that the shared backbone has, by their names there."""
+def _backbone_weights(stock: PreTrainedModel, backbone: PreTrainedModel, head: Any) -> dict[str, torch.Tensor]:
+    """A stock model's weights that the shared backbone has, by their names there.
+
+    A pooler that the task's head does not read is left out: that of a bare backbone may never have been trained.
+    """
     known = backbone.state_dict().keys()
     if type(stock) is type(backbone):
         found = stock.state_dict()
@@ -226,7 +229,7 @@ def _backbone_weights(stock: PreTrainedModel, backbone: PreTrainedModel) -> dict
         base = backbone.base_model
         prefix = "" if base is backbone else f"{backbone.base_model_prefix}."
         found = {f"{prefix}{key}": value for key, value in stock.base_model.state_dict().items()}
-    return {key: value for key, value in found.items() if key in known}
+    return {key: value for key, value in found.items() if key in known and (head.needs_pooler or "pooler." not in key)}
 
 
 def _merged(
@@ -240,7 +243,7 @@ def _merged(
             found = [shared[wanted][key]]
         if not found:
             result[key] = own
-        elif len(found) == 1 or not own.is_floating_point():
+        elif not own.is_floating_point() or all(torch.equal(found[0], one) for one in found[1:]):
             result[key] = found[0]
         else:
             mean = torch.stack([one.to("cpu", torch.promote_types(one.dtype, torch.float32)) for one in found]).mean(0)

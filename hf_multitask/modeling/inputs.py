@@ -28,11 +28,9 @@ _MARGIN = 128  # tokens behind the last one kept: words are cut to pieces alike 
 
 
 def text_columns(task: dict[str, Any]) -> tuple[str, str | None]:
-    """The columns a task reads its text, and its second text where it takes pairs, from."""
-    for name in ("text_column", "tokens_column", "source_column", "context_column"):
-        if task.get(name):
-            return task[name], task.get("text_pair_column")
-    raise KeyError("text_column")
+    """The columns a task reads its text, and its second text where it takes pairs, from; "text" where it names none."""
+    names = ("text_column", "tokens_column", "source_column", "context_column")
+    return next((task[name] for name in names if task.get(name)), "text"), task.get("text_pair_column")
 
 
 def as_text(value: object) -> str:

@@ -30,7 +30,15 @@ def language_model(config: MultiTaskConfig) -> str | None:
 
 
 def task_dict(name: str, task: Any) -> dict[str, Any]:
-    """A task object, or its dict, as the configuration keeps it under a name."""
+    """A task object, or its dict, as the configuration keeps it under a name.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(task, type) or not (isinstance(task, Mapping) or callable(getattr(task, "to_dict", None))):
+        raise TypeError(
+            f"Task '{name}' should be a task object, such as TokenClassification(...), or its dict. Found {task!r}."
+        )
     values = dict(task) if isinstance(task, Mapping) else task.to_dict()
     return {"name": name, **{key: value for key, value in values.items() if key != "name"}}
 

@@ -1,6 +1,7 @@
 """Loading a saved model: what is refused, and what is said of a Hub or a file that fails."""
 
 import contextlib
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,7 @@ from .config import MultiTaskConfig
 from .registry import load_types
 
 _HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+_AGAIN = "Save them again, or download them again with force_download=True."
 _LOGIN = "Log in with `hf auth login`, or give another token."
 
 
@@ -65,7 +67,7 @@ def _check_loaded(source: str, config: MultiTaskConfig, info: Mapping[str, Any])
         if keys:
             raise ValueError(
                 f"Checkpoint '{source}' has {problem} weights for {_owner(keys)} (tasks in its config: "
-                f"{', '.join(config.task_names)}; {len(keys)} tensors). {fix}"
+                f"{', '.join(config.task_names) or 'none'}; {len(keys)} tensors). {fix}"
             )
     if info["mismatched_keys"]:
         key, found, wanted = min(info["mismatched_keys"])
@@ -109,12 +111,17 @@ def explained(source: str, revision: str | None = None) -> Iterator[None]:
         yield
     except SafetensorError as problem:
         raise ValueError(
-            f"The weights of '{source}' are not whole, or no safetensors ({problem}). "
-            "Save them again, or download them again with force_download=True."
+            f"The weights of '{source}' are not whole, or no safetensors ({problem}). {_AGAIN}"
+        ) from problem
+    except json.JSONDecodeError as problem:
+        raise ValueError(
+            f"A JSON file of '{source}', its tokenizer or the index of its weights, is not whole ({problem}). {_AGAIN}"
         ) from problem
     except Exception as problem:
         if not Path(source).is_dir() and (said := _said_of_hub(problem, source, revision)):
             raise OSError(said) from problem
+        if isinstance(problem, FileNotFoundError) and "safetensors" in str(problem):
+            raise OSError(f"The weights of '{source}' are not whole: {problem}. {_AGAIN}") from problem
         if isinstance(problem, OSError) and "safetensors" in str(problem):
             raise OSError(
                 f"There is no model.safetensors in '{source}'. Weights of another form, such as the pickle "

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import custom_object_save
+from transformers.utils import can_return_tuple
 
 from .adapted import Adapted
 from .adapters import require_peft
@@ -160,6 +161,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         """
         return from_stock(cls, models, backbone=backbone, tasks=tasks, kwargs=kwargs)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -190,6 +192,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
             kwargs: further inputs of the backbone, (B, ...) each.
 
         Raises:
+            TypeError: the labels are not by task.
             ValueError: a task is unknown, or has no head because its labels are not known yet.
         """
         if token_type_ids is not None:

@@ -10,7 +10,7 @@ from transformers.utils import logging
 from .decoding import token_words
 from .generation import generation_kwargs, languages
 from .heads import IGNORE
-from .inputs import Encoder, as_text, text_columns
+from .inputs import Encoder, as_text, cut_rows, encode, text_columns
 from .spans import NO_TOKEN, answer_text, context_marks, windows
 
 logger = logging.get_logger(__name__)
@@ -87,7 +87,7 @@ class QuestionReader(Reader):
     def read(self, task: Row, row: Row, encoder: Encoder) -> Reading:
         """See :class:`Reader`."""
         question, context = as_text(row["question"]), as_text(row["context"])
-        encoding, _ = windows(encoder.tokenizer, question, context, encoder.limit, int(task["doc_stride"]))
+        encoding, _ = windows(encoder.tokenizer, question, context, encoder.limit, int(task.get("doc_stride", 128)))
         marks = [context_marks(encoding, window) for window in range(len(encoding["input_ids"]))]
         rest = context, encoding["offset_mapping"], marks
         return Reading(("qa", task["name"], question, context), rows_of(encoder.inputs(encoding)), rest)
@@ -123,9 +123,9 @@ class ChoiceReader(Reader):
 
     def read(self, task: Row, row: Row, encoder: Encoder) -> Reading:
         """See :class:`Reader`."""
+        if not isinstance(row["choices"], list | tuple) or not row["choices"]:
+            raise ValueError(f"Task '{task['name']}' needs a list of one choice or more. Found {row['choices']!r}.")
         choices = [as_text(choice) for choice in row["choices"]]
-        if not choices:
-            raise ValueError(f"Task '{task['name']}' needs one choice or more. Found none.")
         question = as_text(row["question"])
         rows, _ = self._encode(encoder, [question] * len(choices), choices)
         return Reading(("choice", question, tuple(choices), encoder.limit), rows, choices)
@@ -212,18 +212,40 @@ class WritingReader(Reader):
     def read(self, task: Row, row: Row, encoder: Encoder) -> Reading:
         """See :class:`Reader`."""
         text = as_text(row["text"])
+        if task["type"] == "text-generation":
+            return Reading(("write", task["name"], text), [self._prompt(task, text, encoder)], text)
         with languages(encoder.tokenizer, task):
             rows, _ = self._encode(encoder, [(task.get("prefix") or "") + text])
-        first = encoder.tokenizer.bos_token_id
-        if task["type"] == "text-generation" and first is not None and rows[0]["input_ids"][0] != first:
-            # As in training; within the limit, or the text's own beginning goes.
-            begin = {"input_ids": first, "attention_mask": 1}
-            rows = [{name: [begin.get(name, 0), *values][: encoder.limit] for name, values in rows[0].items()}]
         return Reading(("write", task["name"], text), rows, text)
+
+    def _prompt(self, task: Row, text: str, encoder: Encoder) -> dict[str, list[int]]:
+        """The end of a text, as far as the backbone has positions for it and for what follows."""
+        tokenizer, most = encoder.tokenizer, encoder.limit
+        if most is not None and (positions := getattr(encoder.config, "max_position_embeddings", None)) is not None:
+            most = min(most, positions - generation_kwargs(tokenizer, task, encoder.config)["max_new_tokens"])
+        side, tokenizer.truncation_side = tokenizer.truncation_side, "left"
+        try:
+            encoding = encode(tokenizer, [text], None, most)
+            cut = any(cut_rows(tokenizer, encoding, [text], None, most))
+        finally:
+            tokenizer.truncation_side = side
+        (row,) = rows_of(encoder.inputs(encoding))
+        if cut:
+            logger.warning(f"An input is longer than {most} tokens, and is gone on from its last ones.")
+        first = tokenizer.bos_token_id
+        if first is not None and row["input_ids"][0] != first:  # as in training
+            begin = {"input_ids": first, "attention_mask": 1}
+            drop = int(len(row["input_ids"]) == most)
+            row = {name: [begin.get(name, 0), *values[drop:]] for name, values in row.items()}
+        return row
 
     def write(self, model: Any, task: Row, batch: dict[str, torch.Tensor], tokenizer: Any, **kwargs: Any) -> list[str]:
         """The texts that the model writes for some rows, padded on the left for a decoder."""
-        given = {**generation_kwargs(tokenizer, task), "pad_token_id": tokenizer.pad_token_id, **kwargs}
+        given = {
+            **generation_kwargs(tokenizer, task, model.config.backbone_config),
+            "pad_token_id": tokenizer.pad_token_id,
+            **kwargs,
+        }
         known = {key: batch[key] for key in ("input_ids", "attention_mask") if key in batch}
         ids = model.generate(**known, task=task["name"], **given)
         if task["type"] == "text-generation":

@@ -146,6 +146,10 @@ class QuestionAnswering(Task):
         if not texts and self.unanswerable is False:
             raise self.row_error(index, split, "the question has no answer. Set unanswerable, or drop the row.")
         for text, start in zip(texts, starts, strict=True):
+            if start is None or isinstance(start, str | float):
+                raise self.row_error(
+                    index, split, f"the start {start!r} of the answer {text!r} is no whole number. Mend it."
+                )
             if not 0 <= start <= len(context) - len(text):
                 raise self.row_error(
                     index,

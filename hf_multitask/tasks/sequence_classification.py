@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..modeling.heads import PROBLEM_TYPES
 from . import labels as lab
 from .base import Task
 from .constant import entropy, variance
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     import torch
     from datasets import Dataset
     from transformers import BatchEncoding, PreTrainedTokenizerBase
-
-PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
 
 @dataclass(kw_only=True)

@@ -76,7 +76,8 @@ class Text2TextGeneration(Task):
                 split,
                 offsets=offsets,
             )
-        return inputs, (encoding, encoder.tokenizer), cut
+        positions = getattr(encoder.config, "max_position_embeddings", None) or self.max_target_length
+        return inputs, (encoding, encoder.tokenizer, min(self.max_target_length, positions)), cut
 
     def encode_labels(
         self,
@@ -87,14 +88,14 @@ class Text2TextGeneration(Task):
         split: str,
     ) -> list[Any]:
         """See :meth:`Task.encode_labels`: the tokens of the target."""
-        tokenizer = encoding[1]
+        _, tokenizer, most = encoding
         given = [row for row, target in enumerate(rows[self.target_column]) if target is not None]
         labels: list[Any] = [None] * len(indices)
         if given:
             column = self.target_column
             texts = self.texts([rows[column][row] for row in given], column, [indices[row] for row in given], split)
             with languages(tokenizer, self.to_dict()):
-                encoded = tokenizer(text_target=texts, truncation=True, max_length=self.max_target_length)
+                encoded = tokenizer(text_target=texts, truncation=True, max_length=most)
             for row, ids in zip(given, encoded["input_ids"], strict=True):
                 labels[row] = ids
         return labels

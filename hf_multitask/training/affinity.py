@@ -155,7 +155,7 @@ def _loss(
             # The class's own forward: mixed precision wraps the instance's, and would round away what is compared.
             output = type(model).forward(model, **own)
             # Summed in float64, as the steps that are compared differ in the seventh digit where they are small.
-            loss = heads[name].loss(output.logits[name], own["labels"][name]).double().sum() / items  # type: ignore[index]
+            loss = heads[name].loss(output.logits[name], own["labels"][name]).double().sum() / items
             if backward:
                 loss.backward()
             total += float(loss.detach())

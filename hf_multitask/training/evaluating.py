@@ -86,7 +86,8 @@ class EvaluatingTrainer(Trainer):
         tokenizer: Any = self.processing_class
         rows = inputs["task_rows"][name]
         given = {key: inputs[key][rows] for key in ("input_ids", "attention_mask") if key in inputs}
-        kwargs = generation_kwargs(tokenizer, {**self.tasks[name].to_dict(), "name": name})
+        config = self.accelerator.unwrap_model(self.model).config.backbone_config
+        kwargs = generation_kwargs(tokenizer, {**self.tasks[name].to_dict(), "name": name}, config)
         return self.model.generate(**given, task=name, **kwargs)
 
     def _fetch_parts(self) -> None:

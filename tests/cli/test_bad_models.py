@@ -60,6 +60,16 @@ def test_weights_that_are_not_whole(saved, said):
         assert f"The weights of '{saved}' are not whole, or no safetensors (" in line and "Save them again" in line
 
 
+def test_shards_that_did_not_all_arrive(saved, said, build_model):
+    build_model().save_pretrained(saved, max_shard_size="50KB")
+    shard = min(saved.glob("model-00001-of-*.safetensors"))
+    shard.unlink()
+    line = said()
+    assert f"The weights of '{saved}' are not whole" in line and shard.name in line
+    (saved / "model.safetensors.index.json").write_text("{")
+    assert f"A JSON file of '{saved}', its tokenizer or the index of its weights, is not whole" in said()
+
+
 def test_weights_of_another_model(saved, said):
     save_file({"encoder.weight": torch.zeros(2)}, saved / "model.safetensors", metadata={"format": "pt"})
     line = said()
@@ -101,6 +111,10 @@ TASK = {"name": "pos", "type": "token-classification", "label_names": ["A", "B"]
             ["has weights of another size for head 'sentiment'", "is [2]", "makes it [3]", "Check the label_names"],
         ),
         (lambda c: c["tasks"][0].update(label_names="abc"), ["Task 'sentiment': `label_names` should be a list"]),
+        (lambda c: c["tasks"][0].update(max_length=-3), ["Task 'sentiment': `max_length` should be a whole number"]),
+        (lambda c: c["tasks"][0].update(problem_type="regresion"), ["`problem_type` should be", "Did you mean 'reg"]),
+        (lambda c: c.update(backbone_config="bert"), ["`backbone_config` should be a configuration"]),
+        (lambda c: c["backbone_config"].update(hidden_size="24"), ["backbone_config of 'bert'", "'hidden_size'"]),
         (lambda c: c["tasks"][0].update(type="sequence-clasification"), ["unknown type", "Did you mean"]),
         (lambda c: c["tasks"][0].pop("type"), ["Task 'sentiment' has no 'type'"]),
         (lambda c: c["tasks"][0].update(name="../../etc"), ["Task name '../../etc' is not usable", "Rename the task"]),

@@ -141,6 +141,27 @@ def test_input_that_no_task_takes_is_named_by_its_line(call, texts, tmp_path):
     assert f"line 1 of '{texts}': Task 'pairs' takes pairs" in call(tmp_path / "pairs", "--tasks", "pairs", code=2)
 
 
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"text": "cut off \\ud83d"}', "holds half of a character"),
+        ('{"text": ' + "[" * 100_000 + "]" * 100_000 + "}", "is not valid JSON (maximum recursion depth"),
+        ('{"text": "a", "id": ' + "9" * 5000 + "}", "is not valid JSON (Exceeds the limit"),
+    ],
+)
+def test_line_that_cannot_be_read_is_named(line, problem, call, texts, tmp_path):
+    texts.write_text('{"text": "A fine place."}\n' + line + "\n")
+    assert f"line 2 of '{texts}' {problem}" in call(tmp_path / "out.jsonl", code=2)
+
+
+def test_mark_of_the_byte_order_is_no_part_of_a_text(call, texts, tmp_path):
+    rows = ['{"text": "A fine place."}\n'] * 2
+    texts.write_text("".join(rows), encoding="utf-8-sig")  # as Windows writes it
+    call(tmp_path / "out.jsonl")
+    first, second = lines_of(tmp_path / "out.jsonl")
+    assert first == second
+
+
 def test_input_is_read_window_by_window(call, texts, tmp_path, monkeypatch):
     read, most = [], []
     inner, write = predict.read_inputs, answers.AnswerFile.write

@@ -157,6 +157,14 @@ def test_given_metadata_are_written_over_what_is_there_and_tags_are_added():
     assert front(merge(again, card(3))) | {"model-index": None} == front(again) | {"model-index": None}
 
 
+def test_given_metadata_do_not_look_edited_at_the_next_save():
+    given = {"language": "en", "tags": ["y"]}
+    text = merge(merge("", card(language=None, tags=["x"])), card(language=None, tags=["x"], given=given))
+    for _ in range(2):
+        text = merge(text, card(language=None, tags=["x"], given=given))
+        assert text == merge("", card(language=None, tags=["x"], given=given))
+
+
 def test_results_of_the_users_stay_beside_ours():
     text = merge("", card(1, results=("a", "b", "c")))
     head, _, body = text.partition("\n---\n")

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from adapting import BOTH
 from processes import run
 from reading import TASKS, TEXT
 from torch.export import Dim
@@ -79,6 +80,13 @@ def test_onnx_agrees_with_torch_whatever_the_batch(family, build, tmp_path):
                 if own.dim() == 3:  # padding reads nothing, and says anything
                     found, own = found[tokens["attention_mask"] == 1], own[tokens["attention_mask"] == 1]
                 torch.testing.assert_close(found, own, rtol=0, atol=1e-4)
+
+
+def test_adapters_are_in_the_graph(build, tmp_path):
+    pytest.importorskip("peft", reason="the extra 'peft' is not installed")
+    pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
+    model, tokenizer = build("bert", READ[:2], **BOTH)
+    model.export_onnx(tmp_path, tokenizer)  # which compares it with torch
 
 
 def test_onnx_runs_where_nothing_but_its_runtime_is(build, tmp_path):

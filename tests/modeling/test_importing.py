@@ -118,6 +118,27 @@ def test_average_is_the_mean_of_all_backbones(backbone_path, tmp_path):
         torch.testing.assert_close(value, torch.stack(found).mean(0), rtol=0, atol=1e-7)
 
 
+def test_pooler_comes_from_the_models_that_read_it(backbone_path, tmp_path):
+    kinds = ["question-answering", "sentence-similarity", "sequence-classification"]
+    folders = stocks_of(backbone_path, tmp_path, "bert", kinds)
+    columns = {"sentence-similarity": TASKS["sentence-similarity"]()}
+    model = MultiTaskModel.from_task_models(folders, backbone="question-answering", tasks=columns)
+    stock = auto_class("sequence-classification").from_pretrained(folders["sequence-classification"])
+    assert_equal(model.backbone.pooler.state_dict(), stock.bert.pooler.state_dict())
+
+
+def test_mean_of_equal_weights_is_these(backbone_path, tmp_path):
+    folders = {}
+    for kind in ("token-classification", "sequence-classification", "fill-mask"):
+        MultiTaskModel.from_backbone(backbone_path("bert"), tasks={kind: TASKS[kind]()}).export_task(
+            kind, tmp_path / kind
+        )
+        folders[kind] = str(tmp_path / kind)
+    model = MultiTaskModel.from_task_models(folders, backbone="average")
+    stock = auto_class("fill-mask").from_pretrained(folders["fill-mask"])
+    assert_equal(model.task_model("fill-mask").base_model.state_dict(), stock.base_model.state_dict())
+
+
 def test_a_model_that_is_given_stays_as_it_is_and_trains_on_in_the_shared_one(backbone_path, data, arguments):
     path = backbone_path("distilbert")
     ner = AutoModelForTokenClassification.from_pretrained(path, num_labels=9)

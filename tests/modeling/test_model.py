@@ -24,8 +24,24 @@ def test_one_backbone_pass_serves_every_head(build_model, batch):
 
 def test_tasks_names_the_heads_that_run(build_model, batch):
     assert list(build_model()(**batch, tasks=["ner"]).logits) == ["ner"]
+    assert list(build_model()(**batch, tasks="ner").logits) == ["ner"]
     with pytest.raises(ValueError, match=r"no task 'nre'; it has sentiment, ner. Did you mean 'ner'?"):
         build_model()(**batch, tasks=["nre"])
+
+
+def test_labels_are_by_task(build_model, batch):
+    model, labels = build_model(), torch.zeros(4, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"no task 'sentimen'.* Did you mean 'sentiment'?"):
+        model(**batch, labels={"sentimen": labels})
+    with pytest.raises(TypeError, match="`labels` should be a dict by task"):
+        model(**batch, labels=labels)
+
+
+def test_output_comes_as_a_tuple_where_that_is_asked_for(build_model, batch):
+    model, labels = build_model(), {"sentiment": torch.zeros(4, dtype=torch.long)}
+    output, (loss, losses, logits) = model(**batch, labels=labels), model(**batch, labels=labels, return_dict=False)
+    assert loss == output.loss and losses == output.losses
+    assert torch.equal(logits["ner"], output.logits["ner"])
 
 
 def test_rows_reach_their_own_head_in_any_order(build_model, batch):
@@ -186,6 +202,12 @@ def test_embeddings_resize_through_the_model(build_model, tmp_path):
 def test_unusable_arguments_fail_when_built(build_model, kwargs, message):
     with pytest.raises(ValueError, match=message):
         build_model(**kwargs)
+
+
+@pytest.mark.parametrize("task", [None, "token-classification", SequenceClassification])
+def test_what_is_no_task_is_refused(task, build_model):
+    with pytest.raises(TypeError, match="Task 'mood' should be a task object"):
+        build_model().add_task("mood", task)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])

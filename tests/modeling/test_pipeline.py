@@ -1,6 +1,7 @@
 import pytest
 import torch
 from datasets import Dataset
+from reading import INPUTS, TEXT
 from transformers import AutoTokenizer, pipeline
 
 from hf_multitask import SequenceClassification
@@ -49,6 +50,40 @@ def test_tasks_on_pairs_answer_for_pairs(multitask, tasks):
         pipe("A fine place.", tasks=["nli"])
     with pytest.raises(ValueError, match=r"no task 'nil'.* Did you mean 'nli'?"):
         pipe("A fine place.", tasks=["nil"])
+
+
+@pytest.mark.parametrize("kind", ["sequence-classification", "token-classification", "question-answering", "fill-mask"])
+def test_task_of_name_and_type_alone_answers(kind, multitask):
+    names = {"label_names": ["O", "B-X"]} if "classification" in kind else {}
+    assert list(multitask(tasks={"t": {"type": kind, **names}})(INPUTS.get(kind, TEXT))) == ["t"]
+
+
+def test_choices_are_a_list(multitask):
+    with pytest.raises(ValueError, match=r"Task 't' needs a list of one choice or more. Found 'abc'"):
+        multitask(tasks={"t": {"type": "multiple-choice"}})({"question": "Which?", "choices": "abc"})
+
+
+@pytest.mark.parametrize(("family", "kind"), [("gpt2", "text-generation"), ("bart", "translation")])
+def test_texts_are_written_within_the_positions_of_the_backbone(family, kind, build_model, backbone_path):
+    model = build_model(family, tasks={"t": {"type": kind}})
+    model.backbone.generation_config.eos_token_id = model.backbone.generation_config.forced_eos_token_id = None
+    tokenizer = AutoTokenizer.from_pretrained(backbone_path(family))
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    model.set_pad_token_id(tokenizer.pad_token_id)
+    pipe = pipeline("multitask", model=model, tokenizer=tokenizer)
+    text = "word " * 200 + "and so on"
+    alone, (other, _) = pipe(text), pipe([text, "Short."], batch_size=2)
+    assert alone == other
+    if kind == "text-generation":  # from the end of what is there
+        before = "another " * 90
+        assert pipe(before + text)["t"]["generated_text"] == before + alone["t"]["generated_text"]
+
+
+def test_saved_pipeline_loads(multitask, tmp_path):
+    pipe = multitask()
+    pipe.save_pretrained(tmp_path)
+    assert pipeline("multitask", model=str(tmp_path))("A fine place.").keys() == pipe("A fine place.").keys()
+    assert (tmp_path / "pipeline.py").is_file()
 
 
 def test_words_are_read_as_running_text(multitask):

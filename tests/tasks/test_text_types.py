@@ -80,6 +80,7 @@ def test_the_answer_is_marked_in_the_windows_that_hold_it_whole(encode):
         ),
         (answers("stands", 900), r"lies beyond the context of \d+ characters. Mend the offset"),
         (answers("x", -3), "lies beyond the context"),
+        (answers("The", "0"), "the start '0' of the answer 'The' is no whole number"),
         (
             {**answers("x", 0), "answers": {"text": ["a", "b"], "answer_start": [1]}},
             "2 answers have 1 starts. Give one each",
@@ -267,8 +268,8 @@ def test_language_codes_reach_source_target_and_generate(speaks):
     task = build_task("t", Translation(source_lang="en_XX", target_lang="de_DE").to_dict())
     task.check_tokenizer(speaks)
     values = {**task.to_dict(), "name": "t"}
-    assert generation_kwargs(speaks, values)["forced_bos_token_id"] == speaks.convert_tokens_to_ids("de_DE")
     config = AutoConfig.for_model("mbart", vocab_size=len(speaks))
+    assert generation_kwargs(speaks, values, config)["forced_bos_token_id"] == speaks.convert_tokens_to_ids("de_DE")
     rows = Dataset.from_list([{"source": "a house", "target": "ein haus"}])
     encoded = encode_dataset("t", rows, [task], tokenizer=speaks, config=config, split="train", training=True).rows[0]
     assert encoded["input_ids"][-1] == speaks.convert_tokens_to_ids("en_XX")
@@ -288,6 +289,14 @@ def test_a_source_without_target_trains_nothing_and_one_that_is_no_text_is_named
     assert [row["labels:t"] is None for row in encoded.rows] == [False, True]
     with pytest.raises(ValueError, match=r"row 1 of the train data, column 'source'"):
         encode(Translation(), [{"source": "a", "target": "b"}, {"source": None, "target": "b"}], "bart")
+
+
+def test_targets_are_cut_to_the_positions_of_the_backbone(encode):
+    rows = [{"source": "a", "target": "b " * 500}]
+    _, encoded, _ = encode(Translation(max_target_length=200), rows, "bart")
+    assert len(encoded.rows[0]["labels:t"]) == 80
+    _, encoded, _ = encode(Translation(max_target_length=200), rows, "t5")
+    assert len(encoded.rows[0]["labels:t"]) == 200
 
 
 def test_prefixes_make_rows_of_their_own():
