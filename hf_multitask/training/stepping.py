@@ -82,8 +82,11 @@ class SteppingTrainer(WeighingTrainer):
         return super().floating_point_ops({self.model.main_input_name: torch.zeros(1, 1)})
 
     def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
-        for part in inputs["forwards"]:
-            super()._track_num_input_tokens(part)
+        """Count the tokens of a micro-batch at once: ranks meet to add them up, and may have other numbers of parts."""
+        if self.args.include_num_input_tokens_seen != "no":
+            parts, names = inputs["forwards"], (self.model.main_input_name, "attention_mask")
+            whole = {name: torch.cat([part[name].flatten() for part in parts]) for name in names if name in parts[0]}
+            super()._track_num_input_tokens(whole)
 
     def compute_loss(
         self,
