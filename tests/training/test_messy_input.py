@@ -93,6 +93,11 @@ def rows(**columns):
             r"Task 't': row 2 of the train data has the label None in column 'tags'",
         ),
         (
+            SequenceClassification(max_length=2),
+            {},
+            r"Task 't': `max_length` leaves no token of the text beside 2 special tokens. Found `max_length = 2`",
+        ),
+        (
             SequenceClassification(),
             {"label": math.nan},
             r"Task 't': row 2 of the train data .*finite number.* Found nan",
