@@ -197,7 +197,9 @@ class MultiTaskTrainer(DescribingTrainer, EvaluatingTrainer, InsightTrainer, Pus
         check_names("task_weights", args.task_weights, self.tasks)
         for argument in ("learning_rates", "weight_decays", "freeze"):
             check_names(argument, getattr(args, argument), [*self.tasks, BACKBONE])
-        if args.eval_strategy != "no":
+        if (
+            args.eval_strategy != "no" and type(self).evaluate is MultiTaskTrainer.evaluate
+        ):  # one's own may measure more
             check_watched(args.metric_for_best_model, self.tasks)
         if isinstance(args.task_early_stopping_patience, Mapping):
             check_names("task_early_stopping_patience", args.task_early_stopping_patience, self.tasks)

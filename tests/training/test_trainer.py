@@ -321,10 +321,16 @@ def test_mistakes_fail_when_built(change, error, message, build):
         build(**change)
 
 
-def test_what_nobody_could_measure_or_heed_is_refused(build, build_model, arguments, data):
+def test_what_nobody_could_measure_or_heed_is_refused(build, build_model, arguments, data, tokenizer):
     evaluated = {"args": arguments(eval_strategy="epoch", metric_for_best_model="loss"), "eval_dataset": data()}
     with pytest.raises(ValueError, match=r"`metric_for_best_model` should be average, or .* as sentiment_loss"):
         build(**evaluated)
+
+    class Measuring(MultiTaskTrainer):
+        def evaluate(self, *args, **kwargs):
+            return {**super().evaluate(*args, **kwargs), "eval_loss": 1.0}
+
+    Measuring(build_model(), train_dataset=data(), processing_class=tokenizer, **evaluated)
     model = build_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="`learning_rates` is for the optimizer that the trainer makes"):
