@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
 from ..modeling import MultiTaskModel, MultiTaskPipeline
 from ..modeling.backbone import resolve_backbone
@@ -37,7 +37,10 @@ def prepare(
 ) -> tuple[MultiTaskTrainer, Any, dict[str, dict[str, Any]]]:
     """Everything up to the first step: all that can be wrong with a recipe is wrong here."""
     recipe = read_recipe(namespace.recipe)
-    args, resume = build_arguments(recipe.training, parse_overrides(words))
+    overrides = parse_overrides(words)
+    args, resume = build_arguments(recipe.training, overrides)
+    if {**recipe.training, **overrides}.get("do_train") is False:  # the arguments' own default is False as well
+        raise ValueError("Parameter `do_train` is False, and this command trains. Leave it out, or use evaluate.")
     data, tasks = read_data(recipe, args)
     tokenizer = load_tokenizer(recipe)
     set_seed(args.seed)
@@ -112,7 +115,7 @@ def _checkpoint(resume: Any, trainer: MultiTaskTrainer) -> str | None:
 def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
     """Train, evaluate on validation and test, save, and print metrics and an example."""
     trainer, checkpoint, data = prepare(namespace, words)
-    namespace.prepared = True
+    trainer.add_callback(_Begun(namespace))
     try:
         result = trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model(_internal_call=True)  # pushed at the end, with the results
@@ -141,6 +144,16 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
             print(f"Curves: tensorboard --logdir {trainer.args.output_dir}")
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
+
+
+class _Begun(TrainerCallback):
+    """Notes when the first step begins: what fails before it, as an optimizer that is not installed, is a mistake."""
+
+    def __init__(self, namespace: argparse.Namespace) -> None:
+        self.namespace = namespace
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        self.namespace.prepared = True
 
 
 def show_metrics(measured: Mapping[str, Mapping[str, float]], tasks: Sequence[str]) -> None:

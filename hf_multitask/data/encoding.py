@@ -50,6 +50,16 @@ class Encoded:
             return pc.list_value_length(ids).to_pylist()
         return [sum(map(len, texts)) for texts in ids.to_pylist()]  # several texts a row
 
+    def highest_token(self) -> int:
+        """The highest number of a token."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        ids = self.column("input_ids")
+        while pa.types.is_list(ids.type) or pa.types.is_large_list(ids.type):
+            ids = pc.list_flatten(ids)
+        return pc.max(ids).as_py() or 0
+
     def labelled(self, task: str) -> Dataset:
         """The rows that carry a label of one task."""
         import numpy as np

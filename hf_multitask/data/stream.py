@@ -184,8 +184,10 @@ class Stream:
                         "written. Put it back"
                     ) from problem
                 said = " ".join(str(problem).split()) or type(problem).__name__
+                end = min(place + _CHUNK, self.size or place + _CHUNK)
                 raise self._error(
-                    f"row {place} could not be read ({type(problem).__name__}: {said}). Mend the stream"
+                    f"one of its rows {place} to {end - 1} could not be read ({type(problem).__name__}: {said}). "
+                    "Mend the stream"
                 ) from problem
             if batch is None and (self.size or not place):
                 raise self._error(

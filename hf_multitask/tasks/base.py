@@ -127,6 +127,12 @@ class Task(ABC):
                 f"the tokenizer {type(tokenizer).__name__} is a slow one, which does not know where a token stands in "
                 "the text. Give a fast tokenizer."
             )
+        special = tokenizer.num_special_tokens_to_add(self.text_columns[1] is not None)
+        if self.max_length is not None and self.max_length <= special:
+            raise self.error(
+                f"`max_length` leaves no token of the text beside {special} special tokens. "
+                f"Found `max_length = {self.max_length}`."
+            )
 
     def error(self, sentence: str) -> ValueError:
         """An error whose sentence begins with this task's name."""

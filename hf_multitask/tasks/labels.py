@@ -49,7 +49,10 @@ def class_names(dataset: Dataset, column: str) -> list[str] | None:
 
 
 def values(dataset: Dataset, column: str) -> list[Any]:
-    """The different labels of a column, sorted, lists opened and missing ones left out; ClassLabels by name."""
+    """The different labels of a column, sorted, lists opened and missing ones left out; ClassLabels by name.
+
+    Whole floats are numbers: pandas and CSV files make floats of numbers where some are missing.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -59,10 +62,20 @@ def values(dataset: Dataset, column: str) -> list[Any]:
     while pa.types.is_list(data.type) or pa.types.is_large_list(data.type):
         data = pc.list_flatten(data)
     found = [value for value in pc.unique(data).to_pylist() if value is not None]
+    found = [int(value) if isinstance(value, float) and value.is_integer() else value for value in found]
     names = class_names(dataset, column)
     if names is not None:
         found = [names[value] for value in found if value >= 0]
     return sorted(found)
+
+
+def are_numbers_with_gaps(dataset: Dataset, column: str) -> bool:
+    """Whether a column of floats may be one of whole numbers of which some are missing."""
+    import pyarrow.compute as pc
+
+    if kind(dataset, column) != ("float", 0) or not all(isinstance(value, int) for value in values(dataset, column)):
+        return False
+    return bool(pc.any(pc.is_null(dataset.select_columns([column]).with_format("arrow")[:][column])).as_py())
 
 
 def label_names(found: Iterable[list[Any]]) -> list[str]:

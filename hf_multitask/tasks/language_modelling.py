@@ -107,6 +107,7 @@ class FillMask(LanguageModelling):
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """See :meth:`Task.check_tokenizer`."""
+        super().check_tokenizer(tokenizer)
         if tokenizer.mask_token_id is None:
             raise self.error(
                 f"the tokenizer {type(tokenizer).__name__} has no mask token. Take a backbone that was trained with "

@@ -39,12 +39,13 @@ class _Offline(evaluate.Metric):
 
 
 class Accuracy(_Offline):
-    """``accuracy``: the share of right predictions."""
+    """``accuracy``: the share of right predictions; 0 where there is none."""
 
     features = _LABELS
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {"accuracy": float(np.mean(np.asarray(predictions) == np.asarray(references)))}
+        hits = np.asarray(predictions) == np.asarray(references)
+        return {"accuracy": float(hits.mean()) if hits.size else 0.0}
 
 
 class BinaryF1(_Offline):
@@ -104,7 +105,7 @@ class SpanF1(_Offline):
             "f1": metrics.f1_score(references, predictions, zero_division=0),
             "precision": metrics.precision_score(references, predictions, zero_division=0),
             "recall": metrics.recall_score(references, predictions, zero_division=0),
-            "accuracy": metrics.accuracy_score(references, predictions),
+            "accuracy": metrics.accuracy_score(references, predictions) if any(map(len, references)) else 0.0,
         }
         return {name: float(score) for name, score in scores.items()}
 

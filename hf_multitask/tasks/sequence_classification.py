@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from transformers.utils import logging
+
 from ..modeling.heads import PROBLEM_TYPES
 from . import labels as lab
 from .base import Task
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     import torch
     from datasets import Dataset
     from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -68,6 +72,11 @@ class SequenceClassification(Labelled):
         """See :meth:`Task.resolve`."""
         data = [dataset for dataset in (train, *others) if dataset is not None]
         problem_type = self.problem_type or _problem_type(*lab.kind(data[0], self.label_column))
+        if self.problem_type is None and lab.are_numbers_with_gaps(data[0], self.label_column):
+            logger.warning(
+                f"Task '{self.name}': column '{self.label_column}' holds floats, so it is a regression. If they are "
+                "numbers of classes, some of which are missing, set problem_type to single_label_classification."
+            )
         task = replace(self, problem_type=problem_type)
         for dataset in data:
             task.check_kind(dataset)
@@ -83,7 +92,8 @@ class SequenceClassification(Labelled):
         """
         found, depth = lab.kind(dataset, self.label_column)
         fits = {
-            "single_label_classification": found in ("name", "number") and depth == 0,
+            "single_label_classification": depth == 0
+            and (found in ("name", "number") or (found == "float" and self._are_whole(dataset))),
             "multi_label_classification": depth == 1,
             "regression": found in ("float", "number") and depth <= 1,
         }
@@ -99,9 +109,12 @@ class SequenceClassification(Labelled):
                 "Name another label_column or problem_type."
             )
 
+    def _are_whole(self, dataset: Dataset) -> bool:
+        return all(isinstance(value, int) for value in lab.values(dataset, self.label_column))
+
     def unseen(self, dataset: Dataset) -> list[Any]:
         """See :meth:`Task.unseen`."""
-        if self.problem_type == "regression" or lab.kind(dataset, self.label_column)[0] == "float":
+        if self.problem_type == "regression" or lab.kind(dataset, self.label_column) == ("float", 1):
             return []
         return super().unseen(dataset)
 

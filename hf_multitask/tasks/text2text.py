@@ -61,6 +61,7 @@ class Text2TextGeneration(Task):
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """See :meth:`Task.check_tokenizer`."""
+        super().check_tokenizer(tokenizer)
         language_code_ids(tokenizer, {**self.to_dict(), "name": self.name})
 
     def encode_inputs(

@@ -35,6 +35,16 @@ _KEPT = {
     "prediction_loss_only": False,
     "batch_eval_metrics": False,
     "eval_do_concat_batches": True,
+    "include_for_metrics": [],
+}
+# Numbers that would fail in the middle, or train nothing, and the least that they have to be.
+_LEAST = {
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "num_train_epochs": 0,
+    "learning_rate": 0,
+    "dataloader_num_workers": 0,
 }
 # Optimizers that update weights in the backward pass; the layer-wise ones as well.
 _IN_BACKWARD = ("lomo", "adalomo")
@@ -203,6 +213,11 @@ class MultiTaskTrainingArguments(TrainingArguments):
         Raises:
             ValueError: one is not.
         """
+        for name, least in _LEAST.items():
+            if not getattr(self, name) >= least:  # of a NaN too
+                raise ValueError(
+                    f"Parameter `{name}` should be {least} or more. Found `{name} = {getattr(self, name)!r}`."
+                )
         for name in _COUNTS:
             self._check_counts(name)
         for name in ("sampling_kwargs", "balancing_kwargs", "aggregation_kwargs", *BY_NAME):

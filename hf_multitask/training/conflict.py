@@ -78,6 +78,14 @@ class AggregatingTrainer(GradientsTrainer):
         self._blocks, self._failures, self._logged_failures = None, 0, 0
         return super().train(resume_from_checkpoint, **kwargs)
 
+    def _begin_again(self) -> None:
+        super()._begin_again()
+        self._build_aggregator()
+        self._blocks = None
+        state = self.progress.aggregation.get("state")
+        if self.aggregator is not None and state:
+            self.aggregator.load_state_dict(state)
+
     @property
     def _waits_for_heads(self) -> bool:
         return self.aggregator is None and super()._waits_for_heads

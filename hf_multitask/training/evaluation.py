@@ -177,7 +177,12 @@ def score(rows: EvaluationRows, task: Task, parts: Sequence[Part], metric: Metri
             tokenizer=tokenizer,
         )
     else:
-        values = dict(metric(EvalPrediction(predictions=logits, label_ids=labels)))
+        found = metric(EvalPrediction(predictions=logits, label_ids=labels))
+        if not isinstance(found, Mapping) or not found:
+            raise task.error(
+                f"its compute_metrics should return a dict of numbers, the primary one first. Found {found!r}."
+            )
+        values = dict(found)
     values = {name: float(value) for name, value in values.items()}
     primary = next(iter(values.items()), ("none", 0.0))
     return Scores(logits, labels, {"loss": loss, **values}, primary)

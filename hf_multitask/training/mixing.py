@@ -56,6 +56,8 @@ class MixingTrainer(Trainer):
     def evaluation_rows(self, data: Datasets, split: str) -> EvaluationRows:
         """Rows of every task that has data in a split, checked and tokenised."""
         check_split(self.tasks, data, split)
+        if not data:
+            raise ValueError(f"The {split} data hold no dataset. Add one that a task reads.")
         rows = EvaluationRows(self._encode(self._capped(data, self.args.max_eval_samples), split, training=False))
         for task, numbers in rows.by_task.items():
             if not len(numbers):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -114,6 +114,20 @@ def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
             lowest = -1 if _EMBEDDING.search(name) else top
             factors[name] = decay ** (top - layers.get(name, lowest))
     return factors
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer | None, args: Any) -> None:
+    """See that no argument by part is given beside an optimizer of the user's own, which has its groups already.
+
+    Raises:
+        ValueError: one is.
+    """
+    for name in ("learning_rates", "weight_decays", "layerwise_lr_decay"):
+        if optimizer is not None and getattr(args, name):
+            raise ValueError(
+                f"Parameter `{name}` is for the optimizer that the trainer makes, and another is given in optimizers. "
+                "Leave one of them out."
+            )
 
 
 def regroup(

@@ -9,18 +9,66 @@ import datasets
 import numpy as np
 from transformers.utils import logging
 
-from ..data import Encoded, Stream, digest_of, encode_dataset, encode_stream, first_rows, group_tasks
-from ..modeling.config import close_match
+from ..balancing import Balancer
+from ..data import (
+    Encoded,
+    SamplingRates,
+    Stream,
+    StreamError,
+    digest_of,
+    encode_dataset,
+    encode_stream,
+    first_rows,
+    group_tasks,
+)
+from ..modeling.config import MultiTaskConfig, close_match
 from ..tasks import Task, build_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-    from ..modeling import MultiTaskConfig
-
 logger = logging.get_logger(__name__)
 
 Datasets = Mapping[str, Any]  # of datasets.Dataset, and in training datasets.IterableDataset
+
+
+def check_kinds(model: Any, sampler: Any, balancer: Any, compute_metrics: Any) -> None:
+    """See that what a trainer is given is of the kind that it takes.
+
+    Raises:
+        TypeError: something is not.
+    """
+    # By its name: a model that came with code of its own, from the Hub, has another class of the same name.
+    if getattr(getattr(model, "config", None), "model_type", None) != MultiTaskConfig.model_type:
+        raise TypeError(
+            f"`model` should be a MultiTaskModel. Found {type(model).__name__}. Make one with "
+            "MultiTaskModel.from_backbone."
+        )
+    for name, value, kind in (("sampler", sampler, SamplingRates), ("balancer", balancer, Balancer)):
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(
+                f"`{name}` should be a {kind.__name__}. Found {type(value).__name__}. "
+                f"A method's name goes to the arguments, as {'sampling' if name == 'sampler' else 'balancing'}."
+            )
+    if compute_metrics is not None and not isinstance(compute_metrics, Mapping):
+        raise TypeError(
+            f"`compute_metrics` should be a dict of functions by task. Found {type(compute_metrics).__name__}. "
+            "Give one for each task whose own metrics it takes the place of."
+        )
+
+
+def check_watched(metric: str | None, tasks: Iterable[str]) -> None:
+    """See that the metric for the best model is one of a task, or the average.
+
+    Raises:
+        ValueError: no evaluation could give it.
+    """
+    name = (metric or "average").removeprefix("eval_")
+    if name != "average" and not any(name.startswith(f"{task}_") for task in tasks):
+        raise ValueError(
+            "Parameter `metric_for_best_model` should be average, or a metric of a task, as "
+            f"{next(iter(tasks))}_loss. Found `metric_for_best_model = {metric!r}`."
+        )
 
 
 def build_tasks(config: MultiTaskConfig, overrides: Mapping[str, Task] | None) -> dict[str, Task]:
@@ -128,6 +176,11 @@ def check_split(tasks: Mapping[str, Task], data: Datasets, split: str) -> None:
             raise TypeError(
                 f"Dataset '{name}' of the {split} data should be a datasets.Dataset. Found {type(dataset).__name__}."
             )
+        if dataset.format["type"] == "custom":
+            raise ValueError(
+                f"Dataset '{name}' of the {split} data has a transform (with_transform), which is not run, as rows are "
+                "tokenised once. Make its rows with map."
+            )
     for task in tasks.values():
         if task.source in data:
             task.check_columns(data[task.source], split)
@@ -148,8 +201,16 @@ def without_streams(tasks: Mapping[str, Task], train: Any) -> Any:
             raise task.error(
                 f"its labels are not read from dataset '{task.source}', which is a stream. Give label_names."
             )
-    heads = {name: first_rows(data) if name in streams else data for name, data in train.items()}
+    heads = dict(train)
     for name in streams:
+        try:
+            heads[name] = first_rows(train[name])
+        except Exception as problem:
+            said = " ".join(str(problem).split()) or type(problem).__name__
+            raise StreamError(
+                f"Dataset '{name}' of the train data is a stream whose first rows could not be read "
+                f"({type(problem).__name__}: {said}). Mend the stream."
+            ) from problem
         if not len(heads[name]):
             raise ValueError(f"Dataset '{name}' of the train data is a stream without rows. Add some.")
     return heads
@@ -214,6 +275,12 @@ def encode_datasets(
             training=training,
             vocabulary=vocabulary,
         )
+        highest, known = encoded.highest_token(), getattr(config.get_text_config(), "vocab_size", None)
+        if known is not None and highest >= known:  # CANINE, which reads characters, has no vocabulary
+            raise members[0].error(
+                f"the tokenizer makes token {highest} of the {split} data, and the backbone knows {known}. Call "
+                "model.resize_token_embeddings(len(tokenizer)), or give the backbone's own tokenizer."
+            )
         if cut := encoded.cut_rows():
             logger.warning(
                 f"{cut} of {len(encoded.rows)} rows of '{name}' ({split}) are longer than the limit and were cut. "

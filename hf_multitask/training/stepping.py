@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import cached_property
 from typing import Any
 
 import torch
 
 from .parameters import drop_gradients
+from .progress import Progress
 from .weighing import WeighingTrainer
 
 
@@ -15,6 +17,24 @@ class SteppingTrainer(WeighingTrainer):
     """The Trainer, whose step has the loss of a mixture."""
 
     _seen_rows: torch.Tensor
+    _start: Progress | None
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Count and weigh from the start, also where ``auto_find_batch_size`` starts again with a smaller batch."""
+        if self._start is None:
+            self._start = deepcopy(self.progress)
+        else:
+            self.progress = deepcopy(self._start)
+            self._begin_again()
+        return super()._inner_training_loop(*args, **kwargs)
+
+    def _begin_again(self) -> None:
+        """Forget what a training that broke off did, and go by the progress alone."""
+        self._seen_rows.zero_()
+        self._drop_totals()
+        self.balance = self._new_balance()
+        if self.progress.balancing:
+            self.balance.load_state_dict(self.progress.balancing, "of the start")
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> dict[str, torch.Tensor]:
         """Items of every task with rows in the whole step, over micro-batches and ranks."""
@@ -82,8 +102,11 @@ class SteppingTrainer(WeighingTrainer):
         return super().floating_point_ops({self.model.main_input_name: torch.zeros(1, 1)})
 
     def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
-        for part in inputs["forwards"]:
-            super()._track_num_input_tokens(part)
+        """Count the tokens of a micro-batch at once: ranks meet to add them up, and may have other numbers of parts."""
+        if self.args.include_num_input_tokens_seen != "no":
+            parts, names = inputs["forwards"], (self.model.main_input_name, "attention_mask")
+            whole = {name: torch.cat([part[name].flatten() for part in parts]) for name in names if name in parts[0]}
+            super()._track_num_input_tokens(whole)
 
     def compute_loss(
         self,

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, TrainerCallback, set_seed
+from transformers import (
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerState,
+    set_seed,
+)
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
@@ -26,13 +34,15 @@ from .evaluating import EvaluatingTrainer
 from .evaluation import EvaluationRows, Metric
 from .insight import InsightCallback, InsightTrainer
 from .mixing import MixingTrainer
-from .parameters import BACKBONE, freeze, regroup
+from .parameters import BACKBONE, check_optimizer, freeze, regroup
 from .preparation import (
     Datasets,
     build_tasks,
     check_datasets,
+    check_kinds,
     check_names,
     check_tokenizer,
+    check_watched,
     ensure_pad_token,
     resolve_tasks,
     without_streams,
@@ -116,13 +126,13 @@ class MultiTaskTrainer(
         set_seed(args.seed)  # for model_init, and for heads whose labels were left out
         model = cast(MultiTaskModel, super().call_model_init()) if model is None else model
         self.model = model
+        check_kinds(model, sampler, balancer, compute_metrics)
+        check_optimizer(optimizers[0], args)
         self.tasks = build_tasks(model.config, tasks)
         check_tokenizer(self.tasks, processing_class)
         check_names("compute_metrics", compute_metrics, self.tasks)
         self.metric_by_task = dict(compute_metrics or {})
         self.own_rates = sampler
-        if balancer is not None and not isinstance(balancer, Balancer):
-            raise TypeError(f"`balancer` should be a Balancer. Found {type(balancer).__name__}.")
         self.own_balancer = balancer
         self._check_names()
         evaluates = args.eval_strategy != "no"
@@ -141,7 +151,7 @@ class MultiTaskTrainer(
             args=args,
             data_collator=MixtureCollator(processing_class, self.tasks, seed=self._data_seed),
             train_dataset=mixture,
-            eval_dataset=None if eval_dataset is None else self.evaluation_rows(eval_dataset, "evaluation"),
+            eval_dataset=None if not eval_dataset else self.evaluation_rows(eval_dataset, "evaluation"),
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
@@ -180,6 +190,10 @@ class MultiTaskTrainer(
         check_names("task_weights", args.task_weights, self.tasks)
         for argument in ("learning_rates", "weight_decays", "freeze"):
             check_names(argument, getattr(args, argument), [*self.tasks, BACKBONE])
+        if (
+            args.eval_strategy != "no" and type(self).evaluate is MultiTaskTrainer.evaluate
+        ):  # one's own may measure more
+            check_watched(args.metric_for_best_model, self.tasks)
         if isinstance(args.task_early_stopping_patience, Mapping):
             check_names("task_early_stopping_patience", args.task_early_stopping_patience, self.tasks)
         for argument in ("max_train_samples", "max_eval_samples"):
@@ -227,6 +241,8 @@ class MultiTaskTrainer(
             direction: of the objective.
             kwargs: as in ``Trainer``.
         """
+        if self.eval_dataset is None:
+            raise ValueError("A search measures what it finds. Give eval_dataset.")
         objective = compute_objective or (lambda metrics: metrics["eval_average"])
         return super().hyperparameter_search(hp_space, objective, n_trials, direction, **kwargs)
 
@@ -259,6 +275,7 @@ class MultiTaskTrainer(
             ValueError: there is no checkpoint to go on from, or it is not one of this run.
         """
         self.progress = Progress()
+        self._start = None
         self._drop_totals()
         self.balance = self._new_balance()
         self._seen_rows.zero_()
@@ -274,6 +291,9 @@ class MultiTaskTrainer(
         """
         check_checkpoint(checkpoint, self.model)
         progress = Progress.load(checkpoint)
+        if self.args.auto_find_batch_size:  # the Trainer goes on with the size that was found, and sees to it too late
+            state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+            self._train_batch_size = state.train_batch_size or self._train_batch_size
         if not self.args.ignore_data_skip:
             progress.check_data(self._row_order(), checkpoint)
         return progress

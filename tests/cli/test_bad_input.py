@@ -79,6 +79,8 @@ def check(kitchen, result, *parts):
             {"eval_strategy": "epochs"},
             ["`eval_strategy` should be one of no, steps, epoch", "Did you mean 'epoch'?"],
         ),
+        (("training",), {"optim": "adamw_8bit"}, ["You need to install `bitsandbytes`"]),
+        (("training",), {"do_train": False}, ["`do_train` is False, and this command trains"]),
         (("training",), {"optim": "adamw_torc"}, ["`optim` should be one of", "Did you mean 'adamw_torch'?"]),
         (("training",), {"sampling": "proportionl"}, ["Did you mean 'proportional'?"]),
         (

@@ -13,6 +13,12 @@ def test_accuracy_and_f1():
     assert BinaryF1().compute(**given) == {"f1": pytest.approx(2 / 3)}
 
 
+def test_nothing_to_measure_is_0():
+    none = np.array([], dtype=int)
+    assert Accuracy().compute(predictions=none, references=none) == {"accuracy": 0.0}
+    assert set(SpanF1().compute(predictions=[[]], references=[[]]).values()) == {0.0}
+
+
 def test_unseen_class_is_a_miss_of_no_class():
     given = {"predictions": [1, 0, 1], "references": [1, 2, 2]}
     assert Accuracy().compute(**given) == {"accuracy": pytest.approx(1 / 3)}

@@ -93,6 +93,11 @@ def rows(**columns):
             r"Task 't': row 2 of the train data has the label None in column 'tags'",
         ),
         (
+            SequenceClassification(max_length=2),
+            {},
+            r"Task 't': `max_length` leaves no token of the text beside 2 special tokens. Found `max_length = 2`",
+        ),
+        (
             SequenceClassification(),
             {"label": math.nan},
             r"Task 't': row 2 of the train data .*finite number.* Found nan",
@@ -129,6 +134,18 @@ def test_rows_without_a_label_train_nothing_and_break_nothing(train):
     }
     trainer, _ = train(tasks, data, per_device_train_batch_size=2)
     assert trainer.state.global_step == 22 and trainer.progress.seen == {"topic": 22, "tags": 22}
+
+
+def test_numbers_of_classes_that_are_floats_as_some_are_missing(train, caplog):
+    data = {"t": Dataset.from_dict({"text": ["a", "b", "c"], "label": [0.0, 1.0, None]})}
+    trainer, _ = train({"t": SequenceClassification(problem_type="single_label_classification")}, data)
+    assert trainer.tasks["t"].label_names == ["LABEL_0", "LABEL_1"] and trainer.progress.rows == {"t": 2}
+    assert "regression" not in caplog.text
+    trainer, _ = train({"t": SequenceClassification()}, data)
+    assert trainer.tasks["t"].problem_type == "regression" and "holds floats, so it is a regression" in caplog.text
+    half = {"t": Dataset.from_dict({"text": ["a", "b"], "label": [0.5, 1.0]})}
+    with pytest.raises(ValueError, match="column 'label' holds floats, and single_label_classification wants one name"):
+        train({"t": SequenceClassification(problem_type="single_label_classification")}, half)
 
 
 def test_a_task_whose_rows_are_all_filtered_away_is_named(train):

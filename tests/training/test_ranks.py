@@ -57,6 +57,7 @@ def jobs(world):
         job(describe("graddrop", tasks=("stars", "pairs", "ner"), rows=rows, aggregation="graddrop"), four, 4),
         job(describe("measured", rows=rows, gradient_logging_steps=1), four, 4),
         job(rare("measured-rare", gradient_logging_steps=1), one),
+        job(describe("counted", include_num_input_tokens_seen="non_padding", rows=rows), one),
     ]
 
 

@@ -92,7 +92,7 @@ def test_resume_in_the_middle_of_a_pass_is_exact(kind, workers, trainer, tmp_pat
         ),
         (
             {"broken": 50},
-            r"Task 'sentiment', dataset 'sentiment': row \d+ could not be read \(OSError: the disk is gone\)",
+            r"Task 'sentiment', dataset 'sentiment': one of its rows 32 to 63 could not be read \(OSError: the disk is gone\)",
         ),
     ],
 )
@@ -127,6 +127,11 @@ def test_another_stream_is_not_gone_on_with(other, message, trainer):
     [
         (lambda: stream(0), {}, r"The stream 'sentiment' does not say how many rows it has\. Set max_steps, and a"),
         (lambda: stream(0), {"sampling": "uniform", "max_steps": -1}, r"The stream 'sentiment' does not say"),
+        (
+            lambda: stream(broken=3),
+            {},
+            r"Dataset 'sentiment' .* first rows could not be read \(OSError: the disk is gone",
+        ),
         (lambda: stream(shards=0), {}, r"Dataset 'sentiment' of the train data is a stream without rows"),
         (lambda: stream().remove_columns("text"), {}, r"Task 'sentiment': the train data has no column 'text'"),
     ],

@@ -1,11 +1,12 @@
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from seqeval.metrics import f1_score
-from transformers import AutoTokenizer, pipeline
+from transformers import AutoTokenizer, TrainerCallback, pipeline
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainer, SequenceClassification, TokenClassification
 from hf_multitask.tasks import build_task
@@ -308,12 +309,77 @@ def test_gpt2_tokenizer_without_padding_token_pads_with_the_end_of_text(build, b
         ({"train_dataset": {}}, ValueError, "Task 'sentiment' has no training data"),
         ({"train_dataset": []}, TypeError, "The train data should be a dict of datasets by name. Found list"),
         ({"compute_metrics": {"nre": len}}, ValueError, "`compute_metrics` names the task 'nre'.* Did you mean 'ner'?"),
+        ({"compute_metrics": len}, TypeError, "`compute_metrics` should be a dict of functions by task"),
+        ({"model": torch.nn.Linear(1, 1)}, TypeError, "`model` should be a MultiTaskModel. Found Linear"),
+        ({"sampler": "uniform"}, TypeError, "`sampler` should be a SamplingRates. Found str"),
+        ({"balancer": "dwa"}, TypeError, "`balancer` should be a Balancer. Found str"),
         ({"tasks": {"nre": TokenClassification()}}, ValueError, "`tasks` names the task 'nre'.* Did you mean 'ner'?"),
     ],
 )
 def test_mistakes_fail_when_built(change, error, message, build):
     with pytest.raises(error, match=message):
         build(**change)
+
+
+def test_what_nobody_could_measure_or_heed_is_refused(build, build_model, arguments, data, tokenizer):
+    evaluated = {"args": arguments(eval_strategy="epoch", metric_for_best_model="loss"), "eval_dataset": data()}
+    with pytest.raises(ValueError, match=r"`metric_for_best_model` should be average, or .* as sentiment_loss"):
+        build(**evaluated)
+
+    class Measuring(MultiTaskTrainer):
+        def evaluate(self, *args, **kwargs):
+            return {**super().evaluate(*args, **kwargs), "eval_loss": 1.0}
+
+    Measuring(build_model(), train_dataset=data(), processing_class=tokenizer, **evaluated)
+    model = build_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="`learning_rates` is for the optimizer that the trainer makes"):
+        build(model, arguments(learning_rates={"ner": 1}), optimizers=(optimizer, None))
+    with pytest.raises(ValueError, match="The eval data hold no dataset"):
+        build().evaluate({})
+    with pytest.raises(ValueError, match=r"A search measures what it finds. Give eval_dataset."):
+        build().hyperparameter_search(n_trials=1)
+    silent = build(eval_dataset=data(), compute_metrics={"ner": lambda _: {}})
+    with pytest.raises(ValueError, match=r"Task 'ner': its compute_metrics should return a dict of numbers.* Found {}"):
+        silent.evaluate()
+
+
+def test_tokens_that_the_backbone_does_not_know_are_refused_when_built(build, build_model, data, tokenizer):
+    tokenizer.add_tokens(["<movie>"])
+    rows = data()
+    rows["sentiment"] = rows["sentiment"].map(lambda row: {"text": f"<movie> {row['text']}"})
+    number = len(tokenizer) - 1
+    message = (
+        rf"Task 'sentiment': the tokenizer makes token {number} of the train data, and the backbone knows {number}"
+    )
+    with pytest.raises(ValueError, match=message):
+        build(train_dataset=rows)
+    model = build_model()
+    model.resize_token_embeddings(len(tokenizer))
+    build(model, train_dataset=rows).train()
+
+
+def test_a_batch_that_found_no_memory_counts_for_nothing(build, build_model, arguments, tmp_path):
+    class Small(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.train_batch_size == 8:
+                raise RuntimeError("CUDA out of memory.")
+
+    def run(*callbacks, steps, resume=None, **kwargs):
+        args = arguments(max_steps=steps, balancing="dwa", save_strategy="steps", save_steps=2, **kwargs)
+        trainer = build(build_model(dropout=0.0), args, callbacks=list(callbacks))
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    found = run(Small(), steps=4, auto_find_batch_size=True)
+    size = found.state.train_batch_size
+    assert size < 8
+    asked = run(steps=4, per_device_train_batch_size=size, output_dir=str(tmp_path / "asked"))
+    assert found.progress.seen == asked.progress.seen and found.progress.rows == asked.progress.rows
+    assert found.balance.state_dict()["state"].keys() == asked.balance.state_dict()["state"].keys()
+    again = run(steps=6, resume=True, auto_find_batch_size=True)  # with the size that was found
+    assert (again.state.global_step, again.state.train_batch_size) == (6, size)
+    assert sum(again.progress.seen.values()) == 6 * size
 
 
 def test_datasets_fit_tasks(build, arguments, data):
@@ -328,6 +394,8 @@ def test_datasets_fit_tasks(build, arguments, data):
         ValueError, match=r"Task 'ner' has no evaluation split. Add one to eval_dataset, or set eval_strategy='no'."
     ):
         build(args=arguments(eval_strategy="epoch"), eval_dataset={"sentiment": rows["sentiment"]})
+    with pytest.raises(ValueError, match=r"Dataset 'ner' of the train data has a transform .* Make its rows with map"):
+        build(train_dataset=rows | {"ner": rows["ner"].with_transform(dict)})
     with pytest.raises(ValueError, match=r"Task 'ner': the train data of dataset 'ner' are empty"):
         build(train_dataset=rows | {"ner": rows["ner"].select([])})
 
@@ -343,6 +411,11 @@ def test_arguments_are_checked_when_built(arguments):
         ({"train_sampling_strategy": "group_by_length"}, "`train_sampling_strategy` is not supported"),
         ({"dataloader_drop_last": True}, "`dataloader_drop_last` is not supported"),
         ({"batch_eval_metrics": True}, "`batch_eval_metrics` is not supported"),
+        ({"include_for_metrics": ["inputs"]}, "`include_for_metrics` is not supported"),
+        ({"per_device_train_batch_size": 0}, "`per_device_train_batch_size` should be 1 or more. Found"),
+        ({"gradient_accumulation_steps": 0}, "`gradient_accumulation_steps` should be 1 or more"),
+        ({"num_train_epochs": -1}, "`num_train_epochs` should be 0 or more"),
+        ({"learning_rate": math.nan}, "`learning_rate` should be 0 or more. Found `learning_rate = nan`"),
     ]:
         with pytest.raises(ValueError, match=message):
             arguments(**kwargs)
