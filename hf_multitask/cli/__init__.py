@@ -36,7 +36,9 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         with contextlib.nullcontext() if rank == "0" else contextlib.redirect_stdout(io.StringIO()):
             _COMMANDS[namespace.command].run(namespace, rest)
-    except (ValueError, TypeError, OSError, ImportError) as problem:
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as problem:
+        if isinstance(problem, RuntimeError) and "to be installed" not in str(problem):
+            raise  # Transformers' callbacks say so what a tracker in report_to lacks
         told = isinstance(problem, PushError) or storage_failure(problem)
         if getattr(namespace, "prepared", False) and not told:
             raise  # training has begun: this is no mistake in the recipe

@@ -188,11 +188,12 @@ class MultiTaskTrainer(
         """See that arguments by name name tasks, datasets and the backbone."""
         args: Any = self.args
         check_names("task_weights", args.task_weights, self.tasks)
+        if not any(self.task_weights.values()):
+            raise ValueError("`task_weights` are 0 for every task, so nothing would train. Give one a weight above 0.")
         for argument in ("learning_rates", "weight_decays", "freeze"):
             check_names(argument, getattr(args, argument), [*self.tasks, BACKBONE])
-        if (
-            args.eval_strategy != "no" and type(self).evaluate is MultiTaskTrainer.evaluate
-        ):  # one's own may measure more
+        measures_ours = type(self).evaluate is MultiTaskTrainer.evaluate  # one's own may measure more
+        if args.eval_strategy != "no" and measures_ours:
             check_watched(args.metric_for_best_model, self.tasks)
         if isinstance(args.task_early_stopping_patience, Mapping):
             check_names("task_early_stopping_patience", args.task_early_stopping_patience, self.tasks)

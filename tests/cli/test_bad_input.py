@@ -196,6 +196,8 @@ def test_more_tags_than_tokens(kitchen):
         (["--learning-rate", "fast"], ["fast"]),
         (["--sampling_kwargs", "{x"], ["'sampling_kwargs' is not valid JSON"]),
         (["extra"], ["'extra' belongs to no argument"]),
+        (["--task_weights", '{"sentiment": 0, "ner": 0}'], ["`task_weights` are 0 for every task"]),
+        (["--report_to", "clearml"], ["clearml", "to be installed"]),
     ],
 )
 def test_command_line_mistakes(words, parts, kitchen):

@@ -185,7 +185,7 @@ def test_an_aggregator_tells_nothing_of_a_task_whose_weight_is_zero(backbone_pat
 # When it is on
 
 
-def test_default_is_every_hundred_steps_where_it_is_cheap(backbone_path, tmp_path, monkeypatch, capsys):
+def test_default_is_every_two_hundred_steps_where_it_is_cheap(backbone_path, tmp_path, monkeypatch, capsys):
     trainer, _ = train(backbone_path(), tmp_path)
     assert trainer.gradient_interval == INTERVAL
     trainer.train()
