@@ -5,9 +5,10 @@ own, made of words of the tokenizer's vocabulary and cut to ``--length`` tokens,
 trainer for each balancer, ``exact`` ones beside the lagged, and one without take turns of ``--turn`` steps in an order
 drawn anew for every round; the first round is warm-up. Shown is the median over rounds of each over the one without,
 with its 95 % bootstrap interval, by the clock and by seconds of CPU (for a machine that does other things too; with
-``OMP_NUM_THREADS=1``). CoBa is not asked to evaluate: that costs what an evaluation costs::
+``OMP_NUM_THREADS=1``). CoBa is not asked to evaluate: that costs what an evaluation costs. The memory is the peak of a
+process of its own over one turn::
 
-    OMP_NUM_THREADS=1 python benchmarks/balancing.py --steps 200
+    OMP_NUM_THREADS=1 python benchmarks/balancing.py --steps 200 --memory
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from memory import in_process, peak
 from overhead import make_rows
 from ratios import median_ratio
 from throughput import arguments, run_trainer, silence
@@ -78,6 +80,15 @@ def run(runners: dict[str, Runner], given: argparse.Namespace) -> dict[str, Any]
     return figures
 
 
+def memory_of(name: str, given: argparse.Namespace) -> float:
+    """Most memory that a process holds which runs one turn, MiB."""
+    with tempfile.TemporaryDirectory() as out:
+        runner = build(name, given, out)
+        runner.take_turn(given.turn)
+        runner.stop()
+    return peak()
+
+
 def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure, print, and return the figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -88,6 +99,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--batch", type=int, default=32, help="rows of a step")
     parser.add_argument("--length", type=int, default=32, help="tokens of a row")
     parser.add_argument("--rows", type=int, default=2000, help="of all tasks together")
+    parser.add_argument("--memory", action="store_true", help="measure the peak memory too")
     given = asked(parser, words)
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as out:
@@ -95,15 +107,20 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     shape = f"{given.tasks} tasks, {given.batch} rows of {given.length} tokens, {figures[NONE]['steps']} steps of each"
     print(f"{shape}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"load of the machine {load:.1f} before, {os.getloadavg()[0]:.1f} after\n")
-    print("| balancing | forwards a step | ms a step, CPU | over none, by CPU time | by the clock |")
-    print("|---|---|---|---|---|")
+    print("| balancing | forwards a step | ms a step, CPU | over none, by CPU time | by the clock | MiB |")
+    print("|---|---|---|---|---|---|")
     for name, of_one in figures.items():
         cells = [
             f"{of_one[clock]['ratio']:.3f} [{of_one[clock]['interval'][0]:.3f}, {of_one[clock]['interval'][1]:.3f}]"
             for clock in ("cpu", "seconds")
         ]
+        if given.memory:
+            of_one["memory"] = in_process(memory_of, name, given)
+        memory = f"{of_one['memory']:,.0f}" if given.memory else ""
         forwards = of_one["forwards"] / of_one["steps"]
-        print(f"| `{name}` | {forwards:.2f} | {of_one['cpu']['step'] * 1000:.0f} | {cells[0]} | {cells[1]} |")
+        print(
+            f"| `{name}` | {forwards:.2f} | {of_one['cpu']['step'] * 1000:.0f} | {cells[0]} | {cells[1]} | {memory} |"
+        )
     if given.output:
         given.output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return figures

@@ -23,8 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import multiprocessing.queues
 import random
 import statistics
 import tempfile
@@ -34,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from memory import in_process, peak
 from overhead import make_rows
 from ratios import median_ratio
 from throughput import silence
@@ -161,29 +160,13 @@ def take_turns(steps: dict[str, Step], rounds: int) -> dict[str, dict[str, list[
     return taken
 
 
-def peak(given: argparse.Namespace, tasks: int, name: str, result: multiprocessing.queues.Queue[float]) -> None:
-    """Most memory that a process held which ran three steps, MiB; on a GPU, what the steps held there."""
+def memory_of(given: argparse.Namespace, tasks: int, name: str) -> float:
+    """Most memory that a process holds which runs three steps, MiB."""
     torch.set_num_threads(1)
     step, _ = build(given, tasks, name)
     for _ in range(3):
         step()
-    if torch.cuda.is_available():
-        most = torch.cuda.max_memory_allocated() / 2**20
-    else:  # what getrusage says begins with what the process had that started this one
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        most = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
-    result.put(most)
-
-
-def memory_of(given: argparse.Namespace, tasks: int, name: str) -> float:
-    """See :func:`peak`."""
-    context = multiprocessing.get_context("spawn")
-    result = context.Queue()
-    process = context.Process(target=peak, args=(given, tasks, name, result))
-    process.start()
-    most = result.get()
-    process.join()
-    return most
+    return peak()
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
@@ -217,14 +200,14 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
             for clock, each in taken[name].items():
                 found[clock] = [statistics.median(each), *median_ratio(each, taken["none"][clock])]
             if given.memory:
-                found["memory"] = memory_of(given, tasks, name)
+                found["memory"] = in_process(memory_of, given, tasks, name)
             figures[str(tasks)][name] = found
             cells = [
                 f"{clock} {1000 * values[0]:7.1f} ms, {values[1]:.3f} [{values[2]:.3f}, {values[3]:.3f}]"
                 for clock, values in found.items()
                 if clock != "memory"
             ]
-            print(f"  {name:22}", *cells, f"{found['memory']:,.0f} MB" if given.memory else "", sep="  ")
+            print(f"  {name:22}", *cells, f"{found['memory']:,.0f} MiB" if given.memory else "", sep="  ")
     if given.output is not None:
         given.output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return figures

@@ -10,26 +10,19 @@ peak of its resident memory over what it held before::
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import multiprocessing.queues
-import resource
 import statistics
 from collections.abc import Sequence
 
 import torch
+from memory import in_process, resident
 from transformers import BertConfig, BertForMaskedLM
 
 from hf_multitask.modeling.language import FillMaskHead
 from hf_multitask.modeling.routing import States
 
 
-def peak() -> float:
-    """Most memory that this process has held, MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def run(whole: bool, rows: int, length: int, share: float, result: multiprocessing.queues.Queue[float]) -> None:
-    """One step of the head; puts the memory it took."""
+def run(whole: bool, rows: int, length: int, share: float) -> float:
+    """Memory that one step of the head takes, MiB."""
     torch.manual_seed(0)
     config = BertConfig(num_hidden_layers=2, hidden_size=384, num_attention_heads=12, intermediate_size=1536)
     backbone = BertForMaskedLM(config)
@@ -38,7 +31,7 @@ def run(whole: bool, rows: int, length: int, share: float, result: multiprocessi
     labels = torch.where(torch.rand(rows, length) < share, torch.randint(0, config.vocab_size, (rows, length)), -100)
     for parameter in backbone.parameters():
         parameter.grad = torch.zeros_like(parameter)  # there in both
-    before = peak()
+    before = resident()
     states = States(last_hidden_state=hidden)
     if whole:
         logits = head.read(backbone, states, None)
@@ -46,7 +39,7 @@ def run(whole: bool, rows: int, length: int, share: float, result: multiprocessi
     else:
         loss = head.loss(head.read(backbone, states, labels), labels).sum() / (labels != -100).sum()
     loss.backward()
-    result.put(peak() - before)
+    return resident() - before
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -57,16 +50,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--share", type=float, default=0.08, help="of the tokens that are labelled")
     parser.add_argument("--repeats", type=int, default=3, help="processes of each, of which the median counts")
     given = parser.parse_args(words)
-    context = multiprocessing.get_context("spawn")
     taken = {}
     for whole in (True, False):
-        values = []
-        for _ in range(given.repeats):
-            queue: multiprocessing.queues.Queue[float] = context.Queue()
-            process = context.Process(target=run, args=(whole, given.rows, given.length, given.share, queue))
-            process.start()
-            values.append(queue.get())
-            process.join()
+        values = [in_process(run, whole, given.rows, given.length, given.share) for _ in range(given.repeats)]
         taken[whole] = statistics.median(values)
         print(f"{'all tokens' if whole else 'labelled tokens':<16} {taken[whole]:8.0f} MiB")
     print(f"{'share':<16} {taken[False] / taken[True]:8.2f}")
