@@ -31,8 +31,10 @@ class PushingTrainer(Trainer):
         Raises:
             PushError: the Hub refuses, or is not there.
         """
+        if private is not None:
+            self.args.hub_private_repo = private  # transformers 5.17 asks the arguments only
         with pushing(self.args.hub_model_id or Path(str(self.args.output_dir)).resolve().name):
-            super().init_hf_repo(token, private)
+            super().init_hf_repo(token)
             self._make_branch(self.args.hub_revision, token)
 
     def _make_branch(self, revision: str | None, token: str | None) -> None:
@@ -71,7 +73,7 @@ class PushingTrainer(Trainer):
         kwargs.setdefault("model_name", self.hub_model_id)
         try:
             self._make_branch(revision, token)
-            return super().push_to_hub(commit_message, blocking, token, revision, private, **kwargs)
+            return super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
         except Exception as problem:
             if (reason := hub_failure(problem)) is None:
                 raise

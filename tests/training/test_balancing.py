@@ -8,6 +8,7 @@ import pytest
 import torch
 from balancers import CASES, IDS, balancing, relative_difference, weights_of
 from datasets import Dataset
+from layouts import CHECKPOINTING
 from pages import DOCS, files_of
 from safetensors.torch import load_file
 from stopping import StopAt
@@ -290,11 +291,8 @@ def test_weights_that_are_none_are_named_before_they_reach_the_model(given, mess
 
 
 def test_gradnorm_names_the_checkpointing_that_hides_its_gradients(build):
-    hidden = build(
-        balancing="gradnorm",
-        activation_checkpointing=True,
-        activation_checkpointing_kwargs={"use_reentrant": True},
-    )
+    (name,) = CHECKPOINTING
+    hidden = build(balancing="gradnorm", **CHECKPOINTING, **{f"{name}_kwargs": {"use_reentrant": True}})
     with pytest.raises(ValueError, match=r"reentrant activation checkpointing hides. Set use_reentrant to false"):
         hidden.train()
 

@@ -195,20 +195,20 @@ def test_resume_restores_stopped_tasks_best_models_and_counts(build, sampling, t
             **kwargs,
         )
 
-    alone = run("alone")
+    alone = run("left-alone")  # as many letters as the others have: training_args.bin, whose size counts, holds them
     alone.train()
     assert alone.progress.finished == {"ner": 10} and alone.progress.left == {"ner": 2}
     for stop, calls in ((7, 1), (13, 2), (21, 4)):
-        stopped = run(f"stopped-{stop}", callbacks=[StopAt(stop)])
-        stopped.train()
-        resumed = run(f"stopped-{stop}", calls=calls)
+        folder = f"stopped-{stop:02}"
+        run(folder, callbacks=[StopAt(stop)]).train()
+        resumed = run(folder, calls=calls)
         resumed.train(resume_from_checkpoint=True)
         assert resumed.progress == alone.progress
         ours, theirs = (
-            load_file(tmp_path / name / "checkpoint-32" / "model.safetensors") for name in (f"stopped-{stop}", "alone")
+            load_file(tmp_path / name / "checkpoint-32" / "model.safetensors") for name in (folder, "left-alone")
         )
         assert all(torch.equal(ours[name], value) for name, value in theirs.items())
-        best = [(tmp_path / name / "best_checkpoints.json").read_text() for name in (f"stopped-{stop}", "alone")]
+        best = [(tmp_path / name / "best_checkpoints.json").read_text() for name in (folder, "left-alone")]
         assert best[0] == best[1]
 
 
