@@ -63,7 +63,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("setting", ["short", "long"])
+@pytest.mark.parametrize("setting", ["short", pytest.param("long", marks=pytest.mark.slow)])
 def test_throughput(setting, benchmark, folder, backbone_path, capsys):
     words = ["--data", str(folder), "--setting", setting, "--steps", "2", "--turn", "2", "--batch", "8"]
     output = folder / "figures.json"

@@ -115,6 +115,7 @@ def test_killed_and_resumed_is_exact_with_a_balancer_that_learns(kitchen, contex
     record(record_property, kill_and_resume(table, seed=5, kills=3))
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_exact_with_masks_windows_choices_and_groups(kitchen, context, record_property):
     types = {"answers": "question-answering", "choices": "multiple-choice", "groups": "sentence-similarity"}
     for name, kind in types.items():

@@ -130,6 +130,7 @@ print(json.dumps([end, first, told]))
     check_every_commit(trees, tmp_path / "trees")
 
 
+@pytest.mark.slow
 def test_types_of_the_users_own_are_pushed_too(hub, count, build_model, tokenizer, tmp_path):
     build_model(tasks={"entities": count.Count()}).save_pretrained(tmp_path / "saved")
     tokenizer.save_pretrained(tmp_path / "saved")
