@@ -73,12 +73,19 @@ def check_number(
 ) -> None:
     """See that an argument is a finite number within its bounds, a whole one where ``whole``.
 
+    Balancers have one of their own: neither room needs the other.
+
     Raises:
         ValueError: it is not.
     """
-    numeric = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-    within = numeric and math.isfinite(value)  # type: ignore[arg-type]
-    if not within or (least is not None and value < least) or (above is not None and value <= above):  # type: ignore[operator]
+    fits = (
+        isinstance(value, int if whole else int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and (least is None or value >= least)
+        and (above is None or value > above)
+    )
+    if not fits:
         bound = f" of {least:g} or more" if least is not None else "" if above is None else f" above {above:g}"
         raise ValueError(f"Parameter `{name}` should be a {'whole ' * whole}number{bound}. Found `{name} = {value!r}`.")
 
