@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizing import REAL
 from transformers import (
     AlbertConfig,
     BartConfig,
@@ -47,7 +48,14 @@ MBERT = {
     "pooler_type": "first_token_transform",
 }
 DECODER = {"vocab_size": VOCAB, "max_position_embeddings": 80, "bos_token_id": 4, "eos_token_id": 4, **SIZES}
-GEMMA = {**DECODER, "pad_token_id": 0, "num_key_value_heads": 1, "head_dim": 8}
+GEMMA = {
+    **DECODER,
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+}
 
 BART = {
     "vocab_size": VOCAB,
@@ -63,7 +71,7 @@ BART = {
     "bos_token_id": 2,
     "eos_token_id": 3,
 }
-T5 = {"vocab_size": VOCAB, "d_model": 32, "d_kv": 8, "d_ff": 37, "num_layers": 2, "num_heads": 4, "eos_token_id": 3}
+T5 = {"vocab_size": VOCAB, "d_model": 32, "d_kv": 8, "d_ff": 37, "num_layers": 2, "num_heads": 4, "eos_token_id": 1}
 
 CONFIGS = {
     "bert": lambda: BertConfig(**COMMON, **SIZES),
@@ -83,7 +91,7 @@ CONFIGS = {
     "gpt2": lambda: GPT2Config(
         vocab_size=VOCAB, n_positions=80, n_embd=32, n_layer=2, n_head=4, bos_token_id=4, eos_token_id=4
     ),
-    "llama": lambda: LlamaConfig(**DECODER, num_key_value_heads=2),
+    "llama": lambda: LlamaConfig(**{**DECODER, "bos_token_id": 1, "eos_token_id": 2}, num_key_value_heads=2),
     "qwen3": lambda: Qwen3Config(**DECODER, num_key_value_heads=2, head_dim=8),
     "gemma": lambda: GemmaConfig(**GEMMA),
     "gemma2": lambda: Gemma2Config(**GEMMA, query_pre_attn_scalar=8, sliding_window=8),
@@ -100,7 +108,7 @@ WRITERS = {
 ALL = {**CONFIGS, **WRITERS}
 CAUSAL = ("gpt2", "llama", "qwen3", "gemma", "gemma2", "gemma3")
 SEQUENCE_ONLY = ("gemma3",)  # no token classifier in Transformers
-BYTE_LEVEL = ("roberta", "xlm", "xlm-roberta", "modernbert", "longformer", *CAUSAL)
+BYTE_LEVEL = ("roberta", "xlm", "modernbert", "longformer", "gpt2", "qwen3")
 
 
 def read_rows(task: str, split: str, count: int | None = None) -> list[dict]:
@@ -111,6 +119,8 @@ def read_rows(task: str, split: str, count: int | None = None) -> list[dict]:
 def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
     texts = [row["text"] for row in read_rows("sentiment", "train", 400)]
     texts += [" ".join(row["tokens"]) for row in read_rows("ner", "train", 200)]
+    if family in REAL:
+        return REAL[family](texts, VOCAB)
     config = ALL[family]()
     special = ROBERTA_SPECIAL if config.pad_token_id == 1 else SPECIAL
     if family in BYTE_LEVEL:

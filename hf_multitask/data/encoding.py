@@ -60,6 +60,18 @@ class Encoded:
             ids = pc.list_flatten(ids)
         return pc.max(ids).as_py() or 0
 
+    def total(self, kind: str, task: str) -> int:
+        """The sum of one of a task's further columns, see :meth:`Task.more_columns`; 0 where it has none."""
+        import pyarrow.compute as pc
+
+        name = f"{kind}:{task}"
+        return pc.sum(self.column(name)).as_py() or 0 if name in self.rows.column_names else 0
+
+    def references(self, task: str) -> Any:
+        """What answers to the rows with a label of a task are compared with."""
+        rows = self.labelled(task)
+        return rows[f"gold:{task}" if f"gold:{task}" in rows.column_names else label_column(task)]
+
     def labelled(self, task: str) -> Dataset:
         """The rows that carry a label of one task."""
         import numpy as np
@@ -101,14 +113,21 @@ def label_column(task: str) -> str:
 def group_tasks(tasks: Mapping[str, Task]) -> dict[str, list[Task]]:
     """Tasks by what they are fed: those that read the same texts of one dataset share a row and a backbone pass.
 
+    Tasks that cut long texts read the first window of those that read all of it, which comes first in a group.
     A group is named after its dataset, or after its task where one dataset makes several groups.
     """
-    groups: dict[tuple[Any, ...], list[Task]] = {}
+    groups: dict[tuple[tuple[Any, ...], Any], list[Task]] = {}
     for task in tasks.values():
-        groups.setdefault(task.input_key, []).append(task)
-    sources = [key[0] for key in groups]
+        groups.setdefault((task.input_key, task.windows_key), []).append(task)
+    order = list(tasks.values())
+    for key, windows in list(groups):
+        whole = [other for other in groups if other[0] == key and other[1] is not None]
+        if windows is None and whole:
+            groups[whole[0]] = sorted([*groups[whole[0]], *groups.pop((key, None))], key=order.index)
+    sources = [key[0] for key, _ in groups]
     return {
-        (key[0] if sources.count(key[0]) == 1 else str(members[0].name)): members for key, members in groups.items()
+        (key[0] if sources.count(key[0]) == 1 else str(members[0].name)): members
+        for (key, _), members in groups.items()
     }
 
 
@@ -146,7 +165,7 @@ def encode_dataset(
         unknown = task.unseen(dataset)
         allowed = not training and getattr(task, "unseen_labels", "") == "count_wrong"
         unseen[str(task.name)] = unknown if allowed else []
-    encoder = RowEncoder(tasks, tokenizer, config, split, dataset, unseen)
+    encoder = RowEncoder(tasks, tokenizer, config, split, dataset, unseen, training=training)
     rows = (
         dataset.with_format(None)
         .select_columns(encoder.columns)
@@ -155,7 +174,7 @@ def encode_dataset(
             batched=True,
             with_indices=True,
             remove_columns=encoder.columns,
-            new_fingerprint=_fingerprint(dataset, tasks, encoder.encoder, unseen, vocabulary),
+            new_fingerprint=_fingerprint(dataset, tasks, encoder.encoder, unseen, vocabulary, training),
             desc=f"Tokenising {name} ({split})",
         )
     )
@@ -203,6 +222,7 @@ class RowEncoder:
         split: name of the split, for messages.
         sample: rows that tell what the columns hold.
         unseen: by task, labels that are numbered after its ``label_names``.
+        training: whether the rows are trained on, not measured.
     """
 
     def __init__(
@@ -213,8 +233,11 @@ class RowEncoder:
         split: str,
         sample: Dataset,
         unseen: Mapping[str, list[Any]],
+        *,
+        training: bool = True,
     ) -> None:
-        self.tasks, self.split, self.unseen = list(tasks), split, unseen
+        self.tasks, self.split, self.unseen, self.training = list(tasks), split, unseen, training
+        self.lead = next((task for task in tasks if task.windows_key is not None), tasks[0])
         self.encoder = Encoder(tokenizer, config, tasks[0].to_dict() | {"name": tasks[0].name})
         self.columns = sorted({column for task in tasks for column in task.columns})
         self.classes = {column: names for column in self.columns if (names := class_names(sample, column)) is not None}
@@ -222,17 +245,20 @@ class RowEncoder:
 
     def __call__(self, rows: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         """Features of some rows, whose numbers serve messages."""
-        lead, split = self.tasks[0], self.split
+        lead, split = self.lead, self.split
         rows = rows | {column: _named(rows[column], names) for column, names in self.classes.items()}
         rows, indices = lead.batch_rows(rows, indices)
         inputs, encoding, cut = lead.encode_inputs(rows, indices, self.encoder, split, offsets=self.offsets)
-        labels = {
-            label_column(str(task.name)): task.encode_labels(
-                rows, indices, encoding, self.unseen[str(task.name)], split
-            )
-            for task in self.tasks
-        }
-        return {**inputs, CUT: cut, **labels}
+        columns: dict[str, list[Any]] = {}
+        for task in self.tasks:
+            name = str(task.name)
+            labels = task.encode_labels(rows, indices, encoding, self.unseen[name], split)
+            columns[label_column(name)] = labels
+            for kind, values in task.more_columns(rows, labels, encoding, training=self.training).items():
+                columns[f"{kind}:{name}"] = values
+        if all(task.windows_key is not None for task in self.tasks):
+            cut = [False] * len(cut)
+        return {**inputs, CUT: cut, **columns}
 
 
 def _named(value: Any, names: list[str] | None) -> Any:
@@ -261,6 +287,7 @@ def _fingerprint(
     encoder: Encoder,
     unseen: dict[str, list[Any]],
     vocabulary: str | None,
+    training: bool,
 ) -> str:
     """A hash of all that the features depend on.
 
@@ -270,5 +297,5 @@ def _fingerprint(
     vocabulary = vocabulary or digest_of(tokenizer)
     parts = [dataset._fingerprint, __version__, vocabulary, encoder.names, encoder.limit]
     parts += [[(task.to_dict(), task.code()) for task in tasks], unseen, tokenizer.truncation_side]
-    parts += [encoder.language, encoder.config.model_type]
+    parts += [encoder.language, encoder.config.model_type, training]
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from ..modeling.inputs import padded
+from ..modeling.inputs import WINDOWS, padded, rows_of
 from ..tasks import Task
 from .encoding import Encoded, label_column
 from .sampler import offsets
@@ -133,9 +133,19 @@ class MixtureCollator:
             if own:
                 most = max(len(places[number]) for number in own)
                 table = [places[number] + [-1] * (most - len(places[number])) for number in own]
-                task_rows[name] = torch.tensor(table) if task.several else torch.tensor([row[0] for row in table])
+                several = task.several or (task.windows_key is not None and most > 1)
+                task_rows[name] = torch.tensor(table) if several else torch.tensor([row[0] for row in table])
                 values = [features[number]["labels"][name] for number in own]
+                if several and task.labels_tokens:
+                    flats = [features[number]["inputs"][WINDOWS] for number in own]
+                    values = [
+                        part
+                        for value, lengths in zip(values, flats, strict=True)
+                        for part in _split(value, lengths, most)
+                    ]
                 labels[name] = task.collate(values, length, self.tokenizer.padding_side)
+                if several and task.labels_tokens:
+                    labels[name] = labels[name].unflatten(0, (len(own), most))
         return {**batch, "task_rows": task_rows, "labels": labels}
 
     def _masked(self, feature: Feature) -> Feature:
@@ -151,12 +161,28 @@ class MixtureCollator:
 
 
 def _texts(inputs: Mapping[str, Any]) -> list[dict[str, list[int]]]:
-    """The texts of a row, one or several, as model inputs each."""
+    """The texts of a row, or the windows of its text, as model inputs each."""
+    if WINDOWS in inputs:
+        lengths = inputs[WINDOWS]
+        rest = {name: values for name, values in inputs.items() if name != WINDOWS}
+        if len(lengths) == 1:
+            return [rest]
+        return rows_of({name: list(_split(values, lengths, len(lengths))) for name, values in rest.items()})
     if inputs["input_ids"] and isinstance(inputs["input_ids"][0], list):
-        return [dict(zip(inputs, values, strict=True)) for values in zip(*inputs.values(), strict=True)]
+        return rows_of(inputs)
     return [dict(inputs)]
+
+
+def _split(values: Sequence[int], lengths: Sequence[int], count: int) -> Iterator[list[int]]:
+    """Values of the windows of a text, one behind the other, by window; nothing for those up to ``count`` it lacks."""
+    start = 0
+    for length in [*lengths, *[0] * (count - len(lengths))]:
+        yield list(values[start : start + length])
+        start += length
 
 
 def longest_text(inputs: Mapping[str, Any]) -> int:
     """Tokens of the longest text of a row."""
+    if WINDOWS in inputs:
+        return max(inputs[WINDOWS])
     return max(len(row["input_ids"]) for row in _texts(inputs))

@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: words and windows, see words.py and readers.py; 1: the tokenizer's own words
 POOLINGS = ("native", "cls", "mean", "last")
 SHARED = "_shared"  # the adapter of all tasks, a name that no task can have
 

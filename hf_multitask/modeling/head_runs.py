@@ -44,10 +44,18 @@ class HeadRuns(PreTrainedModel):
         labels: torch.Tensor | None,
     ) -> torch.Tensor:
         """Logits of one task for its rows; ``inputs`` are the batch's shared states, tokens and mask."""
+        flat = rows if rows is None or rows.dim() == 1 else rows[rows >= 0]
+        return self._of_items(name, self._row_outputs(name, inputs, flat, labels), rows)
+
+    def _row_outputs(
+        self,
+        name: str,
+        inputs: tuple[States, torch.Tensor | None, torch.Tensor | None],
+        rows: torch.Tensor | None,
+        labels: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Outputs of one task for single rows, (M, ...); of all of the batch where None."""
         head = self._head(name)
-        items = rows if head.reads_several else None  # every row is an item of its own where there are no rows
-        if items is not None:
-            rows = items[items >= 0]
         states, input_ids, attention_mask = (
             states_of(inputs[0], rows),
             rows_of(inputs[1], rows),
@@ -58,10 +66,16 @@ class HeadRuns(PreTrainedModel):
                 states = self._decoder_states(name, states, attention_mask, head.decoder_ids(input_ids, labels))
             if head.language_model:
                 return cast(LanguageHead, head).read(self.backbone, states, labels)
-        logits = head(states, input_ids, attention_mask)
-        if items is not None:
-            return spread(logits, items, head.absent)
-        return logits.unsqueeze(1) if head.reads_several else logits
+        return head(states, input_ids, attention_mask)
+
+    def _of_items(self, name: str, outputs: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+        """Outputs of rows as the logits of items: of one row each, or of several where ``rows`` is (N, G)."""
+        head = self._head(name)
+        if head.language_model:
+            return outputs
+        if rows is not None and rows.dim() == 2:
+            return head.of_windows(spread(outputs, rows, head.absent), rows >= 0)
+        return outputs.unsqueeze(1) if head.reads_several else outputs
 
     def _decoder_states(
         self, name: str, states: States, attention_mask: torch.Tensor | None, ids: torch.Tensor | None

@@ -71,6 +71,8 @@ class Head(nn.Module, ABC):
     absent: ClassVar[float] = 0.0
     # Whether an item reads several rows of a batch, (N, G).
     reads_several: ClassVar[bool] = False
+    # Whether predictions are those of labelled tokens, (M, ...), row by row.
+    predicts_labelled: ClassVar[bool] = False
     # Whether the answer is a text, which the backbone generates.
     writes: ClassVar[bool] = False
     needs_pooler = False
@@ -117,6 +119,14 @@ class Head(nn.Module, ABC):
         """What evaluation keeps of the logits of N items, (N, ...): all of them."""
         return logits
 
+    def references(self, labels: torch.Tensor) -> torch.Tensor:
+        """What evaluation keeps of the labels of N items, (N, ...): all of them."""
+        return labels
+
+    def of_windows(self, logits: torch.Tensor, there_NG: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        """What the logits of an item's rows, (N, G, ...), are together; ``there_NG`` says which rows there are."""
+        return logits
+
     @abstractmethod
     def items(self, labels: torch.Tensor) -> torch.Tensor:
         """How many items each row holds: labels (N, ...) to counts (N,)."""
@@ -157,6 +167,10 @@ class SequenceClassificationHead(Head):
             return super().forward(states, input_ids, attention_mask)
         return self.pooled(cast(torch.Tensor, states.last_hidden_state), attention_mask)
 
+    def of_windows(self, logits: torch.Tensor, there_NG: torch.Tensor) -> torch.Tensor:
+        """The mean of the logits of a text's windows, (N, G, C) to (N, C)."""
+        return logits.sum(1) / there_NG.sum(1, keepdim=True)
+
     def items(self, labels: torch.Tensor) -> torch.Tensor:
         """1 per row, 0 where a class is none of the model's."""
         if self._problem_type(labels) == "single_label_classification":
@@ -185,19 +199,31 @@ class SequenceClassificationHead(Head):
 
 
 class TokenClassificationHead(Head):
-    """A tag for every word, read at its labelled tokens. An item is a labelled token; its loss is the cross-entropy."""
+    """A tag for every word, read at its labelled tokens. An item is a labelled token; its loss is the cross-entropy.
+
+    A text is a row, or several windows, of which each labels other tokens.
+    """
 
     auto_class = AutoModelForTokenClassification
+    predicts_labelled: ClassVar[bool] = True
 
     def items(self, labels: torch.Tensor) -> torch.Tensor:
-        """Labelled tokens of each row, (N, L) to (N,)."""
-        return ((labels != IGNORE) & (labels < self.num_labels)).sum(1)
+        """Labelled tokens of each text, (N, L) or (N, G, L) to (N,)."""
+        return ((labels != IGNORE) & (labels < self.num_labels)).flatten(1).sum(1)
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Logits (N, L, C) and labels (N, L), -100 where there is none, to (N,)."""
-        known_NL = labels.masked_fill(labels >= self.num_labels, IGNORE)
-        logits_NCL = at_least_float32(logits).transpose(1, 2)
+        """Logits (N, L, C) or (N, G, L, C) and labels (N, L) or (N, G, L), -100 where there is none, to (N,)."""
+        known_NL = labels.masked_fill(labels >= self.num_labels, IGNORE).flatten(1)
+        logits_NCL = at_least_float32(logits).flatten(1, -2).transpose(1, 2)
         return F.cross_entropy(logits_NCL, known_NL, ignore_index=IGNORE, reduction="none").sum(1)
+
+    def predictions(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Logits of the labelled tokens of all texts, (M, C)."""
+        return logits[labels != IGNORE]
+
+    def references(self, labels: torch.Tensor) -> torch.Tensor:
+        """Labels of the labelled tokens of all texts, (M,)."""
+        return labels[labels != IGNORE]
 
 
 def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,15 +1,21 @@
 """From a text, or a pair of texts, to the inputs of the backbone."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
+from transformers.utils import logging
 
-from .config import close_match
+from .config import FORMAT_VERSION, close_match
 from .native import backbone_class
+
+logger = logging.get_logger(__name__)
 
 # Position ids of these families start behind the padding id.
 _OFFSET_POSITIONS = {
@@ -24,6 +30,8 @@ _OFFSET_POSITIONS = {
     "xmod",
 }
 
+WINDOWS = "windows"  # of a row that is read in windows, the tokens of each
+_LOCK = threading.RLock()
 _MARGIN = 128  # tokens behind the last one kept: words are cut to pieces alike whatever stands so far behind them
 
 
@@ -46,21 +54,45 @@ def as_text(value: object) -> str:
     raise TypeError(f"a text should be a string or a list of words, and {value!r} is a {type(value).__name__}")
 
 
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Within it, no other thread uses a tokenizer, which keeps how it cuts, and its languages, in itself."""
+    with _LOCK:
+        yield
+
+
 def longest_input(
     tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, max_length: int | None = None
 ) -> int | None:
-    """How many tokens a row may have, special ones included; None where neither tokenizer nor backbone set a limit."""
-    limits = [max_length] if max_length else []
+    """How many tokens a row may have, special ones included; None where neither tokenizer nor backbone set a limit.
+
+    A ``max_length`` that is given counts in place of the tokenizer's own.
+
+    Raises:
+        ValueError: the backbone has no positions for so many.
+    """
+    positions = _positions(config)
+    if max_length:
+        if positions is not None and max_length > positions and getattr(config, "position_biased_input", True):
+            raise ValueError(
+                f"`max_length` should be {positions} tokens at most, for which the backbone {config.model_type} has "
+                f"positions. Found `max_length = {max_length}`."
+            )
+        return max_length
+    limits = [positions] if positions is not None else []
     if tokenizer.model_max_length < 1e9:
         limits.append(tokenizer.model_max_length)
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions:
-        if config.model_type in _OFFSET_POSITIONS:
-            positions -= (config.pad_token_id or 0) + 1
-        elif config.model_type == "mpnet":
-            positions -= 2  # behind 1, whatever the padding id
-        limits.append(positions)
     return min(limits) if limits else None
+
+
+def _positions(config: PreTrainedConfig) -> int | None:
+    """Tokens that the backbone has positions for; None where it sets no limit."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if not positions:
+        return None
+    if config.model_type in _OFFSET_POSITIONS:
+        return positions - (config.pad_token_id or 0) - 1
+    return positions - 2 if config.model_type == "mpnet" else positions  # MPNet's begin behind 1, whatever the padding
 
 
 def input_names(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> list[str]:
@@ -80,6 +112,17 @@ def encode(
 
     An empty text becomes the end-of-text token where the tokenizer would make no token of it at all.
     """
+    with _LOCK:
+        return _encode(tokenizer, texts, pairs, max_length, **kwargs)
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[str],
+    pairs: list[str] | None,
+    max_length: int | None,
+    **kwargs: Any,
+) -> BatchEncoding:
     if not tokenizer.num_special_tokens_to_add(pairs is not None):
         texts = [text or tokenizer.eos_token or tokenizer.pad_token or "" for text in texts]
     if max_length is None:
@@ -122,6 +165,40 @@ def cut_rows(
     ]
 
 
+@dataclass(frozen=True)
+class Windows:
+    """A text as one or more windows of tokens that overlap; the first is what is left of a text that is cut.
+
+    Args:
+        rows: model inputs of each window.
+        offsets: places, ``(start, end)``, of all tokens of the text but special ones, in rising order.
+        starts: which of them each window begins with.
+        lead: special tokens that every window begins with.
+        room: tokens of the text in a whole window.
+    """
+
+    rows: list[dict[str, list[int]]]
+    offsets: list[tuple[int, int]]
+    starts: list[int]
+    lead: int
+    room: int
+
+    def home(self) -> list[tuple[int, int]]:
+        """For every token of the text its window, the one in which it has most context, and its place there."""
+        total = len(self.offsets)
+        best: list[tuple[int, int]] = [(0, self.lead + token) for token in range(total)]
+        if len(self.rows) == 1:
+            return best
+        most = [-1] * total
+        for window, start in enumerate(self.starts):
+            end = min(start + self.room, total)
+            for token in range(start, end):
+                context = min(token - start if start else total, end - 1 - token if end < total else total)
+                if context > most[token]:
+                    most[token], best[token] = context, (window, self.lead + token - start)
+        return best
+
+
 class Encoder:
     """Texts to the inputs of a backbone, within its limits.
 
@@ -129,27 +206,39 @@ class Encoder:
         tokenizer: the backbone's.
         config: the backbone's configuration.
         task: the task's dict, of which ``max_length`` and ``language`` count.
+        format_version: of the model, which tells what a word is.
 
     Raises:
-        ValueError: the task has a language, and the backbone does not know it.
+        ValueError: the task has a language that the backbone does not know, or a length that it has no positions for.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, task: Mapping[str, Any] | None = None
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        config: PreTrainedConfig,
+        task: Mapping[str, Any] | None = None,
+        format_version: int = FORMAT_VERSION,
     ) -> None:
         task = task or {}
         self.tokenizer, self.config = tokenizer, config
-        self.limit = longest_input(tokenizer, config, task.get("max_length"))
+        try:
+            self.limit = longest_input(tokenizer, config, task.get("max_length"))
+        except ValueError as problem:
+            raise ValueError(f"Task '{task.get('name')}': {problem}") from None
         self.names = input_names(tokenizer, config)
         self.language = language_id(config, task)
+        self.format_version = format_version
+        self.told: set[str] = set()
         self._last: tuple[Any, Any] = (None, None)
 
     def encode_once(self, texts: list[str], pairs: list[str] | None = None) -> tuple[BatchEncoding, bool]:
         """The encoding with offsets where the tokenizer is fast, and whether a text was cut; kept for the next call."""
-        if self._last[0] != (texts, pairs):
+        key, result = self._last
+        if key != (texts, pairs):
             encoding = self.encode(texts, pairs, return_offsets_mapping=self.tokenizer.is_fast)
-            self._last = (texts, pairs), (encoding, any(self.cut_rows(encoding, texts, pairs)))
-        return self._last[1]
+            key, result = (texts, pairs), (encoding, any(self.cut_rows(encoding, texts, pairs)))
+            self._last = key, result
+        return result
 
     def encode(self, texts: list[str], pairs: list[str] | None = None, **kwargs: Any) -> BatchEncoding:
         """See :func:`encode`."""
@@ -165,6 +254,53 @@ class Encoder:
         if self.language is not None:
             result["langs"] = [[self.language] * len(ids) for ids in encoding["input_ids"]]
         return result
+
+    def tell(self, sentence: str) -> None:
+        """Warn of something, once."""
+        if sentence not in self.told:
+            self.told.add(sentence)
+            logger.warning(sentence)
+
+    def windows(self, text: str, stride: int = 0) -> Windows:
+        """A text in windows that overlap by ``stride`` tokens; needs a fast tokenizer.
+
+        Raises:
+            ValueError: the windows would have no new token.
+        """
+        key, whole = self._last
+        if key != text:
+            with _LOCK:
+                encoding = _encode(self.tokenizer, [text], None, None, return_offsets_mapping=True, verbose=False)
+            inside = [token for token, sequence in enumerate(encoding.sequence_ids(0)) if sequence == 0]
+            lead, count = (inside[0], len(inside)) if inside and text else (0, 0)
+            (row,) = rows_of(self.inputs(encoding))
+            whole = row, encoding["offset_mapping"][0][lead : lead + count], lead
+            self._last = text, whole
+        row, offsets, lead = whole
+        count, length = len(offsets), len(row["input_ids"])
+        if self.limit is None or length <= self.limit:
+            return Windows([row], offsets, [0], lead, count)
+        room = self.limit - (length - count)
+        if stride >= room:
+            raise ValueError(
+                f"`stride` should be below {room}, the tokens of a text in a window of {self.limit}. "
+                f"Found `stride = {stride}`."
+            )
+        starts = list(range(0, count - stride, room - stride))
+        if self.tokenizer.truncation_side == "left":  # so that the first window is what the text is cut to
+            starts = [max(count - room - start, 0) for start in starts]
+        rows = [
+            {
+                name: [
+                    *values[:lead],
+                    *values[lead + start : lead + min(start + room, count)],
+                    *values[lead + count :],
+                ]
+                for name, values in row.items()
+            }
+            for start in starts
+        ]
+        return Windows(rows, offsets, starts, lead, room)
 
 
 def language_id(config: PreTrainedConfig, task: Mapping[str, Any]) -> int | None:
@@ -186,10 +322,25 @@ def language_id(config: PreTrainedConfig, task: Mapping[str, Any]) -> int | None
     return int(known[language])
 
 
+def rows_of(inputs: Mapping[str, list[list[int]]]) -> list[dict[str, list[int]]]:
+    """Lists by name of an input to the inputs of single rows."""
+    return [dict(zip(inputs, values, strict=True)) for values in zip(*inputs.values(), strict=True)]
+
+
 def padded(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, list[int]]], side: str | None = None
 ) -> dict[str, torch.Tensor]:
-    """Model inputs of B rows as tensors (B, L), padded on the tokenizer's side or on the one that is given."""
+    """Model inputs of B rows as tensors (B, L), padded on the tokenizer's side or on the one that is given.
+
+    What some rows lack is filled as a tokenizer fills it for a single text: 1 in the attention mask, 0 elsewhere.
+    """
+    names = dict.fromkeys(name for row in rows for name in row)
+    rows = [
+        row
+        if len(row) == len(names)
+        else {name: row.get(name) or [int(name == "attention_mask")] * len(row["input_ids"]) for name in names}
+        for row in rows
+    ]
     known = {"input_ids", "attention_mask", "token_type_ids"}
     kwargs = {} if side is None else {"padding_side": side}
     batch = dict(
@@ -202,35 +353,9 @@ def padded(
     )
     length = batch["input_ids"].shape[1]
     left = (side or tokenizer.padding_side) == "left"
-    for key in rows[0].keys() - known:
+    for key in names.keys() - known:
         filled = [[0] * (length - len(row[key])) for row in rows]
         batch[key] = torch.tensor(
             [pad + row[key] if left else row[key] + pad for pad, row in zip(filled, rows, strict=True)]
         )
     return batch
-
-
-def first_tokens(encoding: BatchEncoding, row: int, starts: list[int]) -> list[int | None]:
-    """For each word of a row, the index of its first token.
-
-    Args:
-        encoding: of a fast tokenizer, with ``offset_mapping``.
-        row: which row of it.
-        starts: at which character of the row's text each word begins, in rising order.
-
-    Returns:
-        One index a word; None where the word was cut off, or has no token at all.
-    """
-    found: list[int | None] = [None] * len(starts)
-    word = -1
-    for token, (sequence, (begin, end)) in enumerate(
-        zip(encoding.sequence_ids(row), encoding["offset_mapping"][row], strict=True)
-    ):
-        if sequence != 0 or begin == end:
-            continue
-        # A token belongs to the word of its last character: some tokenizers count the space before it in.
-        while word + 1 < len(starts) and end > starts[word + 1]:
-            word += 1
-        if word >= 0 and found[word] is None:
-            found[word] = token
-    return found

@@ -27,6 +27,7 @@ from .lifecycle import language_model, task_dict
 from .loading import explained, load_model, pushing
 from .native import asked_inputs, build_backbone, reading_part
 from .output import MultiTaskOutput
+from .parts import in_parts, part_of, rows_in, rows_of_a_pass
 from .routing import states_of
 from .saving import hub_arguments, whole, without_hub
 from .travel import write_extensions
@@ -49,6 +50,9 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _no_split_modules = []  # noqa: RUF012 - as the base class has it
+    # Whether a batch with texts of many windows is read a few rows at a time; not where processes, or hooks on layers,
+    # count passes.
+    reads_in_parts = True
 
     def __init__(self, config: MultiTaskConfig) -> None:
         super().__init__(config)
@@ -200,20 +204,24 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         runs = self._tasks_to_run(tasks, task_rows, labels)
         given = {"input_ids": input_ids, "attention_mask": attention_mask}
         given |= asked_inputs(self.config.backbone_config, self.heads.modules(), input_ids) | kwargs
-        context: Any = nullcontext()
-        if self.routing is not None:
+        own_rows = None if task_rows is None else {name: task_rows[name] for name in runs}
+        if own_rows is not None and self.splits_passes(own_rows, rows_in(given)):
+            whole, read, inputs = self._read_in_parts(given, own_rows, labels)
+        else:
             everywhere = all_heads and labels is not None
-            given, task_rows, context = self.routing.split(given, task_rows, runs, everywhere=everywhere)
-        with context:
-            read = reading_part(self.backbone)(**given)
-        inputs = (states_of(read, None), given["input_ids"], given["attention_mask"])
+            given, task_rows, read = self._read(given, task_rows, runs, everywhere=everywhere)
+            whole, inputs = {}, (states_of(read, None), given["input_ids"], given["attention_mask"])
         logits: dict[str, torch.Tensor] = {}
         losses: dict[str, torch.Tensor] = {}
         zeros: dict[str, torch.Tensor] = {}
         for name in self.config.task_names:  # the same order on all ranks, which gather a sharded head together
             own = None if labels is None else labels.get(name)
             if name in runs:
-                logits[name] = self._run_head(name, inputs, None if task_rows is None else task_rows[name], own)
+                table = None if task_rows is None else task_rows[name]
+                if name in whole:
+                    logits[name] = self._of_items(name, whole[name], table)
+                else:
+                    logits[name] = self._run_head(name, inputs, table, own)
                 if own is not None:
                     losses[name] = self._loss(name, logits[name], own, num_items_in_batch)
             elif all_heads and labels is not None:
@@ -228,6 +236,38 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
                         zeros[name] = self._zero(name, inputs)
             loss = sum(zeros.values(), loss)
         return MultiTaskOutput(loss=loss, losses=losses if labels is not None else None, logits=logits)
+
+    def splits_passes(self, task_rows: Mapping[str, torch.Tensor], rows: int) -> bool:
+        """Whether a batch of so many rows is read in several passes, for the sake of its longest text."""
+        most = rows_of_a_pass(task_rows) if self.reads_in_parts and not torch.compiler.is_compiling() else None
+        return most is not None and rows > most
+
+    def _read(
+        self, given: dict[str, Any], task_rows: Any, runs: list[str], *, everywhere: bool
+    ) -> tuple[dict[str, Any], Any, Any]:
+        """One pass of the backbone: its inputs and the tasks' rows as it has seen them, and its output."""
+        context: Any = nullcontext()
+        if self.routing is not None:
+            given, task_rows, context = self.routing.split(given, task_rows, runs, everywhere=everywhere)
+        with context:
+            return given, task_rows, reading_part(self.backbone)(**given)
+
+    def _read_in_parts(
+        self, given: dict[str, Any], task_rows: dict[str, torch.Tensor], labels: Any
+    ) -> tuple[dict[str, torch.Tensor], Any, Any]:
+        """Outputs of all tasks from passes over a few rows each, and a pass over the first row for all other heads."""
+
+        def run(part: Any, own_rows: Any, own_labels: Any) -> dict[str, torch.Tensor]:
+            seen, own_rows, read = self._read(part, own_rows, list(own_rows), everywhere=False)
+            inputs = (states_of(read, None), seen["input_ids"], seen["attention_mask"])
+            return {name: self._row_outputs(name, inputs, own, own_labels.get(name)) for name, own in own_rows.items()}
+
+        read_labels = {name: own for name, own in (labels or {}).items() if self._head(name).language_model}
+        whole = in_parts(run, given, task_rows, read_labels)
+        first = part_of(given, 0, 1)
+        seen, _, read = self._read(first, None, [], everywhere=True) if labels is not None else (first, None, None)
+        inputs = None if read is None else (states_of(read, None), seen["input_ids"], seen["attention_mask"])
+        return whole, read, inputs
 
     def train(self, mode: bool = True) -> "MultiTaskModel":
         """Set the mode of training, as in ``torch.nn.Module``; heads that are in it already are passed over.

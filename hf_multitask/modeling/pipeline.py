@@ -76,9 +76,10 @@ class MultiTaskPipeline(Pipeline):
         """The encoder of a task, shared by those that read alike, so that a text is tokenised once."""
         codes = [task.get(key) for key in ("max_length", "language", "source_lang", "target_lang")]
         encoders = self.__dict__.setdefault("_encoders", {})
-        key = (*codes, id(self.tokenizer))
+        key = (*codes, id(self.tokenizer), self.model.config.format_version)
         if key not in encoders:
-            encoders[key] = Encoder(self.tokenizer, self.model.config.backbone_config, task)
+            config = self.model.config
+            encoders[key] = Encoder(self.tokenizer, config.backbone_config, task, config.format_version)
         return encoders[key]
 
     def _ensure_tensor_on_device(self, inputs: Any, device: Any) -> Any:  # noqa: ARG002
@@ -100,16 +101,17 @@ class MultiTaskPipeline(Pipeline):
     def _read(self, items: list[dict[str, Reading]], answers: list[dict[str, Any]]) -> None:
         """Answers from one pass over all different texts of some inputs."""
         rows: list[dict[str, list[int]]] = []
-        places: dict[Any, list[int]] = {}
+        places: dict[Any, int] = {}
         owners: dict[str, list[tuple[int, list[int]]]] = {}  # by task, the inputs and their rows of the batch
         for number, readings in enumerate(items):
             for name, reading in readings.items():
                 if isinstance(reader_of(self.model.config.task(name)), WritingReader):
                     continue
-                if reading.key not in places:
-                    places[reading.key] = list(range(len(rows), len(rows) + len(reading.rows)))
-                    rows += reading.rows
-                owners.setdefault(name, []).append((number, places[reading.key]))
+                for key, row in reading.rows:
+                    if key not in places:
+                        places[key] = len(rows)
+                        rows.append(row)
+                owners.setdefault(name, []).append((number, [places[key] for key, _ in reading.rows]))
         if not rows:
             return
         batch = {key: value.to(self.device) for key, value in padded(self.tokenizer, rows).items()}
@@ -117,16 +119,21 @@ class MultiTaskPipeline(Pipeline):
         for name, own in owners.items():
             most = max(len(of_item) for _, of_item in own)
             table = torch.tensor([of_item + [-1] * (most - len(of_item)) for _, of_item in own], device=self.device)
-            task_rows[name] = table if self.model.heads[name].reads_several else table[:, 0]
+            several = self.model.heads[name].reads_several or most > 1
+            task_rows[name] = table if several else table[:, 0]
             reader = reader_of(self.model.config.task(name))
             if isinstance(reader, MaskReader):
                 labels[name] = reader.labels(batch["input_ids"][task_rows[name]], self.tokenizer)
         logits = self.model(**batch, tasks=list(owners), task_rows=task_rows, labels=labels or None).logits
+        length, left = batch["input_ids"].shape[1], self.tokenizer.padding_side == "left"
         for name, own in owners.items():
             task = self.model.config.task(name)
             of_items: Any = logits[name].float().cpu()
             if name in labels:
                 of_items = of_items.split((labels[name] == 0).sum(1).tolist())
+            elif left and of_items.dim() > task_rows[name].dim() and of_items.shape[task_rows[name].dim()] == length:
+                lengths = [[len(rows[row]["input_ids"]) for row in of_item] for _, of_item in own]
+                of_items = _without_padding(of_items, lengths, task_rows[name].dim() == 2)
             for (number, _), of_item in zip(own, of_items, strict=True):
                 rest = items[number][name].rest
                 answers[number][name] = reader_of(task).answer(task, of_item, rest, self.model, self.tokenizer)
@@ -139,7 +146,7 @@ class MultiTaskPipeline(Pipeline):
             if not own or not isinstance(reader, WritingReader):
                 continue
             side = "left" if self.model.heads[name].language_model == "causal" else None
-            rows = [items[number][name].rows[0] for number in own]
+            rows = [items[number][name].rows[0][1] for number in own]
             batch = {key: value.to(self.device) for key, value in padded(self.tokenizer, rows, side).items()}
             texts = reader.write(self.model, task, batch, self.tokenizer, **kwargs)
             for number, text in zip(own, texts, strict=True):
@@ -148,6 +155,18 @@ class MultiTaskPipeline(Pipeline):
     def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, Any]:
         """The answers for one input, by task."""
         return model_outputs["answers"]
+
+
+def _without_padding(outputs: torch.Tensor, lengths: list[list[int]], several: bool) -> torch.Tensor:
+    """Outputs of tokens, (N, L, ...) or (N, G, L, ...), of rows padded on the left, as those of rows padded behind."""
+    flat = outputs.flatten(0, 1) if several else outputs
+    length = flat.shape[1]
+    moved = torch.zeros_like(flat)
+    most = outputs.shape[1] if several else 1
+    for item, of_item in enumerate(lengths):
+        for window, own in enumerate(of_item):
+            moved[item * most + window, :own] = flat[item * most + window, length - own :]
+    return moved.reshape(outputs.shape)
 
 
 def _length(value: Any) -> int:

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import AutoModelForQuestionAnswering, BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBase
 
 from .heads import Head, at_least_float32
+from .inputs import one_at_a_time
 from .native import States, family_kind
 
 # What the label of a token says: it belongs to the context, the answer begins there, the answer ends there.
@@ -73,29 +74,44 @@ class QuestionAnsweringHead(Head):
         """Window, first and last token of the best answer, and its score, (N, 4); tokens of -1 for no answer."""
         return torch.stack([self.best(one, marks) for one, marks in zip(logits, labels, strict=True)])
 
+    def references(self, labels: torch.Tensor) -> torch.Tensor:
+        """Window, first and last token of the answer that trains, (N, 3), counted likewise; -1 where there is none."""
+        rows = []
+        for marks_GL in labels.cpu():
+            inside_GL = (marks_GL != NO_TOKEN) & (marks_GL & CONTEXT > 0)
+            found = [(inside_GL & (marks_GL & mark > 0)).nonzero()[:1].tolist() for mark in (START, END)]
+            first, last = ((one[0] if one else [0, NO_TOKEN]) for one in found)
+            before = int((marks_GL[first[0]] != NO_TOKEN).int().argmax()) if first[1] >= 0 else 0
+            rows.append([first[0], first[1] - before, last[1] - before])
+        return torch.tensor(rows)
+
     def best(self, logits_GL2: torch.Tensor, marks_GL: torch.Tensor) -> torch.Tensor:
-        """The same for one question, (4,).
+        """The same for one question, (4,); tokens are counted from the first of their window that is no padding.
 
         The score is the product of the probabilities of start and end among the tokens of the context in all windows,
         and, where questions may have no answer, the first tokens of the windows.
         """
         logits_GLK = at_least_float32(logits_GL2.cpu())
         marks_GL = marks_GL.cpu()
-        context_GL = (marks_GL != NO_TOKEN) & (marks_GL & CONTEXT > 0)
+        there_GL = marks_GL != NO_TOKEN
+        context_GL = there_GL & (marks_GL & CONTEXT > 0)
         log_GLK = logits_GLK.masked_fill(~context_GL.unsqueeze(-1), float("-inf"))
-        firsts_G = (marks_GL != NO_TOKEN).int().argmax(-1)
+        firsts_G = there_GL.int().argmax(-1)
         rows_G = torch.arange(len(firsts_G))
-        nulls_GK = logits_GLK[rows_G, firsts_G].masked_fill(~(marks_GL != NO_TOKEN).any(-1, keepdim=True), float("inf"))
+        nulls_GK = logits_GLK[rows_G, firsts_G].masked_fill(~there_GL.any(-1, keepdim=True), float("inf"))
         null_K = nulls_GK[nulls_GK.sum(-1).argmin()]  # of the window that is surest of an answer
         both = [log_GLK.flatten(0, 1), *([null_K.unsqueeze(0)] if self.unanswerable else [])]
         norm_K = torch.cat(both).logsumexp(0)
-        sums_GLL = log_GLK[:, :, None, 0] + log_GLK[:, None, :, 1]
-        length = sums_GLL.shape[1]
+        length = log_GLK.shape[1]
         band_LL = torch.ones(length, length, dtype=torch.bool).triu().tril(self.max_answer_length - 1)
-        sums_GLL = sums_GLL.masked_fill(~band_LL, float("-inf"))
-        place = int(sums_GLL.argmax())
-        value = sums_GLL.flatten()[place]
-        window, start, end = place // length**2, place // length % length, place % length
+        value, window, place = torch.tensor(float("-inf")), 0, 0
+        for number, log_LK in enumerate(log_GLK):  # window by window: a table of all of them grows with the text
+            sums_LL = (log_LK[:, None, 0] + log_LK[None, :, 1]).masked_fill(~band_LL, float("-inf")).flatten()
+            best = int(sums_LL.argmax())
+            if sums_LL[best] > value:
+                value, window, place = sums_LL[best], number, best
+        before = int(firsts_G[window])
+        start, end = place // length - before, place % length - before
         if torch.isinf(value) or (self.unanswerable and null_K.sum() > value):
             value, window, start, end = null_K.sum(), 0, NO_TOKEN, NO_TOKEN
         score = (value - norm_K.sum()).exp().clamp(max=1.0).nan_to_num(0.0)
@@ -109,6 +125,13 @@ def windows(
 
     A question that takes more than half of a window is cut.
     """
+    with one_at_a_time():
+        return _windows(tokenizer, question, context, limit, stride)
+
+
+def _windows(
+    tokenizer: PreTrainedTokenizerBase, question: str, context: str, limit: int | None, stride: int
+) -> tuple[BatchEncoding, bool]:
     cut = False
     if limit is None:
         encoding = tokenizer([question], [context], return_offsets_mapping=True)

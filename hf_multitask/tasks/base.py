@@ -12,16 +12,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from transformers import BatchEncoding
+
 from ..modeling.config import close_match
-from ..modeling.inputs import as_text, text_columns
+from ..modeling.inputs import WINDOWS, Windows, as_text, text_columns
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from datasets import Dataset
-    from transformers import BatchEncoding, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from ..modeling.inputs import Encoder
+
+
+class RowEncodings(BatchEncoding):
+    """The tokens of a batch of rows; those of a text that is too long as far as the first window goes.
+
+    ``windows`` holds, by row, those texts whole, and ``notes``, by task, what its labels left for later.
+    """
+
+    windows: dict[int, Windows]
+    notes: dict[str, Any]
+
+    def text(self, row: int) -> Windows:
+        """The windows of a row's text."""
+        if row in self.windows:
+            return self.windows[row]
+        inside = [token for token, sequence in enumerate(self.sequence_ids(row)) if sequence == 0]
+        lead, count = (inside[0], len(inside)) if inside else (0, 0)
+        ids = {"input_ids": self["input_ids"][row]}
+        return Windows([ids], self["offset_mapping"][row][lead : lead + count], [0], lead, count)
 
 
 @dataclass(kw_only=True)
@@ -48,6 +69,8 @@ class Task(ABC):
     masks: ClassVar[bool] = False
     # Whether encode_labels reads the encoding's offset_mapping, which only a fast tokenizer makes.
     aligns_words: ClassVar[bool] = False
+    # Whether a row's labels are those of its tokens, window by window where it has several.
+    labels_tokens: ClassVar[bool] = False
     name: str | None = dataclasses.field(default=None, repr=False)
     dataset: str | None = None
     max_length: int | None = None
@@ -99,6 +122,15 @@ class Task(ABC):
     def input_key(self) -> tuple[Any, ...]:
         """What the model is fed: tasks with the same key share a row and a backbone pass. The source comes first."""
         return (self.source, *self.text_columns, self.max_length, self.language)
+
+    @property
+    def windows_key(self) -> Any:
+        """How long texts are read in windows, the same for tasks that can share them; None where they are cut."""
+        return None
+
+    def stride_of(self, limit: int | None) -> int | None:  # noqa: ARG002
+        """Tokens by which windows of ``limit`` tokens overlap; None where long texts are cut."""
+        return None
 
     def to_dict(self) -> dict[str, Any]:
         """Name, type and arguments as plain values."""
@@ -184,8 +216,23 @@ class Task(ABC):
         text, pair = self.text_columns
         texts = self.texts(rows[text], text, indices, split)
         pairs = None if pair is None else self.texts(rows[pair], pair, indices, split)
-        encoding = encoder.encode(texts, pairs, return_offsets_mapping=offsets)
-        return encoder.inputs(encoding), encoding, encoder.cut_rows(encoding, texts, pairs)
+        found = encoder.encode(texts, pairs, return_offsets_mapping=offsets)
+        encoding = RowEncodings(found.data, found.encodings)
+        encoding.windows, encoding.notes = {}, {}
+        inputs, cut = encoder.inputs(encoding), encoder.cut_rows(encoding, texts, pairs)
+        if self.windows_key is not None:
+            stride = self.stride_of(encoder.limit) or 0
+            try:
+                encoding.windows = {row: encoder.windows(texts[row], stride) for row, long in enumerate(cut) if long}
+            except ValueError as problem:
+                raise self.error(str(problem)) from None
+            lengths = [[len(ids)] for ids in inputs["input_ids"]]
+            for row, windows in encoding.windows.items():
+                lengths[row] = [len(one["input_ids"]) for one in windows.rows]
+                for name, values in inputs.items():
+                    values[row] = [value for one in windows.rows for value in one[name]]
+            inputs[WINDOWS] = lengths
+        return inputs, encoding, cut
 
     def texts(self, values: list[Any], column: str, indices: list[int], split: str) -> list[str]:
         """The values of a column as texts.
@@ -222,6 +269,27 @@ class Task(ABC):
             ValueError: a row's label is unknown, or of the wrong kind; the sentence names the row.
         """
 
+    def more_columns(
+        self,
+        rows: dict[str, list[Any]],  # noqa: ARG002
+        labels: list[Any],  # noqa: ARG002
+        encoding: Any,  # noqa: ARG002
+        *,
+        training: bool,  # noqa: ARG002
+    ) -> dict[str, list[Any]]:
+        """Further columns of a batch of rows beside its labels.
+
+        ``gold`` is what evaluation compares answers with, where that is more than the labels; ``lost`` counts labels
+        that no token carries, ``cut`` tells of labels that were cut.
+
+        Args:
+            rows: see :meth:`encode_labels`.
+            labels: what that has made of them.
+            encoding: see :meth:`encode_labels`.
+            training: whether the rows are trained on.
+        """
+        return {}
+
     def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
         """Labels of N rows as one tensor, (N,) or (N, ...); ``length`` is L, the width of the batch in tokens."""
         import torch
@@ -237,6 +305,10 @@ class Task(ABC):
     ) -> tuple[dict[str, Any], Any]:
         """Inputs and label of one row, changed at random."""
         return inputs, label
+
+    def reduced(self, predictions: torch.Tensor) -> torch.Tensor:
+        """What :meth:`score` needs of a batch's predictions: all of them, unless a type keeps less."""
+        return predictions
 
     def score(
         self,

@@ -221,6 +221,7 @@ class TextGeneration(LanguageModelling):
             ids = [*begin, *ids, *end]
             blocks += [ids[start : start + size] for start in range(0, max(len(ids) - 1, 1), size - 1)]
         inputs = {"input_ids": blocks, "attention_mask": [[1] * len(block) for block in blocks]}
+        inputs["token_type_ids"] = [[0] * len(block) for block in blocks]
         return {name: inputs[name] for name in inputs if name in encoder.names}, blocks, [False] * len(blocks)
 
     def encode_labels(

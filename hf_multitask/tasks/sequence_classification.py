@@ -39,6 +39,8 @@ class SequenceClassification(Labelled):
         label_names: names of the classes, in the order of their numbers; read from the data where None.
         problem_type: as in Transformers; read from the kind of the label column where None.
         unseen_labels: what a label outside ``label_names`` is in evaluation: ``"count_wrong"`` or ``"error"``.
+        stride: read long texts in windows of ``max_length`` tokens that overlap by so many, whose logits are averaged;
+            long texts are cut where None.
         dataset: see :class:`Task`.
         max_length: see :class:`Task`.
 
@@ -52,6 +54,7 @@ class SequenceClassification(Labelled):
     text_pair_column: str | None = None
     label_column: str = "label"
     problem_type: str | None = None
+    stride: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,6 +65,26 @@ class SequenceClassification(Labelled):
             )
         if self.problem_type == "single_label_classification" and self.label_names and len(self.label_names) < 2:
             raise self.error("a classification needs two label_names or more. Add one, or make it a regression.")
+        self.check_number("stride", 0)
+        if self.stride is not None and self.text_pair_column is not None:
+            raise self.error(
+                "`stride` is for single texts, and pairs are read. Leave `stride` or `text_pair_column` out."
+            )
+
+    @property
+    def windows_key(self) -> Any:
+        """See :class:`Task`."""
+        return self.stride
+
+    def stride_of(self, limit: int | None) -> int | None:  # noqa: ARG002
+        """See :class:`Task`."""
+        return self.stride
+
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """See :meth:`Task.check_tokenizer`."""
+        super().check_tokenizer(tokenizer)
+        if self.stride is not None and not tokenizer.is_fast:
+            raise self.error("`stride` needs a fast tokenizer. Give one, or leave `stride` out.")
 
     @property
     def target_column(self) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..modeling.generation import language_code_ids, languages
 from ..modeling.heads import IGNORE
+from ..modeling.inputs import as_text, one_at_a_time
 from . import labels as lab
 from .base import Task
 from .constant import entropy
@@ -69,7 +70,7 @@ class Text2TextGeneration(Task):
     ) -> tuple[dict[str, list[Any]], Any, list[bool]]:
         """See :meth:`Task.encode_inputs`: prefix and source in their language."""
         sources = self.texts(rows[self.source_column], self.source_column, indices, split)
-        with languages(encoder.tokenizer, self.to_dict()):
+        with one_at_a_time(), languages(encoder.tokenizer, self.to_dict()):
             inputs, encoding, cut = super().encode_inputs(
                 {**rows, self.source_column: [(self.prefix or "") + source for source in sources]},
                 indices,
@@ -95,11 +96,28 @@ class Text2TextGeneration(Task):
         if given:
             column = self.target_column
             texts = self.texts([rows[column][row] for row in given], column, [indices[row] for row in given], split)
-            with languages(tokenizer, self.to_dict()):
+            with one_at_a_time(), languages(tokenizer, self.to_dict()):
                 encoded = tokenizer(text_target=texts, truncation=True, max_length=most)
             for row, ids in zip(given, encoded["input_ids"], strict=True):
                 labels[row] = ids
         return labels
+
+    def more_columns(
+        self,
+        rows: dict[str, list[Any]],
+        labels: list[Any],
+        encoding: Any,
+        *,
+        training: bool,  # noqa: ARG002
+    ) -> dict[str, list[Any]]:
+        """See :meth:`Task.more_columns`: which targets were cut."""
+        _, tokenizer, most = encoding
+        cut = [False] * len(labels)
+        for row, ids in enumerate(labels):
+            if ids is not None and len(ids) == most:
+                text = as_text(rows[self.target_column][row])
+                cut[row] = len(tokenizer(text_target=text, verbose=False)["input_ids"]) > most
+        return {"cut": cut}
 
     def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
         """Tokens (N, T), -100 behind the end."""

@@ -1,4 +1,4 @@
-"""A tag for every word of a text."""
+"""A tag for every word of a text, or for the tokens of running text whose spans are labelled."""
 
 from __future__ import annotations
 
@@ -7,31 +7,63 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..modeling.decoding import is_bio
+from ..modeling.decoding import spans_of as decoded_spans
 from ..modeling.heads import IGNORE
-from ..modeling.inputs import as_text, first_tokens
+from ..modeling.inputs import Windows, as_text
+from ..modeling.readers import window_stride
+from ..modeling.words import (
+    Place,
+    first_tokens,
+    groups,
+    joined,
+    marks_of,
+    scheme_of,
+    split_tag,
+    tags_of,
+    token_units,
+    trimmed,
+)
 from . import labels as lab
-from .base import Task
+from .base import RowEncodings, Task
 from .constant import entropy
 from .labelled import Labelled
+from .span_labels import Span, spans_of
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from datasets import Dataset
-    from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """The labels of a row.
+
+    Args:
+        labels: of the tokens of all its windows, one behind the other.
+        gold: what evaluation compares answers with.
+        lost: labels that no token carries.
+    """
+
+    labels: list[int]
+    gold: dict[str, Any]
+    lost: int
 
 
 @dataclass(kw_only=True)
 class TokenClassification(Labelled):
     """Tag words: named entities in BIO, parts of speech, slots.
 
-    Words are joined by single spaces and tokenised as running text, so that training sees what the pipeline will see.
-    The first token of a word carries its tag; the others carry none.
+    Words are joined by single spaces and tokenised as running text. The first token of a word carries its tag; the
+    others carry none.
 
-    With ``text_column`` and ``spans_column`` the rows hold running text and a list of spans, ``{"start", "end"}`` in
-    characters with the name under ``"label"`` or ``"slot"``. Words are then what the tokenizer splits the text into,
-    and have BIO tags made of the spans that they begin in.
+    With ``text_column`` and ``spans_column`` the rows hold running text and a list of spans, ``{"start", "end",
+    "label"}`` in characters; see :func:`hf_multitask.tasks.span_labels.span_of` for other forms. The tokens that
+    overlap a span carry its tags, whatever the tokenizer calls a word.
+
+    Texts that are longer than ``max_length`` are read in windows that overlap. A token of two windows counts in the one
+    where it has most context. A label that no token can carry, as that of an empty word, is reported, and counts as
+    missed in evaluation.
 
     Args:
         text_column: column of running text, beside ``spans_column``.
@@ -39,10 +71,12 @@ class TokenClassification(Labelled):
         tokens_column: column of the words, a list of strings a row.
         tags_column: column of the tags: a list of names, numbers or ClassLabels, one a word; None where a row has none.
         label_names: names of the tags, in the order of their numbers; read from the data where None.
-        label_all_tokens: give every token of a word its tag, ``I-`` for the later ones of a word that begins a span.
+        label_all_tokens: give every token of a word its tag in training, ``I-`` for the later ones of a word that
+            begins a span; the first token of a word speaks for it all the same.
         unseen_labels: what a tag outside ``label_names`` is in evaluation: ``"count_wrong"`` or ``"error"``.
+        stride: tokens by which the windows of a long text overlap; a quarter of ``max_length`` where None.
         dataset: see :class:`Task`.
-        max_length: see :class:`Task`.
+        max_length: tokens of a window; see :class:`Task`.
 
     Example::
 
@@ -51,23 +85,39 @@ class TokenClassification(Labelled):
 
     type: ClassVar[str] = "token-classification"
     aligns_words: ClassVar[bool] = True
+    labels_tokens: ClassVar[bool] = True
     tokens_column: str = "tokens"
     tags_column: str = "ner_tags"
     label_all_tokens: bool = False
     text_column: str | None = None
     spans_column: str | None = None
+    stride: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_number("stride", 0)
         if (self.text_column is None) != (self.spans_column is None):
             raise self.error(
                 "`text_column` and `spans_column` go together. Give both, or tokens_column and tags_column."
             )
+        for name in (self.label_names or []) if self.spans_column is not None else []:
+            mark, kind = split_tag(name)
+            if mark == "B" and f"I-{kind}" not in (self.label_names or []):
+                raise self.error(f"`label_names` lacks 'I-{kind}', which the later tokens of a span carry. Add it.")
 
     @property
     def target_column(self) -> str:
         """Column of the tags, or of the spans."""
         return self.spans_column or self.tags_column
+
+    @property
+    def windows_key(self) -> Any:
+        """See :class:`Task`."""
+        return -1 if self.stride is None else self.stride
+
+    def stride_of(self, limit: int | None) -> int | None:
+        """See :class:`Task`."""
+        return window_stride(self.to_dict(), limit)
 
     def resolve(self, train: Dataset | None, others: Sequence[Dataset]) -> Task:
         """See :meth:`Task.resolve`."""
@@ -90,117 +140,148 @@ class TokenClassification(Labelled):
     def _names_of_spans(self, data: Sequence[Dataset]) -> list[str]:
         kinds: dict[str, None] = {}
         for dataset in data:
-            found = {_kind(span) for spans in dataset[self.spans_column] for span in spans or [] if _kind(span)}
-            kinds |= dict.fromkeys(sorted(map(str, found)))
+            kinds |= dict.fromkeys(self._kinds(dataset))
         if not kinds:
             raise self.error(
                 f"column '{self.spans_column}' holds no span with a 'label'. Check it, or give label_names."
             )
         return ["O", *(f"{mark}-{kind}" for kind in kinds for mark in "BI")]
 
+    def _kinds(self, dataset: Dataset) -> list[str]:
+        """The labels of a dataset's spans, sorted; spans that cannot be read are found later, with their rows."""
+        kinds = set()
+        for cell in dataset[self.spans_column]:
+            try:
+                kinds |= {kind for _, _, kind in spans_of(cell) or []}
+            except ValueError:
+                continue
+        return sorted(kinds)
+
     def unseen(self, dataset: Dataset) -> list[Any]:
         """See :meth:`Task.unseen`."""
         if self.spans_column is None:
             return super().unseen(dataset)
-        return [name for name in self._unseen_names(dataset) if name not in (self.label_names or [])]
-
-    def _unseen_names(self, dataset: Dataset) -> list[str]:
-        kinds = sorted(
-            {str(_kind(span)) for spans in dataset[self.spans_column] for span in spans or [] if _kind(span)}
-        )
-        return [f"{mark}-{kind}" for kind in kinds for mark in "BI"]
-
-    def _encode_spans(
-        self, rows: dict[str, list[Any]], indices: list[int], encoding: BatchEncoding, unseen: list[Any], split: str
-    ) -> list[Any]:
-        table = lab.numbering(self.label_names or [], unseen)
-        encoded: list[list[int] | None] = []
-        for row, (text, spans) in enumerate(zip(rows[self.text_column or ""], rows[self.target_column], strict=True)):
-            if spans is None:
-                encoded.append(None)
-                continue
-            where = f"row {indices[row]} of the {split} data"
-            covered = self._covered(as_text(text), spans, table, where)
-            labels = [IGNORE] * len(encoding["input_ids"][row])
-            last, previous = None, None
-            for token, (word, (start, end)) in enumerate(
-                zip(encoding.word_ids(row), encoding["offset_mapping"][row], strict=True)
-            ):
-                if word is None or not as_text(text)[start:end].strip():
-                    continue
-                if word != last:
-                    place = start + len(as_text(text)[start:end]) - len(as_text(text)[start:end].lstrip())
-                    span = covered.get(place)
-                    mark = "I" if span is not None and span == previous else "B"
-                    labels[token] = table["O" if span is None else f"{mark}-{span[1]}"]
-                    previous = span
-                elif self.label_all_tokens:
-                    labels[token] = self._inside(labels[token - 1])
-                last = word
-            encoded.append(labels)
-        return encoded
-
-    def _covered(self, text: str, spans: list[Any], table: dict[Any, int], where: str) -> dict[int, tuple[int, str]]:
-        """For every character of a span, the span's number and name."""
-        covered: dict[int, tuple[int, str]] = {}
-        for number, span in enumerate(spans):
-            start, end, kind = span.get("start"), span.get("end"), _kind(span)
-            if not isinstance(start, int) or not isinstance(end, int) or not 0 <= start < end <= len(text):
-                raise self.error(
-                    f"{where} has a span from {start!r} to {end!r} in column '{self.spans_column}', and the text has "
-                    f"{len(text)} characters. Mend the row."
-                )
-            if f"B-{kind}" not in table:
-                raise self.unknown_label(f"B-{kind}", where)
-            if covered.keys() & set(range(start, end)):
-                raise self.error(f"{where} has spans that overlap at character {start}. A word has one tag: drop one.")
-            covered |= dict.fromkeys(range(start, end), (number, str(kind)))
-        return covered
+        kinds = {split_tag(name)[1] for name in self.label_names or []}
+        return [f"{mark}-{kind}" for kind in self._kinds(dataset) if kind not in kinds for mark in "BI"]
 
     def encode_labels(
-        self, rows: dict[str, list[Any]], indices: list[int], encoding: BatchEncoding, unseen: list[Any], split: str
+        self, rows: dict[str, list[Any]], indices: list[int], encoding: Any, unseen: list[Any], split: str
     ) -> list[Any]:
         """See :meth:`Task.encode_labels`."""
-        if self.spans_column is not None:
-            return self._encode_spans(rows, indices, encoding, unseen, split)
         table = lab.numbering(self.label_names or [], unseen)
-        encoded: list[list[int] | None] = []
-        for row, (words, tags) in enumerate(zip(rows[self.tokens_column], rows[self.tags_column], strict=True)):
-            if tags is None:
-                encoded.append(None)
-                continue
+        aligned: list[Aligned | None] = []
+        for row, target in enumerate(rows[self.target_column]):
             where = f"row {indices[row]} of the {split} data"
-            if len(words) != len(tags):
-                raise self.error(
-                    f"{where} has {len(words)} words in '{self.tokens_column}' and {len(tags)} tags in "
-                    f"'{self.tags_column}'. Give one tag a word."
-                )
-            for tag in tags:
-                if tag not in table:
-                    raise self.unknown_label(tag, where)
-            encoded.append(self._align([table[tag] for tag in tags], words, encoding, row))
-        return encoded
+            if self.spans_column is not None:
+                text = as_text(rows[self.text_column or ""][row])
+                aligned.append(self._align_spans(encoding.text(row), text, target, table, where))
+            elif target is None:
+                aligned.append(None)
+            else:
+                words = rows[self.tokens_column][row]
+                tags = self._tags(words, target, table, where)
+                aligned.append(self._align_words(encoding.text(row), joined(words)[1], tags))
+        encoding.notes[str(self.name)] = aligned
+        return [None if one is None else one.labels for one in aligned]
 
-    def _align(self, tags: list[int], words: list[str], encoding: BatchEncoding, row: int) -> list[int]:
-        """Tags of words to labels of tokens."""
-        starts = [0, *accumulate(len(word) + 1 for word in words)][: len(words)]
-        labels = [IGNORE] * len(encoding["input_ids"][row])
-        firsts = first_tokens(encoding, row, starts)
+    def more_columns(
+        self,
+        rows: dict[str, list[Any]],  # noqa: ARG002
+        labels: list[Any],  # noqa: ARG002
+        encoding: RowEncodings,
+        *,
+        training: bool,
+    ) -> dict[str, list[Any]]:
+        """See :meth:`Task.more_columns`."""
+        aligned = encoding.notes[str(self.name)]
+        lost = [0 if one is None else one.lost for one in aligned]
+        return {"lost": lost} | ({} if training else {"gold": [None if one is None else one.gold for one in aligned]})
+
+    def _tags(self, words: list[str], tags: list[Any], table: dict[Any, int], where: str) -> list[int]:
+        if len(words) != len(tags):
+            raise self.error(
+                f"{where} has {len(words)} words in '{self.tokens_column}' and {len(tags)} tags in "
+                f"'{self.tags_column}'. Give one tag a word."
+            )
+        for tag in tags:
+            if tag not in table:
+                raise self.unknown_label(tag, where)
+        return [table[tag] for tag in tags]
+
+    def _align_words(self, windows: Windows, units: list[Place], tags: list[int]) -> Aligned:
+        """Tags of words to labels of their first tokens."""
+        labels, place = _unlabelled(windows)
+        firsts = first_tokens(windows.offsets, units)
         for tag, first in zip(tags, firsts, strict=True):
-            if first is not None:
-                labels[first] = tag
+            if first >= 0:
+                labels[place[first]] = tag
         if self.label_all_tokens:
-            sequence = encoding.sequence_ids(row)
-            for token in range(1, len(labels)):
-                if labels[token] == IGNORE and sequence[token] == 0 and labels[token - 1] != IGNORE:
-                    labels[token] = self._inside(labels[token - 1])
-        return labels
+            word_of = {first: word for word, first in enumerate(firsts) if first >= 0}
+            word = None
+            for token, (start, end) in enumerate(windows.offsets):
+                word = word_of.get(token, word)
+                if word is not None and token not in word_of and start < end and start < units[word][1]:
+                    labels[place[token]] = self._inside(tags[word])
+        order = _order(labels)
+        gold = {"tags": tags, "places": [order[place[first]] if first >= 0 else -1 for first in firsts]}
+        return Aligned(labels, gold, firsts.count(-1))
 
     def _inside(self, tag: int) -> int:
         names = self.label_names or []
         if tag < len(names) and names[tag].startswith("B-") and "I-" + names[tag][2:] in names:
             return names.index("I-" + names[tag][2:])
         return tag
+
+    def _align_spans(self, windows: Windows, text: str, cell: Any, table: dict[Any, int], where: str) -> Aligned | None:
+        """Spans to labels of the tokens that overlap them; None for a row without labels."""
+        spans = self._spans(text, cell, table, where)
+        if spans is None:
+            return None
+        labels, place = _unlabelled(windows)
+        units, tokens = token_units(text, windows.offsets)
+        inside: list[list[int]] = [[] for _ in spans]
+        number = 0
+        for token, (start, end) in zip(tokens, units, strict=True):
+            while number < len(spans) and spans[number][1] <= start:
+                number += 1
+            labels[place[token]] = table.get("O", IGNORE)
+            if number < len(spans) and spans[number][0] < end:
+                inside[number].append(place[token])
+        scheme = scheme_of(self.label_names or []) or "BIO"
+        for (_, _, kind), places in zip(spans, inside, strict=True):
+            for token, mark in zip(places, marks_of(len(places), scheme) if places else [], strict=True):
+                labels[token] = table.get(f"{mark}-{kind}", table[f"B-{kind}"])
+        order = _order(labels)
+        gold = {
+            "text": text,
+            "starts": [start for start, _ in units],
+            "ends": [end for _, end in units],
+            "places": [order.get(place[token], -1) for token in tokens],
+            "spans": [[start, end, table[f"B-{kind}"]] for start, end, kind in spans],
+        }
+        return Aligned(labels, gold, sum(not places for places in inside))
+
+    def _spans(self, text: str, cell: Any, table: dict[Any, int], where: str) -> list[Span] | None:
+        """The spans of a row in rising order, without white space at their edges."""
+        try:
+            found = spans_of(cell)
+        except ValueError as problem:
+            raise self.error(f"{where}, column '{self.spans_column}': {problem} Fix the row.") from None
+        if found is None:
+            return None
+        spans: list[Span] = []
+        for start, end, kind in sorted(found):
+            if not 0 <= start < end <= len(text):
+                raise self.error(
+                    f"{where} has a span from {start!r} to {end!r} in column '{self.spans_column}', and the text has "
+                    f"{len(text)} characters. Fix the row."
+                )
+            if f"B-{kind}" not in table:
+                raise self.unknown_label(f"B-{kind}", where)
+            if spans and start < spans[-1][1]:
+                raise self.error(f"{where} has spans that overlap at character {start}. A token has one tag: drop one.")
+            spans.append((*trimmed(text, (start, end)), kind))
+        return spans
 
     def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:
         """Labels (N, L), -100 where a token has none."""
@@ -210,27 +291,104 @@ class TokenClassification(Labelled):
         self,
         labels: Sequence[Any],
         rows: Dataset,  # noqa: ARG002
-        tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
+        tokenizer: Any,  # noqa: ARG002
     ) -> float | None:
         """See :meth:`Task.constant_loss`: entropy of the tags."""
         return entropy(tag for row in labels for tag in row if tag != IGNORE)
 
-    def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: list[Any]) -> dict[str, float]:
-        """``f1``, ``precision``, ``recall`` of spans and ``accuracy`` of tags for BIO; ``accuracy`` for other tags."""
+    def reduced(self, predictions: torch.Tensor) -> torch.Tensor:
+        """See :meth:`Task.reduced`: the best tags."""
+        return predictions.argmax(-1)
+
+    def score(
+        self,
+        predictions: Any,
+        labels: Any,  # noqa: ARG002
+        *,
+        unseen: list[Any],
+        references: Sequence[Any],
+        loss: float,  # noqa: ARG002
+        tokenizer: Any,  # noqa: ARG002
+    ) -> dict[str, float]:
+        """Metrics of answers as the pipeline gives them; see :meth:`metrics`.
+
+        Args:
+            predictions: of every row, the best tags of its labelled tokens, or their logits.
+            labels: not used.
+            unseen: see :meth:`Task.metrics`.
+            references: of every row, what :meth:`more_columns` keeps as ``gold``.
+            loss: not used.
+            tokenizer: not used.
+        """
+        names = self.label_names or []
+        known = [*names, *map(str, unseen)]
+        pairs = []
+        for best, gold in zip(predictions, references, strict=True):
+            tags = best.argmax(-1) if best.ndim > 1 else best
+            told = [names[tags[place]] if place >= 0 else None for place in gold["places"]]
+            pairs.append(
+                (told, [known[tag] for tag in gold["tags"]]) if "tags" in gold else self._segments(told, gold, known)
+            )
+        return self._metrics(pairs)
+
+    @staticmethod
+    def _segments(told: list[str | None], gold: dict[str, Any], known: list[str]) -> tuple[list[str | None], list[str]]:
+        """Spans of characters, told and true, as tags of the segments between all of their edges."""
+        units = list(zip(gold["starts"], gold["ends"], strict=True))
+        found = decoded_spans([tag or "O" for tag in told], units, gold["text"])
+        spans = [(start, end, kind) for _, _, kind, start, end in found]
+        true = [(start, end, split_tag(known[label])[1]) for start, end, label in gold["spans"]]
+        edges = sorted({edge for start, end, _ in (*spans, *true) for edge in (start, end)})
+        number = {edge: place for place, edge in enumerate(edges)}
+        both = []
+        for those in (spans, true):
+            both.append(tags_of([(number[start], number[end] - 1, kind) for start, end, kind in those], len(edges)))
+        return list(both[0]), both[1]
+
+    def _metrics(self, pairs: Sequence[tuple[Sequence[str | None], Sequence[str]]]) -> dict[str, float]:
+        """Metrics of tags, told and true, by row; None where a word has no token."""
         from .metrics import Accuracy, SpanF1
 
+        if scheme_of(self.label_names or []) is None:
+            hits = [one == other for told, true in pairs for one, other in zip(told, true, strict=True)]
+            return Accuracy().compute(predictions=hits, references=[True] * len(hits))
+        tags = [[_canonical([tag or "O" for tag in row]) for row in side] for side in zip(*pairs, strict=True)]
+        scores = SpanF1().compute(predictions=tags[0], references=tags[1])
+        if self.spans_column is not None:
+            del scores["accuracy"]  # a span of characters has no tags
+        return scores
+
+    def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: list[Any]) -> dict[str, float]:
+        """``f1``, ``precision``, ``recall`` of spans and ``accuracy`` of tags; ``accuracy`` for tags without spans.
+
+        Args:
+            predictions: logits (N, L, C).
+            labels: (N, L), -100 where a token has none.
+            unseen: see :meth:`Task.metrics`.
+        """
         names = self.label_names or []
+        known = [*names, *map(str, unseen)]
         best, kept = predictions.argmax(-1), labels != IGNORE
-        if not is_bio(names):
-            return Accuracy().compute(predictions=best[kept], references=labels[kept])
-        known = [*names, *(str(label) for label in unseen)]
-        rows = [(best[row][mask], labels[row][mask]) for row, mask in enumerate(kept)]
-        return SpanF1().compute(
-            predictions=[[names[tag] for tag in predicted] for predicted, _ in rows],
-            references=[[known[tag] for tag in true] for _, true in rows],
+        return self._metrics(
+            [
+                ([names[tag] for tag in best[row][mask]], [known[tag] for tag in labels[row][mask]])
+                for row, mask in enumerate(kept)
+            ]
         )
 
 
-def _kind(span: dict[str, Any]) -> Any:
-    """What a span is called: its ``label``, or ``slot``."""
-    return span.get("label") if span.get("label") is not None else span.get("slot")
+def _canonical(tags: Sequence[str]) -> list[str]:
+    """The spans of tags of any scheme, in BIO."""
+    return tags_of(groups(tags), len(tags))
+
+
+def _unlabelled(windows: Windows) -> tuple[list[int], list[int]]:
+    """Labels of all tokens of all windows, none yet, and where among them each token of the text is labelled."""
+    lengths = [len(row["input_ids"]) for row in windows.rows]
+    starts = [0, *accumulate(lengths)]
+    return [IGNORE] * starts[-1], [starts[window] + place for window, place in windows.home()]
+
+
+def _order(labels: Sequence[int]) -> dict[int, int]:
+    """For every labelled token the number of labelled tokens before it."""
+    return {place: number for number, place in enumerate(p for p, label in enumerate(labels) if label != IGNORE)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from ..data import MixtureCollator
 from ..data.workers import leave_sigterm_to_parent
 from ..modeling import MultiTaskModel
 from ..modeling.generation import generation_kwargs
+from ..modeling.heads import IGNORE
 from ..tasks import Task
 from .evaluation import NUMBERS, EvaluationRows, Metric, Part, Scores, prefixed, score, sweep_loader
 from .preparation import Datasets
@@ -28,10 +30,12 @@ class EvaluatingTrainer(Trainer):
     data_collator: MixtureCollator
     tasks: dict[str, Task]
     metric_by_task: dict[str, Metric]
+    preprocess_by_task: Mapping[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]
     eval_dataset: EvaluationRows | None
     _primary: dict[str, tuple[str, float]]
     _measured_rows: dict[str, dict[str, int]]
     _sharded: bool
+    _keeps_predictions = False  # for predict, beyond what metrics need
 
     @abstractmethod
     def evaluation_rows(self, data: Datasets, split: str) -> EvaluationRows:
@@ -72,14 +76,25 @@ class EvaluatingTrainer(Trainer):
                 predictions = heads[name].predictions(logits[name], own)
                 if heads[name].writes:
                     predictions = self._written(name, inputs)
+                kept, counts = heads[name].references(own), torch.zeros(0, dtype=torch.long)
+                if heads[name].predicts_labelled:
+                    counts = (own != IGNORE).flatten(1).sum(1)
+                predictions = self._reduced_for_metrics(name, predictions, kept)
                 if predictions.is_floating_point():
                     predictions = predictions.to(torch.promote_types(losses.dtype, predictions.dtype))
-                part = numbers[name], predictions, losses, heads[name].items(own), own
+                part = numbers[name], counts, predictions, losses, heads[name].items(own), kept
                 self._waiting.append((name, part))
         self._batches += 1
         if self.args.eval_accumulation_steps and self._batches % self.args.eval_accumulation_steps == 0:
             self._fetch_parts()
         return None, None, None
+
+    def _reduced_for_metrics(self, name: str, predictions: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """What the metrics of a task need of the predictions of a batch."""
+        if name in self.metric_by_task:
+            reduce = self.preprocess_by_task.get(name)
+            return predictions if reduce is None else reduce(predictions, labels)
+        return predictions if self._keeps_predictions else self.tasks[name].reduced(predictions)
 
     def _written(self, name: str, inputs: dict[str, Any]) -> torch.Tensor:
         """The tokens that a task writes for the rows of a batch."""
@@ -164,15 +179,21 @@ class EvaluatingTrainer(Trainer):
     ) -> dict[str, PredictionOutput]:
         """Logits, labels and metrics by task, rows in the order of the dataset, those without a label left out.
 
+        Of a task on tokens, those of the labelled ones, (N, W, C) and (N, W), padded with -100 to the most of a row; of
+        question answering window, first and last token of the answer.
+
         Args:
             test_dataset: raw rows by dataset name, of all tasks or of some.
             ignore_keys: not used.
             metric_key_prefix: first part of the metric names.
         """
-        scores = self._scores(self.evaluation_rows(test_dataset, metric_key_prefix), "Prediction")
+        rows = self.evaluation_rows(test_dataset, metric_key_prefix)
+        self._keeps_predictions = True
+        try:
+            scores = self._scores(rows, "Prediction")
+        finally:
+            self._keeps_predictions = False
         return {
-            name: PredictionOutput(
-                result.logits, result.labels, dict(prefixed(result.metrics, metric_key_prefix, name))
-            )
+            name: PredictionOutput(*result.arrays(), dict(prefixed(result.metrics, metric_key_prefix, name)))
             for name, result in scores.items()
         }

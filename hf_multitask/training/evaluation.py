@@ -17,7 +17,8 @@ from ..data.mixture import Feature
 from ..tasks import Task
 
 Metric = Callable[[EvalPrediction], Mapping[str, float]]
-# Where the items of a batch stand among a task's rows, their logits, summed losses, numbers of items, and labels.
+# Where the items of a batch stand among a task's rows, how many predictions each has, or nothing where it is one, their
+# predictions, summed losses, numbers of items, and labels.
 Part = tuple[np.ndarray, ...]
 NUMBERS = "row_numbers"
 _PAD = -100
@@ -44,9 +45,9 @@ class EvaluationRows(Mixture):
         return rows[np.argsort(lengths[rows], kind="stable")]
 
     def references(self, task: str) -> Sequence[Any]:
-        """A task's labels as encoded, in the order of the dataset."""
+        """What a task's answers are compared with, in the order of the dataset."""
         (dataset,) = (dataset for dataset in self.encoded if task in dataset.tasks)
-        return dataset.labelled(task)[label_column(task)]
+        return dataset.references(task)
 
     def __getitems__(self, rows: Sequence[int]) -> list[Feature]:
         """See :class:`Mixture`."""
@@ -123,33 +124,64 @@ def sweep_loader(
 
 @dataclass(frozen=True)
 class Scores:
-    """Logits, labels and metrics of one task, and the name and value of its primary metric."""
+    """Predictions, labels and metrics of one task, and the name and value of its primary metric.
 
-    logits: np.ndarray
-    labels: np.ndarray
+    Predictions and labels are those of :func:`in_order`; of tokens, padded with -100 to the most that a row has.
+    """
+
+    predictions: Any
+    labels: Any
     metrics: dict[str, float]
     primary: tuple[str, float]
 
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Predictions and labels as arrays, a row each."""
+        return as_array(self.predictions), as_array(self.labels)
 
-def in_order(parts: Sequence[Part], numbers: np.ndarray) -> list[np.ndarray]:
-    """What batches gave for a task, in the order of the dataset; rows of different length are padded with -100.
+
+def in_order(parts: Sequence[Part], numbers: np.ndarray) -> list[Any]:
+    """Predictions, losses, items and labels of a task in the order of the dataset.
+
+    Where a row has several predictions, as one for each labelled token, they are a list of arrays, a row each. Rows of
+    different length are padded with -100 otherwise.
 
     Args:
         parts: of all batches and ranks.
         numbers: of the task's rows, in the order of the dataset.
     """
     places = np.searchsorted(numbers, np.concatenate([part[0] for part in parts]))
+    several = any(part[1].size for part in parts)
+    predictions, losses, items, labels = list(zip(*parts, strict=True))[2:]
+    dense = [_dense(arrays, places, len(numbers)) for arrays in (losses, items)]
+    if not several:
+        return [_dense(predictions, places, len(numbers)), *dense, _dense(labels, places, len(numbers))]
+    ends = np.cumsum(np.concatenate([part[1] for part in parts]))
     ordered = []
-    for arrays in list(zip(*parts, strict=True))[1:]:
-        widest = np.max([array.shape[1:] for array in arrays], axis=0).astype(int)
-        whole = np.full((len(numbers), *widest), _PAD, dtype=arrays[0].dtype)
-        start = 0
-        for array in arrays:
-            place: Any = (places[start : start + len(array)], *(slice(size) for size in array.shape[1:]))
-            whole[place] = array
-            start += len(array)
-        ordered.append(whole)
-    return ordered
+    for arrays in (predictions, labels):
+        pieces = np.split(np.concatenate(arrays), ends[:-1])
+        ordered.append([pieces[place] for place in np.argsort(places, kind="stable")])
+    return [ordered[0], *dense, ordered[1]]
+
+
+def _dense(arrays: Sequence[np.ndarray], places: np.ndarray, rows: int) -> np.ndarray:
+    widest = np.max([array.shape[1:] for array in arrays], axis=0).astype(int)
+    whole = np.full((rows, *widest), _PAD, dtype=arrays[0].dtype)
+    start = 0
+    for array in arrays:
+        place: Any = (places[start : start + len(array)], *(slice(size) for size in array.shape[1:]))
+        whole[place] = array
+        start += len(array)
+    return whole
+
+
+def as_array(rows: Any) -> np.ndarray:
+    """Arrays of rows of different length as one, padded with -100; an array as it is."""
+    if isinstance(rows, np.ndarray):
+        return rows
+    whole = np.full((len(rows), max(map(len, rows)), *rows[0].shape[1:]), _PAD, dtype=rows[0].dtype)
+    for row, values in enumerate(rows):
+        whole[row, : len(values)] = values
+    return whole
 
 
 def score(rows: EvaluationRows, task: Task, parts: Sequence[Part], metric: Metric | None, tokenizer: Any) -> Scores:
@@ -165,11 +197,11 @@ def score(rows: EvaluationRows, task: Task, parts: Sequence[Part], metric: Metri
         tokenizer: the backbone's.
     """
     name = str(task.name)
-    logits, losses, items, labels = in_order(parts, rows.by_task[name])
+    predictions, losses, items, labels = in_order(parts, rows.by_task[name])
     loss = float(losses.sum() / max(items.sum(), 1))
     if metric is None:
         values = task.score(
-            logits,
+            predictions,
             labels,
             unseen=rows.unseen[name],
             references=rows.references(name),
@@ -177,7 +209,7 @@ def score(rows: EvaluationRows, task: Task, parts: Sequence[Part], metric: Metri
             tokenizer=tokenizer,
         )
     else:
-        found = metric(EvalPrediction(predictions=logits, label_ids=labels))
+        found = metric(EvalPrediction(predictions=as_array(predictions), label_ids=as_array(labels)))
         if not isinstance(found, Mapping) or not found:
             raise task.error(
                 f"its compute_metrics should return a dict of numbers, the primary one first. Found {found!r}."
@@ -185,7 +217,7 @@ def score(rows: EvaluationRows, task: Task, parts: Sequence[Part], metric: Metri
         values = dict(found)
     values = {name: float(value) for name, value in values.items()}
     primary = next(iter(values.items()), ("none", 0.0))
-    return Scores(logits, labels, {"loss": loss, **values}, primary)
+    return Scores(predictions, labels, {"loss": loss, **values}, primary)
 
 
 def prefixed(metrics: Mapping[str, float], *prefix: str) -> Iterator[tuple[str, float]]:

@@ -18,7 +18,7 @@ from transformers.utils import logging
 from ..aggregation import Aggregator, Blocks, NoRowAxisError, RowSplit, Segment, collect_task
 from .parameters import shared_parameters
 from .stepping import SteppingTrainer
-from .task_rows import Batch, only, side_by_side
+from .task_rows import Batch, only, rows_of, side_by_side
 
 logger = logging.get_logger(__name__)
 
@@ -87,7 +87,8 @@ class GradientsTrainer(SteppingTrainer):
         if together:
             mixed, counts = only(batch, together)
             segments = self._segments(together, counts)
-            if self._can_split(mixed, segments, num_items):
+            in_one_pass = not self.model.splits_passes(mixed["task_rows"], rows_of(mixed))
+            if in_one_pass and self._can_split(mixed, segments, num_items):
                 with self._split.rows(blocks, segments):  # type: ignore[union-attr]
                     total += self._run_rows(mixed, num_items)
             else:

@@ -24,6 +24,7 @@ from transformers.utils import logging
 from ..balancing import Balancer
 from ..data import Mixture, MixtureCollator, SamplingRates
 from ..modeling import MultiTaskModel
+from ..modeling.config import FORMAT_VERSION
 from ..tasks import Task
 from .arguments import OWN_TO_A_RANK, MultiTaskTrainingArguments
 from .balance import Balance
@@ -79,6 +80,8 @@ class MultiTaskTrainer(
         aggregator: in place of ``args.aggregation``, an aggregator of :mod:`hf_multitask.aggregation`, or a weighting
             of torchjd's that remembers nothing.
         compute_metrics: by task, metrics in place of the task's own; the first one counts for the average.
+        preprocess_logits_for_metrics: by task that has ``compute_metrics``, what is kept for it of a batch's logits and
+            labels, as in ``Trainer``.
         callbacks: as in ``Trainer``.
         optimizers: as in ``Trainer``.
 
@@ -109,6 +112,7 @@ class MultiTaskTrainer(
         balancer: Balancer | None = None,
         aggregator: Any = None,
         compute_metrics: Mapping[str, Metric] | None = None,
+        preprocess_logits_for_metrics: Mapping[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
     ) -> None:
@@ -131,7 +135,9 @@ class MultiTaskTrainer(
         self.tasks = build_tasks(model.config, tasks)
         check_tokenizer(self.tasks, processing_class)
         check_names("compute_metrics", compute_metrics, self.tasks)
+        check_names("preprocess_logits_for_metrics", preprocess_logits_for_metrics, compute_metrics or {})
         self.metric_by_task = dict(compute_metrics or {})
+        self.preprocess_by_task = dict(preprocess_logits_for_metrics or {})
         self.own_rates = sampler
         self.own_balancer = balancer
         self._check_names()
@@ -156,6 +162,7 @@ class MultiTaskTrainer(
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        model.reads_in_parts = not self._sharded  # processes gather weights at every pass
         self.model_init = model_init
         self._steps = None if mixture is None else self._step_sampler()  # rates that do not fit the data fail here
         rows = 0 if mixture is None else len(mixture.sizes)
@@ -203,6 +210,12 @@ class MultiTaskTrainer(
 
     def _adopt(self, model: MultiTaskModel) -> None:
         """Tell a model what the data say of its tasks, and which token is padding."""
+        if model.config.format_version < FORMAT_VERSION:
+            logger.warning(
+                f"The model is of format {model.config.format_version}. Training and evaluation read words by the "
+                f"rules of format {FORMAT_VERSION}, and so does the model from here on."
+            )
+            model.config.format_version = FORMAT_VERSION
         for name, task in self.tasks.items():
             model.set_task(name, task.to_dict())
         model.set_pad_token_id(self.processing_class.pad_token_id)

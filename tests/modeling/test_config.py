@@ -4,6 +4,7 @@ import pytest
 from transformers import AutoConfig, BertConfig
 
 from hf_multitask import MultiTaskConfig
+from hf_multitask.modeling.config import FORMAT_VERSION
 
 TASK = {"name": "ner", "type": "token-classification", "label_names": ["O", "B-X"], "tokens_column": "words"}
 
@@ -17,7 +18,7 @@ def test_configuration_round_trips_through_json(tmp_path):
     assert loaded.pooling == "mean"
     assert loaded.backbone_config.hidden_size == 24
     saved = json.loads((tmp_path / "config.json").read_text())
-    assert saved["format_version"] == 1
+    assert saved["format_version"] == FORMAT_VERSION
     assert saved["auto_map"] == {"AutoConfig": "config.MultiTaskConfig"}
     assert saved["custom_pipelines"]["multitask"]["impl"] == "pipeline.MultiTaskPipeline"
 
@@ -40,7 +41,7 @@ def test_usual_task_names_are_taken(name):
         ({"tasks": [{"name": "ner"}]}, "Task 'ner' has no 'type'"),
         ({"backbone_config": {"hidden_size": 24}}, "backbone_config has no 'model_type'"),
         ({"pooling": "max"}, "`pooling` should be one of native, cls, mean, last. Found `pooling = 'max'`"),
-        ({"format_version": 2}, "format version 2, and the installed hf_multitask reads up to 1. Upgrade"),
+        ({"format_version": 99}, "format version 99, and the installed hf_multitask reads up to 2. Upgrade"),
     ],
 )
 def test_unusable_values_fail_when_built(kwargs, message):

@@ -95,7 +95,7 @@ def test_pipeline_answers_empty_and_long_texts_of_a_decoder(build_model, caplog)
     assert pipe("")["ner"] == []
     assert "was cut" not in caplog.text
     single, many = pipe(LONG), pipe(["", LONG], batch_size=2)[1]
-    assert "An input is longer than 80 tokens and was cut." in caplog.text
+    assert caplog.text.count("an input is longer than 80 tokens and was cut") == 1
     assert single["sentiment"]["score"] == pytest.approx(many["sentiment"]["score"], abs=1e-5)
 
 

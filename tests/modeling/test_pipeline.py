@@ -1,11 +1,15 @@
+import random
+
 import pytest
 import torch
 from datasets import Dataset
 from reading import INPUTS, TEXT
+from seqeval.metrics.sequence_labeling import get_entities
 from transformers import AutoTokenizer, pipeline
 
 from hf_multitask import SequenceClassification
 from hf_multitask.modeling.decoding import decode_sequence, decode_tokens, is_bio
+from hf_multitask.modeling.words import groups, running_words, scheme_of
 
 
 @pytest.fixture
@@ -86,9 +90,41 @@ def test_saved_pipeline_loads(multitask, tmp_path):
     assert (tmp_path / "pipeline.py").is_file()
 
 
-def test_words_are_read_as_running_text(multitask):
+def test_words_of_a_list_are_the_words_that_are_tagged(multitask):
     pipe = multitask()
-    assert pipe([["A", "fine", "place", "."]])[0] == pipe("A fine place .")
+    one, other = pipe([["A", "fine", "place", "."]])[0], pipe("A fine place .")
+    assert one["sentiment"] == other["sentiment"]
+    indices = [answer.pop("word_indices") for answer in one["ner"]]
+    assert one["ner"] == other["ner"]
+    words = ["A", "fine", "place", "."]
+    assert [" ".join(words[index] for index in of_one) for of_one in indices] == [a["word"] for a in one["ner"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("the U.K., by e-mail", ["the", "U.K.", ",", "by", "e-mail"]),
+        ('He said: "(Oslo)!"', ["He", "said", ":", '"', "(", "Oslo", ")", "!", '"']),
+        ("on the 18th...\r\nnow", ["on", "the", "18th", "...", "now"]),
+        ("don't dogs' $5 @user #tag", ["don't", "dogs", "'", "$", "5", "@user", "#tag"]),
+        (" \t\n", []),
+        ("", []),
+        ("?", ["?"]),
+        ("a\u0301 \u00a0b", ["a\u0301", "b"]),
+    ],
+)
+def test_words_of_running_text(text, words):
+    assert [text[start:end] for start, end in running_words(text)] == words
+
+
+@pytest.mark.parametrize("names", [["O", "B-X", "I-X"], ["O", "B-X", "I-X", "E-X", "S-X"]])
+def test_spans_are_those_that_seqeval_reads(names):
+    draw = random.Random(0)
+    for _ in range(500):
+        names_of_all = [*names, *(name.replace("X", "Y") for name in names[1:])]
+        tags = [draw.choice(names_of_all) for _ in range(draw.randint(1, 8))]
+        assert groups(tags) == [(first, last, kind) for kind, first, last in get_entities(tags)]
+        assert groups([tag.replace("E-", "L-").replace("S-", "U-") for tag in tags]) == groups(tags)
 
 
 def logits_for(labels: list[str], names: list[str]) -> torch.Tensor:
@@ -161,6 +197,23 @@ def test_label_sets_and_numbers():
 )
 def test_is_bio(names, answer):
     assert is_bio(names) is answer
+
+
+@pytest.mark.parametrize(
+    ("names", "scheme"),
+    [
+        (["O", "B-A", "I-A"], "BIO"),
+        (["O", "I-A"], "BIO"),  # IOB1 without two spans side by side
+        (["O", "B-A", "I-A", "E-A", "S-A"], "BIOES"),
+        (["O", "S-A"], "BIOES"),
+        (["O", "B-A", "I-A", "L-A", "U-A"], "BILOU"),
+        (["O", "B-A", "X"], None),
+        (["NOUN", "O"], None),
+        (["O"], None),
+    ],
+)
+def test_scheme_of_tags(names, scheme):
+    assert scheme_of(names) == scheme
 
 
 def test_tagging_needs_a_fast_tokenizer(multitask):

@@ -34,7 +34,7 @@ def test_sequence_tasks_train_save_and_load_with_a_slow_tokenizer(
         eval_dataset={"sentiment": data(8, split="validation")["sentiment"]},
         processing_class=slow_tokenizer,
     )
-    assert "1 of 8 rows of 'sentiment' (train) are longer than the limit and were cut" in caplog.text
+    assert "1 of 8 rows of 'sentiment' (train) are longer than 78 tokens and were cut" in caplog.text
     trainer.train()
     assert 0 <= trainer.evaluate()["eval_sentiment_accuracy"] <= 1
     trainer.save_model(str(tmp_path / "saved"))
