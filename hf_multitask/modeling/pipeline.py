@@ -88,6 +88,8 @@ class MultiTaskPipeline(Pipeline):
 
     @torch.no_grad()
     def _forward(self, input_tensors: dict[str, Any], **generate_kwargs: Any) -> dict[str, Any]:
+        if self.model.training:  # as a model is after its training: answers have no dropout
+            self.model.eval()
         batched = isinstance(input_tensors["readings"], list)
         items = input_tensors["readings"] if batched else [input_tensors["readings"]]
         answers: list[dict[str, Any]] = [{} for _ in items]

@@ -349,14 +349,16 @@ class TokenClassification(Labelled):
         """Metrics of tags, told and true, by row; None where a word has no token."""
         from .metrics import Accuracy, SpanF1
 
+        hits = [one == other for told, true in pairs for one, other in zip(told, true, strict=True)]
+        accuracy = Accuracy().compute(predictions=hits, references=[True] * len(hits))
         if scheme_of(self.label_names or []) is None:
-            hits = [one == other for told, true in pairs for one, other in zip(told, true, strict=True)]
-            return Accuracy().compute(predictions=hits, references=[True] * len(hits))
+            return accuracy
         tags = [[_canonical([tag or "O" for tag in row]) for row in side] for side in zip(*pairs, strict=True)]
         scores = SpanF1().compute(predictions=tags[0], references=tags[1])
         if self.spans_column is not None:
             del scores["accuracy"]  # a span of characters has no tags
-        return scores
+            return scores
+        return {**scores, **accuracy}
 
     def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: list[Any]) -> dict[str, float]:
         """``f1``, ``precision``, ``recall`` of spans and ``accuracy`` of tags; ``accuracy`` for tags without spans.

@@ -10,6 +10,8 @@ import pytest
 from reading import assert_same
 from transformers import AutoConfig, pipeline
 
+from hf_multitask import MultiTaskTrainer, MultiTaskTrainingArguments
+
 FOLDER = Path(__file__).parent / "first_release"
 MODELS = ("encoder", "decoder", "writer")
 
@@ -19,6 +21,21 @@ def test_it_answers_as_it_did(name):
     ask = pipeline("multitask", str(FOLDER / name))
     for asked, tasks, answer in json.loads((FOLDER / name / "answers.json").read_text(encoding="utf-8")):
         assert_same(json.loads(json.dumps(ask(asked, tasks=tasks))), answer)
+
+
+def test_its_rules_are_named_once_and_left_by_a_trainer(caplog, tmp_path):
+    ask = pipeline("multitask", str(FOLDER / "encoder"))
+    task = next(task["name"] for task in ask.model.config.tasks if task["type"] == "token-classification")
+    text = "Ada (Lovelace) left the U.K., by e-mail."
+    old = ask([text, text], tasks=[task])[0]
+    assert caplog.text.count("The model is of format 1") == 1
+    arguments = MultiTaskTrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
+    MultiTaskTrainer(model=ask.model, args=arguments, processing_class=ask.tokenizer)
+    assert "read words by the rules of format 2" in caplog.text
+    assert ask.model.config.format_version == 2
+    assert ask(text, tasks=[task]) != old
+    ask.model.save_pretrained(tmp_path / "new")
+    assert AutoConfig.from_pretrained(tmp_path / "new").format_version == 2
 
 
 def test_the_models_are_of_the_first_format_and_of_every_type_it_had():
