@@ -3,6 +3,8 @@
 import inspect
 from collections.abc import Iterable
 from copy import deepcopy
+from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -37,11 +39,15 @@ class SharedStates(nn.Module):
     """Stands in a stock model where its base model was and hands on the states that it is given.
 
     A stock model passes ``inputs_embeds`` to its base model untouched; here that argument carries the output which
-    the shared backbone has computed for these rows, and the stock forward takes over from there. Where a stock model
-    does reshape that argument, ``given`` carries the output.
+    the shared backbone has computed for these rows, and the stock forward takes over from there.
+
+    Args:
+        given: the output, for a stock model that reshapes that argument.
     """
 
-    given: States | None = None
+    def __init__(self, given: States | None = None) -> None:
+        super().__init__()
+        self.given = given
 
     def forward(self, *args: Any, inputs_embeds: States | None = None, **kwargs: Any) -> States | None:  # noqa: ARG002
         """Return what is given."""
@@ -188,19 +194,36 @@ def reading_part(backbone: Any) -> Any:
 def language_logits(backbone: Any, hidden_MD: torch.Tensor) -> torch.Tensor:
     """What a native language model's last layers make of some states: (M, D) to (M, V).
 
-    The model's own forward runs, its base model, or the decoder of those that have none, being replaced meanwhile.
+    The model's own forward runs, over these states in place of its base model, or of the decoder of those that have
+    none.
     """
     states = States(last_hidden_state=hidden_MD.unsqueeze(0))
     name = "decoder" if backbone.base_model is backbone else backbone.base_model_prefix
     inputs: dict[str, Any] = {"inputs_embeds": states}
     if name == "decoder":
         inputs = {"decoder_inputs_embeds": states, "encoder_outputs": states}
-    replaced = backbone._modules[name]
-    backbone._modules[name] = SharedStates()
-    try:
-        return backbone(**inputs).logits.squeeze(0)
-    finally:
-        backbone._modules[name] = replaced
+    return over_states(backbone, name, states)(**inputs).logits.squeeze(0)
+
+
+def over_states(model: nn.Module, name: str, states: States) -> Any:
+    """A model whose module ``name`` is computed already, for one call.
+
+    It shares weights, hooks and all other modules with ``model``, which stays as it is: other threads may be in it.
+    """
+    view: Any = object.__new__(type(model))
+    view.__dict__.update(model.__dict__)
+    view.__dict__["_modules"] = {**model._modules, name: SharedStates(states)}
+    for method in ("forward", "_old_forward"):  # accelerate's, of a model that is spread over devices
+        if method in model.__dict__:
+            view.__dict__[method] = _bound(model.__dict__[method], model, view)
+    return view
+
+
+def _bound(method: Any, model: nn.Module, view: nn.Module) -> Any:
+    """What is bound to a model, bound to a view of it."""
+    if isinstance(method, partial):
+        return partial(method.func, *(view if one is model else one for one in method.args), **method.keywords)
+    return MethodType(method.__func__, view) if getattr(method, "__self__", None) is model else method
 
 
 def shifted_right(ids_NT: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:

@@ -1,6 +1,9 @@
 """``pipeline("multitask", ...)``: one input in, what every task says about it out, on one pass of the backbone."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
 from typing import Any
 
 import torch
@@ -10,6 +13,20 @@ from .inputs import Encoder, padded
 from .readers import MaskReader, Reading, WritingReader, reader_of
 
 _INPUTS = "a text or a dict with 'text', 'question' and 'context', or 'question' and 'choices'"
+
+# By process: a lock that another thread holds as the process forks would stay locked in the fork.
+_LOCKS: dict[int, threading.Lock] = {}
+
+
+def tokenizing(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that one thread runs at a time: a tokenizer keeps what it was told about truncation and languages."""
+
+    @wraps(method)
+    def locked(*args: Any, **kwargs: Any) -> Any:
+        with _LOCKS.setdefault(os.getpid(), threading.Lock()):
+            return method(*args, **kwargs)
+
+    return locked
 
 
 class MultiTaskPipeline(Pipeline):
@@ -52,6 +69,7 @@ class MultiTaskPipeline(Pipeline):
         placed = dict(zip(order, answers, strict=True))
         return [placed[number] for number in range(len(inputs))]
 
+    @tokenizing
     def preprocess(self, inputs: Any, tasks: list[str] | None = None) -> dict[str, Any]:
         """One input to what each task reads of it."""
         row = inputs if isinstance(inputs, Mapping) else {"text": inputs}
