@@ -57,6 +57,39 @@ class SharedStates(nn.Module):
         """None: the embeddings are the shared backbone's."""
 
 
+class Over:
+    """A stock model, one of whose modules has computed its states already, for one call.
+
+    The model itself stays as it is, so that other threads may be in it. A plain object, which ``torch.compile`` traces.
+
+    Args:
+        model: the model.
+        name: of the module.
+        states: what it has computed.
+    """
+
+    def __init__(self, model: nn.Module, name: str, states: States) -> None:
+        self._native, self._replaced = model, {name: SharedStates(states)}
+        for method in ("forward", "_old_forward"):  # accelerate's, of a model that is spread over devices
+            if method in model.__dict__:
+                self.__dict__[method] = _bound(model.__dict__[method], model, self)
+
+    def __getattr__(self, name: str) -> Any:
+        """What the model has."""
+        return self._replaced[name] if name in self._replaced else getattr(self._native, name)
+
+    def forward(self, **inputs: Any) -> Any:
+        """The model's own, which finds the states where it calls the module."""
+        return type(self._native).forward(self, **inputs)
+
+
+def _bound(method: Any, model: nn.Module, other: Any) -> Any:
+    """What is bound to a model, bound to another object."""
+    if isinstance(method, partial):
+        return partial(method.func, *(other if one is model else one for one in method.args), **method.keywords)
+    return MethodType(method.__func__, other) if getattr(method, "__self__", None) is model else method
+
+
 def backbone_class(config: PreTrainedConfig) -> Any:
     """The family's class without a head, such as ``BertModel``."""
     return AutoModel._model_mapping[type(config)]
@@ -202,28 +235,7 @@ def language_logits(backbone: Any, hidden_MD: torch.Tensor) -> torch.Tensor:
     inputs: dict[str, Any] = {"inputs_embeds": states}
     if name == "decoder":
         inputs = {"decoder_inputs_embeds": states, "encoder_outputs": states}
-    return over_states(backbone, name, states)(**inputs).logits.squeeze(0)
-
-
-def over_states(model: nn.Module, name: str, states: States) -> Any:
-    """A model whose module ``name`` is computed already, for one call.
-
-    It shares weights, hooks and all other modules with ``model``, which stays as it is: other threads may be in it.
-    """
-    view: Any = object.__new__(type(model))
-    view.__dict__.update(model.__dict__)
-    view.__dict__["_modules"] = {**model._modules, name: SharedStates(states)}
-    for method in ("forward", "_old_forward"):  # accelerate's, of a model that is spread over devices
-        if method in model.__dict__:
-            view.__dict__[method] = _bound(model.__dict__[method], model, view)
-    return view
-
-
-def _bound(method: Any, model: nn.Module, view: nn.Module) -> Any:
-    """What is bound to a model, bound to a view of it."""
-    if isinstance(method, partial):
-        return partial(method.func, *(view if one is model else one for one in method.args), **method.keywords)
-    return MethodType(method.__func__, view) if getattr(method, "__self__", None) is model else method
+    return Over(backbone, name, states).forward(**inputs).logits.squeeze(0)
 
 
 def shifted_right(ids_NT: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
