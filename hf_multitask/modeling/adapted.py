@@ -37,7 +37,7 @@ class Adapted(PreTrainedModel):
     backbone: Any
     heads: Any
     _rest_unread: Any
-    routing: Routing | None = None
+    routing: Routing
 
     def add_adapters(self, lora: Any = None, task_lora: Any = None, *, source: dict[str, Any] | None = None) -> None:
         r"""Put LoRA on the backbone, whose own weights train no more: :math:`W + s_0 B_0 A_0 + s_t B_t A_t`.
@@ -104,11 +104,10 @@ class Adapted(PreTrainedModel):
         adapters = {**self.config.adapters, **changes}  # type: ignore[dict-item]
         left = adapters["shared"] is not None or adapters["tasks"]
         self.config.adapters = adapters if left else None
+        self.routing.tasks = set(adapters["tasks"])
         if left:
-            self.routing.tasks = set(adapters["tasks"])  # type: ignore[union-attr]
             return
         unwrap(self.backbone)
-        self.routing = None
         self.backbone.requires_grad_(True)
         self._rest_unread()
 

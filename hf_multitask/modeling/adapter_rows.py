@@ -3,6 +3,7 @@
 Legend: B rows of the batch, R rows of the pass, N rows of one task, G rows of an item.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -14,25 +15,44 @@ import torch
 Block = tuple[str | None, int, int | None]
 
 
+class Pass(threading.local):
+    """The blocks of the pass that runs in this thread; every other thread, and a copy of the model, has its own.
+
+    A pass begins and ends in one thread, so this is the call's own, as a ``ContextVar`` would be, which
+    ``torch.compile`` cannot trace.
+    """
+
+    blocks: tuple[Block, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, or what is loaded from a file, is in no pass."""
+        return type(self), ()
+
+
 class Routing:
-    """The blocks of the pass that is running, which all LoRA layers of a model look up here.
+    """The tasks that have an adapter of their own, and the blocks of the running pass, which all LoRA layers look up.
 
     Args:
         tasks: those with an adapter of their own.
     """
 
-    def __init__(self, tasks: Iterable[str]) -> None:
+    def __init__(self, tasks: Iterable[str] = ()) -> None:
         self.tasks = set(tasks)
-        self.blocks: tuple[Block, ...] = ()
+        self._pass = Pass()
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Those of the pass that runs in this thread; none outside of a pass."""
+        return self._pass.blocks
 
     @contextmanager
     def of(self, blocks: tuple[Block, ...]) -> Iterator[None]:
-        """A pass whose rows lie so meanwhile."""
-        before, self.blocks = self.blocks, blocks
+        """A pass, in this thread, whose rows are in these blocks."""
+        before, self._pass.blocks = self._pass.blocks, blocks
         try:
             yield
         finally:
-            self.blocks = before
+            self._pass.blocks = before
 
     def whole(self, task: str) -> Any:
         """A pass over rows of one task only."""
@@ -98,12 +118,17 @@ class Routing:
         return spread, numbers, self.of(tuple(blocks))
 
     def checkpointed(self, checkpoint: Callable[..., Any]) -> Callable[..., Any]:
-        """A checkpointing function whose second run of a layer, in the backward pass, has the blocks of the first."""
+        """A checkpointing function whose second run of a layer, in the backward pass, has the blocks of the first.
+
+        The backward pass may run in another thread, to which the blocks are handed.
+        """
         return partial(_checkpoint, checkpoint, self)
 
 
 def _checkpoint(checkpoint: Callable[..., Any], routing: Routing, function: Any, *args: Any, **kwargs: Any) -> Any:
-    return checkpoint(partial(_run, routing, routing.blocks, function), *args, **kwargs)
+    if blocks := routing.blocks:
+        function = partial(_run, routing, blocks, function)
+    return checkpoint(function, *args, **kwargs)
 
 
 def _run(routing: Routing, blocks: tuple[Block, ...], function: Any, *args: Any, **kwargs: Any) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from .adapter_rows import Routing, add_own_parts
+from .adapter_rows import add_own_parts
 from .config import SHARED, close_match
 from .reach import unread_backbone
 
@@ -193,7 +193,8 @@ def inject(model: Any, names: list[str]) -> None:
             tuner = peft.LoraModel(backbone, configs, name)
         else:
             tuner.inject_adapter(backbone, name)
-    routing = model.routing = Routing(adapters["tasks"])
+    routing = model.routing
+    routing.tasks = set(adapters["tasks"])
     for name, layer in lora_layers(backbone):
         layer.set_adapter([SHARED] if adapters["shared"] is not None else [])
         if not hasattr(layer, "routing"):

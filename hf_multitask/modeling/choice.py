@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForMultipleChoice, PreTrainedConfig
 
 from .heads import Head, PooledLinear, at_least_float32
-from .native import States
+from .native import Over, States
 
 
 class MultipleChoiceHead(Head):
@@ -39,12 +39,8 @@ class MultipleChoiceHead(Head):
             return self.pooled(states.last_hidden_state, attention_mask).squeeze(-1)
         # The stock class takes (N, G, L) and flattens it; here every choice stands alone.
         ids_ML = torch.zeros_like(states.last_hidden_state[..., 0], dtype=torch.long)  # type: ignore[index]
-        base = getattr(self.native, self.native.base_model_prefix)
-        base.given = states
-        try:
-            return self.native(input_ids=ids_ML.unsqueeze(1)).logits.squeeze(-1)
-        finally:
-            base.given = None
+        native = Over(self.native, self.native.base_model_prefix, states)
+        return native.forward(input_ids=ids_ML.unsqueeze(1)).logits.squeeze(-1)
 
     def items(self, labels: torch.Tensor) -> torch.Tensor:
         """1 per question."""

@@ -1,7 +1,6 @@
 """The heads of a batch at work: each over its own rows of the states that all of them share."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -19,7 +18,7 @@ class HeadRuns(PreTrainedModel):
 
     config: MultiTaskConfig
     backbone: Any
-    routing: Routing | None
+    routing: Routing
     _head: Any
 
     def _tasks_to_run(
@@ -61,7 +60,7 @@ class HeadRuns(PreTrainedModel):
             rows_of(inputs[1], rows),
             rows_of(inputs[2], rows),
         )
-        with nullcontext() if self.routing is None else self.routing.whole(name):
+        with self.routing.whole(name):
             if head.reads_decoder:
                 states = self._decoder_states(name, states, attention_mask, head.decoder_ids(input_ids, labels))
             if head.language_model:
@@ -93,7 +92,7 @@ class HeadRuns(PreTrainedModel):
     def _zero(self, name: str, inputs: tuple[States, torch.Tensor | None, torch.Tensor | None]) -> torch.Tensor:
         """A zero that depends on every weight of a head."""
         head = self._head(name)
-        first = torch.zeros((1, 1) if head.reads_several else 1, dtype=torch.long, device=self.device)
+        first = torch.zeros(1, dtype=torch.long, device=self.device)
         labels = None
         if head.language_model:
             labels = cast(LanguageHead, head).dummy_labels(cast(torch.Tensor, inputs[1])[:1])

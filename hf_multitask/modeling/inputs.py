@@ -1,6 +1,7 @@
 """From a text, or a pair of texts, to the inputs of the backbone."""
 
 import inspect
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,8 +32,16 @@ _OFFSET_POSITIONS = {
 }
 
 WINDOWS = "windows"  # of a row that is read in windows, the tokens of each
-_LOCK = threading.RLock()
+# By process: a lock that another thread holds as the process forks would stay locked in the fork.
+_LOCKS: dict[int, Any] = {}
 _MARGIN = 128  # tokens behind the last one kept: words are cut to pieces alike whatever stands so far behind them
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Within it, no other thread uses a tokenizer, which keeps how it cuts, and its languages, in itself."""
+    with _LOCKS.setdefault(os.getpid(), threading.RLock()):
+        yield
 
 
 def text_columns(task: dict[str, Any]) -> tuple[str, str | None]:
@@ -52,13 +61,6 @@ def as_text(value: object) -> str:
     if isinstance(value, list | tuple) and all(isinstance(word, str) for word in value):
         return " ".join(value)
     raise TypeError(f"a text should be a string or a list of words, and {value!r} is a {type(value).__name__}")
-
-
-@contextmanager
-def one_at_a_time() -> Iterator[None]:
-    """Within it, no other thread uses a tokenizer, which keeps how it cuts, and its languages, in itself."""
-    with _LOCK:
-        yield
 
 
 def longest_input(
@@ -112,7 +114,7 @@ def encode(
 
     An empty text becomes the end-of-text token where the tokenizer would make no token of it at all.
     """
-    with _LOCK:
+    with one_at_a_time():
         return _encode(tokenizer, texts, pairs, max_length, **kwargs)
 
 
@@ -269,7 +271,7 @@ class Encoder:
         """
         key, whole = self._last
         if key != text:
-            with _LOCK:
+            with one_at_a_time():
                 encoding = _encode(self.tokenizer, [text], None, None, return_offsets_mapping=True, verbose=False)
             inside = [token for token, sequence in enumerate(encoding.sequence_ids(0)) if sequence == 0]
             lead, count = (inside[0], len(inside)) if inside and text else (0, 0)

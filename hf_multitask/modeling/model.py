@@ -12,6 +12,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import can_return_tuple
 
 from .adapted import Adapted
+from .adapter_rows import Routing
 from .adapters import require_peft
 from .backbone import resolve_backbone, set_dropout
 from .config import MultiTaskConfig
@@ -56,6 +57,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
 
     def __init__(self, config: MultiTaskConfig) -> None:
         super().__init__(config)
+        self.routing = Routing()
         heads: dict[str, Head] = {}
         for task in config.tasks:
             head_type = head_class(task)
@@ -247,7 +249,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
     ) -> tuple[dict[str, Any], Any, Any]:
         """One pass of the backbone: its inputs and the tasks' rows as it has seen them, and its output."""
         context: Any = nullcontext()
-        if self.routing is not None:
+        if self.routing.tasks:
             given, task_rows, context = self.routing.split(given, task_rows, runs, everywhere=everywhere)
         with context:
             return given, task_rows, reading_part(self.backbone)(**given)
@@ -306,7 +308,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         own = {key: self.config.task(task).get(key) for key in ("num_beams", "max_new_tokens")}
         given = {key: value for key, value in own.items() if value is not None}
         backbone: Any = self.backbone
-        with nullcontext() if self.routing is None else self.routing.whole(task):
+        with self.routing.whole(task):
             return backbone.generate(input_ids=input_ids, attention_mask=attention_mask, **{**given, **kwargs})
 
     def export_onnx(
@@ -333,7 +335,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
                 f"The backbone family '{self.backbone.config.model_type}' does not support activation checkpointing. "
                 "Leave it off, or choose another backbone."
             )
-        if self.routing is not None and "gradient_checkpointing_func" in kwargs:
+        if "gradient_checkpointing_func" in kwargs:
             kwargs["gradient_checkpointing_func"] = self.routing.checkpointed(kwargs["gradient_checkpointing_func"])
         super()._set_gradient_checkpointing(enable, *args, **kwargs)
 

@@ -3,6 +3,8 @@
 import inspect
 from collections.abc import Iterable
 from copy import deepcopy
+from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -37,11 +39,15 @@ class SharedStates(nn.Module):
     """Stands in a stock model where its base model was and hands on the states that it is given.
 
     A stock model passes ``inputs_embeds`` to its base model untouched; here that argument carries the output which
-    the shared backbone has computed for these rows, and the stock forward takes over from there. Where a stock model
-    does reshape that argument, ``given`` carries the output.
+    the shared backbone has computed for these rows, and the stock forward takes over from there.
+
+    Args:
+        given: the output, for a stock model that reshapes that argument.
     """
 
-    given: States | None = None
+    def __init__(self, given: States | None = None) -> None:
+        super().__init__()
+        self.given = given
 
     def forward(self, *args: Any, inputs_embeds: States | None = None, **kwargs: Any) -> States | None:  # noqa: ARG002
         """Return what is given."""
@@ -49,6 +55,39 @@ class SharedStates(nn.Module):
 
     def get_input_embeddings(self) -> None:
         """None: the embeddings are the shared backbone's."""
+
+
+class Over:
+    """A stock model, one of whose modules has computed its states already, for one call.
+
+    The model itself stays as it is, so that other threads may be in it. A plain object, which ``torch.compile`` traces.
+
+    Args:
+        model: the model.
+        name: of the module.
+        states: what it has computed.
+    """
+
+    def __init__(self, model: nn.Module, name: str, states: States) -> None:
+        self._native, self._replaced = model, {name: SharedStates(states)}
+        for method in ("forward", "_old_forward"):  # accelerate's, of a model that is spread over devices
+            if method in model.__dict__:
+                self.__dict__[method] = _bound(model.__dict__[method], model, self)
+
+    def __getattr__(self, name: str) -> Any:
+        """What the model has."""
+        return self._replaced[name] if name in self._replaced else getattr(self._native, name)
+
+    def forward(self, **inputs: Any) -> Any:
+        """The model's own, which finds the states where it calls the module."""
+        return type(self._native).forward(self, **inputs)
+
+
+def _bound(method: Any, model: nn.Module, other: Any) -> Any:
+    """What is bound to a model, bound to another object."""
+    if isinstance(method, partial):
+        return partial(method.func, *(other if one is model else one for one in method.args), **method.keywords)
+    return MethodType(method.__func__, other) if getattr(method, "__self__", None) is model else method
 
 
 def backbone_class(config: PreTrainedConfig) -> Any:
@@ -188,19 +227,15 @@ def reading_part(backbone: Any) -> Any:
 def language_logits(backbone: Any, hidden_MD: torch.Tensor) -> torch.Tensor:
     """What a native language model's last layers make of some states: (M, D) to (M, V).
 
-    The model's own forward runs, its base model, or the decoder of those that have none, being replaced meanwhile.
+    The model's own forward runs, over these states in place of its base model, or of the decoder of those that have
+    none.
     """
     states = States(last_hidden_state=hidden_MD.unsqueeze(0))
     name = "decoder" if backbone.base_model is backbone else backbone.base_model_prefix
     inputs: dict[str, Any] = {"inputs_embeds": states}
     if name == "decoder":
         inputs = {"decoder_inputs_embeds": states, "encoder_outputs": states}
-    replaced = backbone._modules[name]
-    backbone._modules[name] = SharedStates()
-    try:
-        return backbone(**inputs).logits.squeeze(0)
-    finally:
-        backbone._modules[name] = replaced
+    return Over(backbone, name, states).forward(**inputs).logits.squeeze(0)
 
 
 def shifted_right(ids_NT: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:

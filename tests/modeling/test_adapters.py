@@ -71,6 +71,37 @@ def test_all_tasks_at_once_are_each_alone(family, build):
             torch.testing.assert_close(together[kind], alone, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("family", ["bert", "gpt2", "bart"])
+def test_logits_are_the_same_where_adapters_have_not_trained(family, build):
+    kinds = KINDS[family]
+    inputs, (some, labels) = batch(), reading(kinds)
+    writers = [kind for kind in kinds if kind in ("translation", "summarization")]
+    targets = dict.fromkeys(writers, inputs["input_ids"][:, :4])
+    every = {kind: torch.arange(6) for kind in kinds}
+    several = {kind: rows for kind, rows in some.items() if rows.dim() == 2}
+    calls = [
+        {},
+        {"tasks": [kind for kind in kinds if kind not in writers][::-1]},
+        {"task_rows": every, "labels": targets or None},  # rows that are items, of tasks with several rows an item too
+        {"task_rows": some, "labels": labels or None},
+        {"task_rows": several},
+    ]
+    plain = build(family, kinds)
+    own = {kind: {"r": 2} for kind in kinds[1::2]}
+    for adapters in ({"lora": {"r": 2}}, {"task_lora": own}, {"lora": {"r": 2}, "task_lora": {"r": 2}}):
+        model = build(family, kinds, **adapters)
+        model.load_state_dict(plain.state_dict(), strict=False)
+        with torch.no_grad():
+            for call in calls:
+                expected, found = plain(**inputs, **call).logits, model(**inputs, **call).logits
+                assert list(found) == list(expected)
+                for kind, value in expected.items():
+                    assert found[kind].shape == value.shape, kind
+                    torch.testing.assert_close(found[kind], value, rtol=0, atol=1e-5)
+    items = plain(**inputs, task_rows={kind: every[kind] for kind in several}).logits
+    assert all(value.shape[:2] == (6, 1) for value in items.values())
+
+
 def test_tasks_without_an_adapter_share_their_rows(build):
     kinds = KINDS["bert"]
     own = dict.fromkeys(kinds[:2], BOTH["task_lora"])

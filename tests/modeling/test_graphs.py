@@ -82,11 +82,41 @@ def test_onnx_agrees_with_torch_whatever_the_batch(family, build, tmp_path):
                 torch.testing.assert_close(found, own, rtol=0, atol=1e-4)
 
 
-def test_adapters_are_in_the_graph(build, tmp_path):
+ADAPTERS = {
+    "few": (READ[1:3], {**BOTH, "task_lora": {"question-answering": {"r": 3, "init_lora_weights": False}}}),
+    "shared": (KINDS["bert"], {"lora": BOTH["lora"]}),
+    "own": (KINDS["bert"], {"task_lora": BOTH["task_lora"]}),
+    "mixed": (KINDS["bert"], {**BOTH, "task_lora": dict.fromkeys(KINDS["bert"][2::2], BOTH["task_lora"])}),
+}
+
+
+@pytest.mark.parametrize(
+    "adapters", ["few", *(pytest.param(name, marks=pytest.mark.slow) for name in ("shared", "own", "mixed"))]
+)
+def test_graphs_have_the_adapters_of_all_tasks(adapters, build, tmp_path):
     pytest.importorskip("peft", reason="the extra 'peft' is not installed")
-    pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
-    model, tokenizer = build("bert", READ[:2], **BOTH)
-    model.export_onnx(tmp_path, tokenizer)  # which compares it with torch
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
+    kinds, kwargs = ADAPTERS[adapters]
+    model, tokenizer = build("bert", kinds, **kwargs)
+    path = model.export_onnx(tmp_path, tokenizer)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    shapes = {value.name: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for value in session.get_inputs()}
+
+    def batch(texts):
+        tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        return {name: tokens[name] for name in shapes}
+
+    program = torch.export.export(model, (), batch(TEXTS[1]), dynamic_shapes=shapes).module()
+    for texts in TEXTS:
+        tokens = batch(texts)
+        with torch.no_grad():
+            expected, exported = model(**tokens).logits, program(**tokens).logits
+        assert list(exported) == list(expected) == kinds
+        found = session.run(None, {name: value.numpy() for name, value in tokens.items()})
+        for kind, value in zip(kinds, found, strict=True):
+            torch.testing.assert_close(exported[kind], expected[kind], rtol=0, atol=1e-5)
+            own = expected[kind].squeeze(1) if model.heads[kind].reads_several else expected[kind]
+            torch.testing.assert_close(torch.from_numpy(value), own, rtol=0, atol=1e-5)
 
 
 def test_onnx_runs_where_nothing_but_its_runtime_is(build, tmp_path):

@@ -71,6 +71,20 @@ def test_loss_and_logits_are_the_stock_classes(kind, family, model_of):
     assert ours.loss.item() == pytest.approx(theirs.loss.item(), abs=1e-5)
 
 
+@pytest.mark.parametrize(("kind", "family"), [("fill-mask", "bert"), ("translation", "bart"), ("translation", "t5")])
+def test_a_language_model_whose_weights_are_on_disk_gives_the_same(kind, family, model_of, tmp_path):
+    model, tokenizer = model_of(family, kind)
+    tokens = dict(tokenizer([TEXT], return_tensors="pt"))
+    tokens, labels = {"input_ids": tokens["input_ids"]}, {kind: tokens["input_ids"]}
+    model.save_pretrained(tmp_path / "model")
+    places = {"device_map": {"backbone": "disk", "heads": "cpu"}, "offload_folder": tmp_path / "offload"}
+    spread = MultiTaskModel.from_pretrained(tmp_path / "model", **places)
+    assert {parameter.device.type for parameter in spread.parameters()} == {"meta"}
+    with torch.no_grad():
+        expected, found = (one(**tokens, labels=labels).logits[kind] for one in (model, spread))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
 def test_the_chain_rule_gives_the_probability_of_a_text(model_of):
     model, tokenizer = model_of("gpt2", "text-generation")
     ids = tokenizer(TEXT, return_tensors="pt")["input_ids"]
