@@ -53,6 +53,9 @@ class Columns:
         id_column: is told with the answers, as ``id``.
         include_line_numbers: tell the number of the line, as ``id``.
         include_inputs: tell what was read, as ``input``.
+
+    Raises:
+        ValueError: the column of a text is given, and no task reads one.
     """
 
     def __init__(
@@ -68,6 +71,13 @@ class Columns:
         self.own = {str(task["name"]): _own_columns(task) for task in tasks}
         self.lists = {"tokens", "words", *(str(task.get("tokens_column")) for task in tasks)}
         self.given = {"text": text_column, "text_pair": text_pair_column}
+        for key, column in self.given.items():
+            if column is not None and not any("text" in own for own in self.own.values()):
+                name, own = next(iter(self.own.items()))
+                raise ValueError(
+                    f"Task '{name}' reads {' and '.join(own)}, and no text of the column '{column}'. Leave out "
+                    f"--{key}_column, or name other --tasks."
+                )
         self.id_column, self.include_line_numbers = id_column, include_line_numbers
         self.include_inputs = include_inputs
         self._found: dict[tuple[str, ...], list[tuple[tuple[str, ...] | None, dict[str, str]]]] = {}
@@ -131,6 +141,8 @@ class Columns:
             columns = {key: column for key, column in columns.items() if column in present}
             if not {"text", "question"} & columns.keys():
                 columns = {}  # a second text alone
+            elif "text" in columns and self.given["text_pair"]:
+                columns["text_pair"] = self.given["text_pair"]
             for tasks, shared in groups:
                 if all(shared.get(key, column) == column for key, column in columns.items()):
                     tasks.append(task)

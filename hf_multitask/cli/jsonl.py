@@ -10,7 +10,7 @@ from typing import Any
 
 from .lines import read_lines
 
-_HALF = re.compile("[\ud800-\udfff]")
+HALF = re.compile("[\ud800-\udfff]")  # of a character, a surrogate
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -53,7 +53,7 @@ def parse_json(text: str, where: str) -> Any:
         if isinstance(problem, json.JSONDecodeError) and "\n" in text.strip():
             told = f"{told}, line {problem.lineno}"
         raise ValueError(f"{where} is not valid JSON ({told}). Fix it.") from None
-    if "\\u" in text and _HALF.search(json.dumps(value, ensure_ascii=False)):
+    if "\\u" in text and HALF.search(json.dumps(value, ensure_ascii=False)):
         raise ValueError(
             f"{where} holds half of a character, a surrogate such as \\ud83d without the other. Write the character."
         )

@@ -16,6 +16,7 @@ from ..modeling import MultiTaskPipeline
 from ..modeling.pipeline import InputError
 from .answers import WINDOW, AnswerFile
 from .inputs import USUAL, Columns, Input
+from .jsonl import HALF
 from .rows import RowFile, open_rows
 from .saved import load_saved
 
@@ -89,6 +90,10 @@ def _check(namespace: argparse.Namespace, words: Sequence[str]) -> None:
         raise ValueError(f"predict does not take '{words[0]}'. Quote the text if it has several words.")
     if (namespace.text is None) == (namespace.input is None):
         raise ValueError("Give either a text or --input FILE.")
+    if namespace.text is not None and HALF.search(namespace.text):
+        raise ValueError(
+            f"The text {namespace.text!r} is not in UTF-8. Set the terminal to UTF-8, or give --input FILE."
+        )
     if namespace.batch_size < 1:
         raise ValueError(f"--batch_size should be 1 or more. Found {namespace.batch_size}.")
     of_files = next((name for name in _OF_FILES if getattr(namespace, name)), None)

@@ -166,7 +166,7 @@ def test_column_of_the_text_is_found(read, capsys):
         (one,), _ = read(lines([row]), "in.jsonl", tasks_of(**tasks))
         assert one.parts == [(None, expected)]
     (one, other), _ = read(lines([{"a": "1", "b": "2", "text": "no"}] * 2), "in", text_column="a", text_pair_column="b")
-    assert one.parts == other.parts == [(None, {"text": "1"})]  # of pairs, the task says whether it reads the second
+    assert one.parts == other.parts == [(None, {"text": "1", "text_pair": "2"})]
     said = capsys.readouterr().err
     assert "The texts of" in said and "are read from the column 'Sentence'" in said
 
@@ -234,6 +234,11 @@ def test_column_that_is_asked_for_has_to_be_there(options, message, read):
         read("only a text\n", "in.txt", **options)
 
 
+def test_column_of_a_text_that_no_task_reads_is_refused():
+    with pytest.raises(ValueError, match=r"Task 'q' reads question and context.* Leave out --text_column"):
+        Columns(tasks_of(q=QuestionAnswering()), text_column="text")
+
+
 @pytest.fixture
 def saved(build_model, tokenizer, tmp_path):
     build_model(tasks={"sentiment": SENTIMENT, "ner": NER, "id": SENTIMENT}).save_pretrained(tmp_path / "model")
@@ -264,6 +269,7 @@ def test_command_answers_files_of_all_forms_alike_and_repeats_what_is_asked_for(
     for words, message in [
         ([*input_, "--id_column", "key", "--include_line_numbers"], "Leave out one of them"),
         (["A text", "--id_column", "key"], "--id_column is for the rows of a file"),
+        (["A \udcff text"], "is not in UTF-8"),
         (["--input", str(tmp_path / "in"), "--include_line_numbers"], "The answers of the task 'id' need the key"),
     ]:
         assert message in call(*words, code=2)

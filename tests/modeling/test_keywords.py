@@ -86,6 +86,7 @@ def test_states_that_differ_by_task_are_given_for_one_task(build):
     assert len(shared(**inputs, output_hidden_states=True).hidden_states) == 3
 
 
+@pytest.mark.slow
 def test_compiled_model_reads_and_refuses_the_same(build):
     model, _, inputs = build()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
@@ -219,3 +220,9 @@ def test_wrong_input_is_named_by_its_place(wrong, multitask):
             list(pipe(iter(inputs), batch_size=batch_size))
     with pytest.raises((ValueError, TypeError), match=r"^(a text should be|An input should be)"):
         pipe(wrong) if not isinstance(wrong, list) else pipe({"text": wrong})
+
+
+def test_what_pipeline_itself_reads_is_no_unknown_argument(multitask, tmp_path):
+    multitask().save_pretrained(tmp_path)
+    pipe = pipeline("multitask", model=str(tmp_path), local_files_only=True, dtype=torch.float32, device="cpu")
+    assert pipe("A fine place.", tasks="sentiment").keys() == {"sentiment"}
