@@ -6,36 +6,13 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .jsonl import read_jsonl
+from .inputs import Input
 
 WINDOW = 2048  # inputs that are held in memory, sorted by length, and answered before the next are read
-
-_KEYS = ("text", "text_pair", "question", "context", "choices")
-
-# An input with the number of its line.
-Numbered = tuple[int, Any]
-
-
-def read_inputs(path: Path) -> Iterator[Numbered]:
-    """The inputs of a file: of JSONL, objects; of any other, a text a line.
-
-    Raises:
-        ValueError: there is no such file, or a line holds no input.
-    """
-    if not path.is_file():
-        raise ValueError(f"There is no file '{path}'. Check --input.")
-    if path.suffix != ".jsonl":
-        with path.open(encoding="utf-8-sig", errors="replace") as lines:
-            yield from ((number, line.rstrip("\n")) for number, line in enumerate(lines, 1))
-        return
-    for number, row in read_jsonl(path):
-        if not isinstance(row.get("text"), str | list) and not isinstance(row.get("question"), str | list):
-            raise ValueError(f"line {number} of '{path}' should be an object with 'text' or 'question'. Mend the line.")
-        yield number, {key: row[key] for key in _KEYS if row.get(key) is not None}
 
 
 class AnswerFile:
@@ -80,14 +57,14 @@ class AnswerFile:
                 f"now {self.settings[changed[0]]!r}. Give the same, or remove '{self.path}'."
             )
 
-    def takes(self, window: Sequence[Numbered]) -> bool:
+    def takes(self, window: Sequence[Input]) -> bool:
         """Take note of the next inputs, and tell whether some of them have no answer yet.
 
         Raises:
             ValueError: they are not those that the interrupted run has read.
         """
-        for _, row in window:
-            self.digest.update(json.dumps(row).encode() + b"\n")
+        for one in window:
+            self.digest.update(json.dumps(one.noted).encode() + b"\n")
             self.read += 1
             if self.read == self._before["read"] and self.digest.hexdigest() != self._before["digest"]:
                 self._refuse_input()
@@ -127,8 +104,8 @@ class AnswerFile:
         )
 
 
-def count_lines(path: Path) -> tuple[int, int]:
-    """The whole lines of a file, and how many bytes they take."""
+def _cut_torn_line(path: Path) -> int:
+    """Cut what stands behind the last whole line of a file, and count the lines."""
     count = end = position = 0
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -136,11 +113,5 @@ def count_lines(path: Path) -> tuple[int, int]:
             if b"\n" in chunk:
                 end = position + chunk.rindex(b"\n") + 1
             position += len(chunk)
-    return count, end
-
-
-def _cut_torn_line(path: Path) -> int:
-    """Cut what stands behind the last whole line of a file, and count the lines."""
-    count, end = count_lines(path)
     os.truncate(path, end)
     return count

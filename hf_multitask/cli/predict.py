@@ -1,22 +1,27 @@
-"""``hf-multitask predict MODEL``: what every task says about a text, or about each line of a file."""
+"""``hf-multitask predict MODEL``: what every task says about a text, or about each row of a file."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from itertools import chain, islice
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from ..modeling import MultiTaskPipeline
-from .answers import WINDOW, AnswerFile, Numbered, count_lines, read_inputs
+from ..modeling.pipeline import InputError
+from .answers import WINDOW, AnswerFile
+from .inputs import USUAL, Columns, Input
+from .jsonl import HALF
+from .rows import RowFile, open_rows
 from .saved import load_saved
 
-_LONG = 10_000  # lines, from which progress is shown in a log as well
+_LONG = 10_000  # rows, from which progress is shown in a log as well
+_OF_FILES = ("text_column", "text_pair_column", "id_column", "include_line_numbers")
 
 
 def add_parser(commands: Any) -> None:
@@ -28,8 +33,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("text", nargs="?", help="the text")
     parser.add_argument(
         "--input",
-        help="a file instead: "
-        "JSONL with 'text' (and 'text_pair'), or 'question' and 'context' or 'choices'; or a text a line",
+        help="a file instead: CSV, TSV, a JSON list, or JSON lines, with the columns of the tasks or with 'text' (and "
+        "'text_pair'), or 'question' and 'context' or 'choices'; or a text a line; or any of them in gzip",
     )
     parser.add_argument(
         "--output",
@@ -37,61 +42,112 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--tasks", nargs="+", help="names of the tasks to ask (default: all)")
     parser.add_argument("--batch_size", type=int, default=16, help="rows of a forward (default: 16)")
+    parser.add_argument("--text_column", help="the column of the text (default: found)")
+    parser.add_argument("--text_pair_column", help="the column of the second text of pairs (default: found)")
+    parser.add_argument("--id_column", help="a column that is repeated in the output, as 'id'")
+    parser.add_argument(
+        "--include_line_numbers", action="store_true", default=None, help="add the number of the line, as 'id'"
+    )
+    parser.add_argument(
+        "--include_inputs", action="store_true", default=None, help="repeat what was read in the output, as 'input'"
+    )
 
 
 def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
     """Write one JSON object per text, in the order of the input."""
-    if words:
-        raise ValueError(f"predict does not take '{words[0]}'. Quote the text if it has several words.")
-    if (namespace.text is None) == (namespace.input is None):
-        raise ValueError("Give either a text or --input FILE.")
-    if namespace.batch_size < 1:
-        raise ValueError(f"--batch_size should be 1 or more. Found {namespace.batch_size}.")
-    path = None if namespace.input is None else Path(namespace.input)
-    inputs = iter([(1, namespace.text)]) if path is None else read_inputs(path)
-    windows = iter(lambda: list(islice(inputs, WINDOW)), [])
-    first = next(windows, [])  # what is wrong with it need not wait for the model
+    _check(namespace, words)
     model, tokenizer = load_saved(namespace.model)
-    pipeline = MultiTaskPipeline(
-        model=model.eval(), tokenizer=tokenizer, batch_size=namespace.batch_size, tasks=namespace.tasks
-    )
-    given = {"model": namespace.model, "weights": _version(namespace.model, model)}
-    settings = {**given, "tasks": namespace.tasks, "batch_size": namespace.batch_size}
+    asked = {"tasks": namespace.tasks, "batch_size": namespace.batch_size}
+    pipeline = MultiTaskPipeline(model=model.eval(), tokenizer=tokenizer, **asked)
+    names = namespace.tasks or model.config.task_names
+    told = {"id": namespace.id_column or namespace.include_line_numbers, "input": namespace.include_inputs}
+    clash = next((key for key, wanted in told.items() if wanted and key in names), None)
+    if clash is not None:
+        raise ValueError(
+            f"The answers of the task '{clash}' need the key that would hold the {clash} of a row. Leave the {clash} "
+            "out, or name other --tasks."
+        )
+    columns = {name: getattr(namespace, name) for name in (*_OF_FILES, "include_inputs")}
+    reader = Columns([model.config.task(name) for name in names], **columns)
+    file = None if namespace.input is None else open_rows(Path(namespace.input), reader.names, USUAL)
+    inputs = read_inputs(file, reader, namespace.text)
+    settings = {"model": namespace.model, "weights": _version(namespace.model, model), **asked, **columns}
     output = None if namespace.output is None else AnswerFile(Path(namespace.output), settings)
-    with _progress(path) as progress:
-        for window in chain([first] if first else [], windows):
+    with _progress(file) as progress:
+        while window := list(islice(inputs, WINDOW)):
             if output is None:
-                sys.stdout.writelines(_answers(pipeline, window, path))
+                sys.stdout.writelines(_answers(pipeline, window, namespace.tasks, file))
                 sys.stdout.flush()
             elif output.takes(window):
-                output.write(_answers(pipeline, window, path))
+                output.write(_answers(pipeline, window, namespace.tasks, file))
             progress.update(len(window))
     if output is not None:
         output.finish()
 
 
-def _answers(pipeline: MultiTaskPipeline, window: list[Numbered], path: Path | None) -> list[str]:
+def _check(namespace: argparse.Namespace, words: Sequence[str]) -> None:
+    if words:
+        raise ValueError(f"predict does not take '{words[0]}'. Quote the text if it has several words.")
+    if (namespace.text is None) == (namespace.input is None):
+        raise ValueError("Give either a text or --input FILE.")
+    if namespace.text is not None and HALF.search(namespace.text):
+        raise ValueError(
+            f"The text {namespace.text!r} is not in UTF-8. Set the terminal to UTF-8, or give --input FILE."
+        )
+    if namespace.batch_size < 1:
+        raise ValueError(f"--batch_size should be 1 or more. Found {namespace.batch_size}.")
+    of_files = next((name for name in _OF_FILES if getattr(namespace, name)), None)
+    if namespace.input is None and of_files is not None:
+        raise ValueError(f"--{of_files} is for the rows of a file. Give --input FILE, or leave it out.")
+    if namespace.id_column and namespace.include_line_numbers:
+        raise ValueError("Both --id_column and --include_line_numbers give the 'id'. Leave out one of them.")
+    if namespace.input is not None and not Path(namespace.input).is_file():
+        raise ValueError(f"There is no file '{namespace.input}'. Check --input.")
+
+
+def read_inputs(file: RowFile | None, reader: Columns, text: str | None = None) -> Iterator[Input]:
+    """The inputs of a file, or of a text alone.
+
+    Raises:
+        ValueError: a row cannot be read.
+    """
+    if file is None:
+        yield Input(1, [(None, text)], {"input": text} if reader.include_inputs else {})
+        return
+    for number, row in file.rows():
+        yield reader.read(file, number, row)
+
+
+def _answers(
+    pipeline: MultiTaskPipeline, window: list[Input], tasks: list[str] | None, file: RowFile | None
+) -> list[str]:
     """The lines for some inputs, which are batched among themselves, so that they depend on no others."""
-    rows = [row for _, row in window]
-    try:
-        answers = pipeline(rows)
-    except (ValueError, TypeError):
-        _name_line(pipeline, window, path)
-        raise
-    return [json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers]
-
-
-def _name_line(pipeline: MultiTaskPipeline, window: list[Numbered], path: Path | None) -> None:
-    """Tell which line of a file cannot be answered, if it is the fault of one."""
-    for number, row in window if path is not None else []:
+    answers: list[dict[str, Any]] = [{} for _ in window]
+    parts: dict[tuple[str, ...] | None, list[tuple[int, Any]]] = {}
+    for place, one in enumerate(window):
+        for group, value in one.parts:
+            parts.setdefault(group, []).append((place, value))
+    for group, members in parts.items():
+        only = {} if group is None or tasks is None else {"tasks": group}
         try:
-            pipeline.preprocess(row, **pipeline._preprocess_params)
-        except (ValueError, TypeError) as problem:
-            raise ValueError(f"line {number} of '{path}': {problem}") from None
+            found = pipeline([value for _, value in members], **only)
+        except InputError as problem:
+            if file is None:
+                raise ValueError(problem.reason) from None
+            number = window[members[problem.place][0]].number
+            raise ValueError(f"{file.where(number)}: {problem.reason}") from None
+        for (place, _), answer in zip(members, found, strict=True):
+            answers[place] |= {name: value for name, value in answer.items() if group is None or name in group}
+    names = pipeline.model.config.task_names
+    ordered = [{name: answer[name] for name in names if name in answer} for answer in answers]
+    return [
+        json.dumps({**one.told, **answer}, ensure_ascii=False) + "\n"
+        for one, answer in zip(window, ordered, strict=True)
+    ]
 
 
-def _progress(path: Path | None) -> Any:
-    total = 1 if path is None else count_lines(path)[0]
+def _progress(file: RowFile | None) -> Any:
+    total = 1 if file is None else file.count()
     terminal = sys.stderr.isatty()
     hidden = total < _LONG and not (terminal and total > 1)
     return tqdm(total=total, unit=" inputs", disable=hidden, mininterval=0.1 if terminal else 30.0)

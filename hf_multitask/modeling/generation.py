@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from .config import close_match
+from .keywords import check_keywords, parameter_names
 
 _CODES = (("source_lang", "src_lang"), ("target_lang", "tgt_lang"))
 
@@ -69,3 +70,18 @@ def generation_kwargs(
     if "target_lang" in ids:
         kwargs["forced_bos_token_id"] = ids["target_lang"]
     return kwargs
+
+
+def generation_settings() -> list[str]:
+    """The names of what a ``GenerationConfig`` holds."""
+    return [name for name in vars(GenerationConfig()) if not name.startswith("_")]
+
+
+def check_generate_kwargs(caller: str, given: Mapping[str, Any], backbone: Any) -> None:
+    """See that ``generate`` of a backbone knows all arguments.
+
+    Raises:
+        TypeError: one is not known.
+    """
+    read = [*parameter_names(backbone.generate), *parameter_names(backbone.forward), "tokenizer", "assistant_tokenizer"]
+    check_keywords(caller, given, [*generation_settings(), *read], {"tasks": "Name the one that writes, in `task`."})

@@ -8,9 +8,14 @@ from transformers import PreTrainedModel
 
 from .adapter_rows import Routing
 from .config import MultiTaskConfig
+from .keywords import check_keywords
 from .language import LanguageHead
 from .native import shifted_right
 from .routing import States, rows_of, spread, states_of
+
+# What forward reads by itself, beside the inputs of the backbone.
+_OWN = ("tasks", "task_rows", "labels", "num_items_in_batch", "all_heads", "return_dict")
+_STATES = {"output_hidden_states": "hidden_states", "output_attentions": "attentions"}
 
 
 class HeadRuns(PreTrainedModel):
@@ -20,6 +25,45 @@ class HeadRuns(PreTrainedModel):
     backbone: Any
     routing: Routing
     _head: Any
+    _backbone_inputs: list[str]
+
+    def _pass_inputs(
+        self, inputs: Mapping[str, Any], task_rows: Mapping[str, torch.Tensor] | None, runs: list[str]
+    ) -> dict[str, Any]:
+        """Further inputs of the backbone, with what the configuration asks for, each of which it reads."""
+        for name in inputs:
+            if name not in self._backbone_inputs:
+                check_keywords("model(...)", inputs, (*self._backbone_inputs, *_OWN))
+        asked = {name: True for name in _STATES if inputs.get(name) is None and getattr(self.config, name, False)}
+        asked = {**inputs, **asked}
+        if self._shows_states(asked) and self.routing.tasks:
+            own = [name for name in runs if name in self.routing.tasks]
+            if task_rows is not None or (own and len(runs) > 1):
+                raise ValueError(
+                    "The states of the backbone differ by task, since tasks have adapters of their own or read some "
+                    "rows only. Ask for hidden_states and attentions with one task in `tasks`, and no `task_rows`."
+                )
+        return asked
+
+    @staticmethod
+    def _shows_states(inputs: Mapping[str, Any]) -> bool:
+        """Whether the states of the backbone were asked for."""
+        return any(inputs.get(name) for name in _STATES)
+
+    def _states_shown(self, read: Any, inputs: Mapping[str, Any]) -> dict[str, tuple[torch.Tensor, ...]]:
+        """The fields of the output for the states that were asked for."""
+        shown = {}
+        for name, field in _STATES.items():
+            if inputs.get(name):
+                states = getattr(read, field, None)
+                if not states or states[0] is None:
+                    raise ValueError(
+                        f"The backbone {self.config.backbone_config.model_type} gives no {field} with "
+                        f"attn_implementation='{self.config._attn_implementation}'. Leave out `{name}`, or load the "
+                        "model with attn_implementation='eager'."
+                    )
+                shown[field] = states
+        return shown
 
     def _tasks_to_run(
         self, tasks: list[str] | None, task_rows: Mapping[str, torch.Tensor] | None, labels: Any

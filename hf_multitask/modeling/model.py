@@ -19,11 +19,13 @@ from .config import MultiTaskConfig
 from .decoding import DECODERS, TokenWords
 from .description import TAGS, describe_pushed
 from .export import ExportableTasks
+from .generation import check_generate_kwargs
 from .graphs import write_onnx
 from .head_runs import HeadRuns
 from .head_types import head_class, num_labels
 from .heads import Head
 from .importing import from_stock
+from .keywords import backbone_inputs
 from .lifecycle import language_model, task_dict
 from .loading import explained, load_model, pushing
 from .native import asked_inputs, build_backbone, reading_part
@@ -67,6 +69,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         self.backbone = build_backbone(
             config.backbone_config, language_model=language_model(config), needs_pooler=needs_pooler
         )
+        self._backbone_inputs = backbone_inputs(reading_part(self.backbone))
         self.heads = nn.ModuleDict(heads)
         self.post_init()
         self.add_model_tags(list(TAGS))
@@ -186,7 +189,8 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         Args:
             input_ids: (B, L).
             attention_mask: (B, L).
-            token_type_ids: (B, L), for families that take it; by name, as torch.export takes no dynamic shapes else.
+            token_type_ids: (B, L); left out for families that take none, as in training. By name, as torch.export takes
+                no dynamic shapes else.
             tasks: which heads to run; all of ``task_rows``, or all there are, where None.
             task_rows: by task, its rows (N,) of the batch, or (N, G), padded with -1, where an item has several;
                 every row where None.
@@ -195,19 +199,22 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
                 items in this batch where None.
             all_heads: whether ``loss`` reaches the heads that have no row here as well, with a gradient of zero.
                 Processes that train together may wait for the gradient of every parameter.
-            kwargs: further inputs of the backbone, (B, ...) each.
+            kwargs: further inputs of the backbone, (B, ...) each; ``output_hidden_states`` and ``output_attentions``,
+                for its states in the output; ``return_dict``.
 
         Raises:
-            TypeError: the labels are not by task.
-            ValueError: a task is unknown, or has no head because its labels are not known yet.
+            TypeError: the labels are not by task, or an argument is none that the backbone takes.
+            ValueError: a task is unknown, or has no head because its labels are not known yet; states are asked for
+                that the backbone does not give, or that differ by task.
         """
-        if token_type_ids is not None:
-            kwargs["token_type_ids"] = token_type_ids
         runs = self._tasks_to_run(tasks, task_rows, labels)
+        kwargs = self._pass_inputs(kwargs, task_rows, runs)
+        if token_type_ids is not None and "token_type_ids" in self._backbone_inputs:
+            kwargs["token_type_ids"] = token_type_ids
         given = {"input_ids": input_ids, "attention_mask": attention_mask}
         given |= asked_inputs(self.config.backbone_config, self.heads.modules(), input_ids) | kwargs
-        own_rows = None if task_rows is None else {name: task_rows[name] for name in runs}
-        if own_rows is not None and self.splits_passes(own_rows, rows_in(given)):
+        own_rows = {} if task_rows is None else {name: task_rows[name] for name in runs}
+        if not self._shows_states(kwargs) and self.splits_passes(own_rows, rows_in(given)):
             whole, read, inputs = self._read_in_parts(given, own_rows, labels)
         else:
             everywhere = all_heads and labels is not None
@@ -237,7 +244,8 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
                     if name not in losses and name not in zeros:
                         zeros[name] = self._zero(name, inputs)
             loss = sum(zeros.values(), loss)
-        return MultiTaskOutput(loss=loss, losses=losses if labels is not None else None, logits=logits)
+        states = self._states_shown(read, kwargs)
+        return MultiTaskOutput(loss=loss, losses=losses if labels is not None else None, logits=logits, **states)
 
     def splits_passes(self, task_rows: Mapping[str, torch.Tensor], rows: int) -> bool:
         """Whether a batch of so many rows is read in several passes, for the sake of its longest text."""
@@ -298,6 +306,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
             Tokens (N, T), as the backbone gives them.
 
         Raises:
+            TypeError: ``generate`` knows no such argument.
             ValueError: the task writes no text.
         """
         head = self._head(task)
@@ -305,6 +314,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
             raise ValueError(
                 f"Task '{task}' of type {self.config.task(task)['type']} writes no text. Name another task."
             )
+        check_generate_kwargs("generate(...)", kwargs, self.backbone)
         own = {key: self.config.task(task).get(key) for key in ("num_beams", "max_new_tokens")}
         given = {key: value for key, value in own.items() if value is not None}
         backbone: Any = self.backbone

@@ -12,13 +12,13 @@ LEAST, MOST_PER_ITEM = 16, 8  # rows of a pass at least, and at most for each it
 Run = Callable[[dict[str, Any], dict[str, torch.Tensor], dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 
 
-def rows_of_a_pass(task_rows: Mapping[str, torch.Tensor] | None) -> int | None:
+def rows_of_a_pass(task_rows: Mapping[str, torch.Tensor]) -> int | None:
     """How many rows a pass may have; None where every item is a row, so that the batch is what it has to be.
 
     Args:
-        task_rows: as in ``MultiTaskModel.forward``.
+        task_rows: as in ``MultiTaskModel.forward``, of the tasks that run.
     """
-    if task_rows is None or all(rows.dim() == 1 for rows in task_rows.values()):
+    if all(rows.dim() == 1 for rows in task_rows.values()):
         return None
     return max(LEAST, MOST_PER_ITEM * max(len(rows) for rows in task_rows.values()))
 

@@ -1,15 +1,49 @@
 """``pipeline("multitask", ...)``: one input in, what every task says about it out, on one pass of the backbone."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from transformers import Pipeline
 
+from .generation import check_generate_kwargs, generation_settings
 from .inputs import Encoder, padded
+from .keywords import check_keywords, check_whole
 from .readers import MaskReader, Reading, WritingReader, reader_of
 
 _INPUTS = "a text or a dict with 'text', 'question' and 'context', or 'question' and 'choices'"
+_KNOWN = ("tasks", "generate_kwargs", "batch_size", "num_workers")
+_OPTION = "It is an option of the task, which the model's configuration holds."
+_LOGITS = "model(**tokens).logits[task] holds the scores of all labels."
+_LOADING = "Give it in model_kwargs={...} of pipeline(...)."
+_BUILDING = "Give it to pipeline(...), which builds the pipeline."
+# Arguments of Transformers' other pipelines and of loading, and where they are given here.
+_ELSEWHERE = {
+    "top_k": f"Label sets are answered with the score of every label, masks with five words; {_LOGITS}",
+    "return_all_scores": _LOGITS,
+    "function_to_apply": _LOGITS,
+    "threshold": "Compare the scores of the answer with it.",
+    "aggregation_strategy": "The task's labels say it: BIO labels are answered as spans, others word by word.",
+    **dict.fromkeys(("stride", "doc_stride", "max_length", "max_answer_len", "max_answer_length"), _OPTION),
+    **dict.fromkeys(("prefix", "src_lang", "tgt_lang", "source_lang", "target_lang"), _OPTION),
+    **dict.fromkeys(("truncation", "padding"), "Texts are cut and padded by the limits of the task and the backbone."),
+    **dict.fromkeys(("attn_implementation", "cache_dir", "quantization_config"), _LOADING),
+    **dict.fromkeys(("device", "device_map", "dtype", "model", "tokenizer"), _BUILDING),
+}
+
+
+class InputError(ValueError):
+    """One of several inputs that cannot be answered.
+
+    Args:
+        place: which one, counted from 0.
+        reason: why, in a sentence.
+    """
+
+    def __init__(self, place: int, reason: str) -> None:
+        super().__init__(f"inputs[{place}]: {reason}")
+        self.place, self.reason = place, reason
 
 
 class MultiTaskPipeline(Pipeline):
@@ -30,27 +64,102 @@ class MultiTaskPipeline(Pipeline):
     _load_feature_extractor = False
     _load_tokenizer = True
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As :class:`transformers.Pipeline`, with the arguments of a call as its defaults.
+
+        Raises:
+            TypeError: an argument is unknown.
+            ValueError: a value is not usable, or there is no such task.
+        """
+        kwargs.pop("local_files_only", None)  # pipeline(...) has read it, and passes it on
+        _check_sizes(kwargs)
+        super().__init__(*args, **kwargs)
+        if self.task != "multitask" and self.task in self.model.config.task_names:
+            raise ValueError(
+                f"`task` is the kind of the pipeline, 'multitask'. Found '{self.task}'. To ask one task of the model, "
+                f"give tasks=['{self.task}']."
+            )
+
     def _sanitize_parameters(
-        self, tasks: list[str] | None = None, generate_kwargs: dict[str, Any] | None = None, **_: Any
+        self,
+        tasks: Sequence[str] | None = None,
+        generate_kwargs: Mapping[str, Any] | None = None,
+        **unknown: Any,
     ) -> tuple[dict[str, Any], ...]:
+        if unknown:
+            written = dict.fromkeys(generation_settings(), "Give it in generate_kwargs={...}.")
+            check_keywords("The multitask pipeline", unknown, _KNOWN, written | _ELSEWHERE)
         if isinstance(tasks, str):
             tasks = [tasks]
-        for name in tasks or []:
-            self.model.config.task(name)
-        return {} if tasks is None else {"tasks": tasks}, dict(generate_kwargs or {}), {}
+        if tasks is not None:
+            names = list(tasks) if isinstance(tasks, Iterable) else []
+            if not names or any(not isinstance(name, str) for name in names):
+                raise ValueError(f"`tasks` should be a list of one task name or more. Found `tasks = {tasks!r}`.")
+            for name in names:
+                self.model.config.task(name)
+        if generate_kwargs is not None:
+            self._check_generate_kwargs(generate_kwargs)
+        return {} if tasks is None else {"tasks": names}, dict(generate_kwargs or {}), {}
+
+    def _check_generate_kwargs(self, given: Any) -> None:
+        if not isinstance(given, Mapping):
+            raise TypeError(f"`generate_kwargs` should be a dict of arguments of generate. Found {given!r}.")
+        if given and not any(isinstance(reader_of(task), WritingReader) for task in self.model.config.tasks):
+            raise ValueError("`generate_kwargs` are for tasks that write, and the model has none. Leave them out.")
+        check_generate_kwargs("`generate_kwargs`", given, self.model.backbone)
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Answer for one input or a list of inputs; a list of words is one input inside such a list.
 
         A list is batched by length and answered in its own order; a generator is batched as it comes.
+
+        Raises:
+            InputError: one of several inputs cannot be answered; of a generator, when it is reached.
+            TypeError: an argument is unknown, or the input is of another kind.
+            ValueError: the input or a value is not usable.
         """
-        if not isinstance(inputs, Sequence) or isinstance(inputs, str):
+        _check_sizes(kwargs)
+        given = {name: value for name, value in kwargs.items() if name not in ("batch_size", "num_workers")}
+        reading = self._preprocess_params | self._sanitize_parameters(**given)[0]
+        if isinstance(inputs, Iterator):
+            return self._stream(inputs, reading, kwargs)
+        if not isinstance(inputs, Sequence) or isinstance(inputs, str | bytes):
             return super().__call__(inputs, **kwargs)
         inputs = list(inputs)  # a column of a dataset, a tuple
+        if not inputs:
+            return []
         order = sorted(range(len(inputs)), key=lambda number: _length(inputs[number]), reverse=True)
-        answers = super().__call__([inputs[number] for number in order], **kwargs)
+        try:
+            answers = super().__call__([inputs[number] for number in order], **kwargs)
+        except (ValueError, TypeError):
+            self._name_place(enumerate(inputs), reading)
+            raise
         placed = dict(zip(order, answers, strict=True))
         return [placed[number] for number in range(len(inputs))]
+
+    def _stream(self, inputs: Iterator[Any], reading: dict[str, Any], kwargs: dict[str, Any]) -> Iterator[Any]:
+        """The answers to inputs that come one after the other."""
+        place, last = -1, None
+
+        def noted(inputs: Iterable[Any]) -> Iterator[Any]:
+            nonlocal place, last
+            for place, last in enumerate(inputs):  # noqa: B007 - read where reading fails
+                yield last
+
+        for first in inputs:
+            try:
+                yield from super().__call__(noted(chain([first], inputs)), **kwargs)
+            except (ValueError, TypeError):
+                self._name_place([(place, last)], reading)
+                raise
+
+    def _name_place(self, numbered: Iterable[tuple[int, Any]], reading: dict[str, Any]) -> None:
+        """Say which input cannot be read, where an error is the fault of one."""
+        for place, value in numbered:
+            try:
+                self.preprocess(value, **reading)
+            except (ValueError, TypeError) as problem:
+                raise InputError(place, str(problem)) from problem
 
     def preprocess(self, inputs: Any, tasks: list[str] | None = None) -> dict[str, Any]:
         """One input to what each task reads of it."""
@@ -169,6 +278,11 @@ def _without_padding(outputs: torch.Tensor, lengths: list[list[int]], several: b
         for window, own in enumerate(of_item):
             moved[item * most + window, :own] = flat[item * most + window, length - own :]
     return moved.reshape(outputs.shape)
+
+
+def _check_sizes(kwargs: Mapping[str, Any]) -> None:
+    check_whole("batch_size", kwargs.get("batch_size"), 1)
+    check_whole("num_workers", kwargs.get("num_workers"), 0)
 
 
 def _length(value: Any) -> int:

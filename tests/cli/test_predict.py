@@ -132,6 +132,21 @@ def test_run_with_another_input_or_other_settings_is_refused(call, texts, tmp_pa
     assert "is there already, and no interrupted run has left it" in call(output, code=2)
 
 
+def test_run_that_repeats_ids_and_texts_goes_on_with_them(call, texts, tmp_path):
+    output, words = tmp_path / "out.jsonl", ("--id_column", "id", "--include_inputs")
+    call(tmp_path / "whole.jsonl", *words)
+    rows = texts.read_text().splitlines(keepends=True)
+    texts.write_text("".join([*rows[:100], "\n", '{"text": "no id"}\n', *rows[100:]]))
+    assert f"line 102 of '{texts}' has no column 'id'; it has text" in call(output, *words, code=2)
+    texts.write_text("".join(rows))
+    assert "another id_column: 'id', and now None" in call(output, "--include_inputs", code=2)
+    assert "another include_inputs: True, and now None" in call(output, "--id_column", "id", code=2)
+    assert "holds 96 answers of an interrupted run" in call(output, *words)
+    assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    given = [json.loads(row) for row in rows]
+    assert [(one["id"], one["input"]) for one in lines_of(output)] == [(row["id"], row["text"]) for row in given]
+
+
 def test_input_that_no_task_takes_is_named_by_its_line(call, texts, tmp_path):
     rows = texts.read_text().splitlines(keepends=True)
     texts.write_text("".join([*rows[:40], "\n", '{"text": ["a", 7]}\n', *rows[41:]]))
@@ -166,8 +181,8 @@ def test_input_is_read_window_by_window(call, texts, tmp_path, monkeypatch):
     read, most = [], []
     inner, write = predict.read_inputs, answers.AnswerFile.write
 
-    def watched(path):
-        for row in inner(path):
+    def watched(*args):
+        for row in inner(*args):
             read.append(row)
             yield row
 

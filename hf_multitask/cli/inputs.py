@@ -1,0 +1,233 @@
+"""From the rows of a file to inputs of the pipeline: which columns are read, and what is told with the answers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..modeling.config import close_match
+from ..modeling.inputs import text_columns
+from .rows import RowFile
+
+KEYS = ("text", "text_pair", "question", "context", "choices")
+# Usual names of columns, where a file has none that a task or the pipeline names; in small letters, the first counts.
+_TEXTS = ("text", "sentence", "tokens", "words", "sentence1", "premise", "content", "document", "review", "utterance")
+_PAIRS = ("text_pair", "sentence2", "hypothesis")
+USUAL = {*KEYS, *_TEXTS, *_PAIRS}
+
+
+@dataclass(frozen=True)
+class Input:
+    """A row, as the pipeline reads it.
+
+    Args:
+        number: of its line.
+        parts: what is read, and by which tasks, all that take it where None. There are several parts where tasks read
+            different columns.
+        told: what is told with the answers.
+    """
+
+    number: int
+    parts: list[tuple[tuple[str, ...] | None, Any]]
+    told: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def noted(self) -> Any:
+        """All that the answer depends on and holds, as JSON can hold it."""
+        return self.parts[0][1] if len(self.parts) == 1 and not self.told else [self.parts, self.told]
+
+
+class Columns:
+    """Which columns of a file the tasks read.
+
+    A task reads its own columns, as in training; where a row lacks one, the column that is named as the pipeline names
+    its input, and where no task finds a text so, a column of a usual name.
+
+    Args:
+        tasks: the dicts of those that are asked.
+        text_column: of the text, in place of all that.
+        text_pair_column: of the second text, likewise.
+        id_column: is told with the answers, as ``id``.
+        include_line_numbers: tell the number of the line, as ``id``.
+        include_inputs: tell what was read, as ``input``.
+
+    Raises:
+        ValueError: the column of a text is given, and no task reads one.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Mapping[str, Any]],
+        *,
+        text_column: str | None = None,
+        text_pair_column: str | None = None,
+        id_column: str | None = None,
+        include_line_numbers: bool = False,
+        include_inputs: bool = False,
+    ) -> None:
+        self.own = {str(task["name"]): _own_columns(task) for task in tasks}
+        self.lists = {"tokens", "words", *(str(task.get("tokens_column")) for task in tasks)}
+        self.given = {"text": text_column, "text_pair": text_pair_column}
+        for key, column in self.given.items():
+            if column is not None and not any("text" in own for own in self.own.values()):
+                name, own = next(iter(self.own.items()))
+                raise ValueError(
+                    f"Task '{name}' reads {' and '.join(own)}, and no text of the column '{column}'. Leave out "
+                    f"--{key}_column, or name other --tasks."
+                )
+        self.id_column, self.include_line_numbers = id_column, include_line_numbers
+        self.include_inputs = include_inputs
+        self._found: dict[tuple[str, ...], list[tuple[tuple[str, ...] | None, dict[str, str]]]] = {}
+        self._said = False
+
+    @property
+    def names(self) -> set[str]:
+        """All columns that are read where a file has them."""
+        given = [name for name in (*self.given.values(), self.id_column) if name]
+        return {*given, *(column for own in self.own.values() for column in own.values())}
+
+    def read(self, file: RowFile, number: int, row: Any) -> Input:
+        """A row of a file as an input.
+
+        Raises:
+            ValueError: nothing in it can be read, or a column that was asked for is not there.
+        """
+        where = file.where(number)
+        told: dict[str, Any] = {"id": number} if self.include_line_numbers else {}
+        parts: list[tuple[tuple[str, ...] | None, Any]]
+        if isinstance(row, dict):
+            if self.id_column is not None:
+                told["id"] = _cell(row, self.id_column, where)
+            parts = [
+                (tasks, self._input(row, columns, file, where)) for tasks, columns in self._columns(row, file, where)
+            ]
+        else:
+            asked = next((name for name in (self.id_column, *self.given.values()) if name), None)
+            if asked is not None:
+                raise ValueError(f"{where} is a text without columns, so there is no column '{asked}'. Leave it out.")
+            if not isinstance(row, str) and not (isinstance(row, list) and all(isinstance(word, str) for word in row)):
+                raise ValueError(
+                    f"{where} should be an object with 'text' or 'question', a text, or a list of words. Found {row!r}."
+                )
+            parts = [(None, row)]
+        if self.include_inputs:
+            inputs = [_plain(value) for _, value in parts]
+            told["input"] = inputs[0] if len(inputs) == 1 else inputs
+        return Input(number, parts, told)
+
+    def _columns(
+        self, row: dict[str, Any], file: RowFile, where: str
+    ) -> list[tuple[tuple[str, ...] | None, dict[str, str]]]:
+        """By tasks that read the same, the columns of a row, by key of the pipeline's input."""
+        present = tuple(name for name, value in row.items() if value is not None)
+        if present not in self._found:
+            for name in self.given.values():
+                if name is not None:
+                    _cell(row, name, where)
+            self._found[present] = self._find(present, file, where)
+        return self._found[present]
+
+    def _find(
+        self, present: tuple[str, ...], file: RowFile, where: str
+    ) -> list[tuple[tuple[str, ...] | None, dict[str, str]]]:
+        groups: list[tuple[list[str], dict[str, str]]] = []
+        for task, own in self.own.items():
+            columns = {
+                key: self.given.get(key) or (column if column in present else key) for key, column in own.items()
+            }
+            columns = {key: column for key, column in columns.items() if column in present}
+            if not {"text", "question"} & columns.keys():
+                columns = {}  # a second text alone
+            elif "text" in columns and self.given["text_pair"]:
+                columns["text_pair"] = self.given["text_pair"]
+            for tasks, shared in groups:
+                if all(shared.get(key, column) == column for key, column in columns.items()):
+                    tasks.append(task)
+                    shared.update(columns)
+                    break
+            else:
+                groups.append(([task], columns))
+        groups = [(tasks, columns) for tasks, columns in groups if {"text", "question"} & columns.keys()]
+        if not groups:
+            groups = [([], self._usual(present, file, where))]
+        several = len(groups) > 1
+        return [
+            (tuple(tasks) if several else None, {key: columns[key] for key in KEYS if key in columns})
+            for tasks, columns in groups
+        ]
+
+    def _usual(self, present: tuple[str, ...], file: RowFile, where: str) -> dict[str, str]:
+        """Columns of usual names, said once."""
+        folded = {name.casefold(): name for name in reversed(present)}
+        found = {}
+        for key, names in (("text", _TEXTS), ("text_pair", _PAIRS)):
+            usual = next((folded[name] for name in names if name in folded), None)
+            if (column := self.given[key] or usual) is not None:
+                found[key] = column
+        if "text" not in found:
+            columns = f"the columns {', '.join(present)}" if present else "no columns"
+            problem = f"{where} should be an object with 'text' or 'question'. Found {columns}."
+            if file.kind == "table":
+                problem = f"{where} has {columns}, and none is known to hold a text."
+            raise ValueError(f"{problem} Name the column of the text with --text_column.")
+        if not self._said and not self.given["text"]:
+            sys.stderr.write(f"The texts of '{file.path}' are read from the column '{found['text']}'.\n")
+            self._said = True
+        return found
+
+    def _input(self, row: dict[str, Any], columns: dict[str, str], file: RowFile, where: str) -> dict[str, Any]:
+        result = {key: row[column] for key, column in columns.items()}
+        if file.kind == "table":
+            result = {key: value for key, value in result.items() if value or key not in ("text_pair", "choices")}
+            lists = [key for key in result if key == "choices" or columns[key] in self.lists]
+            result |= {key: _list(result[key], columns[key], where) for key in lists}
+        for key in ("text", "question"):
+            if not isinstance(result.get(key, ""), str | list):
+                raise ValueError(
+                    f"{where} should be an object with 'text' or 'question', a text or a list of words. Found "
+                    f"{result[key]!r} in '{columns[key]}'. Fix it."
+                )
+        return result
+
+
+def _own_columns(task: Mapping[str, Any]) -> dict[str, str]:
+    """The columns of a task, by key of the pipeline's input."""
+    named = {key: task.get(f"{key}_column") for key in ("question", "context", "choices")}
+    columns = {key: str(column) for key, column in named.items() if column}
+    if columns:
+        return columns
+    if task.get("type") in ("question-answering", "multiple-choice"):  # without arguments
+        return {key: key for key in ("question", "context", "choices")}
+    text, pair = text_columns(dict(task))
+    return {"text": text} if pair is None else {"text": text, "text_pair": pair}
+
+
+def _cell(row: Mapping[str, Any], column: str, where: str) -> Any:
+    if row.get(column) is None:
+        raise ValueError(
+            f"{where} has no column '{column}'; it has {', '.join(row) or 'none'}.{close_match(column, list(row))}"
+        )
+    return row[column]
+
+
+def _list(cell: Any, column: str, where: str) -> Any:
+    """A cell of a table that holds a list, which begins with a bracket."""
+    if not str(cell).lstrip().startswith("["):
+        return cell
+    try:
+        value = json.loads(cell)
+    except ValueError:
+        value = None
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise ValueError(
+            f'{where}: column \'{column}\' should hold a JSON list of texts, such as ["a", "b"]. Found {cell!r}.'
+        )
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """What was read, a text alone without its key."""
+    return value["text"] if isinstance(value, dict) and value.keys() == {"text"} else value

@@ -1,0 +1,177 @@
+"""The rows of a file of CSV, TSV, JSON, JSON lines or text, which is recognised by what it holds."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from .jsonl import parse_json, read_values
+from .lines import count_lines, read_lines
+
+TABLES = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+_JSON = (".json", ".jsonl", ".ndjson")
+_LINES = (".jsonl", ".ndjson")
+_TEXT = (".txt", ".text")
+_DELIMITERS = (",", "\t", ";", "|")
+_ALONE = ("text", "sentence")  # headers of a table of one column, which other words may begin a text file as well
+# How JSON begins: an object with a key or without one, or a list of objects, texts, lists, or of nothing.
+_JSON_START = re.compile(r'\{\s*("|\}?$)|\[\s*(["\[{]|\]?$)')
+
+csv.field_size_limit(2**31 - 1)  # a cell may be a long text
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """A file of rows.
+
+    Args:
+        path: of the file.
+        kind: ``"text"``, a text a line; ``"lines"``, a JSON value a line; ``"list"``, one JSON list, or one object;
+            ``"table"``, cells below a header.
+        delimiter: between the cells.
+    """
+
+    path: Path
+    kind: str
+    delimiter: str = ""
+
+    def rows(self) -> Iterator[tuple[int, Any]]:
+        """The rows with their numbers: of the line where a row begins, or, in a JSON list, its place from 1.
+
+        Lines of a text file are rows even if they are empty; elsewhere empty lines are passed over, and numbered.
+
+        Raises:
+            ValueError: a row cannot be read.
+        """
+        if self.kind == "text":
+            return ((number, line.rstrip("\r\n")) for number, line in read_lines(self.path))
+        if self.kind == "lines":
+            return read_values(self.path)
+        if self.kind == "table":
+            return _table(self.path, self.delimiter)
+        value = parse_json(_whole(self.path), f"'{self.path}', which begins like JSON,")
+        return enumerate(value if isinstance(value, list) else [value], 1)
+
+    def where(self, number: int) -> str:
+        """A row, as a message names it."""
+        return f"{'row' if self.kind == 'list' else 'line'} {number} of '{self.path}'"
+
+    def count(self) -> int:
+        """How many rows there are, about."""
+        return sum(1 for _ in self.rows()) if self.kind == "list" else count_lines(self.path)
+
+
+def open_rows(path: Path, own: Collection[str], usual: Collection[str]) -> RowFile:
+    """Find out what a file holds: by its first lines, and where they leave it open by its name, in letters of any case.
+
+    A table without the ending of one is recognised by its header: names beside each other without spaces around them,
+    one of which is known.
+
+    Args:
+        path: of the file.
+        own: columns that the tasks read, or that are asked for; a header may be one of them alone.
+        usual: other columns that are known, all in small letters.
+
+    Raises:
+        ValueError: there is no such file, it is no text, or its JSON is not valid.
+    """
+    if not path.is_file():
+        raise ValueError(f"There is no file '{path}'. Check --input.")
+    ending = Path(path.name.lower().removesuffix(".gz")).suffix
+    filled = ((number, line.strip("\r\n")) for number, line in read_lines(path) if line.strip())
+    head = [line for _, line in islice(filled, 2)]
+    if not head:
+        return RowFile(path, "lines" if ending in (*_JSON, *TABLES) else "text")
+    if ending in _JSON or _JSON_START.match(head[0].strip()):
+        kind = _json_kind(path, ending, head)
+        if kind is not None:
+            return RowFile(path, kind)
+    own = {name.casefold() for name in own}
+    if ending in TABLES:
+        return RowFile(path, "table", _delimiter(head[0], TABLES[ending], own.union(usual)))
+    for delimiter in _DELIMITERS:
+        if _is_header(head[0], delimiter, own, usual):
+            return RowFile(path, "table", delimiter)
+    return RowFile(path, "text")
+
+
+def _json_kind(path: Path, ending: str, head: list[str]) -> str | None:
+    """What of JSON a file holds; None if it is a text that begins like JSON."""
+    begin = head[0].strip()
+    try:
+        first = parse_json(begin, "")
+    except ValueError:  # of several lines, or not valid
+        if ending in (*_TEXT, *TABLES):
+            return "list" if _is_json(path) else None
+        whole = begin in ("[", "{") or (ending not in _LINES and (begin[0] == "[" or begin[-1] != "}"))
+        return "list" if whole else "lines"
+    whole = len(head) == 1 and ending not in _LINES and isinstance(first, list)
+    return "list" if whole else "lines"
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        parse_json(_whole(path), "")
+    except ValueError:
+        return False
+    return True
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=delimiter, strict=True))
+    except csv.Error:
+        return line.split(delimiter)
+
+
+def _delimiter(header: str, usual: str, columns: set[str]) -> str:
+    """What stands between the cells of a header: the usual, unless another makes columns of it that are known."""
+    for delimiter in (usual, *_DELIMITERS):
+        if columns.intersection(name.strip().casefold() for name in _cells(header, delimiter)):
+            return delimiter
+    return max((usual, *_DELIMITERS), key=lambda delimiter: len(_cells(header, delimiter)))
+
+
+def _is_header(line: str, delimiter: str, own: set[str], usual: Collection[str]) -> bool:
+    cells = [name.casefold() for name in _cells(line, delimiter)]
+    names = cells if cells[0] else cells[1:]  # pandas writes its index below no name
+    if any(not name or name != name.strip() for name in names) or len(set(names)) < len(names):
+        return False
+    return bool(own.union(_ALONE if len(cells) == 1 else usual).intersection(names))
+
+
+def _table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]:
+    reader = csv.reader((line for _, line in read_lines(path)), delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as problem:
+            raise ValueError(
+                f"line {number} of '{path}' is no row of a table ({problem}). Close the quotes that begin a cell, and "
+                "double those inside it."
+            ) from None
+        if cells is None:
+            return
+        if header is None and any(cells):
+            header = [name.strip() for name in cells]
+            twice = next((name for name in header if header.count(name) > 1), None)
+            if twice is not None:
+                raise ValueError(f"The header of '{path}' has the column '{twice}' twice. Rename one of them.")
+        elif header is not None and cells:
+            if len(cells) > len(header):
+                raise ValueError(
+                    f"line {number} of '{path}' has {len(cells)} cells, and the header has {len(header)}. Put cells "
+                    f"that hold {delimiter!r} in double quotes."
+                )
+            yield number, dict(zip(header, cells, strict=False))
+
+
+def _whole(path: Path) -> str:
+    return "".join(line for _, line in read_lines(path))

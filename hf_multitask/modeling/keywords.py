@@ -1,0 +1,66 @@
+"""Keyword arguments that are passed on: each is known to who reads it, or refused with what to give instead."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from .config import close_match
+
+# What a decoder keeps from call to call, and reads of another model: one pass for all tasks has neither.
+_NOT_OF_ONE_PASS = {
+    "past_key_values",
+    "use_cache",
+    "cache",
+    "mems",
+    "use_mems",
+    "encoder_hidden_states",
+    "encoder_attention_mask",
+    "return_dict",  # read before the forward
+}
+
+
+def parameter_names(function: Callable[..., Any]) -> list[str]:
+    """The parameters of a function that can be given by keyword."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    found = inspect.signature(function).parameters.values()
+    return [parameter.name for parameter in found if parameter.kind in kinds and parameter.name != "self"]
+
+
+def backbone_inputs(part: Any) -> list[str]:
+    """What the reading part of a backbone can be given in one pass for all tasks.
+
+    The families' forwards end in ``**kwargs``, which takes a mistyped name in silence, so their signatures count.
+    """
+    names = [name for name in parameter_names(part.forward) if name not in _NOT_OF_ONE_PASS]
+    return list(dict.fromkeys([*names, "output_hidden_states", "output_attentions"]))
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """See that an argument, where it is given, is a whole number.
+
+    Raises:
+        ValueError: it is none, or below ``least``.
+    """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+        raise ValueError(f"`{name}` should be a whole number of {least} or more. Found `{name} = {value!r}`.")
+
+
+def check_keywords(
+    caller: str, given: Iterable[str], known: Iterable[str], hints: Mapping[str, str] | None = None
+) -> None:
+    """See that all keywords of a call are known.
+
+    Args:
+        caller: what was called, as the message names it.
+        given: the keywords.
+        known: those that are read.
+        hints: by keyword that is not, what to do instead, in a sentence.
+
+    Raises:
+        TypeError: one is not known.
+    """
+    known = list(known)
+    for name in given:
+        if name not in known:
+            hint = (hints or {}).get(name) or close_match(name, known).strip() or f"It takes {', '.join(known)}."
+            raise TypeError(f"{caller} takes no argument '{name}'. {hint}")
