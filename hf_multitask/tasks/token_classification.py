@@ -215,6 +215,13 @@ class TokenClassification(Labelled):
         """See :meth:`Task.constant_loss`: entropy of the tags."""
         return entropy(tag for row in labels for tag in row if tag != IGNORE)
 
+    @property
+    def metric_names(self) -> list[str] | None:
+        """See :class:`Task`."""
+        if self.label_names is None:
+            return None
+        return ["f1", "precision", "recall", "accuracy"] if is_bio(self.label_names) else ["accuracy"]
+
     def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: list[Any]) -> dict[str, float]:
         """``f1``, ``precision``, ``recall`` of spans and ``accuracy`` of tags for BIO; ``accuracy`` for other tags."""
         from .metrics import Accuracy, SpanF1

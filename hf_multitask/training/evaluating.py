@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import abstractmethod
 from typing import Any
@@ -19,6 +20,7 @@ from ..modeling.generation import generation_kwargs
 from ..tasks import Task
 from .evaluation import NUMBERS, EvaluationRows, Metric, Part, Scores, prefixed, score, sweep_loader
 from .preparation import Datasets
+from .progress import Progress
 
 
 class EvaluatingTrainer(Trainer):
@@ -32,6 +34,7 @@ class EvaluatingTrainer(Trainer):
     _primary: dict[str, tuple[str, float]]
     _measured_rows: dict[str, dict[str, int]]
     _sharded: bool
+    progress: Progress
 
     @abstractmethod
     def evaluation_rows(self, data: Datasets, split: str) -> EvaluationRows:
@@ -147,7 +150,8 @@ class EvaluatingTrainer(Trainer):
             for key, value in prefixed(result.metrics, metric_key_prefix, name)
         }
         self._primary = {name: result.primary for name, result in scores.items()}
-        average = sum(value for _, value in self._primary.values()) / len(scores)
+        self.progress.metrics |= {name: list(result.metrics) for name, result in scores.items()}
+        average = sum(value for _, value in self._primary.values() if math.isfinite(value)) / len(scores)
         self._primary["average"] = ("average", average)
         metrics[f"{metric_key_prefix}_average"] = average
         steps = len(self.get_test_dataloader(rows))
