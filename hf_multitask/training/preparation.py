@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import datasets
@@ -82,11 +83,13 @@ def check_watched(metric: str | None, tasks: Mapping[str, Task], own: Container[
         measured, of_task = (None if task in own else _metrics_of(tasks[task])), name.removeprefix(f"{task}_")
         if measured is None or of_task in measured:
             return of_task
-    of_task, known = name.removeprefix(f"{owners[-1]}_"), _metrics_of(tasks[owners[-1]]) or []
+    task = owners[-1]
+    of_task, known = name.removeprefix(f"{task}_"), _metrics_of(tasks[task]) or []
+    near = get_close_matches(of_task, known, n=1, cutoff=0.5)  # of words as short as f1 and f2
     raise ValueError(
-        f"Parameter `metric_for_best_model` names the metric '{of_task}' of task '{owners[-1]}', which has "
+        f"Parameter `metric_for_best_model` names the metric '{of_task}' of task '{task}', which has "
         f"{', '.join(known)}. Found `metric_for_best_model = {metric!r}`."
-        + (close_match(of_task, known) or " Name one of those.")
+        + (f" Did you mean '{task}_{near[0]}'?" if near else " Name one of those.")
     )
 
 
