@@ -60,12 +60,11 @@ class RunningLossTrainer(Trainer):
         self._left_out = dict(saved["left_out"])
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        running = nested_gather(self._tr_loss, self.args.parallel_mode).mean().item()
         self.progress.loss = {
             "since": self._loss_since,
             "total": self._total_loss_scalar,
             "last_logged": self._globalstep_last_logged,
-            "running": running,
+            "running": self._mean_over_ranks().item(),
             "rows": self._total_rows.tolist(),
             "tasks": self._logged,
             "left_out": self._left_out,
@@ -78,6 +77,11 @@ class RunningLossTrainer(Trainer):
             logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step - self._loss_since, 1)
         super().log(logs, start_time)
 
+    def _mean_over_ranks(self) -> torch.Tensor:
+        """The sum of the losses since the last log, of which a rank has its own part."""
+        return nested_gather(self._tr_loss, self.args.parallel_mode).mean()
+
     def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        self._tr_loss = self._mean_over_ranks()  # the Trainer adds that of the rank
         output = super()._finalize_training(*args, **kwargs)
         return output._replace(training_loss=output.metrics["train_loss"])
