@@ -201,12 +201,22 @@ class MultiTaskTrainingArguments(TrainingArguments):
         if follows and "mode" not in (self.lr_scheduler_kwargs or {}):
             self._left_out.add("mode")
         if self.metric_for_best_model is not None:
+            self._check_direction(self.metric_for_best_model)
             self.set_direction(self.metric_for_best_model)
         check_world_size(self.world_size)
         set_timeout(self.ddp_timeout_delta)
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False
         self.check_mixture()
+
+    def _check_direction(self, metric: str) -> None:
+        known = rises(metric)
+        if known is not None and self.greater_is_better != known and "greater_is_better" not in self._left_out:
+            raise ValueError(
+                f"Parameter `greater_is_better` should be {known} for `metric_for_best_model = {metric!r}`, of which a "
+                f"better model has {'more' if known else 'less'}. Found `greater_is_better = "
+                f"{self.greater_is_better!r}`, which would keep the worst model. Leave it out, or rename the metric."
+            )
 
     def set_direction(self, metric: str) -> None:
         """Fill in which way ``metric_for_best_model`` goes where the user does not say, also for the scheduler.
@@ -296,14 +306,6 @@ class MultiTaskTrainingArguments(TrainingArguments):
                 )
 
     def _check_watching(self) -> None:
-        metric = self.metric_for_best_model
-        known = None if metric is None else rises(metric)
-        if known is not None and self.greater_is_better != known:
-            raise ValueError(
-                f"Parameter `greater_is_better` should be {known} for `metric_for_best_model = {metric!r}`, of which a "
-                f"better model has {'more' if known else 'less'}. Found `greater_is_better = "
-                f"{self.greater_is_better!r}`, which would keep the worst model. Leave it out, or rename the metric."
-            )
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise ValueError(
                 "Parameter `early_stopping_patience` should be 1 evaluation or more. "
