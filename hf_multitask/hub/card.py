@@ -65,6 +65,7 @@ class Run:
         history: its log.
         step: optimizer steps that were made; 0 where the model was not trained.
         epoch: passes over the mixture.
+        metrics: by task, the names of its metrics in their order; that of the log where there are none.
         best: the step whose weights were loaded at the end; None where the last ones are saved.
         plan: what each dataset gets, as text.
         readers: by dataset, the tasks that read it.
@@ -77,6 +78,7 @@ class Run:
     history: Sequence[Mapping[str, Any]] = ()
     step: int = 0
     epoch: float = 0.0
+    metrics: Mapping[str, Sequence[str]] = field(default_factory=dict)
     best: int | None = None
     plan: str | None = None
     readers: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -119,7 +121,7 @@ def write_card(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE_NAME
     before = _read(path)
-    has_curves = _write_curves(folder / CURVES_NAME, run.history, config.task_names)
+    has_curves = _write_curves(folder / CURVES_NAME, run, config.task_names)
     card = _card(config, run, name, repository, given, has_curves=has_curves)
     text = merge(before, card)
     theirs, fresh = text if on_hub is None else merge(on_hub, card), merge("", card)
@@ -148,16 +150,16 @@ def _replace(path: Path, content: bytes) -> None:
         beside.unlink(missing_ok=True)
 
 
-def _write_curves(path: Path, history: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> bool:
+def _write_curves(path: Path, run: Run, tasks: Sequence[str]) -> bool:
     """Draw the curves, unless those that lie there are of the same figures: drawing takes longer than all the rest.
 
     Returns:
         Whether there is a picture that belongs to this run.
     """
-    losses, metrics = curves(history, tasks)
+    losses, metrics = curves(run.history, tasks, run.metrics)
     if not losses and not metrics:
         return False
-    norms, cosines = gradients(history, tasks)
+    norms, cosines = gradients(run.history, tasks)
     measured = [norms, sorted(cosines.items())] if norms else []
     mark = _CURVES_MARK + digest([losses, metrics, *measured])
     there = path.read_bytes() if path.is_file() else b""
@@ -172,7 +174,7 @@ def _write_curves(path: Path, history: Sequence[Mapping[str, Any]], tasks: Seque
 def _card(
     config: MultiTaskConfig, run: Run, name: str, repository: str, given: Mapping[str, Any], *, has_curves: bool
 ) -> Card:
-    found = results(run.history, config.task_names, best=run.best)
+    found = results(run.history, config.task_names, run.metrics, best=run.best)
     primary = primary_metrics(found)
     vague = set()
     if not run.step:

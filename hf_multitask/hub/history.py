@@ -8,6 +8,7 @@ from typing import Any
 
 SPLITS = {"eval": "validation", "test": "test"}
 Points = list[tuple[int, float]]  # optimizer steps, and what was measured there
+Orders = Mapping[str, Sequence[str]]  # by task, the names of its metrics
 Cosines = dict[tuple[str, str], float]  # by pair of tasks
 
 
@@ -58,8 +59,22 @@ def _end(history: Sequence[Mapping[str, Any]]) -> int:
     return ends[-1] if ends else len(history)
 
 
-def results(history: Sequence[Mapping[str, Any]], tasks: Collection[str], *, best: int | None = None) -> list[Result]:
-    """The last figures of each split that were measured on the saved model, task by task, the primary metric first."""
+def results(
+    history: Sequence[Mapping[str, Any]],
+    tasks: Collection[str],
+    metrics: Orders | None = None,
+    *,
+    best: int | None = None,
+) -> list[Result]:
+    """The last figures of each split that were measured on the saved model, task by task.
+
+    Args:
+        history: the trainer's log.
+        tasks: their names.
+        metrics: by task, the names of its metrics in their order: a checkpoint's log has them by the alphabet. That of
+            the log where a task is not named.
+        best: the step whose weights were loaded at the end of training; None where the last ones are saved.
+    """
     names = set(tasks)
     found: dict[tuple[str, str | None, str], Result] = {}
     for prefix, entry in _evaluations(history, best):
@@ -68,7 +83,13 @@ def results(history: Sequence[Mapping[str, Any]], tasks: Collection[str], *, bes
             found[prefix, task, metric] = Result(SPLITS[prefix], task, metric, value, step)
         found[prefix, None, "average"] = Result(SPLITS[prefix], None, "average", entry[f"{prefix}_average"], step)
     place = {task: number for number, task in enumerate([*tasks, None])}
-    return sorted(found.values(), key=lambda result: place[result.task])
+    orders = {task: {name: number for number, name in enumerate(names)} for task, names in (metrics or {}).items()}
+
+    def where(result: Result) -> tuple[int, int]:
+        order = orders.get(str(result.task), {})
+        return place[result.task], order.get(result.metric, len(order))
+
+    return sorted(found.values(), key=where)
 
 
 def primary_metrics(found: Sequence[Result]) -> dict[str, str]:
@@ -81,15 +102,21 @@ def primary_metrics(found: Sequence[Result]) -> dict[str, str]:
 
 
 def curves(
-    history: Sequence[Mapping[str, Any]], tasks: Collection[str]
+    history: Sequence[Mapping[str, Any]], tasks: Collection[str], metrics: Orders | None = None
 ) -> tuple[dict[str, Points], dict[str, tuple[str, Points]]]:
     """By task, the losses of training, and the primary metric's name and values on the validation data.
 
     What was measured after the end of training is left out: it may be of other weights than the last step's.
+
+    Args:
+        history: the trainer's log.
+        tasks: their names.
+        metrics: see :func:`results`.
     """
     names = set(tasks)
     losses: dict[str, Points] = {}
-    metrics: dict[str, tuple[str, Points]] = {}
+    orders = {task: [name for name in own if name != "loss"] for task, own in (metrics or {}).items()}
+    primary: dict[str, tuple[str, Points]] = {task: (own[0], []) for task, own in orders.items() if own}
     for entry in history[: _end(history)]:
         step = entry.get("step", 0)
         if "loss" in entry:
@@ -98,9 +125,10 @@ def curves(
                     losses.setdefault(task, []).append((step, value))
         elif "eval_average" in entry:
             for task, metric, value in _figures(entry, "eval_", names):
-                if metric != "loss" and metrics.setdefault(task, (metric, []))[0] == metric:
-                    metrics[task][1].append((step, value))
-    return ({name: losses[name] for name in tasks if name in losses}, {n: metrics[n] for n in tasks if n in metrics})
+                if metric != "loss" and primary.setdefault(task, (metric, []))[0] == metric:
+                    primary[task][1].append((step, value))
+    measured = {task: primary[task] for task in tasks if task in primary and primary[task][1]}
+    return {task: losses[task] for task in tasks if task in losses}, measured
 
 
 def gradients(history: Sequence[Mapping[str, Any]], tasks: Collection[str]) -> tuple[dict[str, Points], Cosines]:

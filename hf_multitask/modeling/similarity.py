@@ -17,6 +17,9 @@ class SentenceSimilarityHead(Head):
     to 1. Where they have none, an item is a pair of a fixed group of pairs :math:`(a_i, b_i)` and its loss is
     :math:`-\log \mathrm{softmax}_j(c \cos(a_i, b_j))_i`: the other pairs' second texts are the negatives
     (Efficient Natural Language Response Suggestion, 2017, section 4.4, https://arxiv.org/abs/1705.00652).
+
+    .. note:: The paper's negatives are all other pairs of the group. Here those are left out whose second text is
+       right: equal to :math:`a_i`, or to a second text of a pair whose first text is equal to :math:`a_i`.
     """
 
     reads_several: ClassVar[bool] = True
@@ -43,31 +46,46 @@ class SentenceSimilarityHead(Head):
         return F.normalize(at_least_float32(pooled_states(states.last_hidden_state, attention_mask, self.pooling)))  # type: ignore[arg-type]
 
     def items(self, labels: torch.Tensor) -> torch.Tensor:
-        """Pairs of each item, (N, P) to (N,)."""
-        return (labels != IGNORE).sum(1)
+        """Pairs of each item, of (N, P) or (N, P, 2) to (N,)."""
+        return self._there(labels).sum(1)
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Embeddings (N, G, D) and labels (N, P), scores or anything for a pair that is there, to (N,)."""
+        """Embeddings (N, G, D) and labels to (N,).
+
+        Labels are scores (N, P); without scores (N, P, 2), the numbers of both texts of a pair, alike for equal texts.
+        """
         first_NPD, second_NPD = logits[:, 0::2], logits[:, 1::2]
-        there_NP = labels != IGNORE
+        there_NP = self._there(labels)
         if self.scored:
             errors_NP = (_cosines(first_NPD, second_NPD) - labels.to(logits.dtype)) ** 2
             return errors_NP.masked_fill(~there_NP, 0.0).sum(1)
-        scores_NPP = self._scores(first_NPD, second_NPD, there_NP)
+        scores_NPP = self._scores(first_NPD, second_NPD, labels)
         own_P = torch.arange(labels.shape[1], device=labels.device)
-        targets_NP = own_P.expand_as(labels).masked_fill(~there_NP, IGNORE)
+        targets_NP = own_P.expand_as(there_NP).masked_fill(~there_NP, IGNORE)
         return F.cross_entropy(scores_NPP.transpose(1, 2), targets_NP, ignore_index=IGNORE, reduction="none").sum(1)
 
     def predictions(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Cosines of the pairs, (N, P); without scores, the number of the nearest second text of the group."""
+        """Cosines of the pairs, (N, P); without scores, the nearest of a pair's own second text and its negatives."""
         first_NPD, second_NPD = logits[:, 0::2], logits[:, 1::2]
         if self.scored:
             return _cosines(first_NPD, second_NPD)
-        return self._scores(first_NPD, second_NPD, labels != IGNORE).argmax(2)
+        return self._scores(first_NPD, second_NPD, labels).argmax(2)
 
-    def _scores(self, first_NPD: torch.Tensor, second_NPD: torch.Tensor, there_NP: torch.Tensor) -> torch.Tensor:
+    def _there(self, labels: torch.Tensor) -> torch.Tensor:
+        """Which pairs are there, (N, P)."""
+        return (labels if self.scored else labels[..., 0]) != IGNORE
+
+    def _scores(self, first_NPD: torch.Tensor, second_NPD: torch.Tensor, labels_NP2: torch.Tensor) -> torch.Tensor:
+        """Scaled cosines of first and second texts, the lowest number where the second is neither own nor negative."""
         scores_NPP = self.scale * first_NPD @ second_NPD.transpose(1, 2)
-        return scores_NPP.masked_fill(~there_NP.unsqueeze(1), torch.finfo(scores_NPP.dtype).min)
+        first_NP, second_NP = labels_NP2.unbind(-1)
+        same_first_NPP = first_NP.unsqueeze(2) == first_NP.unsqueeze(1)
+        same_second_NPP = second_NP.unsqueeze(2) == second_NP.unsqueeze(1)
+        right_NPP = same_first_NPP.float() @ same_second_NPP.float() > 0
+        right_NPP |= first_NP.unsqueeze(2) == second_NP.unsqueeze(1)
+        own_PP = torch.eye(labels_NP2.shape[1], dtype=torch.bool, device=labels_NP2.device)
+        left_out_NPP = (right_NPP & ~own_PP) | ~self._there(labels_NP2).unsqueeze(1)
+        return scores_NPP.masked_fill(left_out_NPP, torch.finfo(scores_NPP.dtype).min)
 
 
 def _cosines(first_NPD: torch.Tensor, second_NPD: torch.Tensor) -> torch.Tensor:

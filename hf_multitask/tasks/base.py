@@ -76,6 +76,12 @@ class Task(ABC):
     max_length: int | None = None
     language: str | None = None
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """See that a type which measures otherwise than the one that it derives from does not say that one's names."""
+        super().__init_subclass__(**kwargs)
+        if {"metrics", "score", "text_metrics"} & vars(cls).keys() and "metric_names" not in vars(cls):
+            cls.metric_names = Task.metric_names  # type: ignore[method-assign]
+
     def __post_init__(self) -> None:
         self.check_number("max_length", 1)
 
@@ -347,6 +353,11 @@ class Task(ABC):
         """
         return None
 
+    @property
+    def metric_names(self) -> list[str] | None:
+        """Names of what :meth:`score` gives, the primary one first; None where the type, or its labels, do not say."""
+        return None
+
     @abstractmethod
     def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: list[Any]) -> dict[str, float]:
-        """Metrics of logits against labels, the primary one first, 1 being best."""
+        """Metrics of logits against labels, the primary one first, which grows to 1 as the model gets better."""

@@ -41,6 +41,11 @@ class LanguageModelling(Task):
         """Labels (N, L), -100 where a token has none."""
         return lab.padded(labels, length, padding_side)
 
+    @property
+    def metric_names(self) -> list[str] | None:
+        """See :class:`Task`."""
+        return ["token_accuracy", "perplexity"]
+
     def score(
         self,
         predictions: np.ndarray,

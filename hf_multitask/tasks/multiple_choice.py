@@ -112,6 +112,11 @@ class MultipleChoice(Task):
         """See :meth:`Task.constant_loss`: entropy of the place of the right choice."""
         return entropy(labels)
 
+    @property
+    def metric_names(self) -> list[str] | None:
+        """See :class:`Task`."""
+        return ["accuracy"]
+
     def metrics(
         self,
         predictions: np.ndarray,

@@ -189,6 +189,11 @@ class QuestionAnswering(Task):
         places = [[_first(window, mark) for window in windows] for mark in (START, END)]
         return sum(map(entropy, places)) / 2
 
+    @property
+    def metric_names(self) -> list[str] | None:
+        """See :class:`Task`."""
+        return ["f1", "exact_match"]
+
     def score(
         self,
         predictions: np.ndarray,

@@ -28,7 +28,9 @@ class SentenceSimilarity(Task):
 
     With ``label_column`` the cosine of a pair learns its score. Without, the texts of a pair are to be nearer than
     those of other pairs: ``negatives`` rows that follow each other in the data make a group, which is drawn whole and
-    whose second texts are each other's negatives. Shuffle data that are sorted by topic first.
+    whose second texts are each other's negatives. Shuffle data that are sorted by topic first. Texts are equal if their
+    tokens are, and equal texts of a group are not negatives of each other: the negatives of a pair are the second texts
+    that are equal neither to its first text nor to a second text which the group pairs with that.
 
     Args:
         text_column: column of the first text.
@@ -126,7 +128,8 @@ class SentenceSimilarity(Task):
         inputs = {
             name: [values[start:end] for start, end in spans] for name, values in encoder.inputs(encoding).items()
         }
-        return inputs, [(end - start) // 2 for start, end in spans], [any(cut[start:end]) for start, end in spans]
+        groups = [encoding["input_ids"][start:end] for start, end in spans]
+        return inputs, groups, [any(cut[start:end]) for start, end in spans]
 
     def encode_labels(
         self,
@@ -136,9 +139,9 @@ class SentenceSimilarity(Task):
         unseen: list[Any],  # noqa: ARG002
         split: str,
     ) -> list[Any]:
-        """See :meth:`Task.encode_labels`: scores from 0 to 1, or a 1 for every pair."""
+        """See :meth:`Task.encode_labels`: scores from 0 to 1; without scores the numbers of a group's texts."""
         if self.label_column is None:
-            return [[1.0] * count for count in encoding]
+            return [_numbered(group) for group in encoding]
         low, high = self.score_range or (0.0, 1.0)
         labels: list[list[float] | None] = []
         for (value,), index in zip(rows[self.label_column], indices, strict=True):
@@ -153,11 +156,12 @@ class SentenceSimilarity(Task):
         return labels
 
     def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
-        """Scores (N, P), -100 where a group has fewer pairs."""
+        """Scores (N, P), or numbers of texts (N, P, 2); -100 where a group has fewer pairs."""
         import torch
 
         most = max(map(len, labels))
-        return torch.tensor([label + [float(IGNORE)] * (most - len(label)) for label in labels])
+        nothing = [IGNORE, IGNORE] if self.label_column is None else float(IGNORE)
+        return torch.tensor([label + [nothing] * (most - len(label)) for label in labels])
 
     def constant_loss(
         self,
@@ -168,7 +172,12 @@ class SentenceSimilarity(Task):
         """See :meth:`Task.constant_loss`: variance of the scores; without scores, that of a guess in the group."""
         if self.label_column is not None:
             return variance(labels)
-        return sum(len(group) * math.log(len(group)) for group in labels) / sum(map(len, labels))
+        return sum(map(_guess, labels)) / sum(map(len, labels))
+
+    @property
+    def metric_names(self) -> list[str] | None:
+        """See :class:`Task`."""
+        return ["accuracy"] if self.label_column is None else ["pearson", "spearmanr"]
 
     def metrics(
         self,
@@ -183,6 +192,21 @@ class SentenceSimilarity(Task):
 
         if self.label_column is not None:
             return Correlation().compute(predictions=predictions, references=labels)
-        there = labels != IGNORE
-        own = np.broadcast_to(np.arange(labels.shape[1]), labels.shape)
+        there = labels[..., 0] != IGNORE
+        own = np.broadcast_to(np.arange(labels.shape[1]), there.shape)
         return Accuracy().compute(predictions=predictions[there], references=own[there])
+
+
+def _numbered(group: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Of every pair of a group the numbers of its two texts, which are alike where the tokens are."""
+    numbers: dict[tuple[int, ...], int] = {}
+    texts = [numbers.setdefault(tuple(tokens), len(numbers)) for tokens in group]
+    return [list(pair) for pair in zip(texts[0::2], texts[1::2], strict=True)]
+
+
+def _guess(group: Sequence[Sequence[int]]) -> float:
+    """The summed loss of a group's pairs where all embeddings are alike: each is a guess among its candidates."""
+    right: dict[int, set[int]] = {}
+    for first, second in group:
+        right.setdefault(first, {first}).add(second)
+    return sum(math.log(1 + sum(second not in right[first] for _, second in group)) for first, _ in group)

@@ -214,6 +214,17 @@ class SequenceClassification(Labelled):
         classes = list(zip(*labels, strict=True))
         return sum(map(entropy, classes)) / len(classes)
 
+    @property
+    def metric_names(self) -> list[str] | None:
+        """See :class:`Task`."""
+        if self.problem_type == "regression":
+            return ["pearson", "spearmanr"]
+        if self.problem_type == "multi_label_classification":
+            return ["micro_f1"]
+        if self.problem_type is None or self.label_names is None:
+            return None
+        return ["accuracy", "f1"] if len(self.label_names) == 2 else ["accuracy"]
+
     def metrics(
         self,
         predictions: np.ndarray,

@@ -132,6 +132,11 @@ class Text2TextGeneration(Task):
         """See :meth:`Task.constant_loss`: entropy of the tokens, one by one."""
         return entropy(token for row in labels for token in row)
 
+    @property
+    def metric_names(self) -> list[str] | None:
+        """See :class:`Task`."""
+        return ["rougeL", "rouge1", "rouge2"]
+
     def score(
         self,
         predictions: np.ndarray,
@@ -181,6 +186,11 @@ class Translation(Text2TextGeneration):
     """Translate, by an encoder-decoder; see :class:`Text2TextGeneration` for the arguments."""
 
     type: ClassVar[str] = "translation"
+
+    @property
+    def metric_names(self) -> list[str] | None:
+        """See :class:`Task`."""
+        return ["chrf", "bleu"]
 
     def text_metrics(self, written: list[str], wanted: list[str]) -> dict[str, float]:
         """``chrf`` and ``bleu``, from 0 to 1."""

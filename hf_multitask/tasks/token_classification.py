@@ -296,6 +296,14 @@ class TokenClassification(Labelled):
         """See :meth:`Task.constant_loss`: entropy of the tags."""
         return entropy(tag for row in labels for tag in row if tag != IGNORE)
 
+    @property
+    def metric_names(self) -> list[str] | None:
+        """See :class:`Task`."""
+        if self.label_names is None:
+            return None
+        spans = ["f1", "precision", "recall"] if scheme_of(self.label_names) is not None else []
+        return spans if spans and self.spans_column is not None else [*spans, "accuracy"]
+
     def reduced(self, predictions: torch.Tensor) -> torch.Tensor:
         """See :meth:`Task.reduced`: the best tags."""
         return predictions.argmax(-1)

@@ -16,6 +16,7 @@ from ..aggregation import build_aggregator
 from ..balancing import build_balancer
 from ..data import build_rates
 from ..modeling.config import close_match
+from ..tasks.directions import rises
 from .ranks import check_world_size, set_timeout
 
 # Arguments that are one of a few words; their errors name the word that is meant.
@@ -69,6 +70,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
     """Arguments of :class:`MultiTaskTrainer`: all of ``transformers.TrainingArguments`` and these.
 
     ``metric_for_best_model`` is ``average`` unless told otherwise: the mean over tasks of each task's primary metric.
+    ``greater_is_better`` follows from the metric's name, see :func:`hf_multitask.tasks.directions.rises`.
     ``report_to`` is TensorBoard where it is installed. ``per_device_train_batch_size`` counts rows of the mixture.
 
     Args:
@@ -194,12 +196,39 @@ class MultiTaskTrainingArguments(TrainingArguments):
         watches = self.load_best_model_at_end or self.early_stopping_patience is not None or follows
         if watches and self.metric_for_best_model is None:
             self.metric_for_best_model = "average"
+        self._left_out = {"greater_is_better"} if self.greater_is_better is None else set()
         super().__post_init__()
+        if follows and "mode" not in (self.lr_scheduler_kwargs or {}):
+            self._left_out.add("mode")
+        if self.metric_for_best_model is not None:
+            self._check_direction(self.metric_for_best_model)
+            self.set_direction(self.metric_for_best_model)
         check_world_size(self.world_size)
         set_timeout(self.ddp_timeout_delta)
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False
         self.check_mixture()
+
+    def _check_direction(self, metric: str) -> None:
+        known = rises(metric)
+        if known is not None and self.greater_is_better != known and "greater_is_better" not in self._left_out:
+            raise ValueError(
+                f"Parameter `greater_is_better` should be {known} for `metric_for_best_model = {metric!r}`, of which a "
+                f"better model has {'more' if known else 'less'}. Found `greater_is_better = "
+                f"{self.greater_is_better!r}`, which would keep the worst model. Leave it out, or rename the metric."
+            )
+
+    def set_direction(self, metric: str) -> None:
+        """Fill in which way ``metric_for_best_model`` goes where the user does not say, also for the scheduler.
+
+        Args:
+            metric: its name, without its task's where that is known.
+        """
+        if "greater_is_better" in self._left_out:
+            self.greater_is_better = rises(metric) is not False
+        if "mode" in self._left_out:
+            kwargs: Any = self.lr_scheduler_kwargs or {}
+            self.lr_scheduler_kwargs = {**kwargs, "mode": "max" if self.greater_is_better else "min"}
 
     @property
     def device(self) -> torch.device:

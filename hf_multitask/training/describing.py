@@ -17,6 +17,7 @@ from ..data import Mixture
 from ..hub import Run, UnreadableCard, write_card
 from ..modeling import MultiTaskModel
 from .evaluation import EvaluationRows
+from .progress import Progress
 
 logger = logging.get_logger(__name__)
 
@@ -55,6 +56,7 @@ class DescribingTrainer(Trainer):
     eval_dataset: EvaluationRows | None
     hub_datasets: dict[str, str]
     _measured_rows: dict[str, dict[str, int]]
+    progress: Progress
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -165,6 +167,7 @@ class DescribingTrainer(Trainer):
             history=state.log_history,
             step=state.global_step,
             epoch=state.epoch or 0.0,
+            metrics=self.progress.metrics,
             best=state.best_global_step if loaded else None,
             plan=self.describe_plan(state.max_steps) if trained and mixture is not None else None,
             readers={} if mixture is None else mixture.tasks,

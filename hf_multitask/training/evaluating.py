@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from ..modeling.heads import IGNORE
 from ..tasks import Task
 from .evaluation import NUMBERS, EvaluationRows, Metric, Part, Scores, prefixed, score, sweep_loader
 from .preparation import Datasets
+from .progress import Progress
 
 
 class EvaluatingTrainer(Trainer):
@@ -36,6 +38,7 @@ class EvaluatingTrainer(Trainer):
     _measured_rows: dict[str, dict[str, int]]
     _sharded: bool
     _keeps_predictions = False  # for predict, beyond what metrics need
+    progress: Progress
 
     @abstractmethod
     def evaluation_rows(self, data: Datasets, split: str) -> EvaluationRows:
@@ -162,7 +165,8 @@ class EvaluatingTrainer(Trainer):
             for key, value in prefixed(result.metrics, metric_key_prefix, name)
         }
         self._primary = {name: result.primary for name, result in scores.items()}
-        average = sum(value for _, value in self._primary.values()) / len(scores)
+        self.progress.metrics |= {name: list(result.metrics) for name, result in scores.items()}
+        average = sum(value for _, value in self._primary.values() if math.isfinite(value)) / len(scores)
         self._primary["average"] = ("average", average)
         metrics[f"{metric_key_prefix}_average"] = average
         steps = len(self.get_test_dataloader(rows))

@@ -15,6 +15,7 @@ from ..data import Encoded, Mixture, MixtureCollator
 from ..data.encoding import label_column
 from ..data.mixture import Feature
 from ..tasks import Task
+from .results import check_results
 
 Metric = Callable[[EvalPrediction], Mapping[str, float]]
 # Where the items of a batch stand among a task's rows, how many predictions each has, or nothing where it is one, their
@@ -199,6 +200,7 @@ def score(rows: EvaluationRows, task: Task, parts: Sequence[Part], metric: Metri
     name = str(task.name)
     predictions, losses, items, labels = in_order(parts, rows.by_task[name])
     loss = float(losses.sum() / max(items.sum(), 1))
+    values: Any
     if metric is None:
         values = task.score(
             predictions,
@@ -209,13 +211,8 @@ def score(rows: EvaluationRows, task: Task, parts: Sequence[Part], metric: Metri
             tokenizer=tokenizer,
         )
     else:
-        found = metric(EvalPrediction(predictions=as_array(predictions), label_ids=as_array(labels)))
-        if not isinstance(found, Mapping) or not found:
-            raise task.error(
-                f"its compute_metrics should return a dict of numbers, the primary one first. Found {found!r}."
-            )
-        values = dict(found)
-    values = {name: float(value) for name, value in values.items()}
+        values = metric(EvalPrediction(predictions=as_array(predictions), label_ids=as_array(labels)))
+    values = check_results(task, values, own=metric is not None)
     primary = next(iter(values.items()), ("none", 0.0))
     return Scores(predictions, labels, {"loss": loss, **values}, primary)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import datasets
@@ -58,17 +59,57 @@ def check_kinds(model: Any, sampler: Any, balancer: Any, compute_metrics: Any) -
         )
 
 
-def check_watched(metric: str | None, tasks: Iterable[str]) -> None:
-    """See that the metric for the best model is one of a task, or the average.
+def check_watched(metric: str | None, tasks: Mapping[str, Task], own: Container[str]) -> str:
+    """The name of the metric for the best model without its task's; it is one of a task, or the average.
+
+    Args:
+        metric: ``metric_for_best_model``.
+        tasks: by name.
+        own: tasks with a ``compute_metrics``, whose metrics nobody knows before it ran.
 
     Raises:
         ValueError: no evaluation could give it.
     """
     name = (metric or "average").removeprefix("eval_")
-    if name != "average" and not any(name.startswith(f"{task}_") for task in tasks):
+    if name == "average":
+        return name
+    owners = sorted((task for task in tasks if name.startswith(f"{task}_")), key=len)
+    if not owners:
+        known = [*tasks, *(f"{task}_{of}" for task in tasks for of in _metrics_of(tasks[task]) or ["loss"]), "average"]
         raise ValueError(
             "Parameter `metric_for_best_model` should be average, or a metric of a task, as "
-            f"{next(iter(tasks))}_loss. Found `metric_for_best_model = {metric!r}`."
+            f"{next(iter(tasks))}_loss. Found `metric_for_best_model = {metric!r}`." + close_match(name, known)
+        )
+    for task in reversed(owners):
+        measured, of_task = (None if task in own else _metrics_of(tasks[task])), name.removeprefix(f"{task}_")
+        if measured is None or of_task in measured:
+            return of_task
+    task = owners[-1]
+    of_task, known = name.removeprefix(f"{task}_"), _metrics_of(tasks[task]) or []
+    near = get_close_matches(of_task, known, n=1, cutoff=0.5)  # of words as short as f1 and f2
+    raise ValueError(
+        f"Parameter `metric_for_best_model` names the metric '{of_task}' of task '{task}', which has "
+        f"{', '.join(known)}. Found `metric_for_best_model = {metric!r}`."
+        + (f" Did you mean '{task}_{near[0]}'?" if near else " Name one of those.")
+    )
+
+
+def _metrics_of(task: Task) -> list[str] | None:
+    return None if task.metric_names is None else ["loss", *task.metric_names]
+
+
+def check_measured(metric: str | None, found: Iterable[str]) -> None:
+    """See that an evaluation gave the metric for the best model.
+
+    Raises:
+        ValueError: it did not.
+    """
+    name = f"eval_{(metric or 'average').removeprefix('eval_')}"
+    if name not in found:
+        known = [key for key in found if key.startswith("eval_")]
+        raise ValueError(
+            f"Parameter `metric_for_best_model` names '{metric}', and the evaluation gives {', '.join(known)}."
+            + (close_match(name, known) or " Name one of those.")
         )
 
 

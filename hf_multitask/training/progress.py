@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,6 +23,8 @@ class Progress:
     Args:
         seen: by dataset, rows that training has seen.
         rows: by task, rows with a label of it that training has seen.
+        metrics: by task, the names of its metrics in the order of its last evaluation, in which the primary one is the
+            first that is not ``loss``.
         best: by task, and for ``average``: ``metric``, its ``value`` in the best evaluation, and the ``step`` of that.
         waited: by task, evaluations in a row that brought nothing better.
         finished: by task that trains no more, the step at which it stopped.
@@ -29,6 +32,8 @@ class Progress:
         anchors: by stream, from where on it is read again; see :class:`hf_multitask.data.Stream`.
         aggregation: the aggregator's ``state``, and why the row split is not used, ``fallback``, where it did not fit.
         gradients: what was measured since the last log; see :class:`hf_multitask.training.insight.Means`.
+        loss: sums of the training loss, of the whole run and since the last log, and of what that log reports by task;
+            see :class:`hf_multitask.training.running_loss.RunningLossTrainer`.
         data: what the order of the rows depends on; see :meth:`check_data`.
         non_finite: by task whose loss was NaN or infinite, in how many ``steps``, and how many of them ``in_a_row``.
         balancing: what the balancer remembers; see :class:`hf_multitask.training.balance.Balance`.
@@ -38,6 +43,7 @@ class Progress:
 
     seen: dict[str, int] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, list[str]] = field(default_factory=dict)
     best: dict[str, dict[str, Any]] = field(default_factory=dict)
     waited: dict[str, int] = field(default_factory=dict)
     finished: dict[str, int] = field(default_factory=dict)
@@ -45,6 +51,7 @@ class Progress:
     anchors: dict[str, dict[str, Any]] = field(default_factory=dict)
     aggregation: dict[str, Any] = field(default_factory=dict)
     gradients: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    loss: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     non_finite: dict[str, dict[str, int]] = field(default_factory=dict)
     balancing: dict[str, Any] = field(default_factory=dict)
@@ -54,11 +61,13 @@ class Progress:
     def record(self, primary: Mapping[str, tuple[str, float]], step: int) -> bool:
         """Take in an evaluation: by task, the name and value of its primary metric, larger being better.
 
+        A value that is NaN or infinite is never the best.
+
         Returns:
             Whether any of them was never better.
         """
         for task, (metric, value) in primary.items():
-            if task not in self.best or value > self.best[task]["value"]:
+            if math.isfinite(value) and (task not in self.best or value > self.best[task]["value"]):
                 self.best[task] = {"metric": metric, "value": value, "step": step}
                 self.waited[task] = 0
             else:
@@ -76,7 +85,9 @@ class Progress:
         for task, most in patience.items():
             if task not in self.finished and self.waited.get(task, 0) >= most:
                 self.finished[task] = step
-                best = self.best[task]
+                if (best := self.best.get(task)) is None:
+                    told.append(f"Task '{task}' stops at step {step}: no finite metric in {most} evaluations.")
+                    continue
                 told.append(
                     f"Task '{task}' stops at step {step}: no better {best['metric']} than {best['value']:.4f} of step "
                     f"{best['step']} in {most} evaluations."

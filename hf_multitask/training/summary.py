@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,9 @@ def ranked(own: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[tuple[str, f
     measured = {task: next((key for key in found if key != "loss"), None) for task, found in own.items()}
     if any(metric not in (None, "share") for metric in measured.values()):
         values = [(task, float(own[task][metric])) for task, metric in measured.items() if metric is not None]
-        return "primary", sorted(values, key=lambda entry: entry[1])
+        return "primary", sorted(values, key=lambda entry: -math.inf if math.isnan(entry[1]) else entry[1])
     values = [(task, float(found["loss"])) for task, found in own.items() if "loss" in found]
-    return "loss", sorted(values, key=lambda entry: -entry[1])
+    return "loss", sorted(values, key=lambda entry: -math.inf if math.isnan(entry[1]) else -entry[1])
 
 
 def summarise(logs: Mapping[str, Any], tasks: Collection[str]) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from .preparation import (
     build_tasks,
     check_datasets,
     check_kinds,
+    check_measured,
     check_names,
     check_tokenizer,
     check_watched,
@@ -51,6 +52,8 @@ from .preparation import (
 from .progress import BEST_FOLDER, Progress, tidy_best
 from .pushing import PushingTrainer
 from .ranks import check_alike, release_group_at_exit
+from .results import check_primary
+from .running_loss import RunningLossTrainer
 from .saving import SaveError, SavingTrainer
 from .summary import SEVERAL, summary_callbacks
 from .weighing import BalanceCallback
@@ -59,7 +62,13 @@ logger = logging.get_logger(__name__)
 
 
 class MultiTaskTrainer(
-    MixingTrainer, DescribingTrainer, EvaluatingTrainer, InsightTrainer, PushingTrainer, SavingTrainer
+    MixingTrainer,
+    DescribingTrainer,
+    EvaluatingTrainer,
+    InsightTrainer,
+    RunningLossTrainer,
+    PushingTrainer,
+    SavingTrainer,
 ):
     """Trains a :class:`MultiTaskModel` on batches that mix its tasks.
 
@@ -147,6 +156,7 @@ class MultiTaskTrainer(
         check_datasets(self.tasks, whole, eval_dataset, evaluates=evaluates, frozen=frozen)
         set_seed(args.seed)
         self.tasks = resolve_tasks(self.tasks, [whole, eval_dataset])
+        self._check_metrics()
         if args.world_size > 1:
             check_alike(self._task_facts())
         ensure_pad_token(processing_class)
@@ -199,14 +209,21 @@ class MultiTaskTrainer(
             raise ValueError("`task_weights` are 0 for every task, so nothing would train. Give one a weight above 0.")
         for argument in ("learning_rates", "weight_decays", "freeze"):
             check_names(argument, getattr(args, argument), [*self.tasks, BACKBONE])
-        measures_ours = type(self).evaluate is MultiTaskTrainer.evaluate  # one's own may measure more
-        if args.eval_strategy != "no" and measures_ours:
-            check_watched(args.metric_for_best_model, self.tasks)
         if isinstance(args.task_early_stopping_patience, Mapping):
             check_names("task_early_stopping_patience", args.task_early_stopping_patience, self.tasks)
         for argument in ("max_train_samples", "max_eval_samples"):
             if isinstance(caps := getattr(args, argument), Mapping):
                 check_names(argument, caps, sorted({task.source for task in self.tasks.values()}), "dataset")
+
+    def _check_metrics(self) -> None:
+        """See that primary metrics grow, and that there will be a metric for the best model, which has a direction."""
+        for name, task in self.tasks.items():
+            if name not in self.metric_by_task and task.metric_names:
+                check_primary(task, task.metric_names[0])
+        measures_ours = type(self).evaluate is MultiTaskTrainer.evaluate  # one's own may measure more
+        if self.args.eval_strategy == "no" or not measures_ours:
+            return
+        self.args.set_direction(check_watched(self.args.metric_for_best_model, self.tasks, self.metric_by_task))
 
     def _adopt(self, model: MultiTaskModel) -> None:
         """Tell a model what the data say of its tasks, and which token is padding."""
@@ -235,6 +252,7 @@ class MultiTaskTrainer(
             raise ValueError("Rows are chosen when the trainer is built. Leave max_*_samples out of the search.")
         self.args.check_mixture()
         self._check_names()
+        self._check_metrics()
         freeze(self.model, self.args.freeze or ())
         self.balance = self._new_balance()
 
@@ -339,6 +357,8 @@ class MultiTaskTrainer(
         super()._save_checkpoint(model, trial)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        if self.args.metric_for_best_model is not None:
+            check_measured(self.args.metric_for_best_model, metrics)
         step, before = self.state.global_step, dict(self.progress.best)
         losses = {name: metrics.get(f"eval_{name}_loss", math.nan) for name in self.tasks}
         self.balance.on_evaluate({name: loss for name, loss in losses.items() if math.isfinite(loss)})

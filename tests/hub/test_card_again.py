@@ -11,8 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from huggingface_hub import ModelCard
+from stopping import StopAt
 
+from hf_multitask import MultiTaskTrainer
 from hf_multitask.hub.card import write_card
+from hf_multitask.hub.history import curves
 
 
 def test_metadata_that_are_given_stay_in_later_cards_and_no_licence_is_made_up(build, tmp_path):
@@ -145,3 +148,42 @@ def test_card_that_finds_no_place_loses_neither_model_nor_card(build, tmp_path, 
     trainer.save_model()
     assert "stays as it is: its metadata are no valid YAML" in caplog.text
     assert (tmp_path / "out" / "README.md").read_text() == "---\nlicense: [mit\n---\nMine.\n"
+
+
+def test_a_card_after_a_resume_shows_what_that_of_the_run_left_alone_shows(
+    build_model, arguments, data, tokenizer, tmp_path
+):
+    """The log of a checkpoint has metrics by the alphabet, ``accuracy`` before the ``f1`` that counts."""
+
+    def train(name, *callbacks, resume=None):
+        trainer = MultiTaskTrainer(
+            build_model(),
+            arguments(
+                output_dir=str(tmp_path / name / "run"),
+                max_steps=4,
+                eval_strategy="steps",
+                eval_steps=1,
+                save_strategy="steps",
+                save_steps=2,
+            ),
+            train_dataset=data(),
+            eval_dataset=data(8, 4, "validation"),
+            processing_class=tokenizer,
+            callbacks=list(callbacks),
+            compute_metrics={"sentiment": lambda _: {"zeal": 0.25, "ardour": 0.5}},
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        trainer.create_model_card()
+        return trainer, (tmp_path / name / "run" / "README.md").read_text()
+
+    alone, expected = train("alone")
+    train("again", StopAt(2))
+    resumed, found = train("again", resume=True)
+    log = [list(entry) for entry in resumed.state.log_history if "eval_average" in entry]
+    assert log[0] != log[-1]  # the first one comes from the checkpoint
+    assert found == expected
+    names = alone.model.config.task_names
+    shown = [curves(trainer.state.log_history, names, trainer.progress.metrics)[1] for trainer in (alone, resumed)]
+    assert shown[0] == shown[1]
+    assert {task: metric for task, (metric, _) in shown[1].items()} == {"sentiment": "zeal", "ner": "f1"}
+    assert [step for step, _ in shown[1]["ner"][1]] == [1, 2, 3, 4]

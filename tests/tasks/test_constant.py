@@ -73,6 +73,16 @@ def test_every_type_knows_its_own(family, measure):
 
 
 def test_of_groups_it_is_a_guess_among_the_pairs(measure):
-    rows = Dataset.from_dict({"sentence1": [f"one {row}" for row in range(7)], "sentence2": ["two"] * 7})
-    found, _ = measure({"pairs": SentenceSimilarity(negatives=4)}, {"pairs": rows})
-    assert found["pairs"] == pytest.approx((4 * math.log(4) + 3 * math.log(3)) / 7)
+    def guess(*seconds):
+        rows = Dataset.from_dict({"sentence1": [f"one {row}" for row in range(7)], "sentence2": seconds})
+        found, trainer = measure({"pairs": SentenceSimilarity(negatives=4)}, {"pairs": rows})
+        labels = trainer.tasks["pairs"].collate(trainer.train_dataset.datasets[0].rows["labels:pairs"], 1, "right")
+        alike = torch.nn.functional.normalize(torch.ones(len(labels), 2 * labels.shape[1], 2), dim=2)
+        losses = trainer.model.heads["pairs"].loss(alike, labels)  # whatever the texts, one embedding
+        assert found["pairs"] == pytest.approx(float(losses.sum()) / 7, rel=1e-6)
+        return found["pairs"]
+
+    assert guess(*(f"two {row}" for row in range(7))) == pytest.approx((4 * math.log(4) + 3 * math.log(3)) / 7)
+    # Equal texts are not negatives: two of four pairs have three candidates, the others four.
+    assert guess("a", "a", *"bcdef") == pytest.approx((2 * math.log(3) + 2 * math.log(4) + 3 * math.log(3)) / 7)
+    assert guess(*["two"] * 7) == 0

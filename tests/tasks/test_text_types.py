@@ -163,7 +163,8 @@ def test_scores_move_to_0_to_1_and_groups_follow_the_data(encode):
     assert [row["labels:t"] for row in encoded.rows] == [[0.0], [0.25], [0.5], [0.75], [1.0]]
     task, encoded, _ = encode(SentenceSimilarity(negatives=2), rows)
     assert [len(row["input_ids"]) for row in encoded.rows] == [4, 4, 2]
-    assert task.collate([row["labels:t"] for row in encoded.rows], 9, "right").tolist() == [[1, 1], [1, 1], [1, -100]]
+    pairs = [[[0, 1], [2, 3]], [[0, 1], [2, 3]], [[0, 1], [-100, -100]]]
+    assert task.collate([row["labels:t"] for row in encoded.rows], 9, "right").tolist() == pairs
 
 
 @pytest.mark.parametrize(

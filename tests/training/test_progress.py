@@ -121,7 +121,7 @@ def test_task_that_gets_no_better_stops_and_leaves_the_mixture(build, caplog):
 
 def test_task_that_stops_in_an_epoch_has_its_rows_until_the_next(build):
     trainer = build(
-        metrics={"ner": Metrics(0.5), "sentiment": Metrics(*range(40))},
+        metrics={"ner": Metrics(0.5), "sentiment": Metrics(*(step / 40 for step in range(40)))},
         task_early_stopping_patience={"ner": 1},
         eval_strategy="steps",
         eval_steps=5,
@@ -130,7 +130,7 @@ def test_task_that_stops_in_an_epoch_has_its_rows_until_the_next(build):
     trainer.train()
     assert trainer.progress.finished == {"ner": 10} and trainer.progress.left == {"ner": 2}
     trainer = build(
-        metrics={"ner": Metrics(0.5), "sentiment": Metrics(*range(40))},
+        metrics={"ner": Metrics(0.5), "sentiment": Metrics(*(step / 40 for step in range(40)))},
         task_early_stopping_patience={"ner": 1},
         eval_strategy="steps",
         eval_steps=3,
