@@ -1,0 +1,111 @@
+"""Labelled spans of characters, as annotation tools write them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Span = tuple[int, int, str]
+_WANTED = (
+    "A span is [start, end, label], or a mapping with 'start' and 'end', or 'start_offset' and 'end_offset', and "
+    "'label' or 'slot'."
+)
+_STARTS, _ENDS, _LABELS = ("start", "start_offset"), ("end", "end_offset"), ("label", "slot")
+
+
+def spans_of(cell: Any) -> list[Span] | None:
+    """The spans of a row: None for a row without labels, which None or a blank string stands for.
+
+    Args:
+        cell: a list of spans, see :func:`span_of`; a mapping of columns, as ``{"start": [...], "end": [...], "label":
+            [...]}``; or either as JSON.
+
+    Raises:
+        ValueError: it is none of these; the sentence says what was found.
+    """
+    if isinstance(cell, str):
+        if not cell.strip():
+            return None
+        cell = _parsed(cell)
+    if cell is None:
+        return None
+    if isinstance(cell, Mapping):
+        cell = _rows(cell)
+    if not _is_list(cell):
+        raise ValueError(f"the spans of a row should be a list. Found {cell!r}. {_WANTED}")
+    if len(cell) == 3 and _is_number(cell[0]) and _is_number(cell[1]):
+        raise ValueError(
+            f"the spans of a row should be a list of spans. Found the one span {cell!r}. Put it in a list."
+        )
+    return [span_of(value) for value in cell]
+
+
+def span_of(value: Any) -> Span:
+    """Start, end and label of a span; ``text[start:end]`` is what it covers.
+
+    Args:
+        value: ``[start, end, label]``, as doccano writes it; a mapping with ``start`` and ``end``, or ``start_offset``
+            and ``end_offset``, and the name under ``label`` or ``slot``; or either as JSON.
+
+    Raises:
+        ValueError: it is none of these; the sentence says what was found.
+
+    Example::
+
+        span_of([0, 5, "PER"]) == span_of({"start_offset": 0, "end_offset": 5, "label": "PER"}) == (0, 5, "PER")
+    """
+    found = _parsed(value) if isinstance(value, str) else value
+    if isinstance(found, Mapping):
+        parts = [_under(found, names) for names in (_STARTS, _ENDS, _LABELS)]
+    elif _is_list(found) and len(found) == 3:
+        parts = list(found)
+    else:
+        raise ValueError(f"{value!r} is no span. {_WANTED}")
+    (start, end), label = (_position(part, value) for part in parts[:2]), parts[2]
+    if not isinstance(label, str) or not label:
+        raise ValueError(f"the label of the span {value!r} should be a name. Found {label!r}. {_WANTED}")
+    if not 0 <= start < end:
+        raise ValueError(
+            f"the span {value!r} goes from {start} to {end}. A span begins at 0 or later and ends after its start, in "
+            "characters of the text."
+        )
+    return start, end, label
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is neither a span nor JSON. {_WANTED}") from None
+
+
+def _under(span: Mapping[str, Any], names: Sequence[str]) -> Any:
+    return next((span[name] for name in names if span.get(name) is not None), None)
+
+
+def _position(value: Any, span: Any) -> int:
+    """A place in the text; a column that holds nothing but strings has the digits of one."""
+    if isinstance(value, str) and value.isdecimal():
+        return int(value)
+    if not _is_number(value):
+        raise ValueError(f"the span {span!r} should have a whole number as start and end. Found {value!r}. {_WANTED}")
+    return int(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer()
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _rows(columns: Mapping[str, Any]) -> Any:
+    """A mapping of columns as a list of mappings; what is none is left as it is."""
+    if (
+        not all(_is_list(values) for values in columns.values())
+        or len({len(values) for values in columns.values()}) > 1
+    ):
+        return columns
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
