@@ -143,6 +143,8 @@ def encode_dataset(
     unseen: dict[str, list[Any]] = {}
     for task in tasks:
         task.check_columns(dataset, split)
+    tasks = [task.reading([dataset]) for task in tasks]
+    for task in tasks:
         unknown = task.unseen(dataset)
         allowed = not training and getattr(task, "unseen_labels", "") == "count_wrong"
         unseen[str(task.name)] = unknown if allowed else []
@@ -223,21 +225,22 @@ class RowEncoder:
     def __call__(self, rows: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         """Features of some rows, whose numbers serve messages."""
         lead, split = self.tasks[0], self.split
+        numbers = {column: _named(rows[column], range(len(names))) for column, names in self.classes.items()}
         rows = rows | {column: _named(rows[column], names) for column, names in self.classes.items()}
         rows, indices = lead.batch_rows(rows, indices)
         inputs, encoding, cut = lead.encode_inputs(rows, indices, self.encoder, split, offsets=self.offsets)
         labels = {
             label_column(str(task.name)): task.encode_labels(
-                rows, indices, encoding, self.unseen[str(task.name)], split
+                rows | numbers if task.reads_numbers else rows, indices, encoding, self.unseen[str(task.name)], split
             )
             for task in self.tasks
         }
         return {**inputs, CUT: cut, **labels}
 
 
-def _named(value: Any, names: list[str] | None) -> Any:
-    """ClassLabel numbers by name, missing ones (-1) as None; other values as they are."""
-    if names is None or value is None:
+def _named(value: Any, names: Sequence[Any]) -> Any:
+    """ClassLabel numbers by name, missing ones (-1) as None."""
+    if value is None:
         return value
     if isinstance(value, list):
         return [_named(entry, names) for entry in value]
