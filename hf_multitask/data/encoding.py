@@ -68,6 +68,10 @@ class Encoded:
         valid = pc.is_valid(self.column(label_column(task))).to_numpy()
         return self.rows if valid.all() else self.rows.select(np.flatnonzero(valid))
 
+    def labelled_rows(self, task: str) -> int:
+        """How many rows carry a label of one task."""
+        return len(self.rows) - self.column(label_column(task)).null_count
+
     def column(self, name: str) -> Any:
         """A column as Arrow has it."""
         if self.rows._indices is None:  # as encoded: the way through a format takes milliseconds, whatever the size

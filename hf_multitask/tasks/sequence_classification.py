@@ -142,6 +142,8 @@ class SequenceClassification(Labelled):
 
     def reading(self, data: Sequence[Dataset]) -> SequenceClassification:
         """See :meth:`Task.reading`: vectors or sets."""
+        if self.problem_type is None:
+            raise self.error("its problem_type is not known. Give it, or give the trainer a dataset that tells it.")
         if self.problem_type != "multi_label_classification" or self.label_format is not None:
             return self
         return replace(self, label_format=self._format_of(data))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
+import pyarrow.compute as pc
 from transformers.utils import logging
 
 from ..balancing import Balancer
@@ -21,6 +22,7 @@ from ..data import (
     first_rows,
     group_tasks,
 )
+from ..data.encoding import label_column
 from ..modeling.config import MultiTaskConfig, close_match
 from ..tasks import Task, build_task
 
@@ -249,7 +251,7 @@ def encode_datasets(
 ) -> list[Any]:
     """Features of all datasets, :class:`Encoded`, or :class:`Stream` where one is; tasks without data are left out.
 
-    What was cut or is unseen is said aloud.
+    A warning says how many rows were cut or have no label, and which labels are unknown.
     """
     present = {name: task for name, task in tasks.items() if task.source in data}
     vocabulary = digest_of(tokenizer)
@@ -286,11 +288,39 @@ def encode_datasets(
                 f"{cut} of {len(encoded.rows)} rows of '{name}' ({split}) are longer than the limit and were cut. "
                 "Set max_length of the task to choose it."
             )
-        for task, unseen in encoded.unseen.items():
-            if unseen:
-                logger.warning(f"Task '{task}': {split} labels {unseen} are none of label_names and count as wrong.")
+        for task in encoded.tasks:
+            labelled, count = encoded.labelled_rows(task), len(encoded.rows)
+            if 0 < labelled < count:
+                logger.warning(f"Task '{task}': {count - labelled} of {count} rows of the {split} data have no label.")
+            if encoded.unseen[task]:
+                logger.warning(_told_of_unseen(tasks[task], encoded, split))
         result.append(encoded)
     return result
+
+
+def _told_of_unseen(task: Task, encoded: Encoded, split: str) -> str:
+    """What a warning says of labels that a task does not know."""
+    name, unseen, names = str(task.name), encoded.unseen[str(task.name)], getattr(task, "label_names", None) or []
+    shown, known = (", ".join(map(str, some[:12])) + (", ..." if len(some) > 12 else "") for some in (unseen, names))
+    if _known_labels(encoded, task) - ({"O"} if task.aligns_words else set()):
+        return f"Task '{name}': {split} labels [{shown}] are none of label_names and count as wrong."
+    return (
+        f"Task '{name}': no label of the {split} data is known, so none of its answers can be right. Column "
+        f"'{task.target_column}' holds {shown}, and label_names are {known}. Check the column, or the names."
+    )
+
+
+def _known_labels(encoded: Encoded, task: Task) -> set[str]:
+    """Those of a task's ``label_names`` that the rows of a dataset carry."""
+    names: list[str] = getattr(task, "label_names", None) or []
+    labels = encoded.column(label_column(str(task.name))).drop_null()
+    width = len(names) + len(encoded.unseen[str(task.name)])
+    while hasattr(labels.type, "value_type"):
+        labels = pc.list_flatten(labels)
+    found = labels.to_numpy()
+    if getattr(task, "problem_type", None) == "multi_label_classification":
+        found = np.flatnonzero(found.reshape(-1, width).any(0))
+    return {names[number] for number in np.unique(found).tolist() if 0 <= number < len(names)}
 
 
 def check_tokenizer(tasks: Mapping[str, Task], tokenizer: PreTrainedTokenizerBase) -> None:
