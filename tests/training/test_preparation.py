@@ -43,9 +43,9 @@ def test_rows_without_labels_are_counted_by_task_and_split_and_shown_in_the_plan
     assert own.describe_plan(6).splitlines() == [
         "Plan: 6 steps of 8 rows",
         "task   dataset  rows  labelled  classes  share  passes",
-        "topic        d     4         2        2  66.7%    8.00",
-        "mood         d     4         4        3  66.7%    8.00",
-        "price    price     2         1        -  33.3%    8.00",
+        "topic        d     4         2        2  66.7%    6.00",
+        "mood         d     4         4        3  66.7%    6.00",
+        "price    price     2         1        -  33.3%    6.00",
         "Tasks that read the same dataset share its rows.",
     ]
 
