@@ -162,7 +162,11 @@ class Task(ABC):
         return self
 
     def reading(self, data: Sequence[Dataset]) -> Task:  # noqa: ARG002
-        """A copy that knows what the labels of some data look like; :meth:`resolve` has done it for resolved tasks."""
+        """A copy that knows how the labels of some data are written; the task itself where it knew before.
+
+        Raises:
+            ValueError: the task cannot read them.
+        """
         return self
 
     @property

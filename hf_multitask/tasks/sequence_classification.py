@@ -100,16 +100,13 @@ class SequenceClassification(Labelled):
                 f"Task '{self.name}': column '{self.label_column}' holds floats, so it is a regression. If they are "
                 "numbers of classes, some of which are missing, set problem_type to single_label_classification."
             )
-        task = replace(self, problem_type=problem_type)
-        for dataset in data:
-            task.check_kind(dataset)
+        task = replace(self, problem_type=problem_type).reading(data)
         if problem_type == "regression":
             return task
-        task = task.reading(data)
+        if task.label_names is None:
+            task = task._with_names_of_vectors(data) if task.label_format == "vector" else task.with_names_of(data)
         task._warn_of_labels(data)
-        if task.label_names is not None:
-            return task
-        return task._with_names_of_vectors(data) if task.label_format == "vector" else task.with_names_of(data)
+        return task
 
     def check_kind(self, dataset: Dataset) -> None:
         """See that the label column holds what the problem type wants.
@@ -118,14 +115,15 @@ class SequenceClassification(Labelled):
             ValueError: it does not.
         """
         found, depth = lab.kind(dataset, self.label_column)
-        single = found in ("name", "number") or (found == "float" and not depth and self._are_whole(dataset))
-        cells = depth == 0 and self.label_separator is not None and single
+        empty = found == "nothing"
+        single = not depth and (empty or found in ("name", "number") or (found == "float" and self._are_whole(dataset)))
+        cells = single and (empty or self.label_separator is not None)
         fits = {
-            "single_label_classification": depth == 0 and single,
-            "multi_label_classification": cells or (depth == 1 and found in ("name", "number", "float")),
-            "regression": found in ("float", "number") and depth <= 1,
+            "single_label_classification": single,
+            "multi_label_classification": cells or (depth == 1 and (empty or found in ("name", "number", "float"))),
+            "regression": depth <= 1 and (empty or found in ("float", "number")),
         }
-        if found != "nothing" and not fits[str(self.problem_type)]:
+        if not fits[str(self.problem_type)]:
             wants = {
                 "single_label_classification": "one name or whole number a row",
                 "multi_label_classification": "a list a row, or text and a label_separator",
@@ -141,9 +139,15 @@ class SequenceClassification(Labelled):
         return all(isinstance(value, int) for value in lab.values(dataset, self.label_column))
 
     def reading(self, data: Sequence[Dataset]) -> SequenceClassification:
-        """See :meth:`Task.reading`: vectors or sets."""
+        """See :meth:`Task.reading`: vectors or sets.
+
+        Raises:
+            ValueError: a label column does not hold what the problem type wants.
+        """
         if self.problem_type is None:
             raise self.error("its problem_type is not known. Give it, or give the trainer a dataset that tells it.")
+        for dataset in data:
+            self.check_kind(dataset)
         if self.problem_type != "multi_label_classification" or self.label_format is not None:
             return self
         return replace(self, label_format=self._format_of(data))
@@ -285,7 +289,8 @@ class SequenceClassification(Labelled):
         return [float(entry) for entry in value]
 
     def _numbers(self, value: Any, _: dict[Any, int], where: str) -> list[float]:
-        numbers = [float(entry) for entry in (value if isinstance(value, list) else [value])]
+        given = value if isinstance(value, list) else [value]
+        numbers = [math.nan if entry is None else float(entry) for entry in given]
         outputs = len(self.label_names or [0])
         if len(numbers) != outputs or not all(math.isfinite(number) for number in numbers):
             raise self.error(

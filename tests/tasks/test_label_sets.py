@@ -120,6 +120,9 @@ def test_numbers_beside_names_that_are_digits_are_places_and_a_warning_says_so(r
     with pytest.raises(ValueError, match=r"has the label 3 .* Write the label as text to have it by its name"):
         read([1, 3], INT, label_names=["1", "2", "3"])
     caplog.clear()
+    read([1, 0], ClassLabel(names=["5", "6"]), others=[column([0, 1], INT)])
+    assert "the name '5' has the place 0" in caplog.text
+    caplog.clear()
     read([1, 0], INT, label_names=["0", "1"])
     assert not caplog.records
 
@@ -291,3 +294,54 @@ def test_a_column_may_be_a_choice_and_a_class(backbone_path):
     tokenizer, config = AutoTokenizer.from_pretrained(backbone_path()), AutoConfig.from_pretrained(backbone_path())
     rows = encode_dataset("t", data, tasks, tokenizer=tokenizer, config=config, split="train", training=True).rows
     assert rows["labels:vector"] == [[0, 1], [1, 1]] and rows["labels:set"] == [[1, 1], [1, 0]]
+
+
+VALUES = {
+    "int64": [0, 1, 2, -1, 5, 10**12],
+    "bool": [True, False],
+    "float64": [0.0, 1.0, 0.5, 2.0, float("nan")],
+    "string": ["a", "b", "0", "1", "a,b", "b ,a", ";", ""],
+    "null": [None],
+    "ClassLabel": [0, 1, -1],
+}
+
+
+def some_column(draw):
+    kind, depth = draw.choice(list(VALUES)), draw.choice([0, 0, 1, 1, 2])
+
+    def value(left):
+        if draw.random() < 0.1:
+            return None
+        return draw.choice(VALUES[kind]) if not left else [value(left - 1) for _ in range(draw.choice([2, 2, 0, 1, 3]))]
+
+    feature = ClassLabel(names=["1", "0"]) if kind == "ClassLabel" else Value(kind)
+    for _ in range(depth):
+        feature = List(feature)
+    return column([value(depth) for _ in range(draw.randint(1, 5))], feature)
+
+
+def test_any_column_is_read_or_refused_in_a_sentence():
+    """Random columns and arguments; what is read can be collated."""
+    draw, read = random.Random(0), 0
+    arguments = {
+        "label_names": [None, None, ["a", "b"], ["1", "0"], ["a", "b", "c"]],
+        "label_separator": [None, None, ",", ";"],
+        "problem_type": [None, None, "multi_label_classification", "single_label_classification", "regression"],
+    }
+    for _ in range(120):
+        train, later = some_column(draw), some_column(draw)
+        given = {name: draw.choice(values) for name, values in arguments.items()}
+        try:
+            task = build_task("t", {"type": "sequence-classification", **given}).resolve(train, [])
+            for data in (train, later):
+                task, unseen, rows = task.reading([data]), task.unseen(data), data[:]
+                names = getattr(data.features["label"], "names", None)
+                if names and not task.reads_numbers:
+                    rows["label"] = [None if label in (None, -1) else names[label] for label in rows["label"]]
+                labels = task.encode_labels(rows, list(range(len(data))), None, unseen, "evaluation")
+                labels = [label for label in labels if label is not None]
+                assert not labels or len(task.collate(labels, 1, "right")) == len(labels)
+                read += 1
+        except ValueError as problem:
+            assert str(problem).startswith("Task 't': ")
+    assert read > 30
