@@ -80,6 +80,10 @@ class Encoded:
         valid = pc.is_valid(self.column(label_column(task))).to_numpy()
         return self.rows if valid.all() else self.rows.select(np.flatnonzero(valid))
 
+    def labelled_rows(self, task: str) -> int:
+        """How many rows carry a label of one task."""
+        return len(self.rows) - self.column(label_column(task)).null_count
+
     def column(self, name: str) -> Any:
         """A column as Arrow has it."""
         if self.rows._indices is None:  # as encoded: the way through a format takes milliseconds, whatever the size
@@ -162,6 +166,8 @@ def encode_dataset(
     unseen: dict[str, list[Any]] = {}
     for task in tasks:
         task.check_columns(dataset, split)
+    tasks = [task.reading([dataset]) for task in tasks]
+    for task in tasks:
         unknown = task.unseen(dataset)
         allowed = not training and getattr(task, "unseen_labels", "") == "count_wrong"
         unseen[str(task.name)] = unknown if allowed else []
@@ -246,13 +252,15 @@ class RowEncoder:
     def __call__(self, rows: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         """Features of some rows, whose numbers serve messages."""
         lead, split = self.lead, self.split
+        numbers = {column: _named(rows[column], range(len(names))) for column, names in self.classes.items()}
         rows = rows | {column: _named(rows[column], names) for column, names in self.classes.items()}
         rows, indices = lead.batch_rows(rows, indices)
         inputs, encoding, cut = lead.encode_inputs(rows, indices, self.encoder, split, offsets=self.offsets)
         columns: dict[str, list[Any]] = {}
         for task in self.tasks:
             name = str(task.name)
-            labels = task.encode_labels(rows, indices, encoding, self.unseen[name], split)
+            own = rows | numbers if task.reads_numbers else rows
+            labels = task.encode_labels(own, indices, encoding, self.unseen[name], split)
             columns[label_column(name)] = labels
             for kind, values in task.more_columns(rows, labels, encoding, training=self.training).items():
                 columns[f"{kind}:{name}"] = values
@@ -261,9 +269,9 @@ class RowEncoder:
         return {**inputs, CUT: cut, **columns}
 
 
-def _named(value: Any, names: list[str] | None) -> Any:
-    """ClassLabel numbers by name, missing ones (-1) as None; other values as they are."""
-    if names is None or value is None:
+def _named(value: Any, names: Sequence[Any]) -> Any:
+    """ClassLabel numbers by name, missing ones (-1) as None."""
+    if value is None:
         return value
     if isinstance(value, list):
         return [_named(entry, names) for entry in value]

@@ -199,6 +199,19 @@ class Task(ABC):
         """
         return self
 
+    def reading(self, data: Sequence[Dataset]) -> Task:  # noqa: ARG002
+        """A copy that knows how the labels of some data are written; the task itself where it knew before.
+
+        Raises:
+            ValueError: the task cannot read them.
+        """
+        return self
+
+    @property
+    def reads_numbers(self) -> bool:
+        """Whether it gets the numbers of a ClassLabel column, and not the names."""
+        return False
+
     def unseen(self, dataset: Dataset) -> list[Any]:  # noqa: ARG002
         """Labels of a dataset that the task does not know, sorted; they are numbered after the known ones."""
         return []

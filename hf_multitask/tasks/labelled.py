@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Self = TypeVar("Self", bound="Labelled")
+MANY = 1_000  # classes; more than that need as many labels
 UNSEEN = ("count_wrong", "error")
 
 
@@ -38,18 +39,33 @@ class Labelled(Task):
         if not self.label_names or len(set(self.label_names)) < len(self.label_names):
             raise self.error(f"`label_names` should be different names, one or more. Found {self.label_names!r}.")
 
+    def labels_of(self, dataset: Dataset) -> list[Any]:
+        """The different labels of a dataset, as the task reads them, sorted."""
+        return lab.values(dataset, self.target_column)
+
+    def class_names_of(self, dataset: Dataset) -> list[str] | None:
+        """The names of a ClassLabel column, in their order; None for other columns."""
+        return lab.class_names(dataset, self.target_column)
+
     def with_names_of(self: Self, data: Sequence[Dataset]) -> Self:
-        """A copy with the label names that the data hold.
+        """A copy with the label names that the data hold, the training data first.
+
+        Raises:
+            ValueError: there are too few to learn from, too many to be classes, or names and numbers.
+        """
+        names = self.class_names_of(data[0])
+        found = [self.labels_of(dataset) for dataset in data]
+        if names is None:
+            self._check_numbers(found, data[0])
+            names = lab.label_names(found)
+        return self.named(names)
+
+    def named(self: Self, names: list[str]) -> Self:
+        """A copy with label names that were found in the data.
 
         Raises:
             ValueError: there are too few to learn from.
         """
-        names = lab.class_names(data[0], self.target_column)
-        found = [lab.values(dataset, self.target_column) for dataset in data]
-        if names is None:
-            if any(isinstance(value, int) and value < 0 for split in found for value in split):
-                raise self.error(f"column '{self.target_column}' holds negative numbers. Number the labels from 0.")
-            names = lab.label_names(found)
         if len(names) < 2:
             raise self.error(
                 f"column '{self.target_column}' holds {len(names)} different label(s), and two or more are needed. "
@@ -57,9 +73,29 @@ class Labelled(Task):
             )
         return replace(self, label_names=names)
 
+    def _check_numbers(self, found: list[list[Any]], train: Dataset) -> None:
+        """See that numbers in a column can be those of classes."""
+        column, labels = f"column '{self.target_column}'", [value for split in found for value in split]
+        numbers = [value for value in labels if isinstance(value, int)]
+        names = [value for value in labels if not isinstance(value, int)]
+        if numbers and names:
+            raise self.error(
+                f"{column} holds the number {numbers[0]!r} and the name {names[0]!r}. Write the labels in the same way "
+                "in all splits, or give label_names."
+            )
+        if min(numbers, default=0) < 0:
+            raise self.error(f"{column} holds negative numbers. Number the labels from 0.")
+        classes, labelled = max(numbers, default=0) + 1, len(lab.entries(train, self.target_column))
+        if classes > max(MANY, labelled):
+            raise self.error(
+                f"{column} holds whole numbers up to {classes - 1}, which makes {classes} classes, and the training "
+                f"data have {labelled} labels. They look like ids or times. Name another column, number the classes "
+                "from 0, or give label_names."
+            )
+
     def unseen(self, dataset: Dataset) -> list[Any]:
         """See :meth:`Task.unseen`."""
-        return lab.unseen_labels(lab.values(dataset, self.target_column), self.label_names or [])
+        return lab.unseen_labels(self.labels_of(dataset), self.label_names or [])
 
     def unknown_label(self, value: object, where: str) -> ValueError:
         """The error for a label that is none of the names."""
@@ -67,5 +103,12 @@ class Labelled(Task):
         shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
         return self.error(
             f"{where} has the label {value!r} in column '{self.target_column}', which is none of label_names ({shown})."
-            + (lab.close(str(value), names) or " Mend the row, or add the label.")
+            + self.fix_of_label(value)
         )
+
+    def fix_of_label(self, value: object) -> str:
+        """How to put a label right that is none of the names, the end of a sentence."""
+        names = self.label_names or []
+        if isinstance(value, int) and str(value) in names:
+            return " A number is the place of a name, counted from 0. Write the label as text to have it by its name."
+        return lab.close(str(value), names) or " Fix the row, or add the label."

@@ -9,8 +9,19 @@ from ..modeling.config import close_match
 from ..modeling.heads import IGNORE
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import torch
     from datasets import Dataset
+
+# What a column may hold, and how an error says it.
+KINDS = {
+    "name": "names",
+    "number": "whole numbers",
+    "float": "floats",
+    "mixed": "values of different kinds",
+    "other": "values that are neither names nor numbers",
+    "nothing": "nothing usable",
+}
 
 
 def leaf(feature: Any) -> tuple[Any, int]:
@@ -23,10 +34,7 @@ def leaf(feature: Any) -> tuple[Any, int]:
 
 
 def kind(dataset: Dataset, column: str) -> tuple[str, int]:
-    """What a column holds, ``name``, ``number``, ``float``, ``mixed`` or ``nothing``, and in how many lists.
-
-    A ClassLabel counts as ``name``.
-    """
+    """What a column holds, a key of ``KINDS``, and in how many lists. A ClassLabel counts as ``name``."""
     feature, depth = leaf(dataset.features[column])
     if type(feature).__name__ == "ClassLabel":
         return "name", depth
@@ -40,7 +48,7 @@ def kind(dataset: Dataset, column: str) -> tuple[str, int]:
     ):
         if dtype.startswith(start):
             return word, depth
-    return "nothing", depth
+    return ("nothing" if dtype == "null" else "other"), depth
 
 
 def class_names(dataset: Dataset, column: str) -> list[str] | None:
@@ -48,20 +56,36 @@ def class_names(dataset: Dataset, column: str) -> list[str] | None:
     return getattr(leaf(dataset.features[column])[0], "names", None)
 
 
+def holds_strings(dataset: Dataset, column: str) -> bool:
+    """Whether a column holds names as text, in lists or not."""
+    return kind(dataset, column)[0] == "name" and class_names(dataset, column) is None
+
+
+def arrow(dataset: Dataset, column: str) -> pa.ChunkedArray:
+    """A column as Arrow has it, without missing values."""
+    return dataset.select_columns([column]).with_format("arrow")[:][column].drop_null()
+
+
+def entries(dataset: Dataset, column: str) -> pa.ChunkedArray:
+    """All labels of a column, lists opened and missing ones left out."""
+    import pyarrow.compute as pc
+
+    data = arrow(dataset, column)
+    for _ in range(leaf(dataset.features[column])[1]):
+        data = pc.list_flatten(data)
+    return data.drop_null()
+
+
 def values(dataset: Dataset, column: str) -> list[Any]:
     """The different labels of a column, sorted, lists opened and missing ones left out; ClassLabels by name.
 
     Whole floats are numbers: pandas and CSV files make floats of numbers where some are missing.
     """
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     if not len(dataset):
         return []
-    data = dataset.select_columns([column]).with_format("arrow")[:][column]
-    while pa.types.is_list(data.type) or pa.types.is_large_list(data.type):
-        data = pc.list_flatten(data)
-    found = [value for value in pc.unique(data).to_pylist() if value is not None]
+    found = pc.unique(entries(dataset, column)).to_pylist()
     found = [int(value) if isinstance(value, float) and value.is_integer() else value for value in found]
     names = class_names(dataset, column)
     if names is not None:
@@ -71,11 +95,14 @@ def values(dataset: Dataset, column: str) -> list[Any]:
 
 def are_numbers_with_gaps(dataset: Dataset, column: str) -> bool:
     """Whether a column of floats may be one of whole numbers of which some are missing."""
-    import pyarrow.compute as pc
-
     if kind(dataset, column) != ("float", 0) or not all(isinstance(value, int) for value in values(dataset, column)):
         return False
-    return bool(pc.any(pc.is_null(dataset.select_columns([column]).with_format("arrow")[:][column])).as_py())
+    return len(arrow(dataset, column)) < len(dataset)
+
+
+def misplaced(names: Sequence[str]) -> str | None:
+    """The first of the names that is a number, and not the one that indexes it."""
+    return next((name for place, name in enumerate(names) if name.isdecimal() and name != str(place)), None)
 
 
 def label_names(found: Iterable[list[Any]]) -> list[str]:
@@ -107,14 +134,7 @@ def unseen_labels(found: list[Any], names: list[str]) -> list[Any]:
 
 def describe(found: str, depth: int) -> str:
     """What a column holds, in words."""
-    words = {
-        "name": "names",
-        "number": "whole numbers",
-        "float": "floats",
-        "mixed": "values of different kinds",
-        "nothing": "nothing usable",
-    }
-    return "lists of " * depth + words[found]
+    return "lists of " * depth + KINDS[found]
 
 
 def padded(labels: Sequence[list[int]], length: int, padding_side: str) -> torch.Tensor:

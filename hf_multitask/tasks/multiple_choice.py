@@ -25,7 +25,8 @@ class MultipleChoice(Task):
     Args:
         question_column: column of the question, or of a text to be continued.
         choices_column: column of the choices, a list of texts a row.
-        label_column: column of the number of the right one, counted from 0; None where a row has none.
+        label_column: column of the number of the right one, counted from 0, or a ClassLabel, whose number counts; None
+            where a row has none.
         dataset: see :class:`Task`.
         max_length: tokens of a question with one choice; see :class:`Task`.
         language: see :class:`Task`.
@@ -46,6 +47,11 @@ class MultipleChoice(Task):
     def target_column(self) -> str:
         """Column of the right choice."""
         return self.label_column
+
+    @property
+    def reads_numbers(self) -> bool:
+        """See :class:`Task`."""
+        return True
 
     @property
     def input_key(self) -> tuple[Any, ...]:
@@ -71,7 +77,7 @@ class MultipleChoice(Task):
                 raise self.row_error(
                     index,
                     split,
-                    f"column '{self.choices_column}': a row needs a list of choices. Found {choices!r}. Mend the row.",
+                    f"column '{self.choices_column}': a row needs a list of choices. Found {choices!r}. Fix the row.",
                 )
             first += [question] * len(choices)
             second += self.texts(choices, self.choices_column, [index] * len(choices), split)
@@ -99,7 +105,7 @@ class MultipleChoice(Task):
                     index,
                     split,
                     f"column '{self.label_column}': the right choice should be a number from 0 to "
-                    f"{count - 1}. Found {label!r}. Mend the row.",
+                    f"{count - 1}. Found {label!r}. Fix the row.",
                 )
         return rows[self.label_column]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from transformers.utils import logging
 
 from ..modeling.heads import PROBLEM_TYPES
+from . import label_sets
 from . import labels as lab
 from .base import Task
 from .constant import entropy, variance
@@ -29,8 +30,8 @@ class SequenceClassification(Labelled):
     """Classify a text, or a pair of texts; or put numbers on it.
 
     The label column holds a name, a number or a ClassLabel for ``single_label_classification``; a list of names or of
-    numbers, or one float per class (0 or 1), for ``multi_label_classification``; a float, or a list of them, for
-    ``regression``. None stands for a missing label.
+    numbers, one 0 or 1 per class, or text with separators for ``multi_label_classification``; a float, or a list of
+    them, for ``regression``. None stands for a missing label.
 
     Args:
         text_column: column of the text, a string or a list of words.
@@ -38,6 +39,11 @@ class SequenceClassification(Labelled):
         label_column: column of the label.
         label_names: names of the classes, in the order of their numbers; read from the data where None.
         problem_type: as in Transformers; read from the kind of the label column where None.
+        label_separator: what stands between the labels of a set in a cell of text, as ``";"`` in ``"joy; fear"``.
+            Blanks around labels do not count. An empty cell is a missing label; one that holds the separator only is an
+            empty set.
+        label_format: what the lists of a label column are: ``"vector"``, one 0 or 1 per class, or ``"set"``, names or
+            numbers of the classes that apply; read from the whole column where None.
         unseen_labels: what a label outside ``label_names`` is in evaluation: ``"count_wrong"`` or ``"error"``.
         stride: read long texts in windows of ``max_length`` tokens that overlap by so many, whose logits are averaged;
             long texts are cut where None.
@@ -54,6 +60,8 @@ class SequenceClassification(Labelled):
     text_pair_column: str | None = None
     label_column: str = "label"
     problem_type: str | None = None
+    label_separator: str | None = None
+    label_format: str | None = None
     stride: int | None = None
 
     def __post_init__(self) -> None:
@@ -63,6 +71,21 @@ class SequenceClassification(Labelled):
                 f"`problem_type` should be one of {', '.join(PROBLEM_TYPES)}. Found {self.problem_type!r}."
                 + lab.close(self.problem_type, PROBLEM_TYPES)
             )
+        separator, form = self.label_separator, self.label_format
+        if separator is not None and (not isinstance(separator, str) or not separator):
+            raise self.error(f"`label_separator` should be text, as ';'. Found {separator!r}.")
+        if form is not None and form not in label_sets.FORMATS:
+            raise self.error(
+                f"`label_format` should be one of {', '.join(label_sets.FORMATS)}. Found {form!r}."
+                + lab.close(str(form), label_sets.FORMATS)
+            )
+        if separator is not None or form is not None:
+            self.problem_type = self.problem_type or "multi_label_classification"
+            if self.problem_type != "multi_label_classification":
+                raise self.error(
+                    f"`{'label_format' if separator is None else 'label_separator'}` is for sets of labels, and "
+                    f"problem_type is {self.problem_type}. Leave one of them out."
+                )
         if self.problem_type == "single_label_classification" and self.label_names and len(self.label_names) < 2:
             raise self.error("a classification needs two label_names or more. Add one, or make it a regression.")
         self.check_number("stride", 0)
@@ -100,12 +123,13 @@ class SequenceClassification(Labelled):
                 f"Task '{self.name}': column '{self.label_column}' holds floats, so it is a regression. If they are "
                 "numbers of classes, some of which are missing, set problem_type to single_label_classification."
             )
-        task = replace(self, problem_type=problem_type)
-        for dataset in data:
-            task.check_kind(dataset)
-        if problem_type == "regression" or task.label_names is not None:
+        task = replace(self, problem_type=problem_type).reading(data)
+        if problem_type == "regression":
             return task
-        return task.with_names_of(data)
+        if task.label_names is None:
+            task = task._with_names_of_vectors(data) if task.label_format == "vector" else task.with_names_of(data)
+        task._warn_of_labels(data)
+        return task
 
     def check_kind(self, dataset: Dataset) -> None:
         """See that the label column holds what the problem type wants.
@@ -114,16 +138,18 @@ class SequenceClassification(Labelled):
             ValueError: it does not.
         """
         found, depth = lab.kind(dataset, self.label_column)
+        empty = found == "nothing"
+        single = not depth and (empty or found in ("name", "number") or (found == "float" and self._are_whole(dataset)))
+        cells = single and (empty or self.label_separator is not None)
         fits = {
-            "single_label_classification": depth == 0
-            and (found in ("name", "number") or (found == "float" and self._are_whole(dataset))),
-            "multi_label_classification": depth == 1,
-            "regression": found in ("float", "number") and depth <= 1,
+            "single_label_classification": single,
+            "multi_label_classification": cells or (depth == 1 and (empty or found in ("name", "number", "float"))),
+            "regression": depth <= 1 and (empty or found in ("float", "number")),
         }
-        if found != "nothing" and not fits[str(self.problem_type)]:
+        if not fits[str(self.problem_type)]:
             wants = {
                 "single_label_classification": "one name or whole number a row",
-                "multi_label_classification": "a list a row",
+                "multi_label_classification": "a list a row, or text and a label_separator",
                 "regression": "a number a row",
             }[str(self.problem_type)]
             raise self.error(
@@ -135,11 +161,100 @@ class SequenceClassification(Labelled):
     def _are_whole(self, dataset: Dataset) -> bool:
         return all(isinstance(value, int) for value in lab.values(dataset, self.label_column))
 
+    def reading(self, data: Sequence[Dataset]) -> SequenceClassification:
+        """See :meth:`Task.reading`: vectors or sets.
+
+        Raises:
+            ValueError: a label column does not hold what the problem type wants.
+        """
+        if self.problem_type is None:
+            raise self.error("its problem_type is not known. Give it, or give the trainer a dataset that tells it.")
+        for dataset in data:
+            self.check_kind(dataset)
+        if self.problem_type != "multi_label_classification" or self.label_format is not None:
+            return self
+        return replace(self, label_format=self._format_of(data))
+
+    def _format_of(self, data: Sequence[Dataset]) -> str:
+        found = label_sets.format_of(data, self.label_column, self.label_names)
+        lists = label_sets.lists_of(data, self.label_column)
+        names = lab.class_names(lists[0], self.label_column) if lists else None
+        lengths = label_sets.lengths(lists, self.label_column) if names and len(names) == 2 else []
+        if found == "set" and self.label_names is None and len(lengths) == 1 and lengths[0] > 2:
+            raise self.error(
+                f"column '{self.label_column}' holds lists of {lengths[0]} ClassLabels each, of the names "
+                f"{', '.join(names or [])}, so they may be vectors of {lengths[0]} classes, or sets of two. Give "
+                "label_names, or label_format."
+            )
+        return found
+
+    def _with_names_of_vectors(self, data: Sequence[Dataset]) -> SequenceClassification:
+        lists = label_sets.lists_of(data, self.label_column)
+        found = label_sets.lengths(lists, self.label_column)
+        if len(found) > 1:
+            raise self.error(
+                f"column '{self.label_column}' holds vectors of different lengths ({', '.join(map(str, found))}), and "
+                "each should have one 0 or 1 per class. Fix the rows; with label_names given, an error names them."
+            )
+        length = found[0] if found else 0
+        classes = [lab.class_names(dataset, self.label_column) or [] for dataset in lists]
+        names = next((own for own in classes if len(own) == length), None)
+        return self.named(names or [f"LABEL_{number}" for number in range(length)])
+
+    def _warn_of_labels(self, data: Sequence[Dataset]) -> None:
+        """Say what labels look like that are read in another way."""
+        column, kinds = self.label_column, [lab.kind(dataset, self.label_column) for dataset in data]
+        name = lab.misplaced(self.label_names or [])
+        as_numbers = self.label_format != "vector" and any(
+            kind in ("number", "float") and (depth or not self.label_separator) for kind, depth in kinds
+        )
+        if name is not None and as_numbers:
+            logger.warning(
+                f"Task '{self.name}': column '{column}' holds numbers, which are the places of label_names, counted "
+                f"from 0; the name '{name}' has the place {(self.label_names or []).index(name)}. Write the labels as "
+                "text to have them by their names."
+            )
+        if self.problem_type == "single_label_classification":
+            separator = label_sets.separator_in(list({label for dataset in data for label in self.labels_of(dataset)}))
+            if separator is not None:
+                logger.warning(
+                    f"Task '{self.name}': labels in column '{column}' look like sets, separated by '{separator}', and "
+                    f"each of them is a class of its own. To have them as sets, set label_separator: '{separator}'."
+                )
+
+    @property
+    def reads_numbers(self) -> bool:
+        """See :class:`Task`: in vectors."""
+        return self.label_format == "vector"
+
+    def labels_of(self, dataset: Dataset) -> list[Any]:
+        """See :meth:`Labelled.labels_of`: those within cells of text, where they have separators."""
+        found = super().labels_of(dataset)
+        if not self._has_cells(dataset):
+            return found
+        return sorted({part for cell in found for part in label_sets.split(cell, str(self.label_separator)) or ()})
+
+    def class_names_of(self, dataset: Dataset) -> list[str] | None:
+        """See :meth:`Labelled.class_names_of`: none where the names have separators."""
+        return None if self._has_cells(dataset) else super().class_names_of(dataset)
+
+    def _has_cells(self, dataset: Dataset) -> bool:
+        return self.label_separator is not None and not lab.kind(dataset, self.label_column)[1]
+
     def unseen(self, dataset: Dataset) -> list[Any]:
         """See :meth:`Task.unseen`."""
-        if self.problem_type == "regression" or lab.kind(dataset, self.label_column) == ("float", 1):
+        in_lists, strings = lab.kind(dataset, self.label_column)[1] > 0, lab.holds_strings(dataset, self.label_column)
+        if self.problem_type == "regression" or (self.reads_numbers and in_lists and not strings):
             return []
         return super().unseen(dataset)
+
+    def fix_of_label(self, value: object) -> str:
+        """See :meth:`Labelled.fix_of_label`: separated names are a set."""
+        for separator in label_sets.SEPARATORS if isinstance(value, str) and self.label_separator is None else ():
+            parts = label_sets.split(value, separator) or []
+            if len(parts) > 1 and set(parts) <= set(self.label_names or []):
+                return f" To read it as a set, set label_separator: '{separator}'."
+        return super().fix_of_label(value)
 
     def encode_labels(
         self,
@@ -167,30 +282,42 @@ class SequenceClassification(Labelled):
             raise self.unknown_label(value, where)
         return table[value]
 
-    def _set(self, value: list[Any], table: dict[Any, int], where: str) -> list[float]:
+    def _set(self, value: Any, table: dict[Any, int], where: str) -> list[float] | None:
         width = max(table.values(), default=-1) + 1
-        if any(isinstance(entry, float) for entry in value):
-            if len(value) != len(self.label_names or []) or any(entry not in (0.0, 1.0) for entry in value):
-                raise self.error(
-                    f"{where} should hold {len(self.label_names or [])} values of 0 or 1. Found {value!r}. Mend it."
-                )
-            return [float(entry) for entry in value] + [0.0] * (width - len(value))
+        if not isinstance(value, list):
+            value = label_sets.split(value, self.label_separator or "")
+        elif self.reads_numbers and not any(isinstance(entry, str) for entry in value):
+            return self._vector(value, where) + [0.0] * (width - len(value))
+        if value is None:
+            return None
         hot = [0.0] * width
         for entry in value:
             number = self._one(entry, table, where)
             if hot[number] and not isinstance(entry, str):  # a name may be there twice; 0 and 1 are likely no numbers
                 raise self.error(
-                    f"{where} holds the number {entry!r} twice. Number the labels, or give floats of 0 and 1."
+                    f"{where} holds the number {entry!r} twice in column '{self.label_column}'. Number the labels, or "
+                    f"give vectors, which hold one 0 or 1 for each of the {len(self.label_names or [])} label_names in "
+                    "every row."
                 )
             hot[number] = 1.0
         return hot
 
+    def _vector(self, value: list[Any], where: str) -> list[float]:
+        classes = len(self.label_names or [])
+        if len(value) != classes or any(entry not in (0, 1) for entry in value):
+            raise self.error(
+                f"{where} should hold {classes} values of 0 or 1 in column '{self.label_column}', one for each of "
+                f"label_names. Found {value!r}. Fix the row, or set label_format: set for lists of labels."
+            )
+        return [float(entry) for entry in value]
+
     def _numbers(self, value: Any, _: dict[Any, int], where: str) -> list[float]:
-        numbers = [float(entry) for entry in (value if isinstance(value, list) else [value])]
+        given = value if isinstance(value, list) else [value]
+        numbers = [math.nan if entry is None else float(entry) for entry in given]
         outputs = len(self.label_names or [0])
         if len(numbers) != outputs or not all(math.isfinite(number) for number in numbers):
             raise self.error(
-                f"{where} should hold {outputs} finite number(s). Found {value!r}. Mend the row or drop it."
+                f"{where} should hold {outputs} finite number(s). Found {value!r}. Fix the row or drop it."
             )
         return numbers
 

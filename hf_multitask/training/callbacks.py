@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -29,21 +30,54 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def describe_shares(title: str, shares: Sequence[Share], tasks: Mapping[str, Sequence[str]]) -> str:
-    """A plan, or what came of it: for each dataset its tasks, rows, share of the batches, how often a row is seen."""
-    head = ["dataset", "tasks", "rows", "share", "passes"]
+@dataclass(frozen=True)
+class Reader:
+    """A task that reads a dataset: rows with its label, None where they are not known before they are read, and its
+    classes, None where its labels are no classes.
+    """
+
+    task: str
+    labelled: int | None
+    classes: int | None
+
+
+def describe_shares(title: str, shares: Sequence[Share], readers: Mapping[str, Sequence[Reader]]) -> str:
+    """A plan, or what came of it: for each task its dataset, rows, share of the batches, how often a row is seen.
+
+    Args:
+        title: the first line.
+        shares: what each dataset gets.
+        readers: by dataset, the tasks that read it, which share its rows.
+    """
+    lines = [(share, reader) for share in shares for reader in readers[share.name]]
+    shown: Sequence[int] = range(len(lines))
+    if len(lines) > MANY:
+        order = sorted(shown, key=lambda line: -lines[line][0].drawn)
+        shown = [*order[:FEW], *order[-FEW:]]
     body = [
-        [line.name, ", ".join(tasks[line.name]), f"{line.rows:,}", f"{line.share:.1%}", f"{line.passes:.2f}"]
-        if line.rows
-        else [line.name, ", ".join(tasks[line.name]), "?", f"{line.share:.1%}", "?"]  # a stream that does not say
-        for line in shares
+        [
+            reader.task,
+            share.name,
+            _number(share.rows or None, "?"),  # of a stream that does not say
+            _number(reader.labelled, "?"),
+            _number(reader.classes, "-"),
+            f"{share.share:.1%}",
+            f"{share.passes:.2f}" if share.rows else "?",
+        ]
+        for share, reader in (lines[line] for line in shown)
     ]
-    if len(body) > MANY:
-        order = sorted(range(len(body)), key=lambda line: -shares[line].drawn)
-        rest = sum(line.rows for line in shares) - sum(shares[line].rows for line in (*order[:FEW], *order[-FEW:]))
-        between = [f"... {len(body) - 2 * FEW:,} more", "", f"{rest:,}", "", ""]
-        body = [*(body[line] for line in order[:FEW]), between, *(body[line] for line in order[-FEW:])]
-    return f"{title}\n" + table([head, *body])
+    if len(lines) > MANY:
+        named = {lines[line][0].name for line in shown}
+        rest = sum(share.rows for share in shares if share.name not in named)
+        body.insert(FEW, [f"... {len(lines) - 2 * FEW:,} more", "", f"{rest:,}", "", "", "", ""])
+    told = f"{title}\n" + table([["task", "dataset", "rows", "labelled", "classes", "share", "passes"], *body])
+    if any(len(tasks) > 1 for tasks in readers.values()):
+        told += "\nTasks that read the same dataset share its rows."
+    return told
+
+
+def _number(value: int | None, unknown: str) -> str:
+    return unknown if value is None else f"{value:,}"
 
 
 class PlanCallback(TrainerCallback):

@@ -15,7 +15,7 @@ from ..data.workers import leave_sigterm_to_parent
 from ..modeling import MultiTaskModel
 from ..tasks import Task
 from .arguments import MultiTaskTrainingArguments
-from .callbacks import describe_shares
+from .callbacks import Reader, describe_shares
 from .evaluation import EvaluationRows
 from .preparation import Datasets, check_split, draw_rows, encode_datasets
 from .progress import Progress
@@ -128,16 +128,26 @@ class MixingTrainer(Trainer):
         )
 
     def describe_plan(self, steps: int) -> str:
-        """What a run of so many optimizer steps does with the data: rows, share and passes of every dataset."""
+        """What a run of so many optimizer steps does with the data: rows, labels, classes, share, passes by task."""
         sampler = self._step_sampler()
         title = f"Plan: {steps:,} steps of {sampler.rows_per_step} rows"
-        return describe_shares(title, sampler.plan(steps), self._mixture().tasks)
+        return describe_shares(title, sampler.plan(steps), self._readers())
 
     def describe_seen(self) -> str:
         """What the run did with the data, counted in its batches, in the form of the plan."""
         mixture = self._mixture()
         title = f"Seen: {self.state.global_step:,} steps"
-        return describe_shares(title, shares_of(mixture.sizes, self._count_seen()), mixture.tasks)
+        return describe_shares(title, shares_of(mixture.sizes, self._count_seen()), self._readers())
+
+    def _readers(self) -> dict[str, list[Reader]]:
+        """The tasks of every dataset, as the plan shows them."""
+        return {
+            rows.name: [
+                Reader(name, None if isinstance(rows, Stream) else rows.labelled_rows(name), _classes(self.tasks[name]))
+                for name in rows.tasks
+            ]
+            for rows in self._mixture().datasets
+        }
 
     def _row_order(self) -> dict[str, Any]:
         """What the order of the rows depends on, in words that an error can say."""
@@ -169,3 +179,8 @@ class MixingTrainer(Trainer):
             self.progress.seen[name] = self.progress.seen.get(name, 0) + rows
         self._seen_rows.zero_()
         return self.progress.seen
+
+
+def _classes(task: Task) -> int | None:
+    names = getattr(task, "label_names", None)
+    return len(names) if names and getattr(task, "problem_type", None) != "regression" else None

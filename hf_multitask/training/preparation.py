@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from ..data import (
 from ..modeling.config import MultiTaskConfig, close_match
 from ..modeling.inputs import longest_input
 from ..tasks import Task, build_task
+from .row_report import report_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -291,7 +292,7 @@ def encode_datasets(
 ) -> list[Any]:
     """Features of all datasets, :class:`Encoded`, or :class:`Stream` where one is; tasks without data are left out.
 
-    What was cut or is unseen is said aloud.
+    A warning says how many rows were cut or have no label, and which labels are unknown.
     """
     present = {name: task for name, task in tasks.items() if task.source in data}
     vocabulary = digest_of(tokenizer)
@@ -323,36 +324,9 @@ def encode_datasets(
                 f"the tokenizer makes token {highest} of the {split} data, and the backbone knows {known}. Call "
                 "model.resize_token_embeddings(len(tokenizer)), or give the backbone's own tokenizer."
             )
-        report_cut(name, encoded, members, split, longest_input(tokenizer, config, members[0].max_length))
-        for task, unseen in encoded.unseen.items():
-            if unseen:
-                logger.warning(f"Task '{task}': {split} labels {unseen} are none of label_names and count as wrong.")
+        report_rows(name, encoded, members, split, longest_input(tokenizer, config, members[0].max_length))
         result.append(encoded)
     return result
-
-
-def report_cut(name: str, encoded: Encoded, tasks: Sequence[Task], split: str, limit: int | None) -> None:
-    """Say how many rows and targets were cut, and how many labels no token carries."""
-    rows = len(encoded.rows)
-    if cut := encoded.cut_rows():
-        cutting = [task for task in tasks if task.windows_key is None]
-        windows = any(task.type == "sequence-classification" for task in cutting)
-        logger.warning(
-            f"{cut} of {rows} rows of '{name}' ({split}) are longer than {limit} tokens and were cut. The max_length "
-            f"of the task sets the limit{', and its stride has long texts read whole' if windows else ''}."
-        )
-    for task in tasks:
-        if cut := encoded.total("cut", str(task.name)):
-            logger.warning(
-                f"Task '{task.name}': {cut} of {rows} targets ({split}) are longer than its max_target_length and were "
-                "cut."
-            )
-        if lost := encoded.total("lost", str(task.name)):
-            logger.warning(
-                f"Task '{task.name}': {lost} labels ({split}) are of words or spans without a token of their own, so "
-                "no token carries them. "
-                + ("They do not train." if split == "train" else "They count as gold, and as not found.")
-            )
 
 
 def check_tokenizer(tasks: Mapping[str, Task], tokenizer: PreTrainedTokenizerBase) -> None:

@@ -184,7 +184,11 @@ def test_features_are_cached_under_all_they_depend_on(encode, tmp_path):
             {"type": SEQUENCE},
             "row 0 of the train data should hold 1 finite number",
         ),
-        ([{"text": "x", "label": [0, 1, 0]}], {"type": SEQUENCE}, "holds the number 0 twice"),
+        (
+            [{"text": "x", "label": [0, 1, 0]}, {"text": "x", "label": [1]}],
+            {"type": SEQUENCE},
+            "holds the number 0 twice in column 'label'. Number the labels, or give vectors",
+        ),
         (
             [{"tokens": ["a"], "ner_tags": ["O", "B-X"]}],
             {"type": TOKEN},

@@ -169,9 +169,9 @@ Trained for 4 optimizer steps (0.5 epochs of the mixture).
 
 ```
 Plan: 4 steps of 8 rows
-dataset        tasks  rows  share  passes
-sentiment  sentiment    40  62.5%    0.50
-ner              ner    24  37.5%    0.50
+task         dataset  rows  labelled  classes  share  passes
+sentiment  sentiment    40        40        2  62.5%    0.50
+ner              ner    24        24        9  37.5%    0.50
 ```
 
 ### Hyper-parameters

@@ -1,0 +1,83 @@
+"""What is said of the rows of a dataset once they are encoded: which were cut, have no label, or none that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow.compute as pc
+from transformers.utils import logging
+
+from ..data import Encoded
+from ..data.encoding import label_column
+from ..tasks import Task
+
+logger = logging.get_logger(__name__)
+
+
+def report_rows(name: str, encoded: Encoded, tasks: Sequence[Task], split: str, limit: int | None) -> None:
+    """Say what of a dataset's rows, targets and labels is cut, missing, unknown, or has no token.
+
+    Args:
+        name: of the dataset.
+        encoded: its rows.
+        tasks: that read it.
+        split: for messages.
+        limit: tokens of a row.
+    """
+    report_cut(name, encoded, tasks, split, limit)
+    for task in tasks:
+        labelled, count = encoded.labelled_rows(str(task.name)), len(encoded.rows)
+        if 0 < labelled < count:
+            logger.warning(f"Task '{task.name}': {count - labelled} of {count} rows of the {split} data have no label.")
+        if encoded.unseen[str(task.name)]:
+            logger.warning(_told_of_unseen(task, encoded, split))
+
+
+def report_cut(name: str, encoded: Encoded, tasks: Sequence[Task], split: str, limit: int | None) -> None:
+    """Say how many rows and targets were cut, and how many labels no token carries."""
+    rows = len(encoded.rows)
+    if cut := encoded.cut_rows():
+        cutting = [task for task in tasks if task.windows_key is None]
+        windows = any(task.type == "sequence-classification" for task in cutting)
+        logger.warning(
+            f"{cut} of {rows} rows of '{name}' ({split}) are longer than {limit} tokens and were cut. The max_length "
+            f"of the task sets the limit{', and its stride has long texts read whole' if windows else ''}."
+        )
+    for task in tasks:
+        if cut := encoded.total("cut", str(task.name)):
+            logger.warning(
+                f"Task '{task.name}': {cut} of {rows} targets ({split}) are longer than its max_target_length and were "
+                "cut."
+            )
+        if lost := encoded.total("lost", str(task.name)):
+            logger.warning(
+                f"Task '{task.name}': {lost} labels ({split}) are of words or spans without a token of their own, so "
+                "no token carries them. "
+                + ("They do not train." if split == "train" else "They count as gold, and as not found.")
+            )
+
+
+def _told_of_unseen(task: Task, encoded: Encoded, split: str) -> str:
+    """What a warning says of labels that a task does not know."""
+    name, unseen, names = str(task.name), encoded.unseen[str(task.name)], getattr(task, "label_names", None) or []
+    shown, known = (", ".join(map(str, some[:12])) + (", ..." if len(some) > 12 else "") for some in (unseen, names))
+    if _known_labels(encoded, task) - ({"O"} if task.aligns_words else set()):
+        return f"Task '{name}': {split} labels [{shown}] are none of label_names and count as wrong."
+    return (
+        f"Task '{name}': no label of the {split} data is known, so none of its answers can be right. Column "
+        f"'{task.target_column}' holds {shown}, and label_names are {known}. Check the column, or the names."
+    )
+
+
+def _known_labels(encoded: Encoded, task: Task) -> set[str]:
+    """Those of a task's ``label_names`` that the rows of a dataset carry."""
+    names: list[str] = getattr(task, "label_names", None) or []
+    labels = encoded.column(label_column(str(task.name))).drop_null()
+    width = len(names) + len(encoded.unseen[str(task.name)])
+    while hasattr(labels.type, "value_type"):
+        labels = pc.list_flatten(labels)
+    found = labels.to_numpy()
+    if getattr(task, "problem_type", None) == "multi_label_classification":
+        found = np.flatnonzero(found.reshape(-1, width).any(0))
+    return {names[number] for number in np.unique(found).tolist() if 0 <= number < len(names)}
