@@ -10,8 +10,10 @@ import sys
 import time
 from collections.abc import Sequence
 
+from ..modeling.finite import WeightsError
 from ..modeling.loading import PushError
 from ..modeling.saving import storage_failure
+from ..training.nonfinite import LossError
 from . import diagnose, evaluate, export, predict, train
 
 _GRACE = 15.0  # seconds
@@ -39,7 +41,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as problem:
         if isinstance(problem, RuntimeError) and "to be installed" not in str(problem):
             raise  # Transformers' callbacks say so what a tracker in report_to lacks
-        told = isinstance(problem, PushError) or storage_failure(problem)
+        told = isinstance(problem, PushError | LossError | WeightsError) or storage_failure(problem)
         if getattr(namespace, "prepared", False) and not told:
             raise  # training has begun: this is no mistake in the recipe
         if rank != "0":

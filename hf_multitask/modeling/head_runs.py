@@ -11,6 +11,7 @@ from .adapter_rows import Routing
 from .config import MultiTaskConfig
 from .language import LanguageHead
 from .native import shifted_right
+from .precision import fitted
 from .routing import States, rows_of, spread, states_of
 
 
@@ -58,7 +59,7 @@ class HeadRuns(PreTrainedModel):
                 states = self._decoder_states(name, states, attention_mask, head.decoder_ids(input_ids, labels))
             if head.language_model:
                 return cast(LanguageHead, head).read(self.backbone, states, labels)
-        logits = head(states, input_ids, attention_mask)
+        logits = head(fitted(states, head), input_ids, attention_mask)
         if items is not None:
             return spread(logits, items, head.absent)
         return logits.unsqueeze(1) if head.reads_several else logits

@@ -254,7 +254,8 @@ def stock_head(
     head_config.problem_type = problem_type
     device = torch.get_default_device()
     # A stock model brings all layers of its base model, which takes its time: tasks alike share one to copy from.
-    key = f"{auto_class.__name__} {head_config._attn_implementation} {head_config.to_json_string(use_diff=False)}"
+    kind = f"{auto_class.__name__} {head_config._attn_implementation} {torch.get_default_dtype()}"
+    key = f"{kind} {head_config.to_json_string(use_diff=False)}"
     if key not in _BUILT:
         with torch.device("meta"):
             built = stock_class(config, auto_class)(head_config)

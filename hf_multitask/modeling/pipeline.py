@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import Pipeline
 
+from .finite import check_weights
 from .inputs import Encoder, padded
 from .readers import MaskReader, Reading, WritingReader, reader_of
 
@@ -21,6 +22,9 @@ class MultiTaskPipeline(Pipeline):
 
     Returns:
         A dict by task: a label with its score, a list of spans or tags, or whatever the task's type gives.
+
+    Raises:
+        ValueError: a weight of the model is NaN or infinite.
     """
 
     tokenizer: Any
@@ -29,6 +33,10 @@ class MultiTaskPipeline(Pipeline):
     _load_image_processor = False
     _load_feature_extractor = False
     _load_tokenizer = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        check_weights(self.model, "so its answers would mean nothing. Take an earlier checkpoint, or train it again.")
 
     def _sanitize_parameters(
         self, tasks: list[str] | None = None, generate_kwargs: dict[str, Any] | None = None, **_: Any

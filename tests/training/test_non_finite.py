@@ -12,7 +12,8 @@ from rooting import MASK, add_root
 from tiny import read_rows
 from transformers import AutoTokenizer, TrainerCallback
 
-from hf_multitask import MultiTaskModel, MultiTaskTrainer, SequenceClassification
+from hf_multitask import MultiTaskModel, MultiTaskPipeline, MultiTaskTrainer, SequenceClassification
+from hf_multitask.modeling.finite import WeightsError, check_weights
 from hf_multitask.training.nonfinite import LossError, failing_items
 
 HUGE = 1e30  # its square is infinite in float32
@@ -150,7 +151,10 @@ def test_rows_of_the_backbone_that_overflow_take_no_other_task_with_them(build):
     )
     with torch.no_grad():
         model.backbone.embeddings.word_embeddings.weight[word] = math.inf
-    trainer.train()
+    with pytest.raises(
+        WeightsError, match=r"^Weight 'backbone.*word_embeddings.weight' is NaN or infinite in 32 of its "
+    ):
+        trainer.train()
     assert trainer.progress.non_finite["stars"]["steps"] == 1
     finite = {name: bool(value.isfinite().all()) for name, value in weights_of(trainer).items()}
     assert [name for name, good in finite.items() if not good] == ["backbone.embeddings.word_embeddings.weight"]
@@ -229,8 +233,7 @@ class Watching(TrainerCallback):
         self.see()
 
 
-def test_losses_and_norm_are_read_once_a_step(build, monkeypatch):
-    """By the host: one list of both where all is finite, and the norm is measured once."""
+def test_the_norm_is_measured_once_a_step(build, monkeypatch):
     trainer = build(max_steps=3, per_device_train_batch_size=16, gradient_logging_steps=0)
     clips, clip = [], trainer.accelerator.clip_grad_norm_
     monkeypatch.setattr(trainer.accelerator, "clip_grad_norm_", lambda *given: clips.append(clip(*given)) or clips[-1])
@@ -252,3 +255,56 @@ def test_failing_items_are_found_by_halves(bad):
     found = failing_items(1000, fails)
     assert set(bad) <= set(found) and len(runs) <= 64
     assert len(bad) > 3 or found == list(bad)
+
+
+def spoil(trainer, step):
+    """An optimizer that makes one weight NaN in a step, as a broken one would."""
+
+    def spoiled(optimizer, *given):
+        if trainer.state.global_step + 1 == step:
+            with torch.no_grad():
+                trainer.model.heads["stars"].native.classifier.weight[0, 0] = math.nan
+
+    trainer.create_optimizer().register_step_post_hook(spoiled)
+
+
+def test_weights_that_are_not_finite_replace_no_checkpoint(build, tmp_path):
+    saves = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1, "max_steps": 4}
+    trainer = build(**saves)
+    spoil(trainer, 3)
+    said = r"^Weight 'heads.stars.native.classifier.weight' is NaN or infinite in 1 of its 32 numbers"
+    with pytest.raises(
+        WeightsError, match=said + r" after step 3, so nothing is saved, and the checkpoints before stay"
+    ):
+        trainer.train()
+    out = tmp_path / "out"
+    assert [path.name for path in sorted(out.glob("checkpoint-*"))] == ["checkpoint-2"]
+    good = MultiTaskModel.from_pretrained(out / "checkpoint-2")
+    good.save_pretrained(tmp_path / "model")
+    before = {path: path.read_bytes() for path in sorted((tmp_path / "model").iterdir())}
+    with pytest.raises(WeightsError, match=said + " after step 3, so nothing is saved"):
+        trainer.save_model(str(tmp_path / "model"))
+    for save in (trainer.model.save_pretrained, trainer.model.push_to_hub):
+        with pytest.raises(WeightsError, match=said + ", so the model is not saved, and what was saved before stays"):
+            save(str(tmp_path / "model"))
+    assert before == {path: path.read_bytes() for path in sorted((tmp_path / "model").iterdir())}
+    with pytest.raises(ValueError, match=said + ", so its answers would mean nothing"):
+        MultiTaskPipeline(model=trainer.model, tokenizer=trainer.processing_class)
+    again = build(**saves)
+    again.train(resume_from_checkpoint=True)  # from the checkpoint that stayed
+    assert again.state.global_step == 4
+    last = build(max_steps=2)
+    spoil(last, 2)
+    with pytest.raises(WeightsError, match=said + " after step 2, so the training that ends with it has failed"):
+        last.train()
+
+
+def test_masks_may_hold_infinities_and_weights_may_be_large():
+    model = torch.nn.BatchNorm1d(2)
+    model.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+    with torch.no_grad():
+        model.weight.fill_(3e38)  # whose sum is infinite
+    check_weights(model, "so no.")
+    model.running_mean[1] = math.nan
+    with pytest.raises(WeightsError, match=r"^Weight 'running_mean' is NaN or infinite in 1 of its 2 numbers, so no.$"):
+        check_weights(model, "so no.")
