@@ -24,8 +24,9 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0 when it went well, 2 for a user's mistake, which is told in one sentence, 130 when interrupted; a run that
-        SIGTERM ends saves first and exits with 143.
+        0 when it went well, 2 for a user's mistake, or a training that losses or weights which are not finite have
+        ended, which is told in one sentence, 130 when interrupted; a run that SIGTERM ends saves first and exits with
+        143.
     """
     parser = argparse.ArgumentParser(
         prog="hf-multitask", description="Multi-task fine-tuning on the Hugging Face stack."
@@ -46,7 +47,8 @@ def main(words: Sequence[str] | None = None) -> int:
             raise  # training has begun: this is no mistake in the recipe
         if rank != "0":
             time.sleep(_GRACE)  # the launcher ends this process if the first one has said the same
-        sys.stderr.write(f"hf-multitask: error: {' '.join(str(problem).split())}\n")
+        below = "\n" if getattr(namespace, "prepared", False) else ""  # a bar of progress, which is not at its end
+        sys.stderr.write(f"{below}hf-multitask: error: {' '.join(str(problem).split())}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")

@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from .finite import check_weights
 from .routing import States
 
 # By the kind of language model that a head reads: the class that brings it, and what its backbones are.
@@ -103,6 +104,9 @@ def build_backbone(
         path: where the weights are; fresh ones where None.
         missing: is given the names of the weights that are not there, and are fresh.
         kwargs: of ``from_pretrained``.
+
+    Raises:
+        ValueError: a weight of the checkpoint is NaN or infinite.
     """
 
     def build(auto_class: Any, **more: Any) -> tuple[Any, list[str]]:
@@ -121,6 +125,8 @@ def build_backbone(
             lacks += [f"{backbone.base_model_prefix}.{name}" for name in base_lacks if name.startswith("pooler.")]
     if missing is not None:
         missing.extend(lacks)
+    if path is not None:
+        check_weights(backbone, f"so '{path}' is no backbone to start from. Take another checkpoint.")
     return backbone
 
 

@@ -160,6 +160,17 @@ def test_float32_heads_on_half_a_backbone(family, more, half_path, tmp_path):
         assert torch.equal(*texts)
 
 
+def test_a_checkpoint_with_nan_is_no_backbone(half_path):
+    path = half_path()
+    model = AutoModel.from_pretrained(path)
+    with torch.no_grad():
+        model.encoder.layer[1].output.dense.bias[3] = torch.nan
+    model.save_pretrained(path)
+    said = r"^Weight 'encoder.layer.1.output.dense.bias' is NaN or infinite in 1 of its 32 numbers, so .* no backbone"
+    with pytest.raises(ValueError, match=said):
+        MultiTaskModel.from_backbone(path, tasks={KINDS[0]: TASKS[KINDS[0]]()})
+
+
 MAPS = {
     "auto": "auto",
     "cpu": "cpu",
