@@ -86,6 +86,7 @@ def ours(given: argparse.Namespace, tasks: int, name: str) -> tuple[Step, Any]:
         trainer._mixable = set  # type: ignore[method-assign,assignment]
     (batch,) = trainer.get_train_dataloader()
     trainer.model.to(trainer.args.device)
+    trainer.create_optimizer()  # whose gradients a step measures
 
     def step() -> None:
         trainer.model.zero_grad()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset, SplitDict, SplitInfo
+from rooting import MASK, add_root
 from safetensors.torch import save_file
 from tiny import NER_LABELS, read_rows
 from torch.distributed.device_mesh import init_device_mesh
@@ -270,14 +271,21 @@ def build(description, backbone, output, batch, accumulation):
         **description["args"],
     }
     more = description.get("evaluation_rows", 0)
-    poisoned = description.get("poisoned")  # rows of 'stars' whose squared error is infinite in float32
+    # Rows of 'stars' whose squared error is infinite in float32, or, where rooted, their gradient alone.
+    poisoned, rooted = description.get("poisoned"), description.get("rooted")
+    tokenizer = AutoTokenizer.from_pretrained(backbone)
+    if rooted:
+        add_root(model, "stars", tokenizer)
     sizes = {name: 7 + more + 2 * place for place, name in enumerate(description["sizes"])}
     evaluates = args.get("eval_strategy", "no") != "no"
     recorder = Recorder()
     train = make_data(
         description["sizes"], description["missing"], description.get("seed_of_data", description["seed"])
     )
-    if poisoned:
+    if rooted:
+        texts = [f"{text} {MASK}" if row in poisoned else text for row, text in enumerate(train["stars"]["text"])]
+        train["stars"] = train["stars"].remove_columns("text").add_column("text", texts)
+    elif poisoned:
         stars = [1e30 if row in poisoned else value for row, value in enumerate(train["stars"]["stars"])]
         train["stars"] = train["stars"].remove_columns("stars").add_column("stars", stars)
     trainer = RecordingTrainer(
@@ -285,7 +293,7 @@ def build(description, backbone, output, batch, accumulation):
         MultiTaskTrainingArguments(**args),
         train_dataset=train | {name: as_stream(train[name]) for name in description.get("streams", ())},
         eval_dataset=make_data(sizes, 0.2, 9, "validation") if evaluates else None,
-        processing_class=AutoTokenizer.from_pretrained(backbone),
+        processing_class=tokenizer,
         callbacks=[recorder],
     )
     return trainer, recorder

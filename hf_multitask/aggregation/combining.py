@@ -33,6 +33,12 @@ class Outcome:
         norms_K = self.gramian.diagonal().sqrt()
         return torch.nan_to_num(self.gramian / torch.outer(norms_K, norms_K), nan=0.0)
 
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """The tasks whose gradient is not finite."""
+        squares = zip(self.tasks, self.gramian.diagonal().tolist(), strict=True)
+        return tuple(name for name, square in squares if not 0 <= square < float("inf"))
+
 
 def combine(aggregator: Aggregator, blocks: Blocks, tasks: Sequence[str], *, seed: int, scale: float = 1.0) -> Outcome:
     """Write the update of a step into the gradients of the shared parameters.

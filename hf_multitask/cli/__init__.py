@@ -10,8 +10,10 @@ import sys
 import time
 from collections.abc import Sequence
 
+from ..modeling.finite import WeightsError
 from ..modeling.loading import PushError
 from ..modeling.saving import storage_failure
+from ..training.nonfinite import LossError
 from . import diagnose, evaluate, export, predict, train
 
 _GRACE = 15.0  # seconds
@@ -22,8 +24,9 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0 when it went well, 2 for a user's mistake, which is told in one sentence, 130 when interrupted; a run that
-        SIGTERM ends saves first and exits with 143.
+        0 when it went well, 2 for a user's mistake, or a training that losses or weights which are not finite have
+        ended, which is told in one sentence, 130 when interrupted; a run that SIGTERM ends saves first and exits with
+        143.
     """
     parser = argparse.ArgumentParser(
         prog="hf-multitask", description="Multi-task fine-tuning on the Hugging Face stack."
@@ -39,12 +42,13 @@ def main(words: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as problem:
         if isinstance(problem, RuntimeError) and "to be installed" not in str(problem):
             raise  # Transformers' callbacks say so what a tracker in report_to lacks
-        told = isinstance(problem, PushError) or storage_failure(problem)
+        told = isinstance(problem, PushError | LossError | WeightsError) or storage_failure(problem)
         if getattr(namespace, "prepared", False) and not told:
             raise  # training has begun: this is no mistake in the recipe
         if rank != "0":
             time.sleep(_GRACE)  # the launcher ends this process if the first one has said the same
-        sys.stderr.write(f"hf-multitask: error: {' '.join(str(problem).split())}\n")
+        below = "\n" if getattr(namespace, "prepared", False) else ""  # a bar of progress, which is not at its end
+        sys.stderr.write(f"{below}hf-multitask: error: {' '.join(str(problem).split())}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")

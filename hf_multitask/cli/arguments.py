@@ -12,7 +12,8 @@ from transformers import HfArgumentParser
 
 from ..modeling.config import close_match
 from ..training import MultiTaskTrainingArguments
-from ..training.arguments import BY_NAME, CHOICES
+from ..training.arguments import CHOICES
+from ..training.ranges import BY_NAME
 
 _DICTS = MultiTaskTrainingArguments._VALID_DICT_FIELDS
 _EXPONENT = re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+")  # 1e-3 and 1.5e3, which YAML takes for words

@@ -26,6 +26,7 @@ from .adapters import (
 from .backbone import resolve_backbone
 from .config import SHARED, MultiTaskConfig
 from .native import build_backbone
+from .precision import HALF, is_mixed, widen
 
 _HUB = ("token", "cache_dir", "trust_remote_code", "local_files_only", "force_download", "proxies")
 
@@ -42,7 +43,8 @@ class Adapted(PreTrainedModel):
     def add_adapters(self, lora: Any = None, task_lora: Any = None, *, source: dict[str, Any] | None = None) -> None:
         r"""Put LoRA on the backbone, whose own weights train no more: :math:`W + s_0 B_0 A_0 + s_t B_t A_t`.
 
-        LoRA: Low-Rank Adaptation of Large Language Models (ICLR 2022), https://arxiv.org/abs/2106.09685.
+        LoRA: Low-Rank Adaptation of Large Language Models (ICLR 2022), https://arxiv.org/abs/2106.09685. On a backbone
+        in half precision adapters and heads are float32.
 
         Args:
             lora: of the adapter that all tasks share, a ``peft.LoraConfig`` or a dict of its arguments; none where
@@ -71,6 +73,8 @@ class Adapted(PreTrainedModel):
             raise ValueError("There is no adapter to add. Give `lora`, `task_lora`, or both.")
         self.config.adapters = adapters
         inject(self, names)
+        if self.backbone.dtype in HALF:
+            widen(self)
 
     def merge_adapters(self) -> None:
         """Add the adapter that all tasks share to the weights of the backbone, for good.
@@ -82,6 +86,8 @@ class Adapted(PreTrainedModel):
         """
         if self.config.adapters is None or self.config.adapters["shared"] is None:
             raise ValueError("The tasks share no adapter to merge. Those of single tasks leave with task_model(name).")
+        if is_mixed(self) and not getattr(self.backbone, "is_quantized", False):
+            self.backbone.float()  # in half precision little of an adapter would be left
         fold(self.backbone, [SHARED])
         source = self.config.adapters["source"]
         self._without(shared=None, source=source and {**source, "name": None}, only=False)
@@ -125,6 +131,8 @@ class Adapted(PreTrainedModel):
 
     def _complete(self, language_model: str | None, kwargs: Mapping[str, Any]) -> None:
         """Fetch the backbone of a loaded model that was saved without, and let what trains have a gradient."""
+        if self.config.float32_heads:
+            widen(self)
         if self.config.adapters is not None:
             set_trained(self)
             if self.config.adapters["only"]:
@@ -133,8 +141,13 @@ class Adapted(PreTrainedModel):
                 self.tie_weights()
 
     def merged_backbone(self, task: str) -> Any:
-        """The backbone as a task reads it: a copy with its adapters merged, or itself where there are none."""
-        return merged(self.backbone, [SHARED, task]) if self.config.adapters else self.backbone
+        """The backbone as a task reads it: a copy with its adapters merged, or itself where there are none.
+
+        In float32 where the adapters are: in half precision little of them would be left.
+        """
+        if not self.config.adapters:
+            return self.backbone
+        return merged(self.backbone, [SHARED, task], torch.float32 if is_mixed(self) else self.backbone.dtype)
 
     # Saving without the backbone
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import Any
 
+import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -253,9 +254,11 @@ def plain_name(parameter: str) -> str:
     return parameter.replace(".base_layer.", ".")
 
 
-def merged(backbone: Any, names: list[str]) -> Any:
-    """A copy of a backbone without LoRA layers, some adapters added to its weights."""
+def merged(backbone: Any, names: list[str], dtype: torch.dtype) -> Any:
+    """A copy of a backbone without LoRA layers, some adapters added to its weights, which are of a dtype then."""
     backbone = deepcopy(backbone)
+    if backbone.dtype != dtype:
+        backbone.to(dtype)
     fold(backbone, names)
     unwrap(backbone)
     return backbone

@@ -56,6 +56,7 @@ class MultiTaskConfig(PreTrainedConfig):
             ``"last"`` put dropout and a linear layer on the first, the average or the last token.
         adapters: written by ``add_adapters``: the LoRA settings of the adapter that all tasks ``shared``, of those of
             single ``tasks``, the ``source`` of their backbone, and whether ``only`` adapters and heads are saved.
+        float32_heads: whether heads and adapters are float32 on a backbone in half precision; written by the model.
         format_version: version of this format, written by the package that saved the model.
 
     Raises:
@@ -70,6 +71,7 @@ class MultiTaskConfig(PreTrainedConfig):
     tasks: list[dict[str, Any]] = field(default_factory=list)
     pooling: str = "native"
     adapters: dict[str, Any] | None = None
+    float32_heads: bool = False
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:

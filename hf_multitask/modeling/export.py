@@ -141,7 +141,8 @@ def stock_of(task: dict[str, Any], head: Head, backbone: Any) -> PreTrainedModel
         weights = backbone.state_dict() if head.language_model else _base(backbone)
     config._name_or_path = ""  # which may be a path on this machine
     weights = {key: value.to("cpu", copy=True) for key, value in weights.items()}
-    stock = stock.to(backbone.dtype)
+    dtypes = {one.dtype for one in weights.values() if one.is_floating_point()} | {backbone.dtype}
+    stock = stock.to(torch.float32 if torch.float32 in dtypes else backbone.dtype)  # without loss of the wider ones
     missing, unexpected = stock.load_state_dict(weights, strict=False)
     missing = [key for key in missing if task["type"] != "sentence-similarity" or "pooler." not in key]
     unexpected = [key for key in unexpected if not any(part in key for part in _SPARE)]

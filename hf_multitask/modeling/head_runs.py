@@ -11,6 +11,7 @@ from .config import MultiTaskConfig
 from .keywords import check_keywords
 from .language import LanguageHead
 from .native import shifted_right
+from .precision import fitted
 from .routing import States, rows_of, spread, states_of
 
 # What forward reads by itself, beside the inputs of the backbone.
@@ -109,7 +110,7 @@ class HeadRuns(PreTrainedModel):
                 states = self._decoder_states(name, states, attention_mask, head.decoder_ids(input_ids, labels))
             if head.language_model:
                 return cast(LanguageHead, head).read(self.backbone, states, labels)
-        return head(states, input_ids, attention_mask)
+        return head(fitted(states, head), input_ids, attention_mask)
 
     def _of_items(self, name: str, outputs: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
         """Outputs of rows as the logits of items: of one row each, or of several where ``rows`` is (N, G)."""

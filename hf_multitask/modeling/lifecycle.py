@@ -186,8 +186,8 @@ class TaskLifecycle(PreTrainedModel):
             )
 
     def _replace_heads(self, names: list[str]) -> None:
-        """Build the heads of some tasks afresh, where the backbone is and as it is."""
-        device, dtype = self.backbone.device, self.backbone.dtype
+        """Build the heads of some tasks afresh, where the backbone is, in its dtype or in float32."""
+        device, dtype = self.backbone.device, torch.float32 if self.config.float32_heads else self.backbone.dtype
         for name in names:
             task = self.config.task(name)
             with torch.device("cpu"):

@@ -19,6 +19,7 @@ from .config import MultiTaskConfig
 from .decoding import DECODERS, TokenWords
 from .description import TAGS, describe_pushed
 from .export import ExportableTasks
+from .finite import check_weights
 from .generation import check_generate_kwargs
 from .graphs import write_onnx
 from .head_runs import HeadRuns
@@ -31,9 +32,12 @@ from .loading import explained, load_model, pushing
 from .native import asked_inputs, build_backbone, reading_part
 from .output import MultiTaskOutput
 from .parts import in_parts, part_of, rows_in, rows_of_a_pass
+from .precision import HALF, is_mixed, keep_float32, narrow, without_float32
 from .routing import states_of
 from .saving import hub_arguments, whole, without_hub
 from .travel import write_extensions
+
+_UNSAVED = "so the model is not saved, and what was saved before stays. Take an earlier checkpoint."
 
 
 class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
@@ -74,6 +78,8 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         self.post_init()
         self.add_model_tags(list(TAGS))
         self._build_adapters()
+        if config.float32_heads:
+            keep_float32(self)
         self._rest_unread()
 
     @classmethod
@@ -98,7 +104,9 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
             pooling: see :class:`MultiTaskConfig`.
             lora: of an adapter that all tasks share on a frozen backbone; see :meth:`add_adapters`.
             task_lora: likewise, of an adapter of each task's own.
-            kwargs: handed to ``AutoModel.from_pretrained``: ``attn_implementation``, ``dtype``, ``revision``...
+            kwargs: handed to ``AutoModel.from_pretrained``: ``attn_implementation``, ``revision``...; ``dtype`` is that
+                of the whole model. Without it what trains is float32, and a backbone that adapters or quantisation
+                freeze keeps its checkpoint's dtype; with ``"auto"`` every backbone does, under heads in float32.
 
         Raises:
             ImportError: adapters are asked for, and PEFT is not installed.
@@ -111,6 +119,9 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "trust_remote_code") if key in kwargs}
         with explained(path, kwargs.get("revision")):
             backbone_config = AutoConfig.from_pretrained(path, **hub)
+        dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None)
+        frozen = adapted or kwargs.get("quantization_config") or hasattr(backbone_config, "quantization_config")
+        kwargs["dtype"] = dtype or ("auto" if frozen or backbone_config.dtype == torch.float64 else torch.float32)
         if dropout is not None:
             set_dropout(backbone_config, dropout)
         if not tasks:
@@ -135,11 +146,13 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         config.backbone_config = model.backbone.config
         config.backbone_config._name_or_path = backbone
         config.dtype = model.backbone.dtype
+        config.float32_heads = dtype in (None, "auto") and model.backbone.dtype in HALF
         model._replace_heads(list(model.heads))
         if adapted:
             revision = getattr(backbone_config, "_commit_hash", None)
-            source = {"name": backbone, "revision": revision, "fresh": fresh}
-            model.add_adapters(lora, task_lora, source=source)
+            model.add_adapters(lora, task_lora, source={"name": backbone, "revision": revision, "fresh": fresh})
+            if dtype not in (None, "auto") and config.float32_heads:
+                narrow(model)
         model._rest_unread()
         return model.eval()
 
@@ -354,6 +367,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         """Load a saved model, as every ``from_pretrained`` does; from safetensors only.
 
         With ``trust_remote_code=True`` types of tasks that are not registered here run the code they were saved with.
+        The weights have the dtype that they were saved in unless ``dtype`` says otherwise.
 
         Raises:
             ValueError: weights of the backbone or of a head are missing, of another size or not whole, there are
@@ -361,6 +375,8 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
             OSError: the Hub does not give the model, or there are no weights in safetensors.
         """
         wants_info = kwargs.pop("output_loading_info", False)
+        if kwargs.get("dtype", kwargs.get("torch_dtype")) not in (None, "auto"):
+            kwargs |= without_float32(kwargs.get("config"))
         model, info = load_model(super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
         model._complete(language_model(model.config), kwargs)
         model._rest_unread()
@@ -389,18 +405,19 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
             kwargs: as in ``PreTrainedModel``.
 
         Raises:
-            ValueError: a task has no head yet, so the saved model could not be loaded, or the backbone is not to be
-                left out.
+            ValueError: a task has no head yet, so the saved model could not be loaded, a weight is NaN or infinite, or
+                the backbone is not to be left out.
             OSError: the storage took no more.
         """
-        for name in self.config.task_names:
-            self._head(name)
+        _ = [self._head(name) for name in self.config.task_names]
         if not is_main_process or kwargs.get("distributed_checkpoint"):  # of which every process writes a part
             super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
             return
+        self.config.float32_heads = is_mixed(self)
         with self._only(adapters_only), whole(save_directory) as folder:
             if (weights := self._saved_weights(kwargs.get("state_dict"))) is not None:
                 kwargs["state_dict"] = weights
+            check_weights(self, _UNSAVED, (weights or {}).items())
             super().save_pretrained(folder, is_main_process, *args, **without_hub(kwargs))
             from .pipeline import MultiTaskPipeline
 
@@ -421,7 +438,9 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
 
         Raises:
             OSError: the Hub refuses, or is not there.
+            ValueError: a weight is NaN or infinite.
         """
+        check_weights(self, _UNSAVED)
         with pushing(repo_id), self._only(adapters_only):
             return super().push_to_hub(repo_id, **kwargs)  # type: ignore[arg-type]
 

@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from .finite import check_weights
 from .routing import States
 
 # By the kind of language model that a head reads: the class that brings it, and what its backbones are.
@@ -142,6 +143,9 @@ def build_backbone(
         path: where the weights are; fresh ones where None.
         missing: is given the names of the weights that are not there, and are fresh.
         kwargs: of ``from_pretrained``.
+
+    Raises:
+        ValueError: a weight of the checkpoint is NaN or infinite.
     """
 
     def build(auto_class: Any, **more: Any) -> tuple[Any, list[str]]:
@@ -160,6 +164,8 @@ def build_backbone(
             lacks += [f"{backbone.base_model_prefix}.{name}" for name in base_lacks if name.startswith("pooler.")]
     if missing is not None:
         missing.extend(lacks)
+    if path is not None:
+        check_weights(backbone, f"so '{path}' is no backbone to start from. Take another checkpoint.")
     return backbone
 
 
@@ -289,7 +295,8 @@ def stock_head(
     head_config.problem_type = problem_type
     device = torch.get_default_device()
     # A stock model brings all layers of its base model, which takes its time: tasks alike share one to copy from.
-    key = f"{auto_class.__name__} {head_config._attn_implementation} {head_config.to_json_string(use_diff=False)}"
+    kind = f"{auto_class.__name__} {head_config._attn_implementation} {torch.get_default_dtype()}"
+    key = f"{kind} {head_config.to_json_string(use_diff=False)}"
     if key not in _BUILT:
         with torch.device("meta"):
             built = stock_class(config, auto_class)(head_config)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import Pipeline
 
+from .finite import check_weights
 from .generation import check_generate_kwargs, generation_settings
 from .inputs import Encoder, padded
 from .keywords import check_keywords, check_whole
@@ -55,6 +56,9 @@ class MultiTaskPipeline(Pipeline):
 
     Returns:
         A dict by task: a label with its score, a list of spans or tags, or whatever the task's type gives.
+
+    Raises:
+        ValueError: a weight of the model is NaN or infinite.
     """
 
     tokenizer: Any
@@ -79,6 +83,7 @@ class MultiTaskPipeline(Pipeline):
                 f"`task` is the kind of the pipeline, 'multitask'. Found '{self.task}'. To ask one task of the model, "
                 f"give tasks=['{self.task}']."
             )
+        check_weights(self.model, "so its answers would mean nothing. Take an earlier checkpoint, or train it again.")
 
     def _sanitize_parameters(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from ..balancing import build_balancer
 from ..data import build_rates
 from ..modeling.config import close_match
 from ..tasks.directions import rises
+from .ranges import BY_NAME, check_by_name, check_finite, check_ranges
 from .ranks import check_world_size, set_timeout
 
 # Arguments that are one of a few words; their errors name the word that is meant.
@@ -38,15 +39,6 @@ _KEPT = {
     "eval_do_concat_batches": True,
     "include_for_metrics": [],
 }
-# Numbers that would fail in the middle, or train nothing, and the least that they have to be.
-_LEAST = {
-    "per_device_train_batch_size": 1,
-    "per_device_eval_batch_size": 1,
-    "gradient_accumulation_steps": 1,
-    "num_train_epochs": 0,
-    "learning_rate": 0,
-    "dataloader_num_workers": 0,
-}
 # Optimizers that update weights in the backward pass; the layer-wise ones as well.
 _IN_BACKWARD = ("lomo", "adalomo")
 # Arguments that ranks may have each its own.
@@ -59,8 +51,6 @@ OWN_TO_A_RANK = (
     "log_level",
     "log_level_replica",
 )
-# Numbers by name.
-BY_NAME = ("task_weights", "learning_rates", "weight_decays")
 # Whole numbers, one for all or by name.
 _COUNTS = ("max_train_samples", "max_eval_samples", "task_early_stopping_patience")
 
@@ -184,6 +174,9 @@ class MultiTaskTrainingArguments(TrainingArguments):
                     f"Parameter `{name}` should be one of {', '.join(known)}. Found `{name} = {value!r}`."
                     + close_match(str(value), known)
                 )
+        if self.max_grad_norm is None:
+            self.max_grad_norm = 0.0  # no clipping, in the words of the Trainer
+        self._check_numbers()
         self.remove_unused_columns = False
         if self.report_to is None:
             self.report_to = "tensorboard" if importlib.util.find_spec("tensorboard") else "none"
@@ -242,23 +235,15 @@ class MultiTaskTrainingArguments(TrainingArguments):
         Raises:
             ValueError: one is not.
         """
-        for name, least in _LEAST.items():
-            if not getattr(self, name) >= least:  # of a NaN too
-                raise ValueError(
-                    f"Parameter `{name}` should be {least} or more. Found `{name} = {getattr(self, name)!r}`."
-                )
+        self._check_numbers()
         for name in _COUNTS:
             self._check_counts(name)
         for name in ("sampling_kwargs", "balancing_kwargs", "aggregation_kwargs", *BY_NAME):
             value: Any = getattr(self, name)
             if value is not None and not isinstance(value, Mapping):
                 raise ValueError(f"Parameter `{name}` should be a mapping. Found `{name} = {value!r}`.")
-            for part, number in (value or {}).items() if name in BY_NAME else ():
-                numeric = isinstance(number, int | float) and not isinstance(number, bool)
-                if not numeric or not 0 <= number < float("inf"):
-                    raise ValueError(
-                        f"Parameter `{name}` should hold numbers of 0 or more. Found {number!r} for '{part}'."
-                    )
+            if name in BY_NAME and value is not None:
+                check_by_name(name, value)
         build_rates(self.sampling, self.sampling_kwargs)  # type: ignore[arg-type]  # a mapping, as checked above
         build_balancer(self.balancing, self.balancing_kwargs)  # type: ignore[arg-type]
         build_aggregator(self.aggregation, self.aggregation_kwargs)  # type: ignore[arg-type]
@@ -274,11 +259,6 @@ class MultiTaskTrainingArguments(TrainingArguments):
                 "Parameter `gradient_logging_steps` should be a whole number of optimizer steps, 0 for none. "
                 f"Found `gradient_logging_steps = {steps!r}`."
             )
-        if self.layerwise_lr_decay is not None and not 0 < self.layerwise_lr_decay <= 1:
-            raise ValueError(
-                "Parameter `layerwise_lr_decay` should be more than 0 and at most 1. "
-                f"Found `layerwise_lr_decay = {self.layerwise_lr_decay}`."
-            )
         if isinstance(self.freeze, str):
             self.freeze = [self.freeze]
         optimizer = str(getattr(self.optim, "value", self.optim))
@@ -292,6 +272,11 @@ class MultiTaskTrainingArguments(TrainingArguments):
         for name, usual in _KEPT.items():
             if getattr(self, name) != usual:
                 raise ValueError(f"Parameter `{name}` is not supported for a mixture of tasks. Leave it at {usual}.")
+
+    def _check_numbers(self) -> None:
+        """See that numbers are finite and in their range, before the Trainer's arguments compute with them."""
+        check_ranges({one.name: getattr(self, one.name) for one in fields(self)})
+        check_finite("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
 
     def _check_counts(self, name: str) -> None:
         value: Any = getattr(self, name)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from transformers.utils import logging
 
 from ..aggregation import Aggregator, Outcome, as_aggregator, build_aggregator, combine
 from .balance import Balance
+from .nonfinite import non_finite
 from .parameters import shared_parameters
 from .task_gradients import GradientsTrainer, average
 
@@ -157,18 +160,30 @@ class AggregatingTrainer(GradientsTrainer):
         for part in forwards:
             self._step_loss += self._run_part(self._prepare_inputs(part), num_items)
 
-    def _end_step(self, model: nn.Module, num_items: Any) -> torch.Tensor:
-        loss = super()._end_step(model, num_items)
+    def _failed(self, model: nn.Module, num_items: Any) -> dict[str, str]:
         if self.aggregator is not None and self._present:
-            self._update()
-        return loss
+            if self.accelerator.num_processes > 1:
+                self._average_heads()
+            self._losses, norm = self._read(torch.nn.utils.get_total_norm(self._head_gradients(self._present)))
+            if not non_finite(self._losses):
+                good = math.isfinite(norm) or self._is_scaled_too_much()
+                if broken := self._update() if good else self._broken_heads():  # no method sees what is left out
+                    return self._by_gradient(broken)
+        return super()._failed(model, num_items)
 
-    def _update(self) -> None:
+    def _head_gradients(self, names: Iterable[str]) -> list[torch.Tensor]:
+        heads = (self.model.heads[name] for name in names)
+        return [one.grad for head in heads for one in head.parameters() if one.grad is not None]
+
+    def _broken_heads(self) -> tuple[str, ...]:
+        norms = {name: torch.nn.utils.get_total_norm(self._head_gradients([name])) for name in self._present}
+        return tuple(name for name, norm in norms.items() if not norm.isfinite())
+
+    def _update(self) -> tuple[str, ...]:
+        """Make one update of the gradients of the tasks, or find those of which one is not finite."""
         blocks = self._opened()
         several = self.accelerator.num_processes > 1
         blocks.close(average if several else None)
-        if several:
-            self._average_heads()
         scaler = self.accelerator.scaler
         self.outcome = combine(
             self.aggregator,  # type: ignore[arg-type]
@@ -177,6 +192,8 @@ class AggregatingTrainer(GradientsTrainer):
             seed=(self.args.seed * 1_000_003 + self.state.global_step) % 2**63,
             scale=1.0 if scaler is None else scaler.get_scale(),
         )
+        if self.outcome.broken:
+            return () if self._is_scaled_too_much() else self.outcome.broken
         if self.outcome.problem is not None:
             self._failures += 1
             if self._failures <= _TOLD and self.is_world_process_zero():
@@ -185,6 +202,7 @@ class AggregatingTrainer(GradientsTrainer):
                     f"Step {self.state.global_step + 1}: the aggregator found no update ({self.outcome.problem}). The "
                     f"plain sum of the task gradients is taken instead.{end}"
                 )
+        return ()
 
     def _average_heads(self) -> None:
         """Average the gradients of the heads that any rank has one for."""

@@ -1,18 +1,19 @@
-"""Steps in which a task's loss is NaN or infinite: the step without the task, and the rows that it comes from."""
+"""Steps in which a task's loss or gradient is not finite: the step without the task, and the rows that cause it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 
 _SHOWN = 8
+_MOST_RUNS = 64
 
 
 class LossError(ValueError):
-    """The loss of a task was NaN or infinite in too many steps in a row; the sentence names task, step and rows."""
+    """The loss or gradient of a task was not finite in too many steps in a row, or where its task cannot be found."""
 
 
 def non_finite(losses: Mapping[str, float]) -> list[str]:
@@ -32,6 +33,26 @@ def without(forward: Mapping[str, Any], tasks: Collection[str]) -> dict[str, Any
     task_rows = {name: rows for name, rows in forward["task_rows"].items() if name not in tasks}
     if len(task_rows) == len(forward["task_rows"]):
         return dict(forward)
+    labels = {name: labels for name, labels in forward["labels"].items() if name not in tasks}
+    return _with_rows(forward, task_rows, labels)
+
+
+def only_items(forward: Mapping[str, Any], task: str, items: Sequence[int]) -> dict[str, Any]:
+    """A batch with some items of one task, and with the rows that they read.
+
+    Args:
+        forward: as in :func:`without`.
+        task: whose they are.
+        items: their places among the task's items.
+    """
+    rows, labels = forward["task_rows"][task][list(items)], forward["labels"][task][list(items)]
+    return _with_rows(forward, {task: rows}, {task: labels}) or filler(forward)
+
+
+def _with_rows(
+    forward: Mapping[str, Any], task_rows: Mapping[str, torch.Tensor], labels: Mapping[str, torch.Tensor]
+) -> dict[str, Any] | None:
+    """A batch with the rows that some items read, and with those; None where there is none."""
     kept = sorted({row for rows in task_rows.values() for row in rows[rows >= 0].tolist()})
     if not kept:
         return None
@@ -46,7 +67,7 @@ def without(forward: Mapping[str, Any], tasks: Collection[str]) -> dict[str, Any
     return {
         **rest,
         "task_rows": {name: places[rows] for name, rows in task_rows.items()},
-        "labels": {name: labels for name, labels in forward["labels"].items() if name not in tasks},
+        "labels": dict(labels),
     }
 
 
@@ -65,10 +86,34 @@ def bad_rows(losses_N: torch.Tensor, numbers: Sequence[int]) -> list[int]:
     return [number for number, finite in zip(numbers, losses_N.isfinite().tolist(), strict=True) if not finite]
 
 
-def describe(task: str, loss: float, step: int, rows: Sequence[int], dataset: str) -> str:
+def failing_items(count: int, fails: Callable[[Sequence[int]], bool]) -> list[int]:
+    """Which of some items fail by themselves, found by halves; in 64 runs at most, after which a part counts whole.
+
+    Args:
+        count: how many there are.
+        fails: whether some of them fail together, by their numbers.
+    """
+    found: list[int] = []
+    parts = [list(range(count))]
+    runs = 0
+    while parts:
+        part = parts.pop(0)
+        runs += 1
+        if runs > _MOST_RUNS:
+            found += part
+        elif fails(part):
+            half = len(part) // 2
+            if half:
+                parts += [part[:half], part[half:]]
+            else:
+                found += part
+    return sorted(found)
+
+
+def describe(task: str, what: str, step: int, rows: Sequence[int], dataset: str) -> str:
     """What happened, in words."""
     listed = ", ".join(map(str, rows[:_SHOWN])) + (f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else "")
     return (
-        f"Task '{task}': its loss is {loss} in step {step}, from row{'s' if len(rows) > 1 else ''} {listed} of the "
+        f"Task '{task}': {what} in step {step}, from row{'s' if len(rows) > 1 else ''} {listed} of the "
         f"training data of '{dataset}'."
     )

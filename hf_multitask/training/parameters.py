@@ -10,6 +10,7 @@ import torch
 
 from ..modeling.adapters import adapter_of
 from ..modeling.config import SHARED
+from ..modeling.precision import HALF
 
 if TYPE_CHECKING:
     from ..modeling import MultiTaskModel
@@ -56,6 +57,31 @@ def freeze(model: MultiTaskModel, parts: Iterable[str]) -> None:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"Parameter `freeze` leaves nothing to train. Found `freeze = {sorted(frozen)}`.")
+
+
+def check_precision(model: MultiTaskModel, *, fp16: bool) -> str:
+    """What is lost where parameters that train are in half precision, in words; nothing where none are.
+
+    Args:
+        model: as it is to be trained.
+        fp16: whether it trains with a scaled loss.
+
+    Raises:
+        ValueError: the loss is scaled, and its gradients could not be scaled back.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    half = {dtype: sum(one.numel() for one in trained if one.dtype == dtype) for dtype in HALF}
+    if fp16 and half[torch.float16]:
+        raise ValueError(
+            f"Parameter `fp16` is for weights in float32, and {half[torch.float16]:,} of those that train are float16. "
+            "Load the model with dtype=torch.float32."
+        )
+    total = sum(parameter.numel() for parameter in trained)
+    kinds = " and ".join(f"{count:,} are {dtype}" for dtype, count in half.items() if count)
+    return kinds and (
+        f"Of {total:,} weights that train {kinds}: half precision rounds most updates of fine-tuning away, so they "
+        "hardly train. Load the model with dtype=torch.float32, and set bf16=True for the speed of half precision."
+    )
 
 
 def last_shared_matrix(model: MultiTaskModel) -> torch.nn.Parameter:

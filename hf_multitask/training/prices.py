@@ -163,8 +163,6 @@ class PriceList:
         for number, batch in enumerate(batches, 1):
             trainer.accelerator.gradient_state._set_sync_gradients(number == len(batches))
             trainer.training_step(trainer.model_wrapped, batch, items)
-        if trainer.args.max_grad_norm:
-            trainer._clip_grad_norm(trainer.model)
         self.optimizer.step()
         trainer._after_update()
         trainer.model.zero_grad()

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import Trainer, set_seed
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging
 
 from ..modeling.adapted import left_out_weights
+from ..modeling.finite import WeightsError, broken_weight
 from ..modeling.saving import storage_failure, whole
 from .callbacks import SaveAfterEpoch, Termination
 from .checkpoint import drop_torn, last_whole_checkpoint, sizes
@@ -22,6 +24,7 @@ from .progress import Progress
 
 logger = logging.get_logger(__name__)
 
+_UNSAVED = "so nothing is saved, and the checkpoints before stay."
 _TERMINATED = 128 + 15  # what shells say of a process that SIGTERM ended
 
 
@@ -57,7 +60,8 @@ class SavingTrainer(Trainer):
 
         Raises:
             SystemExit: with code 143, the run was ended by SIGTERM.
-            ValueError: there is no checkpoint to go on from, or it is not one of this run.
+            ValueError: there is no checkpoint to go on from, it is not one of this run, or it ends with weights that
+                are NaN or infinite.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(str(self.args.output_dir), logger.warning)
@@ -65,7 +69,9 @@ class SavingTrainer(Trainer):
                 raise ValueError(f"No valid checkpoint found in output directory ({self.args.output_dir})")
         self._saved_step = -1
         with self._termination:
-            return super().train(resume_from_checkpoint, **kwargs)
+            output = super().train(resume_from_checkpoint, **kwargs)
+        self._check_weights("so the training that ends with it has failed.")
+        return output
 
     def _is_over(self) -> bool:
         """Whether the run has nothing left to do, as when it was killed after its last checkpoint."""
@@ -126,8 +132,25 @@ class SavingTrainer(Trainer):
         else:
             write(*args, **kwargs)
 
+    def _check_weights(self, consequence: str) -> None:
+        """See that all weights are numbers, on all ranks.
+
+        Raises:
+            WeightsError: on all ranks, where one is NaN or infinite.
+        """
+        model: Any = self.model
+        every = [*model.named_parameters(), *model.named_buffers()]
+        own = [(name, value.to_local() if isinstance(value, DTensor) else value) for name, value in every]
+        found = broken_weight(own, [name for name, _ in model.named_buffers()])
+        if self._on_any_rank(found is not None):
+            raise WeightsError(
+                f"{found or 'A weight of another process is NaN or infinite'} after step {self.state.global_step}, "
+                f"{consequence} Go on from an earlier checkpoint with a lower learning rate."
+            )
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model, as in ``Trainer``."""
+        """Save the model, as in ``Trainer``; one with weights that are NaN or infinite is not saved."""
+        self._check_weights(_UNSAVED)
         self._write_part(super().save_model, output_dir, _internal_call)
         if self._writes_checkpoint:
             self._write(self._seal, output_dir)
@@ -172,6 +195,7 @@ class SavingTrainer(Trainer):
         step = self.state.global_step
         run = Path(self._get_output_dir(trial=trial))
         folder = run / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        self._check_weights(_UNSAVED)  # before any checkpoint makes way for it
         self._writes_checkpoint = True
         try:
             self._write(self._clear, run, folder)

@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 
-from .parameters import drop_gradients
+from .leaving import LeavingTrainer
 from .progress import Progress
-from .weighing import WeighingTrainer
 
 
-class SteppingTrainer(WeighingTrainer):
+class SteppingTrainer(LeavingTrainer):
     """The Trainer, whose step has the loss of a mixture."""
 
     _seen_rows: torch.Tensor
@@ -78,17 +77,7 @@ class SteppingTrainer(WeighingTrainer):
         self._run(model, inputs["forwards"], num_items_in_batch)
         if not self.accelerator.sync_gradients:
             return torch.zeros_like(self._step_loss)
-        total = self._end_step(model, num_items_in_batch)
-        drop_gradients(self.model, self._items)
-        return total
-
-    def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
-        """Clip what has a gradient, found in the optimizer's list: a walk through a thousand heads takes its time."""
-        if self._sharded or self._has_mixed_mesh_grads(model):
-            return super()._clip_grad_norm(model)
-        optimizer: Any = self.optimizer
-        graded = [one for group in optimizer.param_groups for one in group["params"] if one.grad is not None]
-        return self.accelerator.clip_grad_norm_(graded, self.args.max_grad_norm)
+        return self._end_step(model, num_items_in_batch)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Estimated operations of all parts of a micro-batch."""
@@ -161,7 +150,7 @@ class SteppingTrainer(WeighingTrainer):
 
         ``<task>_loss``, its mean loss, and ``<task>_share`` of the rows; ``<task>_rows``, all that training has seen;
         with a balancer ``<task>_weight``, its mean weight; ``<task>_left_out``, steps that had to do without it because
-        its loss was NaN or infinite, if any.
+        its loss or gradient was NaN or infinite, if any.
         """
         if "loss" in logs:
             self._log_tasks(logs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
@@ -195,28 +194,6 @@ class GradientsTrainer(SteppingTrainer):
             kept = {name: labels for name, labels in inputs["labels"].items() if self._kept[name]}
             inputs = {**inputs, "labels": kept}
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-
-    @contextmanager
-    def _undone(self) -> Iterator[None]:
-        """Within it, training leaves no trace: random states, buffers, gradients and sums of losses are put back."""
-        gradients = {parameter: parameter.grad for parameter in self.model.parameters()}
-        for parameter in gradients:
-            parameter.grad = None
-        buffers = {name: value.clone() for name, value in self.model.named_buffers()}
-        losses = self._step_losses.clone()
-        drawn = random.getstate(), np.random.get_state()  # some models of speech draw their masks from the latter
-        with self._random_state_kept():
-            try:
-                yield
-            finally:
-                random.setstate(drawn[0])
-                np.random.set_state(drawn[1])
-                for parameter, gradient in gradients.items():
-                    parameter.grad = gradient
-                with torch.no_grad():
-                    for name, value in self.model.named_buffers():
-                        value.copy_(buffers[name])
-                self._step_losses.copy_(losses)
 
 
 def average(tensor: torch.Tensor) -> None:

@@ -35,7 +35,7 @@ from .evaluating import EvaluatingTrainer
 from .evaluation import EvaluationRows, Metric
 from .insight import InsightCallback, InsightTrainer
 from .mixing import MixingTrainer
-from .parameters import BACKBONE, check_optimizer, freeze, regroup
+from .parameters import BACKBONE, check_optimizer, check_precision, freeze, regroup
 from .preparation import (
     Datasets,
     build_tasks,
@@ -179,6 +179,9 @@ class MultiTaskTrainer(
         self._seen_rows = torch.zeros(rows, dtype=torch.long, device=args.device)
         self._primary: dict[str, tuple[str, float]] = {}
         freeze(model, args.freeze or ())
+        told = "" if self.is_deepspeed_enabled else check_precision(model, fp16=args.fp16)  # it has float32 copies
+        if told and self.is_world_process_zero():
+            logger.warning(told)
         self._set_aggregator(aggregator)
         self._drop_totals()
         self.balance = Balance(None, list(self.tasks), self.task_weights) if mixture is None else self._new_balance()

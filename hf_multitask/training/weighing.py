@@ -1,4 +1,4 @@
-"""The part of the trainer that weighs: weights before a step, losses after it, and steps without a task that failed."""
+"""The part of the trainer that weighs: weights before a step, and losses after it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from transformers import Trainer, TrainerCallback
-from transformers.utils import logging
 
 from ..balancing import Balancer, build_balancer
 from ..data import Mixture
@@ -20,19 +18,17 @@ from .arguments import MultiTaskTrainingArguments
 from .balance import Balance
 from .constants import constant_losses
 from .matrix_gradients import MatrixGradients
-from .nonfinite import LossError, bad_rows, describe, filler, non_finite, without
+from .nonfinite import non_finite
 from .parameters import last_shared_matrix
 from .progress import Progress
 from .task_rows import Batch
-
-logger = logging.get_logger(__name__)
 
 
 class WeighingTrainer(Trainer):
     """The Trainer, whose tasks have weights that change from step to step.
 
-    What a step measures is summed over its micro-batches and, at its end, over ranks. A task whose loss turns out NaN
-    or infinite then is taken out: the gradients are dropped, and the step is run again without its rows.
+    What a step measures is summed over its micro-batches and, at its end, over ranks. A task whose loss or gradient is
+    NaN or infinite is taken out then: the gradients are dropped, and the step is run again without its rows.
     """
 
     args: MultiTaskTrainingArguments
@@ -48,8 +44,19 @@ class WeighingTrainer(Trainer):
     _constants: dict[str, float] | None = None
     _matrix: MatrixGradients | None = None
 
+    _losses: dict[str, float]
+
     @abstractmethod
     def _mixture(self) -> Mixture: ...
+
+    @abstractmethod
+    def _failed(self, model: torch.nn.Module, num_items: Any) -> dict[str, str]: ...
+
+    @abstractmethod
+    def _leave_out(self, failed: dict[str, str]) -> None: ...
+
+    @abstractmethod
+    def _repeat(self, model: torch.nn.Module, num_items: Any) -> None: ...
 
     def _new_balance(self) -> Balance:
         """The balancer of a training, at its beginning.
@@ -159,11 +166,10 @@ class WeighingTrainer(Trainer):
     def _end_step(self, model: torch.nn.Module, num_items: Any) -> torch.Tensor:
         """See what the step was, after its last backward; its loss on this rank."""
         self._num_items = num_items
-        losses = self._reduced(self._step_losses)
-        while failed := non_finite(losses):
-            self._leave_out({name: losses[name] for name in failed})
+        while failed := self._failed(model, num_items):
+            self._leave_out(failed)
             self._repeat(model, num_items)
-            losses = self._reduced(self._step_losses)
+        losses = self._losses
         for name in losses:
             self.progress.non_finite.get(name, {})["in_a_row"] = 0
         norms = self._norms() if self.balance.reads_gradients else None
@@ -212,96 +218,6 @@ class WeighingTrainer(Trainer):
         if device.type in ("cpu", "mps"):
             return torch.random.fork_rng(devices=[])
         return torch.random.fork_rng(devices=[device], device_type=device.type)
-
-    # A step without some tasks
-
-    def _leave_out(self, failed: dict[str, float]) -> None:
-        """Take tasks out of the step, count and tell.
-
-        Raises:
-            LossError: that was once too often.
-        """
-        rows = self._rows_of(failed)
-        step, most = self.state.global_step + 1, 1 if self._sharded else self.args.non_finite_patience
-        for name, loss in failed.items():
-            counts = self.progress.non_finite.setdefault(name, {"steps": 0, "in_a_row": 0})
-            counts["steps"] += 1
-            counts["in_a_row"] += 1
-            self._left_out[name] = self._left_out.get(name, 0) + 1
-            sentence = describe(name, loss, step, rows[name], self.tasks[name].source)
-            if counts["in_a_row"] >= most:
-                raise LossError(
-                    f"{sentence} It is the last of {counts['in_a_row']} such steps in a row, so training stops. Mend "
-                    "the rows, or lower the learning rate; `non_finite_patience` says how many are let pass."
-                )
-            if self.is_world_process_zero():
-                logger.warning(f"{sentence} The step goes on without the task.")
-        self._items |= dict.fromkeys(failed, 0)
-        self._present = [name for name in self._present if name not in failed]
-        first = self._forwards[0]
-        kept = [
-            (rest, numbers)
-            for forward, numbers in zip(self._forwards, self._row_numbers, strict=True)
-            if (rest := without(forward, failed)) is not None
-        ]
-        self._forwards = [rest for rest, _ in kept] or [filler(first)]
-        self._row_numbers = [numbers for _, numbers in kept] or [{}]
-        if not self.balance.looks_ahead:
-            self._step_weights = self.balance.weights(self._present)
-        else:
-            losses = self._reduced(self._step_losses)
-            finite = {name: losses[name] for name in losses if name not in non_finite(losses)}
-            self._step_weights = self.balance.weights(list(finite), finite)
-
-    def _rows_of(self, failed: Mapping[str, float]) -> dict[str, list[int]]:
-        """By task, the numbers of the rows whose loss is NaN or infinite, over all ranks."""
-        own: dict[str, list[int]] = {}
-        for name, numbers in self._found_rows(failed):
-            own.setdefault(name, []).extend(numbers)
-        ranks = gather_object([own]) if self.args.world_size > 1 else [own]
-        bad = {name: sorted({row for of_rank in ranks for row in of_rank.get(name, [])}) for name in failed}
-        if all(bad.values()):
-            return bad
-        return {name: rows or sorted(set(self._rows_by_task().get(name, []))) for name, rows in bad.items()}
-
-    def _rows_by_task(self) -> dict[str, list[int]]:
-        """By task, the numbers of its rows in the step, on this rank."""
-        rows: dict[str, list[int]] = {}
-        for numbers in self._row_numbers:
-            for name, own in numbers.items():
-                rows.setdefault(name, []).extend(own)
-        return rows
-
-    def _found_rows(self, failed: Mapping[str, float]) -> Iterator[tuple[str, list[int]]]:
-        """Names of tasks with their rows that fail by themselves; none where the model is in pieces over the ranks."""
-        heads: Any = self.model.heads
-        if self._sharded:
-            return
-        with self._random_state_kept(), torch.no_grad(), self.compute_loss_context_manager():
-            for forward, numbers in zip(self._forwards, self._row_numbers, strict=True):
-                if not any(name in forward["labels"] for name in failed):
-                    continue
-                given: Any = self._prepare_inputs(forward)
-                logits: Any = self.model(**given).logits
-                for name in failed:
-                    if name in given["labels"]:
-                        losses_N = heads[name].loss(logits[name], given["labels"][name])
-                        yield name, bad_rows(losses_N, numbers[name])
-
-    def _repeat(self, model: torch.nn.Module, num_items: Any) -> None:
-        """Run the step again, as if it had no row of the tasks that left."""
-        model.zero_grad()
-        self._clear_sums()
-        if any(self._items.values()):
-            self._run(model, self._forwards, num_items)
-
-    def _run(self, model: torch.nn.Module, forwards: list[dict[str, Any]], num_items: Any) -> None:
-        """Forward and backward of some parts of a step; ranks meet at the last."""
-        *parts, last = forwards
-        for part in parts:
-            with self.accelerator.no_sync(model):
-                self._step_loss += super().training_step(model, part, num_items)
-        self._step_loss += super().training_step(model, last, num_items)
 
     # Logs
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from reading import INPUTS, TASKS, TEXT
-from transformers import AutoTokenizer, pipeline
+from tiny import ALL, make_tokenizer
+from transformers import AutoModel, AutoTokenizer, pipeline
 from transformers.utils import is_flash_attn_2_available
 
 from hf_multitask import MultiTaskModel
@@ -65,6 +66,109 @@ def test_half_precision(dtype, family, saved, tmp_path):
     assert one.keys() == other.keys()
     score = "sequence-classification"
     assert one[score]["score"] == pytest.approx(other[score]["score"], abs=HALF[dtype])
+
+
+FROZEN = {"lora": {"r": 2}, "task_lora": {"r": 2}}
+
+
+@pytest.fixture
+def half_path(tmp_path):
+    """A backbone that is stored in a dtype, without a language model's last layers."""
+
+    def make(family="bert", dtype=torch.bfloat16):
+        path = tmp_path / f"{family}-{dtype}"
+        torch.manual_seed(0)
+        AutoModel.from_config(ALL[family]()).to(dtype).save_pretrained(path)
+        make_tokenizer(family).save_pretrained(path)
+        return str(path)
+
+    return make
+
+
+def dtypes(model):
+    """Of backbone, adapters and heads."""
+    found = {"backbone": set(), "adapters": set(), "heads": set()}
+    for name, value in model.named_parameters():
+        part = "adapters" if ".lora_" in name else name.split(".")[0]
+        found[part].add(value.dtype)
+    return {part: kinds for part, kinds in found.items() if kinds}
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_what_trains_is_float32_unless_dtype_is_given(dtype, half_path):
+    path, tasks = half_path(dtype=dtype), {kind: TASKS[kind]() for kind in KINDS[:2]}
+    model = MultiTaskModel.from_backbone(path, tasks=tasks)
+    assert dtypes(model) == {"backbone": {torch.float32}, "heads": {torch.float32}}
+    stored = AutoModel.from_pretrained(path, dtype=dtype).state_dict()
+    assert all(torch.equal(value.to(dtype), stored[name]) for name, value in model.backbone.state_dict().items())
+    adapted = MultiTaskModel.from_backbone(path, tasks=tasks, lora={"r": 2})
+    assert dtypes(adapted) == {"backbone": {dtype}, "adapters": {torch.float32}, "heads": {torch.float32}}
+    kept = MultiTaskModel.from_backbone(path, tasks=tasks, dtype="auto")
+    assert dtypes(kept) == {"backbone": {dtype}, "heads": {torch.float32}}
+    for more in ({}, FROZEN):
+        given = MultiTaskModel.from_backbone(path, tasks=tasks, dtype=str(dtype).removeprefix("torch."), **more)
+        assert {one.dtype for one in given.parameters()} == {dtype}
+    kept.add_adapters({"r": 2})
+    kept.merge_adapters()  # of bfloat16 little of an adapter would be left
+    assert dtypes(kept) == {"backbone": {torch.float32}, "heads": {torch.float32}}
+    double = half_path(dtype=torch.float64)
+    assert dtypes(MultiTaskModel.from_backbone(double, tasks=tasks)).keys() == {"backbone", "heads"}
+    assert MultiTaskModel.from_backbone(double, tasks=tasks).dtype == torch.float64
+
+
+@pytest.mark.parametrize("more", [{"dtype": "auto"}, FROZEN], ids=["auto", "adapters"])
+@pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])
+def test_float32_heads_on_half_a_backbone(family, more, half_path, tmp_path):
+    """They run, generate, export and load again as they are, or in the dtype that is asked for."""
+    kinds = {"bert": KINDS, "gpt2": [*KINDS[:2], "text-generation"], "t5": [*KINDS[:1], "summarization"]}[family]
+    path = half_path(family)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    model = MultiTaskModel.from_backbone(path, tasks={kind: TASKS[kind]() for kind in kinds}, **more)
+    model.set_pad_token_id(tokenizer.pad_token_id)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if ".lora_B." in name:
+                value.normal_(std=0.02)
+    assert model.dtype == torch.bfloat16 and torch.float32 in dtypes(model)["heads"] | dtypes(model).get(
+        "adapters", set()
+    )
+    model.save_pretrained(tmp_path / "saved")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    before, _ = logits_of(model, tmp_path / "saved")
+    for load in (MultiTaskModel.from_pretrained, AutoModel.from_pretrained):
+        loaded = load(tmp_path / "saved")
+        assert dtypes(loaded) == dtypes(model)
+        after, _ = logits_of(loaded, tmp_path / "saved")
+        assert all(torch.equal(before[kind], after[kind]) for kind in before)
+        for dtype in (torch.float32, torch.bfloat16):
+            one = load(tmp_path / "saved", dtype=dtype)
+            assert {value.dtype for value in one.parameters()} == {dtype}
+            assert_near(one, tmp_path / "saved", HALF[torch.bfloat16])
+    loaded.add_task("new", TASKS["sequence-classification"]())
+    assert {one.dtype for one in loaded.heads["new"].parameters()} == {torch.float32}
+    kind = kinds[0]
+    stock = model.task_model(kind)
+    assert {value.dtype for value in stock.parameters()} == {torch.float32}  # nothing of head or adapters is lost
+    tokens = tokenizer([TEXT, "No."], padding=True, return_tensors="pt")
+    scale = max(1.0, float(before[kind].abs().max()))
+    torch.testing.assert_close(stock(**tokens).logits, before[kind], rtol=0, atol=5e-2 * scale)
+    writes = kinds[-1] if family != "bert" else None
+    if writes:
+        ids = tokenizer(TEXT, return_tensors="pt")["input_ids"]
+        texts = [one.generate(ids, task=writes, max_new_tokens=5, do_sample=False) for one in (model, loaded)]
+        assert torch.equal(*texts)
+
+
+def test_a_checkpoint_with_nan_is_no_backbone(half_path):
+    path = half_path()
+    model = AutoModel.from_pretrained(path)
+    with torch.no_grad():
+        model.encoder.layer[1].output.dense.bias[3] = torch.nan
+    model.save_pretrained(path)
+    said = r"^Weight 'encoder.layer.1.output.dense.bias' is NaN or infinite in 1 of its 32 numbers, so .* no backbone"
+    with pytest.raises(ValueError, match=said):
+        MultiTaskModel.from_backbone(path, tasks={KINDS[0]: TASKS[KINDS[0]]()})
 
 
 MAPS = {

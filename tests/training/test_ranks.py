@@ -49,6 +49,7 @@ def jobs(world):
         job(describe("gradnorm", balancing="gradnorm", rows=rows), four, 4),
         job(rare("famo-exact", balancing="famo", balancing_kwargs={"exact": True}), one),
         job({**describe("poisoned", **POISON, rows=rows), "poisoned": [2, 7]}, four, 4),
+        job({**describe("rooted", **POISON, rows=rows), "poisoned": [2, 7], "rooted": True}, four, 4),
         job(describe("bf16", dtype="float32", bf16=True, sampling="uniform", rows=rows), one),
         job(rare("adapters", tasks=(*KINDS, *TEXTS), adapters=ADAPTERS), four, 4),
         job(rare("adapters-all", adapters=ADAPTERS, ddp_find_unused_parameters=False), one),

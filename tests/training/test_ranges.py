@@ -1,0 +1,48 @@
+"""Numbers among the arguments: none is NaN or infinite, and none is absurd."""
+
+import dataclasses
+import math
+
+import pytest
+
+from hf_multitask import MultiTaskTrainingArguments
+
+
+def test_no_number_of_any_argument_is_nan_or_infinite(arguments):
+    numbers = [one.name for one in dataclasses.fields(MultiTaskTrainingArguments) if "float" in str(one.type)]
+    assert {"learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "layerwise_lr_decay"} <= set(numbers)
+    for name in numbers:
+        for value in (math.nan, math.inf, -math.inf):
+            with pytest.raises(ValueError, match=rf"^Parameter `{name}` should be .*\. Found `{name} = {value}`\.$"):
+                arguments(**{name: value})
+    for name in ("learning_rates", "weight_decays", "task_weights"):
+        for value in (math.nan, math.inf, -1, "1", True):
+            with pytest.raises(ValueError, match=rf"`{name}` should hold numbers .*\. Found {value!r} for 'ner'"):
+                arguments(**{name: {"ner": value}})
+    with pytest.raises(ValueError, match=r"`lr_scheduler_kwargs` should hold finite numbers. Found nan"):
+        arguments(lr_scheduler_type="cosine_with_min_lr", lr_scheduler_kwargs={"min_lr": math.nan})
+    for name, kwargs in (("balancing", {"temperature": math.inf}), ("sampling", {"temperature": math.nan})):
+        with pytest.raises(ValueError, match="`temperature` should be"):
+            arguments(**{name: {"balancing": "dwa", "sampling": "temperature"}[name], f"{name}_kwargs": kwargs})
+
+
+def test_absurd_numbers_are_refused(arguments):
+    for given, rule in [
+        ({"learning_rate": 10.5}, "at most 10"),
+        ({"learning_rate": -1e-5}, "0 or more"),
+        ({"learning_rate": "5e-5"}, "a number"),
+        ({"adam_beta1": 1.0}, "0 or more and less than 1"),
+        ({"adam_beta2": -0.1}, "0 or more and less than 1"),
+        ({"adam_epsilon": 0.0}, "more than 0"),
+        ({"weight_decay": -0.1}, "0 or more"),
+        ({"max_grad_norm": -1.0}, "0 or more"),
+        ({"warmup_steps": -1}, "0 or more"),
+    ]:
+        with pytest.raises(ValueError, match=f"^Parameter `{next(iter(given))}` should be {rule}\\. Found"):
+            arguments(**given)
+    with pytest.raises(
+        ValueError, match=r"`learning_rates` should hold numbers that are at most 10. Found 11 for 'ner'"
+    ):
+        arguments(learning_rates={"ner": 11})
+    assert arguments(max_grad_norm=None).max_grad_norm == 0.0
+    assert arguments(learning_rate=10, adam_beta1=0.0, weight_decay=0, eval_steps=None).learning_rate == 10
