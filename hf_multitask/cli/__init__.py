@@ -18,6 +18,13 @@ _GRACE = 15.0  # seconds
 _COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "export": export, "diagnose": diagnose}
 
 
+def is_mistake(problem: Exception) -> bool:
+    """Whether an error says in a sentence what the user did wrong; other errors are shown with their traceback."""
+    if isinstance(problem, RuntimeError):  # Transformers' callbacks say so what a tracker in report_to lacks
+        return "to be installed" in str(problem)
+    return isinstance(problem, ValueError | TypeError | OSError | ImportError)
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command.
 
@@ -36,9 +43,9 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         with contextlib.nullcontext() if rank == "0" else contextlib.redirect_stdout(io.StringIO()):
             _COMMANDS[namespace.command].run(namespace, rest)
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as problem:
-        if isinstance(problem, RuntimeError) and "to be installed" not in str(problem):
-            raise  # Transformers' callbacks say so what a tracker in report_to lacks
+    except Exception as problem:
+        if not is_mistake(problem):
+            raise
         told = isinstance(problem, PushError) or storage_failure(problem)
         if getattr(namespace, "prepared", False) and not told:
             raise  # training has begun: this is no mistake in the recipe

@@ -136,8 +136,9 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
             trainer.save_metrics(prefix, measured[split])
     trainer.create_model_card()
     if trainer.is_world_process_zero():
-        print()
-        show_metrics(measured, trainer.model.config.task_names)
+        if measured:
+            print()
+            show_metrics(measured, trainer.model.config.task_names)
         _show_example(trainer, data)
         print(f"\nModel, card and results are in {trainer.args.output_dir}")
         if trainer.args.report_to and "tensorboard" in trainer.args.report_to:

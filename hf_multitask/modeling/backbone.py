@@ -2,11 +2,26 @@
 
 import importlib.util
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from transformers import PreTrainedConfig
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from .config import MultiTaskConfig
+from .values import check_value, check_values, hints_of
 
 _DROPOUT = re.compile(r"dropout|pdrop")
+# What from_pretrained takes without an annotation stands beside what it annotates.
+_HINTS = hints_of(PreTrainedModel.from_pretrained) | {
+    "trust_remote_code": bool | None,
+    "code_revision": str | None,
+    "revision": str | None,
+    "subfolder": str,
+    "low_cpu_mem_usage": bool | None,
+    "output_loading_info": bool,
+}
 
 
 def resolve_backbone(name: str) -> str:
@@ -37,12 +52,40 @@ def resolve_backbone(name: str) -> str:
     return str(path)
 
 
+def check_loading(arguments: Mapping[str, Any]) -> None:
+    """See that arguments of ``from_pretrained`` are of the kinds that it takes; the word "false" is no truth value.
+
+    Raises:
+        ValueError: one is not.
+    """
+    check_values(arguments, _HINTS)
+    dtype = arguments.get("dtype")
+    if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ValueError(f"`dtype` should be auto or a type of torch, as bfloat16. Found `dtype = {dtype!r}`.")
+
+
+def check_backbone(name: str, config: PreTrainedConfig) -> None:
+    """See that a configuration is of a backbone, and not of a multi-task model.
+
+    Raises:
+        ValueError: it is.
+    """
+    if config.model_type == MultiTaskConfig.model_type:
+        tasks = ", ".join(task["name"] for task in getattr(config, "tasks", None) or ())
+        raise ValueError(
+            f"Backbone '{name}' is a multi-task model already, with the tasks {tasks or 'none'}. Load it with "
+            "MultiTaskModel.from_pretrained and give it further tasks with add_task(name, task), or name the backbone "
+            "that it was made of."
+        )
+
+
 def set_dropout(config: PreTrainedConfig, probability: float) -> None:
     """Set every dropout probability of a backbone's configuration: embeddings, attention, layers and heads.
 
     Raises:
         ValueError: ``probability`` is not between 0 and 1.
     """
+    check_value("dropout", probability, float)
     if not 0 <= probability < 1:
         raise ValueError(f"Parameter `dropout` should be at least 0 and less than 1. Found `dropout = {probability}`.")
     for name, value in config.to_dict().items():

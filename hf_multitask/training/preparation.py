@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -291,6 +293,45 @@ def encode_datasets(
                 logger.warning(f"Task '{task}': {split} labels {unseen} are none of label_names and count as wrong.")
         result.append(encoded)
     return result
+
+
+def check_extras(tasks: Mapping[str, Task], data: Datasets, metrics: Iterable[str]) -> None:
+    """See that what the evaluation of some data needs is installed.
+
+    Args:
+        tasks: by name.
+        data: that are evaluated.
+        metrics: tasks whose own metrics are not computed.
+
+    Raises:
+        ValueError: a package is not.
+    """
+    for name, task in tasks.items():
+        if task.source in data and name not in metrics:
+            try:
+                task.check_extras()
+            except ValueError as problem:
+                raise task.error(str(problem)) from None
+
+
+def check_output_dir(folder: str) -> None:
+    """Make the folder of a run, and see that files can be written there.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    if not folder.strip():
+        raise ValueError(f"Parameter `output_dir` should name a folder. Found `output_dir = {folder!r}`.")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as problem:  # the latter of a character that no name can have
+        reason = (getattr(problem, "strerror", None) or str(problem)).lower()
+        raise ValueError(
+            f"Parameter `output_dir` should be a folder that can be written to ({reason}). "
+            f"Found `output_dir = {folder!r}`. Name another folder."
+        ) from None
 
 
 def check_tokenizer(tasks: Mapping[str, Task], tokenizer: PreTrainedTokenizerBase) -> None:

@@ -41,6 +41,7 @@ from .preparation import (
     check_datasets,
     check_kinds,
     check_names,
+    check_output_dir,
     check_tokenizer,
     check_watched,
     ensure_pad_token,
@@ -116,6 +117,8 @@ class MultiTaskTrainer(
             raise TypeError(f"`args` should be MultiTaskTrainingArguments. Found {type(args).__name__}.")
         if processing_class is None:
             raise ValueError("The trainer tokenises the rows. Give the backbone's tokenizer as processing_class.")
+        if args.should_save:
+            check_output_dir(str(args.output_dir))
         if args.n_gpu > 1:
             raise ValueError("nn.DataParallel is not supported. Start one process per GPU, for example with torchrun.")
         if (model is None) == (model_init is None):
