@@ -14,15 +14,9 @@ from ..modeling.loading import PushError
 from ..modeling.saving import storage_failure
 from . import diagnose, evaluate, export, predict, train
 
+MISTAKES = (ValueError, TypeError, OSError, ImportError)  # which say in a sentence what the user did wrong
 _GRACE = 15.0  # seconds
 _COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "export": export, "diagnose": diagnose}
-
-
-def is_mistake(problem: Exception) -> bool:
-    """Whether an error says in a sentence what the user did wrong; other errors are shown with their traceback."""
-    if isinstance(problem, RuntimeError):  # Transformers' callbacks say so what a tracker in report_to lacks
-        return "to be installed" in str(problem)
-    return isinstance(problem, ValueError | TypeError | OSError | ImportError)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -43,9 +37,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         with contextlib.nullcontext() if rank == "0" else contextlib.redirect_stdout(io.StringIO()):
             _COMMANDS[namespace.command].run(namespace, rest)
-    except Exception as problem:
-        if not is_mistake(problem):
-            raise
+    except MISTAKES as problem:
         told = isinstance(problem, PushError) or storage_failure(problem)
         if getattr(namespace, "prepared", False) and not told:
             raise  # training has begun: this is no mistake in the recipe

@@ -17,6 +17,7 @@ from ..training.arguments import BY_NAME, CHOICES
 
 _HINTS = hints_of(MultiTaskTrainingArguments)
 _DICTS = MultiTaskTrainingArguments._VALID_DICT_FIELDS
+JSON_FILES = ("deepspeed", "fsdp_config", "accelerator_config")  # which may be the path of one
 _EXPONENT = re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+")  # 1e-3 and 1.5e3, which YAML takes for words
 
 
@@ -122,7 +123,19 @@ def _parse_json(values: dict[str, Any]) -> dict[str, Any]:
                 raise ValueError(
                     f"Training argument '{name}' is not valid JSON ({problem.msg}). Found {text!r}."
                 ) from None
+        elif isinstance(text, str) and name in JSON_FILES:
+            _check_json_file(name, text)
     return values
+
+
+def _check_json_file(name: str, path: str) -> None:
+    try:
+        with open(path, encoding="utf-8") as file:
+            json.load(file)
+    except (OSError, ValueError) as problem:
+        raise ValueError(
+            f"Training argument '{name}' should be a mapping, or a JSON file of one ({problem}). Found {shown(path)}."
+        ) from None
 
 
 def build_arguments(

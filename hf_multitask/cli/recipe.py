@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,12 @@ from ..modeling import MultiTaskModel
 from ..modeling.config import close_match
 from ..modeling.values import shown
 from ..tasks import Task, build_task
+from .arguments import JSON_FILES
 from .document import read_document
-from .source import SPLITS, check_source, is_format, load_source, local_path
+from .source import SPLITS, check_source, find_folder, is_format, load_source, local_path
 
 _KEYS = ("backbone", "model", "datasets", "tasks", "training")
-# Which may hold JSON, or say whether, in place of a path.
-_PATH_ARGUMENTS = ("output_dir", "resume_from_checkpoint", "deepspeed", "fsdp_config", "accelerator_config")
+_PATH_ARGUMENTS = ("output_dir", "resume_from_checkpoint", *JSON_FILES)
 
 
 @dataclass(frozen=True)
@@ -114,13 +113,10 @@ def _path_argument(value: Any, key: str, folder: Path) -> Any:
 def _backbone(value: Any, folder: Path) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"Key 'backbone' should be a name or a path. Found {shown(value)}.")
-    local = local_path(folder, value)
-    if os.path.isdir(local):
-        return str(local)
-    plainly = value.startswith(("/", ".", "~")) or value.count("/") > 1
-    if plainly and not value.startswith("package:"):
-        raise ValueError(f"Key 'backbone' names the folder '{local}', and there is none. Check the path.")
-    return value
+    local = None if value.startswith("package:") else find_folder(value, folder, "Key 'backbone'")
+    if local is not None and not (local / "config.json").is_file():
+        raise ValueError(f"Key 'backbone' names the folder '{local}', which holds no model: it has no config.json.")
+    return value if local is None else str(local)
 
 
 def _mapping(value: object, what: str, fix: str) -> dict[str, Any]:

@@ -25,7 +25,9 @@ logger = logging.get_logger(__name__)
 
 SPLITS = ("train", "validation", "test")
 _SYNONYMS = {"dev": "validation", "val": "validation", "valid": "validation"}
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _CHAIN = "::"  # what fsspec takes for a file inside another
+_LONG = 600  # characters of another library's message
 _TOO_MANY = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
 
 
@@ -43,6 +45,27 @@ def local_path(folder: Path, name: str) -> Path:
     """A path of a recipe: relative to its folder, and taken as it is written; ``~`` is the home where it is no name."""
     path = folder / name
     return path if os.path.lexists(path) or not name.startswith("~") else Path(os.path.expanduser(name))
+
+
+def find_folder(name: str, folder: Path, what: str) -> Path | None:
+    """The folder that a name stands for, or None where it can only be one of the Hub.
+
+    Args:
+        name: as a recipe has it.
+        folder: of the recipe.
+        what: begins the error's sentence.
+
+    Raises:
+        ValueError: it is a file, or can be neither.
+    """
+    local = local_path(folder, name)
+    if os.path.isdir(local):
+        return local.absolute()
+    if os.path.exists(local):
+        raise ValueError(f"{what} names the file '{local}'. Name its folder, or a repository of the Hub.")
+    if name.startswith(".") or not _HUB_NAME.fullmatch(name):
+        raise ValueError(f"{what} names the folder '{local}', and there is none. Check the path.")
+    return None
 
 
 def check_source(values: dict[str, Any], name: str, folder: Path) -> dict[str, Any]:
@@ -105,7 +128,9 @@ def _with_folders(values: dict[str, Any], path: str, name: str, folder: Path) ->
     """The arguments with the folders that they name made absolute."""
     resolved = dict(values)
     if "cache_dir" in values and values["cache_dir"] is not None:
-        resolved["cache_dir"] = str(local_path(folder, values["cache_dir"]))
+        resolved["cache_dir"] = str(local_path(folder, str(values["cache_dir"])))
+        if _CHAIN in resolved["cache_dir"]:  # datasets would take another folder, and empty it
+            raise ValueError(f"Dataset '{name}': `cache_dir` cannot hold '{_CHAIN}'. Found {resolved['cache_dir']!r}.")
     if is_format(path):
         if not values.get("data_files") and not values.get("data_dir"):
             raise ValueError(f"Dataset '{name}' has no 'data_files'. Name a file for train, validation and test.")
@@ -122,10 +147,8 @@ def _with_folders(values: dict[str, Any], path: str, name: str, folder: Path) ->
         raise ValueError(
             f"Dataset '{name}': 'path' names the file '{local}'. Write path: {form}, and the file under data_files."
         )
-    if os.path.isdir(local):
-        resolved["path"] = str(local.absolute())
-    elif os.path.isabs(local) and (os.path.isabs(path) or path.startswith((".", "~")) or path.count("/") > 1):
-        raise ValueError(f"Dataset '{name}': there is no folder '{local}'. Check 'path'.")
+    if (found := find_folder(path, folder, f"Dataset '{name}': 'path'")) is not None:
+        resolved["path"] = str(found)
     return resolved
 
 
@@ -239,6 +262,7 @@ def load_source(
                 _check_cells(name, file, arguments, rows=None)
         reason = problem.__cause__ or problem
         said = " ".join(str(reason).split()) or type(reason).__name__
+        said = said if len(said) < _LONG else f"{said[:_LONG]} ..."
         raise ValueError(f"Dataset '{name}' could not be loaded: {said}.") from None
     kept = _kept(name, loaded, wanted)
     for split, rows in kept.items():

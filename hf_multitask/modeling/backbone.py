@@ -10,15 +10,18 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .config import MultiTaskConfig
-from .values import check_value, check_values, hints_of
+from .values import check_value, check_values, hints_of, shown
 
 _DROPOUT = re.compile(r"dropout|pdrop")
+_PLACEMENTS = ("auto", "balanced", "balanced_low_0", "sequential", "disk")
 # What from_pretrained takes without an annotation stands beside what it annotates.
 _HINTS = hints_of(PreTrainedModel.from_pretrained) | {
     "trust_remote_code": bool | None,
     "code_revision": str | None,
     "revision": str | None,
     "subfolder": str,
+    "attn_implementation": str | dict[str, Any] | None,
+    "device_map": str | int | dict[str, Any] | None,
     "low_cpu_mem_usage": bool | None,
     "output_loading_info": bool,
 }
@@ -60,8 +63,26 @@ def check_loading(arguments: Mapping[str, Any]) -> None:
     """
     check_values(arguments, _HINTS)
     dtype = arguments.get("dtype")
-    if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise ValueError(f"`dtype` should be auto or a type of torch, as bfloat16. Found `dtype = {dtype!r}`.")
+    named = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype not in (None, "auto") and not isinstance(named, torch.dtype | Mapping):
+        raise ValueError(f"`dtype` should be auto or a type of torch, as bfloat16. Found `dtype = {shown(dtype)}`.")
+    devices = arguments.get("device_map")
+    for device in devices.values() if isinstance(devices, Mapping) else [devices]:
+        if device is not None and device not in _PLACEMENTS and not _is_here(device):
+            raise ValueError(
+                f"`device_map` should be {', '.join(_PLACEMENTS)}, or a device of this machine. "
+                f"Found `device_map = {shown(devices)}`."
+            )
+
+
+def _is_here(device: Any) -> bool:
+    """Whether this machine has a device."""
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        return False
+    own = torch.accelerator.current_accelerator()
+    return found.type in ("cpu", "meta") or (own is not None and own.type == found.type)
 
 
 def check_backbone(name: str, config: PreTrainedConfig) -> None:

@@ -26,6 +26,8 @@ def build_task(name: str, values: dict[str, Any]) -> Task:
         ValueError: the name, the type or an argument is not usable.
     """
     check_task_name(name)
+    if values.get("name", name) != name:
+        raise ValueError(f"Task '{name}' has the name {shown(values['name'])} as well. Leave it out.")
     arguments = {key: value for key, value in values.items() if key not in ("type", "name")}
     kind = values.get("type")
     if kind is None:
@@ -46,6 +48,9 @@ def build_task(name: str, values: dict[str, Any]) -> Task:
     try:
         given = {key: value for key, value in arguments.items() if value is not defaults[key]}
         check_values(given, hints_of(TASK_TYPES[kind]))
+        for key, value in given.items():
+            if key.endswith("_column") and value == "":
+                raise ValueError(f"`{key}` should be the name of a column. Found `{key} = ''`.")
     except ValueError as problem:
         raise ValueError(f"Task '{name}': {problem}") from None
     return TASK_TYPES[kind](name=name, **arguments)

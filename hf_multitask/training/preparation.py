@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
+from transformers.integrations import INTEGRATION_TO_CALLBACK
 from transformers.utils import logging
 
 from ..balancing import Balancer
@@ -332,6 +333,27 @@ def check_output_dir(folder: str) -> None:
             f"Parameter `output_dir` should be a folder that can be written to ({reason}). "
             f"Found `output_dir = {folder!r}`. Name another folder."
         ) from None
+
+
+def check_trackers(names: Iterable[str]) -> None:
+    """See that there are the trackers that a run reports to, and what they need.
+
+    Raises:
+        ValueError: one is unknown, or its package is not installed.
+    """
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise ValueError(
+                f"Parameter `report_to` should hold trackers: {', '.join(INTEGRATION_TO_CALLBACK)}, or none. "
+                f"Found {name!r}.{close_match(str(name), list(INTEGRATION_TO_CALLBACK))}"
+            )
+        try:
+            INTEGRATION_TO_CALLBACK[name]()
+        except (RuntimeError, ImportError) as problem:
+            said = " ".join(str(problem).split())
+            raise ValueError(
+                f"Parameter `report_to` names '{name}', which cannot be used: {said} Install it, or leave it out."
+            ) from None
 
 
 def check_tokenizer(tasks: Mapping[str, Task], tokenizer: PreTrainedTokenizerBase) -> None:

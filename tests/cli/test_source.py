@@ -145,8 +145,10 @@ def test_patterns(recipe, write):
     [
         ({"path": "t.csv"}, "'path' names the file '.*t.csv'. Write path: csv"),
         ({"path": "t.tsv"}, "Write path: csv"),
-        ({"path": "./nowhere"}, "there is no folder '.*nowhere'"),
-        ({"path": "a/b/c"}, "there is no folder '.*a/b/c'"),
+        ({"path": "./nowhere"}, "names the folder '.*nowhere', and there is none"),
+        ({"path": "a/b/c"}, "names the folder '.*a/b/c', and there is none"),
+        ({"path": "*"}, r"names the folder '.*\*', and there is none"),
+        ({"path": "csv", "data_files": "t.csv", "cache_dir": "a::b"}, "`cache_dir` cannot hold '::'"),
         ({"path": ["csv"]}, r"has no 'path'.*Found \['csv'\]"),
         ({"path": "csv"}, "has no 'data_files'"),
         ({"path": "csv", "data_dir": "nowhere"}, "there is no folder '.*nowhere'"),
