@@ -16,6 +16,7 @@ from ..modeling.saving import storage_failure
 from ..training.nonfinite import LossError
 from . import diagnose, evaluate, export, predict, train
 
+MISTAKES = (ValueError, TypeError, OSError, ImportError)  # which say in a sentence what the user did wrong
 _GRACE = 15.0  # seconds
 _COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "export": export, "diagnose": diagnose}
 
@@ -39,9 +40,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         with contextlib.nullcontext() if rank == "0" else contextlib.redirect_stdout(io.StringIO()):
             _COMMANDS[namespace.command].run(namespace, rest)
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as problem:
-        if isinstance(problem, RuntimeError) and "to be installed" not in str(problem):
-            raise  # Transformers' callbacks say so what a tracker in report_to lacks
+    except MISTAKES as problem:
         told = isinstance(problem, PushError | LossError | WeightsError) or storage_failure(problem)
         if getattr(namespace, "prepared", False) and not told:
             raise  # training has begun: this is no mistake in the recipe

@@ -11,11 +11,14 @@ from typing import Any, NoReturn
 from transformers import HfArgumentParser
 
 from ..modeling.config import close_match
+from ..modeling.values import check_value, hints_of, shown
 from ..training import MultiTaskTrainingArguments
 from ..training.arguments import CHOICES
 from ..training.ranges import BY_NAME
 
+_HINTS = hints_of(MultiTaskTrainingArguments)
 _DICTS = MultiTaskTrainingArguments._VALID_DICT_FIELDS
+JSON_FILES = ("deepspeed", "fsdp_config", "accelerator_config")  # which may be the path of one
 _EXPONENT = re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+")  # 1e-3 and 1.5e3, which YAML takes for words
 
 
@@ -77,8 +80,11 @@ def typed(training: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(
                 f"Key 'training' has the unknown argument '{name}'." + close_match(str(name), list(actions))
             )
-        if isinstance(value, Mapping) and name not in _DICTS:
-            raise ValueError(f"Training argument '{name}' should be a single value. Found {value!r}.")
+        if value is None or isinstance(value, Mapping | list):
+            try:
+                check_value(name, value, _HINTS.get(name, Any))
+            except ValueError as problem:
+                raise ValueError(f"Key 'training': {problem} Give one value, or leave it out.") from None
         if value is False and name.endswith("_strategy"):
             value = "no"  # which YAML takes for a truth value
         if isinstance(value, Mapping):
@@ -89,7 +95,7 @@ def typed(training: Mapping[str, Any]) -> dict[str, Any]:
         try:
             result.update(vars(parser.parse_known_args([f"--{name}={value}"])[0]))
         except (argparse.ArgumentError, ValueError) as problem:
-            raise ValueError(f"Training argument '{name}' cannot be {value!r}: {problem}.") from None
+            raise ValueError(f"Training argument '{name}' cannot be {shown(value)}: {problem}.") from None
     return _parse_json(result)
 
 
@@ -118,7 +124,19 @@ def _parse_json(values: dict[str, Any]) -> dict[str, Any]:
                 raise ValueError(
                     f"Training argument '{name}' is not valid JSON ({problem.msg}). Found {text!r}."
                 ) from None
+        elif isinstance(text, str) and name in JSON_FILES:
+            _check_json_file(name, text)
     return values
+
+
+def _check_json_file(name: str, path: str) -> None:
+    try:
+        with open(path, encoding="utf-8") as file:
+            json.load(file)
+    except (OSError, ValueError) as problem:
+        raise ValueError(
+            f"Training argument '{name}' should be a mapping, or a JSON file of one ({problem}). Found {shown(path)}."
+        ) from None
 
 
 def build_arguments(

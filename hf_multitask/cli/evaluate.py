@@ -11,6 +11,7 @@ from ..training import MultiTaskTrainer
 from .arguments import build_arguments, parse_overrides
 from .recipe import read_recipe
 from .saved import load_saved
+from .source import split_name
 from .train import show_metrics, splits
 
 
@@ -28,11 +29,12 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
     """Evaluate and print the table; with ``--output_dir`` leave the results there as JSON."""
     recipe = read_recipe(namespace.recipe)
     overrides = parse_overrides(words)
-    data = splits(recipe.load(), namespace.split)
+    split = split_name(namespace.split)
+    data = splits(recipe.load([split]), split)
     if not data:
-        raise ValueError(f"No dataset of the recipe has a split '{namespace.split}'. Name another with --split.")
+        raise ValueError(f"No dataset of the recipe has a split '{split}'. Name another with --split.")
     model, tokenizer = load_saved(namespace.model)
-    prefix = "eval" if namespace.split == "validation" else namespace.split
+    prefix = "eval" if split == "validation" else split
     with tempfile.TemporaryDirectory() as scratch:
         quiet = {"output_dir": scratch, "eval_strategy": "no", "report_to": "none", "push_to_hub": False}
         training = {**recipe.training, **quiet, "load_best_model_at_end": False, "early_stopping_patience": None}
@@ -41,4 +43,4 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
         metrics = trainer.evaluate(data, metric_key_prefix=prefix)
         if "output_dir" in overrides:
             trainer.save_metrics(prefix, metrics, combined=False)
-    show_metrics({namespace.split: metrics}, model.config.task_names)
+    show_metrics({split: metrics}, model.config.task_names)

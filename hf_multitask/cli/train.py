@@ -95,8 +95,15 @@ def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     hub = {
         key: recipe.model[key] for key in ("revision", "token", "cache_dir", "trust_remote_code") if key in recipe.model
     }
+    path = resolve_backbone(recipe.backbone)
     with explained(recipe.backbone, recipe.model.get("revision")):
-        return AutoTokenizer.from_pretrained(resolve_backbone(recipe.backbone), **hub)
+        try:
+            return AutoTokenizer.from_pretrained(path, **hub)
+        except ValueError as problem:
+            if not Path(path).is_dir():
+                raise
+            said = " ".join(str(problem).split())
+            raise ValueError(f"The backbone '{path}' has no tokenizer that can be loaded: {said}") from None
 
 
 def _checkpoint(resume: Any, trainer: MultiTaskTrainer) -> str | None:
@@ -136,8 +143,9 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
             trainer.save_metrics(prefix, measured[split])
     trainer.create_model_card()
     if trainer.is_world_process_zero():
-        print()
-        show_metrics(measured, trainer.model.config.task_names)
+        if measured:
+            print()
+            show_metrics(measured, trainer.model.config.task_names)
         _show_example(trainer, data)
         print(f"\nModel, card and results are in {trainer.args.output_dir}")
         if trainer.args.report_to and "tensorboard" in trainer.args.report_to:

@@ -2,11 +2,29 @@
 
 import importlib.util
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from transformers import PreTrainedConfig
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from .config import MultiTaskConfig
+from .values import check_value, check_values, hints_of, shown
 
 _DROPOUT = re.compile(r"dropout|pdrop")
+_PLACEMENTS = ("auto", "balanced", "balanced_low_0", "sequential", "disk")
+# What from_pretrained takes without an annotation stands beside what it annotates.
+_HINTS = hints_of(PreTrainedModel.from_pretrained) | {
+    "trust_remote_code": bool | None,
+    "code_revision": str | None,
+    "revision": str | None,
+    "subfolder": str,
+    "attn_implementation": str | dict[str, Any] | None,
+    "device_map": str | int | dict[str, Any] | None,
+    "low_cpu_mem_usage": bool | None,
+    "output_loading_info": bool,
+}
 
 
 def resolve_backbone(name: str) -> str:
@@ -37,12 +55,58 @@ def resolve_backbone(name: str) -> str:
     return str(path)
 
 
+def check_loading(arguments: Mapping[str, Any]) -> None:
+    """See that arguments of ``from_pretrained`` are of the kinds that it takes; the word "false" is no truth value.
+
+    Raises:
+        ValueError: one is not.
+    """
+    check_values(arguments, _HINTS)
+    dtype = arguments.get("dtype")
+    named = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype not in (None, "auto") and not isinstance(named, torch.dtype | Mapping):
+        raise ValueError(f"`dtype` should be auto or a type of torch, as bfloat16. Found `dtype = {shown(dtype)}`.")
+    devices = arguments.get("device_map")
+    for device in devices.values() if isinstance(devices, Mapping) else [devices]:
+        if device is not None and device not in _PLACEMENTS and not _is_here(device):
+            raise ValueError(
+                f"`device_map` should be {', '.join(_PLACEMENTS)}, or a device of this machine. "
+                f"Found `device_map = {shown(devices)}`."
+            )
+
+
+def _is_here(device: Any) -> bool:
+    """Whether this machine has a device."""
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        return False
+    own = torch.accelerator.current_accelerator()
+    return found.type in ("cpu", "meta") or (own is not None and own.type == found.type)
+
+
+def check_backbone(name: str, config: PreTrainedConfig) -> None:
+    """See that a configuration is of a backbone, and not of a multi-task model.
+
+    Raises:
+        ValueError: it is.
+    """
+    if config.model_type == MultiTaskConfig.model_type:
+        tasks = ", ".join(task["name"] for task in getattr(config, "tasks", None) or ())
+        raise ValueError(
+            f"Backbone '{name}' is a multi-task model already, with the tasks {tasks or 'none'}. Load it with "
+            "MultiTaskModel.from_pretrained and give it further tasks with add_task(name, task), or name the backbone "
+            "that it was made of."
+        )
+
+
 def set_dropout(config: PreTrainedConfig, probability: float) -> None:
     """Set every dropout probability of a backbone's configuration: embeddings, attention, layers and heads.
 
     Raises:
         ValueError: ``probability`` is not between 0 and 1.
     """
+    check_value("dropout", probability, float)
     if not 0 <= probability < 1:
         raise ValueError(f"Parameter `dropout` should be at least 0 and less than 1. Found `dropout = {probability}`.")
     for name, value in config.to_dict().items():

@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 from transformers import GenerationConfig
 
+from .backbone import check_loading
 from .config import MultiTaskConfig
 from .registry import load_types
 
@@ -43,6 +44,7 @@ def load_model(load: Callable[..., Any], source: Any, *args: Any, **kwargs: Any)
     """
     if kwargs.pop("use_safetensors", True) is False:
         raise ValueError("`use_safetensors` should not be False: weights of other forms are pickles. Leave it out.")
+    check_loading(kwargs)
     ignores = kwargs.pop("ignore_mismatched_sizes", False)
     hub = {key: kwargs[key] for key in _HUB if key in kwargs}
     with explained(str(source), kwargs.get("revision")):

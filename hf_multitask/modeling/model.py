@@ -14,7 +14,7 @@ from transformers.utils import can_return_tuple
 from .adapted import Adapted
 from .adapter_rows import Routing
 from .adapters import require_peft
-from .backbone import resolve_backbone, set_dropout
+from .backbone import check_backbone, check_loading, resolve_backbone, set_dropout
 from .config import MultiTaskConfig
 from .decoding import DECODERS, TokenWords
 from .description import TAGS, describe_pushed
@@ -115,10 +115,12 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         adapted = lora is not None or task_lora is not None
         if adapted:
             require_peft()
+        check_loading(kwargs)
         path = resolve_backbone(backbone)
         hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "trust_remote_code") if key in kwargs}
         with explained(path, kwargs.get("revision")):
             backbone_config = AutoConfig.from_pretrained(path, **hub)
+        check_backbone(backbone, backbone_config)
         dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None)
         frozen = adapted or kwargs.get("quantization_config") or hasattr(backbone_config, "quantization_config")
         kwargs["dtype"] = dtype or ("auto" if frozen or backbone_config.dtype == torch.float64 else torch.float32)
@@ -181,6 +183,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
 
             MultiTaskModel.from_task_models({"ner": "me/ner", "sentiment": "me/sentiment"}, backbone="ner")
         """
+        check_loading(kwargs)
         return from_stock(cls, models, backbone=backbone, tasks=tasks, kwargs=kwargs)
 
     @can_return_tuple

@@ -4,6 +4,8 @@ from dataclasses import fields
 from typing import Any
 
 from ..modeling.config import check_task_name, close_match
+from ..modeling.head_types import suggested_type
+from ..modeling.values import check_values, hints_of, shown
 from .base import Task
 from .labelled import Labelled
 from .language_modelling import FillMask, TextGeneration
@@ -24,12 +26,16 @@ def build_task(name: str, values: dict[str, Any]) -> Task:
         ValueError: the name, the type or an argument is not usable.
     """
     check_task_name(name)
+    if values.get("name", name) != name:
+        raise ValueError(f"Task '{name}' has the name {shown(values['name'])} as well. Leave it out.")
     arguments = {key: value for key, value in values.items() if key not in ("type", "name")}
     kind = values.get("type")
-    if kind not in TASK_TYPES:
+    if kind is None:
+        raise ValueError(f"Task '{name}' has no 'type'; the types are {', '.join(sorted(TASK_TYPES))}. Give one.")
+    if not isinstance(kind, str) or kind not in TASK_TYPES:
         raise ValueError(
-            f"Task '{name}' has the unknown type {kind!r}; the types are {', '.join(sorted(TASK_TYPES))}."
-            + (close_match(str(kind), list(TASK_TYPES)) or " A type of your own needs register_task first.")
+            f"Task '{name}' has the unknown type {shown(kind)}; the types are {', '.join(sorted(TASK_TYPES))}."
+            + (suggested_type(kind, TASK_TYPES) or " A type of your own needs register_task first.")
         )
     known = [field.name for field in fields(TASK_TYPES[kind]) if field.name != "name"]
     for key in arguments:
@@ -38,6 +44,15 @@ def build_task(name: str, values: dict[str, Any]) -> Task:
                 f"Task '{name}' of type {kind} has no argument '{key}'; it takes {', '.join(sorted(known))}."
                 + close_match(key, known)
             )
+    defaults = {field.name: field.default for field in fields(TASK_TYPES[kind])}
+    try:
+        given = {key: value for key, value in arguments.items() if value is not defaults[key]}
+        check_values(given, hints_of(TASK_TYPES[kind]))
+        for key, value in given.items():
+            if key.endswith("_column") and value == "":
+                raise ValueError(f"`{key}` should be the name of a column. Found `{key} = ''`.")
+    except ValueError as problem:
+        raise ValueError(f"Task '{name}': {problem}") from None
     return TASK_TYPES[kind](name=name, **arguments)
 
 

@@ -172,6 +172,13 @@ class Task(ABC):
                 f"Found `max_length = {self.max_length}`."
             )
 
+    def check_extras(self) -> None:  # noqa: B027 - most types need none
+        """See that the packages that its metrics need are installed; called before anything is trained.
+
+        Raises:
+            ValueError: one is not; the sentence says how to install it.
+        """
+
     def error(self, sentence: str) -> ValueError:
         """An error whose sentence begins with this task's name."""
         return ValueError(f"Task '{self.name}': {sentence}" if self.name else f"{type(self).__name__}: {sentence}")

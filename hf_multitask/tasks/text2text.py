@@ -65,6 +65,10 @@ class Text2TextGeneration(Task):
         super().check_tokenizer(tokenizer)
         language_code_ids(tokenizer, {**self.to_dict(), "name": self.name})
 
+    def check_extras(self) -> None:
+        """See :meth:`Task.check_extras`: rouge-score, or sacrebleu for translation, by scoring a text."""
+        self.text_metrics(["text"], ["text"])
+
     def encode_inputs(
         self, rows: dict[str, list[Any]], indices: list[int], encoder: Encoder, split: str, *, offsets: bool
     ) -> tuple[dict[str, list[Any]], Any, list[bool]]:

@@ -16,8 +16,8 @@ from ..modeling import MultiTaskModel
 from ..tasks import Task
 from .arguments import MultiTaskTrainingArguments
 from .callbacks import Reader, describe_shares
-from .evaluation import EvaluationRows
-from .preparation import Datasets, check_split, draw_rows, encode_datasets
+from .evaluation import EvaluationRows, Metric
+from .preparation import Datasets, check_extras, check_split, draw_rows, encode_datasets
 from .progress import Progress
 from .ranks import check_alike
 
@@ -32,6 +32,7 @@ class MixingTrainer(Trainer):
     train_dataset: Mixture | None
     data_collator: MixtureCollator
     own_rates: SamplingRates | None
+    metric_by_task: dict[str, Metric]
     progress: Progress
     _steps: StepSampler | None
     _seen_rows: torch.Tensor
@@ -58,6 +59,7 @@ class MixingTrainer(Trainer):
         check_split(self.tasks, data, split)
         if not data:
             raise ValueError(f"The {split} data hold no dataset. Add one that a task reads.")
+        check_extras(self.tasks, data, self.metric_by_task)
         rows = EvaluationRows(self._encode(self._capped(data, self.args.max_eval_samples), split, training=False))
         for task, numbers in rows.by_task.items():
             if not len(numbers):

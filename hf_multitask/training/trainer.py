@@ -43,7 +43,9 @@ from .preparation import (
     check_kinds,
     check_measured,
     check_names,
+    check_output_dir,
     check_tokenizer,
+    check_trackers,
     check_watched,
     ensure_pad_token,
     resolve_tasks,
@@ -129,6 +131,9 @@ class MultiTaskTrainer(
             raise TypeError(f"`args` should be MultiTaskTrainingArguments. Found {type(args).__name__}.")
         if processing_class is None:
             raise ValueError("The trainer tokenises the rows. Give the backbone's tokenizer as processing_class.")
+        if args.should_save:
+            check_output_dir(str(args.output_dir))
+        check_trackers(args.report_to or ())
         if args.n_gpu > 1:
             raise ValueError("nn.DataParallel is not supported. Start one process per GPU, for example with torchrun.")
         if (model is None) == (model_init is None):

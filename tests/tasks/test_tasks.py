@@ -13,12 +13,14 @@ from hf_multitask.tasks import build_task
             {"type": "sequence-clasification"},
             "unknown type 'sequence-clasification'.* Did you mean 'sequence-classification'?",
         ),
-        ({}, "unknown type None"),
         (
             {"type": "token-classification", "tag_column": "x"},
             "has no argument 'tag_column'.* Did you mean 'tags_column'?",
         ),
-        ({"type": "token-classification", "label_names": "O"}, "`label_names` should be a list of strings. Found 'O'"),
+        (
+            {"type": "token-classification", "label_names": "O"},
+            "should be a list of strings. Found `label_names = 'O'`",
+        ),
         ({"type": "token-classification", "label_names": ["O", "O"]}, "`label_names` should be different names"),
         (
             {"type": "token-classification", "max_length": 0},
@@ -33,6 +35,25 @@ from hf_multitask.tasks import build_task
             {"type": "sequence-classification", "problem_type": "single_label_classification", "label_names": ["a"]},
             "needs two label_names or more",
         ),
+        (
+            {"type": "text-classification"},
+            "unknown type 'text-classification'.* Did you mean 'sequence-classification'?",
+        ),
+        ({"type": "sentiment-analysis"}, "Did you mean 'sequence-classification'?"),
+        ({"type": "NER"}, "Did you mean 'token-classification'?"),
+        ({"type": "TokenClassification"}, "Did you mean 'token-classification'?"),
+        ({"type": "Token_Classification"}, "Did you mean 'token-classification'?"),
+        ({"type": "extractive-qa"}, "Did you mean 'question-answering'?"),
+        ({"type": "mlm"}, "Did you mean 'fill-mask'?"),
+        ({"type": "image-segmentation-of-cats"}, "A type of your own needs register_task first"),
+        ({"type": {}}, "has the unknown type {}"),
+        ({}, "has no 'type'"),
+        ({"type": "token-classification", "tags_column": ""}, "`tags_column` should be the name of a column"),
+        ({"type": "fill-mask", "name": "u"}, "has the name 'u' as well"),
+        ({"type": "fill-mask", "mlm_probability": "0.2"}, "`mlm_probability` should be a number.*Leave out the quotes"),
+        ({"type": "fill-mask", "text_column": None}, "`text_column` should be a string. Found `text_column = None`"),
+        ({"type": "question-answering", "unanswerable": "no"}, "`unanswerable` should be true or false.*the quotes"),
+        ({"type": "sentence-similarity", "score_range": ["0", 5]}, "`score_range` should be a list of numbers"),
     ],
 )
 def test_unusable_arguments_fail_when_built(values, message):

@@ -1,0 +1,369 @@
+"""One dataset of a recipe: its arguments, checked before anything is loaded, and its rows by split."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import importlib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pandas as pd
+from datasets.data_files import DataFilesDict, get_data_patterns
+from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+from transformers.utils import logging
+
+from ..modeling.config import close_match
+from ..modeling.values import check_values, hints_of, parameters_of, shown
+from .jsonl import read_jsonl
+
+logger = logging.get_logger(__name__)
+
+SPLITS = ("train", "validation", "test")
+_SYNONYMS = {"dev": "validation", "val": "validation", "valid": "validation"}
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_CHAIN = "::"  # what fsspec takes for a file inside another
+_LONG = 600  # characters of another library's message
+_TOO_MANY = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
+
+
+def split_name(name: str) -> str:
+    """The split that a name stands for: ``dev``, ``val`` and ``valid`` are validation."""
+    return _SYNONYMS.get(name, name)
+
+
+def is_format(path: str) -> bool:
+    """Whether a dataset's ``path`` names a builder of ``datasets``, such as csv, and no folder or repository."""
+    return path in _PACKAGED_DATASETS_MODULES
+
+
+def local_path(folder: Path, name: str) -> Path:
+    """A path of a recipe: relative to its folder, and taken as it is written; ``~`` is the home where it is no name."""
+    path = folder / name
+    return path if os.path.lexists(path) or not name.startswith("~") else Path(os.path.expanduser(name))
+
+
+def find_folder(name: str, folder: Path, what: str) -> Path | None:
+    """The folder that a name stands for, or None where it can only be one of the Hub.
+
+    Args:
+        name: as a recipe has it.
+        folder: of the recipe.
+        what: begins the error's sentence.
+
+    Raises:
+        ValueError: it is a file, or can be neither.
+    """
+    local = local_path(folder, name)
+    if os.path.isdir(local):
+        return local.absolute()
+    if os.path.exists(local):
+        raise ValueError(f"{what} names the file '{local}'. Name its folder, or a repository of the Hub.")
+    if name.startswith(".") or not _HUB_NAME.fullmatch(name):
+        raise ValueError(f"{what} names the folder '{local}', and there is none. Check the path.")
+    return None
+
+
+def check_source(values: dict[str, Any], name: str, folder: Path) -> dict[str, Any]:
+    """The arguments of a dataset with absolute paths, its data files as lists by split.
+
+    Raises:
+        ValueError: a key is unknown, a value is not usable, or a file is not there.
+    """
+    path = values.get("path")
+    if not isinstance(path, str) or not path.strip():
+        raise ValueError(
+            f"Dataset '{name}' has no 'path'. Name a file format such as json, a folder, or a Hub dataset."
+            + (f" Found {shown(path)}." if path is not None else "")
+        )
+    if "split" in values:
+        raise ValueError(
+            f"Dataset '{name}' names a 'split'. Leave it out: train, validation and test are read as they are."
+        )
+    hints = hints_of(datasets.load_dataset)
+    known = [key for key in parameters_of(datasets.load_dataset) if key != "features"]
+    if is_format(path):
+        config = _config_class(path)
+        hints = hints_of(config) | hints
+        known += [key for key in hints_of(config) if key not in (*known, "features", "version", "description")]
+    for key in values:
+        if key not in known:
+            raise ValueError(
+                f"Dataset '{name}' has the unknown key '{key}'; known are {', '.join(known)}."
+                + close_match(str(key), known)
+            )
+    try:
+        check_values({key: value for key, value in values.items() if key not in ("path", "data_files")}, hints)
+    except ValueError as problem:
+        raise ValueError(f"Dataset '{name}': {problem}") from None
+    resolved = _with_folders(values, path, name, folder)
+    if (files := values.get("data_files")) is not None:
+        by_split = _by_split(files if isinstance(files, Mapping) else {"train": files}, name)
+        on_hub = not is_format(path) and not Path(resolved["path"]).is_absolute()
+        resolved["data_files"] = {
+            split: _files(given, f"Dataset '{name}'", None if on_hub else folder) for split, given in by_split.items()
+        }
+    if path == "csv":
+        resolved = _with_labels_kept(resolved)
+    return resolved
+
+
+def _config_class(path: str) -> Any:
+    module = importlib.import_module(_PACKAGED_DATASETS_MODULES[path][0])
+    builders: list[Any] = [
+        thing
+        for thing in vars(module).values()
+        if isinstance(thing, type)
+        and issubclass(thing, datasets.DatasetBuilder)
+        and thing.__module__ == module.__name__
+    ]
+    return builders[0].BUILDER_CONFIG_CLASS
+
+
+def _with_folders(values: dict[str, Any], path: str, name: str, folder: Path) -> dict[str, Any]:
+    """The arguments with the folders that they name made absolute."""
+    resolved = dict(values)
+    if "cache_dir" in values and values["cache_dir"] is not None:
+        resolved["cache_dir"] = str(local_path(folder, str(values["cache_dir"])))
+        if _CHAIN in resolved["cache_dir"]:  # datasets would take another folder, and empty it
+            raise ValueError(f"Dataset '{name}': `cache_dir` cannot hold '{_CHAIN}'. Found {resolved['cache_dir']!r}.")
+    if is_format(path):
+        if not values.get("data_files") and not values.get("data_dir"):
+            raise ValueError(f"Dataset '{name}' has no 'data_files'. Name a file for train, validation and test.")
+        if values.get("data_dir"):
+            data_dir = local_path(folder, values["data_dir"])
+            if not os.path.isdir(data_dir):
+                raise ValueError(f"Dataset '{name}': there is no folder '{data_dir}'. Check data_dir.")
+            resolved["data_dir"] = str(data_dir)
+        return resolved
+    local = local_path(folder, path)
+    if os.path.isfile(local):
+        form = {".jsonl": "json", ".ndjson": "json", ".tsv": "csv", ".txt": "text"}.get(local.suffix, local.suffix[1:])
+        form = form if is_format(form) else "json"
+        raise ValueError(
+            f"Dataset '{name}': 'path' names the file '{local}'. Write path: {form}, and the file under data_files."
+        )
+    if (found := find_folder(path, folder, f"Dataset '{name}': 'path'")) is not None:
+        resolved["path"] = str(found)
+    return resolved
+
+
+def _by_split(files: Mapping[Any, Any], name: str) -> dict[str, Any]:
+    """Data files by the splits that their names stand for.
+
+    Raises:
+        ValueError: a name is unknown, or two stand for one split.
+    """
+    found: dict[str, str] = {}
+    for key in files:
+        split = split_name(key) if isinstance(key, str) else ""
+        if split not in SPLITS:
+            raise ValueError(
+                f"Dataset '{name}' names the split {shown(key)} in data_files; the splits are train, validation (or "
+                f"dev, val, valid) and test.{close_match(str(key).lower(), [*SPLITS, *_SYNONYMS]) or ' Rename it.'}"
+            )
+        _check_one(found, split, key, name)
+    return {split: files[key] for split, key in found.items()}
+
+
+def _check_one(found: dict[str, str], split: str, key: str, name: str) -> None:
+    if split in found:
+        raise ValueError(
+            f"Dataset '{name}' has the splits '{found[split]}' and '{key}', and both stand for {split}. Name the "
+            f"files of one of them in data_files."
+        )
+    found[split] = key
+
+
+def _files(given: Any, where: str, folder: Path | None) -> list[str]:
+    """The files that a name or a list of names stands for, a pattern only where no file has its name.
+
+    Args:
+        given: name or names.
+        where: of the dataset, for messages.
+        folder: that names are relative to; None for files of a Hub repository, which are not looked up here.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    found = []
+    for one in given if isinstance(given, list) else [given]:
+        if not isinstance(one, str) or not one.strip() or "\0" in one:
+            raise ValueError(f"{where}: a data file should be a path. Found {shown(one)}.")
+        if "://" in one or folder is None:
+            found.append(one)
+            continue
+        path = local_path(folder, one)
+        matches = [str(path)]
+        if not os.path.lexists(path):
+            root = Path(os.path.expanduser(one)).anchor or folder
+            matches = [os.path.join(root, match) for match in glob.glob(one, root_dir=root, recursive=True)]
+            matches = sorted(match for match in matches if os.path.isfile(match))
+        if not matches:
+            raise ValueError(f"{where}: there is no file '{path}'. Check data_files; paths are relative to the recipe.")
+        if not os.path.isfile(matches[0]):
+            raise ValueError(f"{where}: '{path}' is a folder or no regular file. Name files in data_files.")
+        found += matches
+    if not found:
+        raise ValueError(f"{where}: data_files name no file for a split. Name one, or leave the split out.")
+    return found
+
+
+def _with_labels_kept(values: dict[str, Any]) -> dict[str, Any]:
+    """Arguments by which only an empty cell is a missing value, and None, NA and null are words; those given stay."""
+    resolved = dict(values)
+    files = [file for split in (values.get("data_files") or {}).values() for file in split]
+    if values.get("keep_default_na") is None:
+        own = values.get("na_values")
+        if not isinstance(own, Mapping):
+            resolved["na_values"] = ["", *(own if isinstance(own, list) else [] if own is None else [own])]
+            resolved["keep_default_na"] = False
+    chosen = values.get("sep") is not None or values.get("delimiter") is not None
+    if files and not chosen and all(".tsv" in map(str.lower, Path(file).suffixes[-2:]) for file in files):
+        resolved["delimiter"] = "\t"
+    return resolved
+
+
+def load_source(
+    name: str, arguments: dict[str, Any], most: int | None, wanted: Iterable[str] = SPLITS
+) -> dict[str, Any]:
+    """The splits of a dataset; with ``streaming`` the training split is a stream.
+
+    Args:
+        name: of the dataset, for messages.
+        arguments: as checked.
+        most: rows that are kept of a stream that is not for training; all where None.
+        wanted: the splits that are returned. Others are left out, with a message.
+
+    Raises:
+        ValueError: a file is malformed or empty, or two splits stand for validation.
+    """
+    files = [file for split in (arguments.get("data_files") or {}).values() for file in split if "://" not in file]
+    files = [file for file in files if os.path.isabs(file)]  # the others are a Hub repository's
+    for file in files:
+        if not os.path.getsize(file):
+            raise ValueError(f"Dataset '{name}': the file '{file}' is empty. Add rows.")
+    if arguments["path"] == "csv":
+        for file in files:
+            _check_cells(name, file, arguments)
+    try:
+        loaded = _loaded(arguments)
+        if isinstance(next(iter(loaded.values())), datasets.IterableDataset):
+            loaded = {split: rows if split == "train" else _first(rows, most) for split, rows in loaded.items()}
+    except Exception as problem:  # of datasets, which raises whatever Arrow, pandas and the file system raise
+        for file in files:
+            if arguments["path"] == "json" and "field" not in arguments:
+                _check_lines(name, file)
+            elif arguments["path"] == "csv":
+                _check_cells(name, file, arguments, rows=None)
+        reason = problem.__cause__ or problem
+        said = " ".join(str(reason).split()) or type(reason).__name__
+        said = said if len(said) < _LONG else f"{said[:_LONG]} ..."
+        raise ValueError(f"Dataset '{name}' could not be loaded: {said}.") from None
+    kept = _kept(name, loaded, wanted)
+    for split, rows in kept.items():
+        if isinstance(rows, datasets.Dataset) and not len(rows):
+            raise ValueError(f"Dataset '{name}' has no rows in its split '{split}'. Add rows.")
+    return kept
+
+
+def _kept(name: str, loaded: Mapping[str, Any], wanted: Iterable[str]) -> dict[str, Any]:
+    found: dict[str, str] = {}
+    for split in loaded:
+        _check_one(found, split_name(split), split, name)
+    if extra := [own for split, own in found.items() if split not in wanted and split not in SPLITS]:
+        logger.warning(f"Dataset '{name}' has the splits {', '.join(extra)} as well, which are not read.")
+    return {split: loaded[own] for split, own in found.items() if split in wanted}
+
+
+def _loaded(arguments: dict[str, Any]) -> Any:
+    """What ``load_dataset`` makes of the arguments, whose names of files and folders are no patterns."""
+    values, path = dict(arguments), arguments["path"]
+    folder = os.path.join("" if is_format(path) else path, values.get("data_dir") or "")
+    files: Any = values.get("data_files")
+    if not files and os.path.isabs(folder) and any(mark in folder for mark in "*?[$"):  # nothing would be found there
+        values["data_dir"] = None
+        folder = glob.escape(folder)
+        files = DataFilesDict.from_patterns(get_data_patterns(folder), base_path=folder)
+    if files:
+        values["data_files"] = {str(split): list(map(_literal, names)) for split, names in files.items()}
+    if path != "json" or not values.get("data_files"):
+        return datasets.load_dataset(**values)
+    # Split by split: together, the first split's kinds would turn lists and numbers of the others to strings.
+    splits = values["data_files"]
+    group = datasets.IterableDatasetDict if values.get("streaming") else datasets.DatasetDict
+    return group(
+        {split: datasets.load_dataset(**values | {"data_files": {split: splits[split]}})[split] for split in splits}
+    )
+
+
+def _literal(file: str) -> str:
+    """A pattern that finds one file.
+
+    ``datasets`` reads ``$HOME`` in a name as a variable and ``::`` as the border of an archive: such a file is linked
+    under another name. Its link changes with the file, because ``datasets`` finds its cached rows by that name.
+    """
+    if "://" in file or not os.path.isabs(file):
+        return file
+    if _CHAIN in file or os.path.expandvars(file) != file:
+        facts = os.stat(file)
+        digest = hashlib.sha256(f"{file}\0{facts.st_mtime_ns}\0{facts.st_size}".encode()).hexdigest()[:32]
+        link = Path(datasets.config.HF_DATASETS_CACHE, "links", digest, "file" + "".join(Path(file).suffixes[-2:]))
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.is_symlink():
+            link.symlink_to(file)
+        file = str(link)
+    return glob.escape(file)
+
+
+def _first(stream: datasets.IterableDataset, most: int | None) -> datasets.Dataset:
+    """The first rows of a stream, all where None."""
+    return datasets.Dataset.from_list(list(stream if most is None else stream.take(most)), features=stream.features)
+
+
+def _check_lines(name: str, file: str) -> None:
+    """Name the first line of a JSONL file that cannot be read; a file that is one JSON list is left to datasets."""
+    if Path(file).suffix not in (".jsonl", ".ndjson"):
+        return
+    try:
+        for _ in read_jsonl(Path(file)):
+            pass
+    except ValueError as problem:
+        raise ValueError(f"Dataset '{name}': {problem}") from None
+
+
+def _check_cells(name: str, file: str, arguments: Mapping[str, Any], rows: int | None = 1) -> None:
+    """See that the rows of a CSV file have no more cells than its header.
+
+    Where the first row has more, pandas would take its first cells for the numbers of the rows, and shift the others.
+
+    Args:
+        name: of the dataset, for messages.
+        file: path.
+        arguments: of the dataset.
+        rows: that are read at least; all where None.
+
+    Raises:
+        ValueError: a row has more cells, or the file cannot be read.
+    """
+    kind = _config_class("csv")
+    own = hints_of(kind).keys() - hints_of(datasets.BuilderConfig).keys()
+    options = kind(**{key: value for key, value in arguments.items() if key in own}).pd_read_csv_kwargs
+    options |= {"chunksize": None, "nrows": rows}
+    try:
+        index = pd.read_csv(file, **options).index
+        if options["index_col"] is None and not isinstance(index, pd.RangeIndex):
+            pd.read_csv(file, **options | {"header": None, "names": None, "nrows": 2})  # which names the line
+            raise ValueError("its first row has more cells than its header, or than there are column_names")
+    except Exception as problem:
+        said = " ".join(str(problem).split())
+        if found := _TOO_MANY.search(said):
+            said = f"line {found[2]} has {found[3]} cells, and the header has {found[1]}"
+        raise ValueError(
+            f"Dataset '{name}': the file '{file}' is no usable table: {said or type(problem).__name__}. Quote the "
+            "cells that hold the delimiter, or set delimiter, quotechar or encoding of the dataset."
+        ) from None
