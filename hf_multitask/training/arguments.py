@@ -17,6 +17,7 @@ from ..balancing import build_balancer
 from ..data import build_rates
 from ..modeling.config import close_match
 from .ranks import check_world_size, set_timeout
+from .secrets import dict_without_secrets
 
 # Arguments that are one of a few words; their errors name the word that is meant.
 CHOICES: dict[str, Any] = {
@@ -200,6 +201,16 @@ class MultiTaskTrainingArguments(TrainingArguments):
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False
         self.check_mixture()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The arguments as trackers, logs and checkpoints write them: without secrets, such as tokens."""
+        return dict_without_secrets(self, super().to_dict())
+
+    def __repr__(self) -> str:
+        values = "".join(f"{name}={value!r},\n" for name, value in sorted(self.to_dict().items()))
+        return f"{type(self).__name__}(\n{values})"
+
+    __str__ = __repr__
 
     @property
     def device(self) -> torch.device:
