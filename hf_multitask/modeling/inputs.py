@@ -54,7 +54,7 @@ def longest_input(
     if tokenizer.model_max_length < 1e9:
         limits.append(tokenizer.model_max_length)
     positions = getattr(config, "max_position_embeddings", None)
-    if positions:
+    if positions and positions > 0:  # XLNet says -1
         if config.model_type in _OFFSET_POSITIONS:
             positions -= (config.pad_token_id or 0) + 1
         elif config.model_type == "mpnet":
@@ -65,7 +65,9 @@ def longest_input(
 
 def input_names(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> list[str]:
     """What the tokenizer makes and the backbone takes: many families take no ``token_type_ids``."""
-    taken = inspect.signature(backbone_class(config).forward).parameters
+    taken = set(inspect.signature(backbone_class(config).forward).parameters)
+    if getattr(config, "type_vocab_size", None) == 1:  # the second text of a pair has no type of its own
+        taken -= {"token_type_ids"}
     return [name for name in tokenizer.model_input_names if name in taken]
 
 

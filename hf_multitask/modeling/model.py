@@ -29,7 +29,9 @@ from .native import asked_inputs, build_backbone, reading_part
 from .output import MultiTaskOutput
 from .routing import states_of
 from .saving import hub_arguments, whole, without_hub
+from .sizes import check_config, check_shapes
 from .travel import write_extensions
+from .trial import check_family, check_own_code
 
 
 class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
@@ -52,6 +54,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
 
     def __init__(self, config: MultiTaskConfig) -> None:
         super().__init__(config)
+        check_config(config.backbone_config)
         heads: dict[str, Head] = {}
         for task in config.tasks:
             head_type = head_class(task)
@@ -65,6 +68,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         self.post_init()
         self.add_model_tags(list(TAGS))
         self._build_adapters()
+        check_shapes(self, whole=not (config.adapters and config.adapters["only"]))
         self._rest_unread()
 
     @classmethod
@@ -102,6 +106,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "trust_remote_code") if key in kwargs}
         with explained(path, kwargs.get("revision")):
             backbone_config = AutoConfig.from_pretrained(path, **hub)
+        check_own_code(backbone, backbone_config)
         if dropout is not None:
             set_dropout(backbone_config, dropout)
         if not tasks:
@@ -123,6 +128,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
             missing=fresh,
             **kwargs,
         )
+        check_own_code(backbone, backbone_config, model.backbone)
         config.backbone_config = model.backbone.config
         config.backbone_config._name_or_path = backbone
         config.dtype = model.backbone.dtype
@@ -132,7 +138,8 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
             source = {"name": backbone, "revision": revision, "fresh": fresh}
             model.add_adapters(lora, task_lora, source=source)
         model._rest_unread()
-        return model.eval()
+        check_family(model.eval())
+        return model
 
     @classmethod
     def from_task_models(
