@@ -128,7 +128,8 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
         trainer.save_model(_internal_call=True)  # pushed at the end, with the results
     except BaseException:
         output = str(trainer.args.output_dir)
-        if trainer.is_world_process_zero() and last_whole_checkpoint(output):
+        begun = getattr(namespace, "prepared", False)
+        if begun and trainer.is_world_process_zero() and last_whole_checkpoint(output):
             print(
                 f"\nTraining stopped early. Go on from the last checkpoint in {output}: --resume_from_checkpoint true"
             )

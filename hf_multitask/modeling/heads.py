@@ -37,6 +37,21 @@ def pooled_states(hidden_NLD: torch.Tensor, attention_mask_NL: torch.Tensor | No
     return hidden_NLD[rows_N, seen_NL.argmax(1)]
 
 
+def with_one_end(input_ids_NL: torch.Tensor, attention_mask_NL: torch.Tensor | None, end: int) -> torch.Tensor:
+    """Tokens (N, L) for a head that looks for the last end-of-sequence token and wants as many in every row.
+
+    A text may hold ``</s>`` itself, or have been cut before its end: all but the last one become -1, and the last token
+    that is there stands for one where there is none.
+    """
+    mask_NL = torch.ones_like(input_ids_NL) if attention_mask_NL is None else attention_mask_NL.long()
+    ends_NL = input_ids_NL.eq(end).long() * mask_NL
+    places_L = torch.arange(1, input_ids_NL.shape[1] + 1, device=input_ids_NL.device)
+    looked_NL = torch.where(ends_NL.sum(1, keepdim=True) > 0, ends_NL, mask_NL) * places_L
+    last_NL = looked_NL.eq(looked_NL.amax(1, keepdim=True))
+    ordinary_NL = input_ids_NL.masked_fill(input_ids_NL.eq(end), -1)
+    return ordinary_NL.masked_fill(last_NL, end)
+
+
 class PooledLinear(nn.Module):
     """Dropout and a linear layer over one pooled state, for those who do not want the family's own head."""
 
@@ -164,6 +179,8 @@ class SequenceClassificationHead(Head):
     ) -> torch.Tensor:
         """(N, L, D) to (N, C)."""
         if self.pooled is None:
+            if self.reads_decoder and input_ids is not None:
+                input_ids = with_one_end(input_ids, attention_mask, cast(Any, self.native).config.eos_token_id)
             return super().forward(states, input_ids, attention_mask)
         return self.pooled(cast(torch.Tensor, states.last_hidden_state), attention_mask)
 

@@ -90,7 +90,7 @@ def longest_input(
 def _positions(config: PreTrainedConfig) -> int | None:
     """Tokens that the backbone has positions for; None where it sets no limit."""
     positions = getattr(config, "max_position_embeddings", None)
-    if not positions:
+    if not positions or positions < 0:  # XLNet says -1
         return None
     if config.model_type in _OFFSET_POSITIONS:
         return positions - (config.pad_token_id or 0) - 1
@@ -99,7 +99,9 @@ def _positions(config: PreTrainedConfig) -> int | None:
 
 def input_names(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> list[str]:
     """What the tokenizer makes and the backbone takes: many families take no ``token_type_ids``."""
-    taken = inspect.signature(backbone_class(config).forward).parameters
+    taken = set(inspect.signature(backbone_class(config).forward).parameters)
+    if getattr(config, "type_vocab_size", None) == 1:  # the second text of a pair has no type of its own
+        taken -= {"token_type_ids"}
     return [name for name in tokenizer.model_input_names if name in taken]
 
 

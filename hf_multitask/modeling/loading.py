@@ -23,8 +23,10 @@ from transformers import GenerationConfig
 from .backbone import check_loading
 from .config import MultiTaskConfig
 from .registry import load_types
+from .sizes import loading, mismatch, saved_shapes
 
 _HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+_OTHER_WEIGHTS = ("key_mapping", "state_dict", "quantization_config", "variant", "gguf_file")  # than the files have
 _AGAIN = "Save them again, or download them again with force_download=True."
 _LOGIN = "Log in with `hf auth login`, or give another token."
 
@@ -48,11 +50,14 @@ def load_model(load: Callable[..., Any], source: Any, *args: Any, **kwargs: Any)
     ignores = kwargs.pop("ignore_mismatched_sizes", False)
     hub = {key: kwargs[key] for key in _HUB if key in kwargs}
     with explained(str(source), kwargs.get("revision")):
-        if kwargs.get("config") is None:  # first, as the client asks a Hub that is not there for every file, patiently
-            MultiTaskConfig.get_config_dict(source, **hub)
+        with loading(str(source), None):
+            if kwargs.get("config") is None:  # first, as the client asks an absent Hub for every file, patiently
+                MultiTaskConfig.get_config_dict(source, **hub)
         if kwargs.get("trust_remote_code"):
             load_types(str(source), kwargs)
-        with _without_report(not ignores):
+        others = ignores or any(kwargs.get(name) is not None for name in _OTHER_WEIGHTS)
+        shapes = None if others else saved_shapes(source, hub)
+        with loading(str(source), shapes), _without_report(not ignores):
             model, info = load(
                 source, *args, output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True, **kwargs
             )
@@ -73,10 +78,7 @@ def _check_loaded(source: str, config: MultiTaskConfig, info: Mapping[str, Any])
             )
     if info["mismatched_keys"]:
         key, found, wanted = min(info["mismatched_keys"])
-        raise ValueError(
-            f"Checkpoint '{source}' has weights of another size for {_owner([key])}: '{key}' is {list(found)}, and the "
-            f"config makes it {list(wanted)}. Check the label_names and sizes in config.json. {fix}"
-        )
+        raise ValueError(mismatch(source, key, found, wanted))
 
 
 def _owner(keys: Any) -> str:

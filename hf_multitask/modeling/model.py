@@ -35,7 +35,9 @@ from .parts import in_parts, part_of, rows_in, rows_of_a_pass
 from .precision import HALF, is_mixed, keep_float32, narrow, without_float32
 from .routing import states_of
 from .saving import hub_arguments, whole, without_hub
+from .sizes import check_config, check_shapes
 from .travel import write_extensions
+from .trial import check_family, check_own_code
 
 _UNSAVED = "so the model is not saved, and what was saved before stays. Take an earlier checkpoint."
 
@@ -63,6 +65,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
 
     def __init__(self, config: MultiTaskConfig) -> None:
         super().__init__(config)
+        check_config(config.backbone_config)
         self.routing = Routing()
         heads: dict[str, Head] = {}
         for task in config.tasks:
@@ -78,6 +81,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         self.post_init()
         self.add_model_tags(list(TAGS))
         self._build_adapters()
+        check_shapes(self, whole=not (config.adapters and config.adapters["only"]))
         if config.float32_heads:
             keep_float32(self)
         self._rest_unread()
@@ -121,6 +125,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         with explained(path, kwargs.get("revision")):
             backbone_config = AutoConfig.from_pretrained(path, **hub)
         check_backbone(backbone, backbone_config)
+        check_own_code(backbone, backbone_config)
         dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None)
         frozen = adapted or kwargs.get("quantization_config") or hasattr(backbone_config, "quantization_config")
         kwargs["dtype"] = dtype or ("auto" if frozen or backbone_config.dtype == torch.float64 else torch.float32)
@@ -145,6 +150,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
             missing=fresh,
             **kwargs,
         )
+        check_own_code(backbone, backbone_config, model.backbone)
         config.backbone_config = model.backbone.config
         config.backbone_config._name_or_path = backbone
         config.dtype = model.backbone.dtype
@@ -156,7 +162,8 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
             if dtype not in (None, "auto") and config.float32_heads:
                 narrow(model)
         model._rest_unread()
-        return model.eval()
+        check_family(model.eval())
+        return model
 
     @classmethod
     def from_task_models(

@@ -92,8 +92,19 @@ def _bound(method: Any, model: nn.Module, other: Any) -> Any:
 
 
 def backbone_class(config: PreTrainedConfig) -> Any:
-    """The family's class without a head, such as ``BertModel``."""
-    return AutoModel._model_mapping[type(config)]
+    """The family's class without a head, such as ``BertModel``.
+
+    Raises:
+        ValueError: there is none, or there are several.
+    """
+    found = AutoModel._model_mapping.get(type(config), None)
+    if not isinstance(found, type):
+        number = "no class" if found is None else f"{len(found)} classes"
+        raise ValueError(
+            f"The backbone family '{config.model_type}' is not supported: it has {number} without a head, and tasks "
+            "share one. Choose another backbone."
+        )
+    return found
 
 
 def family_kind(config: PreTrainedConfig) -> str:

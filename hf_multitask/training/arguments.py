@@ -19,6 +19,7 @@ from ..modeling.config import close_match
 from ..tasks.directions import rises
 from .ranges import BY_NAME, check_by_name, check_finite, check_ranges
 from .ranks import check_world_size, set_timeout
+from .secrets import dict_without_secrets
 
 # Arguments that are one of a few words; their errors name the word that is meant.
 CHOICES: dict[str, Any] = {
@@ -222,6 +223,16 @@ class MultiTaskTrainingArguments(TrainingArguments):
         if "mode" in self._left_out:
             kwargs: Any = self.lr_scheduler_kwargs or {}
             self.lr_scheduler_kwargs = {**kwargs, "mode": "max" if self.greater_is_better else "min"}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The arguments as trackers, logs and checkpoints write them: without secrets, such as tokens."""
+        return dict_without_secrets(self, super().to_dict())
+
+    def __repr__(self) -> str:
+        values = "".join(f"{name}={value!r},\n" for name, value in sorted(self.to_dict().items()))
+        return f"{type(self).__name__}(\n{values})"
+
+    __str__ = __repr__
 
     @property
     def device(self) -> torch.device:

@@ -17,6 +17,10 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl,
 from ..data import Share
 from .summary import FEW, MANY
 
+# By signal, the seconds in which another one is taken for the first.
+_SAME = {int(signal.SIGTERM): 1.0, int(signal.SIGINT): 0.3}
+_CAUGHT = b"\nCtrl-C: the run ends after this step, with a checkpoint. Press it again to end at once, without one.\n"
+
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows of words as aligned columns, the first to the left and the others to the right."""
@@ -136,7 +140,8 @@ class ResumableEarlyStopping(EarlyStoppingCallback):
 class SaveAfterEpoch(TrainerCallback):
     """Puts off a save that is due at the last step of an epoch until the epoch's evaluation and log are done.
 
-    A run that goes on from a checkpoint of that step begins the next epoch, and would lose them.
+    A run that goes on from a checkpoint of that step begins the next epoch, and would lose them. It logs, evaluates and
+    saves as often as its own arguments say, where the Trainer keeps to those of the checkpoint.
     """
 
     def __init__(self) -> None:
@@ -145,12 +150,13 @@ class SaveAfterEpoch(TrainerCallback):
 
     def on_train_begin(
         self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,  # noqa: ARG002
+        args: TrainingArguments,
+        state: TrainerState,
         control: TrainerControl,  # noqa: ARG002
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
         """Begin anew."""
+        state.compute_steps(args, state.max_steps)
         self.waiting = self._due = False
 
     def on_step_end(
@@ -178,34 +184,51 @@ class SaveAfterEpoch(TrainerCallback):
 
 
 class Termination:
-    """Catches SIGTERM while a run trains: ``asked`` tells of the first; a second ends the process at once.
+    """Catches SIGTERM and Ctrl-C while a run trains: ``asked`` tells of the first; a second ends the process at once.
 
-    One that follows within a second is taken for the first: launchers and schedulers may both send it. Signals reach
-    the main thread only; in another nothing is caught.
+    One that follows shortly is taken for the first: launchers, schedulers and terminals may each send it. Signals reach
+    the main thread only; in another nothing is caught. Where SIGINT is ignored, as in a shell's background jobs, it
+    stays so.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self._number: int | None = None
         self._time = 0.0
-        self._before: Any = None
-        self._installed = False
+        self._before: dict[int, Any] = {}
+
+    @property
+    def asked(self) -> bool:
+        """Whether the run is to end."""
+        return self._number is not None
+
+    @property
+    def name(self) -> str:
+        """What asked for it, in words."""
+        return "Ctrl-C" if self._number == signal.SIGINT else "SIGTERM"
+
+    def error(self) -> BaseException:
+        """What ends the run once all is saved: ``SystemExit`` with code 143, or ``KeyboardInterrupt``."""
+        return KeyboardInterrupt() if self._number == signal.SIGINT else SystemExit(128 + signal.SIGTERM)
 
     def __enter__(self) -> None:
-        self.asked = False
-        self._installed = threading.current_thread() is threading.main_thread()
-        if self._installed:
-            self._before = signal.signal(signal.SIGTERM, self._catch)
+        self._number, self._before = None, {}
+        if threading.current_thread() is threading.main_thread():
+            for number in _SAME:
+                if number != signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._catch)
 
     def __exit__(self, *_: object) -> None:
-        if self._installed:
-            self._put_back()
+        self._put_back()
 
     def _put_back(self) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if self._before is None else self._before)
+        for number, before in self._before.items():
+            signal.signal(number, signal.SIG_DFL if before is None else before)
 
     def _catch(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if not self.asked:
-            self.asked, self._time = True, time.monotonic()
-        elif time.monotonic() - self._time > 1:
+        if self._number is None:
+            self._number, self._time = number, time.monotonic()
+            if number == signal.SIGINT and os.environ.get("RANK", "0") == "0":
+                os.write(2, _CAUGHT)  # nothing else is safe here
+        elif time.monotonic() - self._time > _SAME[number]:
             self._put_back()
             os.kill(os.getpid(), number)

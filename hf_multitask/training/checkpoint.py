@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,11 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ..modeling import MultiTaskModel
 from ..modeling.adapters import adapter_of
-from .progress import STATE_NAME
+from .progress import FORMAT, STATE_NAME, state_hash
+
+_STATES = (STATE_NAME, f"{STATE_NAME}.new", TRAINER_STATE_NAME)
+_BLOCK = 16 << 20  # bytes that are hashed at a time
+_MOST_THREADS = 8
 
 
 def check_checkpoint(folder: str, model: MultiTaskModel) -> None:
@@ -72,20 +80,44 @@ def checkpoints(output_dir: str | Path) -> list[Path]:
     return [found[step] for step in sorted(found, reverse=True)]
 
 
-def sizes(folder: Path) -> dict[str, int]:
-    """By name, the bytes of the files of a checkpoint that are written before its Trainer state, the last of all."""
-    return {
-        path.relative_to(folder).as_posix(): path.stat().st_size
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (STATE_NAME, TRAINER_STATE_NAME)
-    }
+def hashes(folder: Path, *names: str) -> dict[str, list[Any]]:
+    """By name, the bytes and the hash of files of a checkpoint.
+
+    Args:
+        folder: the checkpoint.
+        names: of files; all that are written before our own state and the Trainer's where there is none.
+    """
+    paths = [folder / name for name in names] or [
+        path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in _STATES
+    ]
+    return {path.relative_to(folder).as_posix(): [path.stat().st_size, file_hash(path)] for path in paths}
+
+
+def file_hash(path: Path) -> str:
+    """The hash of the hashes of a file's blocks, which all cores make: a GB takes a core about a second."""
+    status = path.stat()
+    return _hash(str(path), status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)  # every save looks at the checkpoints that are kept
+def _hash(path: str, size: int, changed: int) -> str:  # noqa: ARG001
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
+        parts = list(pool.map(lambda start: _block_hash(path, start), range(0, max(size, 1), _BLOCK)))
+    return hashlib.blake2b(b"".join(parts), digest_size=16).hexdigest()
+
+
+def _block_hash(path: str, start: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(start)
+        return hashlib.blake2b(file.read(_BLOCK), digest_size=16).digest()
 
 
 def torn(folder: Path) -> str | None:
     """What keeps a checkpoint from being whole, in words; None where it is whole.
 
-    The Trainer's state is written last, and a JSON file that breaks off is none; our own state knows the size of all
-    other files. A checkpoint without it comes from another trainer, and is whole with the Trainer's state and weights.
+    The Trainer's state is written last, and a JSON file that breaks off is none; our own state knows the size and the
+    hash of all other files. A checkpoint without it comes from another trainer, and is whole with the Trainer's state
+    and weights.
     """
     if _read(folder / TRAINER_STATE_NAME) is None:
         return f"no whole {TRAINER_STATE_NAME}"
@@ -95,32 +127,43 @@ def torn(folder: Path) -> str | None:
     state = _read(folder / STATE_NAME)
     if state is None:
         return f"no whole {STATE_NAME}"
-    for name, size in state.get("files", {}).items():
-        if not _whole(folder / name, size):
-            return f"no whole {name}"
+    if state.get("format") == FORMAT and state.get("hash") != state_hash(state):
+        return f"a damaged {STATE_NAME}"
+    files = state.get("files")
+    for name, known in (files if isinstance(files, dict) else {}).items():
+        if problem := _problem(folder / name, known):
+            return f"{problem} {name}"
     return None
 
 
-def _whole(path: Path, size: int) -> bool:
-    """Whether a file is there in full. One that knows its own length may have been written anew: that is not torn."""
-    if not path.is_file() or path.suffix != ".safetensors":
-        return path.is_file() and path.stat().st_size == size
-    try:
+def _problem(path: Path, known: Any) -> str | None:
+    """What is wrong with a file, of which a size or a size and a hash are known."""
+    size, digest = (known, None) if isinstance(known, int) else known
+    if not path.is_file():
+        return "no whole"
+    if digest is not None:
+        if path.stat().st_size != size:
+            return "no whole"
+        return None if file_hash(path) == digest else "a damaged"
+    if path.suffix != ".safetensors":
+        return None if path.stat().st_size == size else "no whole"
+    try:  # it knows its own length
         with safe_open(path, framework="pt"):
-            return True
+            return None
     except SafetensorError:
-        return False
+        return "no whole"
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
+    return values if isinstance(values, dict) else None
 
 
 def last_whole_checkpoint(output_dir: str | Path, tell: Callable[[str], Any] = lambda _: None) -> str | None:
-    """The last checkpoint of a run that was written to its end.
+    """The last checkpoint of a run that was written to its end, and has not changed since.
 
     Args:
         output_dir: of the run.

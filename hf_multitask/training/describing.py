@@ -18,6 +18,7 @@ from ..hub import Run, UnreadableCard, write_card
 from ..modeling import MultiTaskModel
 from .evaluation import EvaluationRows
 from .progress import Progress
+from .secrets import arguments_without_secrets
 
 logger = logging.get_logger(__name__)
 
@@ -163,7 +164,7 @@ class DescribingTrainer(Trainer):
         rows["validation"] = {**rows["validation"], **self._measured_rows.get("eval", {})}
         rows["test"] = self._measured_rows.get("test", {})
         return Run(
-            arguments=self.args,
+            arguments=arguments_without_secrets(self.args),
             history=state.log_history,
             step=state.global_step,
             epoch=state.epoch or 0.0,

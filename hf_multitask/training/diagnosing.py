@@ -89,7 +89,7 @@ class DiagnosingTrainer(MultiTaskTrainer):
         return super()._get_num_items_in_batch(batch_samples, device)
 
     def _terminate(self, model: Any, trial: Any) -> None:  # noqa: ARG002
-        raise SystemExit(128 + 15)  # there is nothing to go on from
+        raise self._termination.error()  # there is nothing to go on from
 
     def own_steps(self) -> int:
         """Optimizer steps that the arguments ask for."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
+import torch
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 from transformers.utils import logging
 
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 logger = logging.get_logger(__name__)
+
+# Special tokens that texts are made of or filled up with; a family may have others, by names of its own.
+_OF_TEXTS = {
+    *(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")),
+    *("additional_special_tokens", "extra_special_tokens"),
+}
 
 Datasets = Mapping[str, Any]  # of datasets.Dataset, and in training datasets.IterableDataset
 
@@ -400,6 +407,31 @@ def check_tokenizer(tasks: Mapping[str, Task], tokenizer: PreTrainedTokenizerBas
     """
     for task in tasks.values():
         task.check_tokenizer(tokenizer)
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: Any) -> None:
+    """See that the backbone has an embedding for every token that texts can become.
+
+    Tokens that a family has beside those of texts, as Gemma's place of a picture, may lie behind the embeddings.
+
+    Raises:
+        ValueError: it has not.
+    """
+    table = model.get_input_embeddings()
+    if not isinstance(table, torch.nn.Embedding):  # CANINE, which reads characters, has hashes
+        return
+    given = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    beside = {token for name, token in given.items() if name not in _OF_TEXTS}
+    vocabulary = tokenizer.get_vocab()
+    behind = {number: token for token, number in vocabulary.items() if number >= table.num_embeddings}
+    behind = {number: token for number, token in behind.items() if token not in beside}
+    if behind:
+        number = max(behind)
+        raise ValueError(
+            f"The tokenizer has {len(behind)} tokens, up to {number} ({behind[number]!r}), that the backbone has no "
+            f"embedding for: it knows {table.num_embeddings}. Call model.resize_token_embeddings({number + 1}), or "
+            "give the backbone's own tokenizer."
+        )
 
 
 def ensure_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -13,7 +14,7 @@ from typing import Any
 STATE_NAME = "multitask_state.json"
 BEST_NAME = "best_checkpoints.json"
 BEST_FOLDER = "best"
-_FORMAT = 1
+FORMAT = 2  # 1 had sizes in the place of hashes, and no arguments
 
 
 @dataclass
@@ -38,7 +39,9 @@ class Progress:
         non_finite: by task whose loss was NaN or infinite, in how many ``steps``, and how many of them ``in_a_row``.
         balancing: what the balancer remembers; see :class:`hf_multitask.training.balance.Balance`.
         ranks: that wrote the checkpoint.
-        files: by name, the bytes of the checkpoint's other files.
+        arguments: of the run that matter to its course; see :mod:`hf_multitask.training.resuming`.
+        optimizer: what its state in the checkpoint fits; see there.
+        files: by name, the bytes of the checkpoint's other files and a hash of them.
     """
 
     seen: dict[str, int] = field(default_factory=dict)
@@ -56,7 +59,9 @@ class Progress:
     non_finite: dict[str, dict[str, int]] = field(default_factory=dict)
     balancing: dict[str, Any] = field(default_factory=dict)
     ranks: int = 0
-    files: dict[str, int] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, Any] = field(default_factory=dict)
 
     def record(self, primary: Mapping[str, tuple[str, float]], step: int) -> bool:
         """Take in an evaluation: by task, the name and value of its primary metric, larger being better.
@@ -109,7 +114,10 @@ class Progress:
         """Write the state into a checkpoint."""
         path = Path(folder) / STATE_NAME
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"format": _FORMAT, **asdict(self)}, indent=2) + "\n", encoding="utf-8")
+        values = {"format": FORMAT, **asdict(self)}
+        written = path.with_name(f"{STATE_NAME}.new")
+        written.write_text(json.dumps({**values, "hash": state_hash(values)}, indent=2) + "\n", encoding="utf-8")
+        written.replace(path)
 
     @classmethod
     def load(cls, folder: str | Path) -> Progress:
@@ -124,8 +132,9 @@ class Progress:
                 f"Checkpoint '{folder}' has no {STATE_NAME}, so no MultiTaskTrainer wrote it. Name another checkpoint."
             )
         values = json.loads(path.read_text(encoding="utf-8"))
-        if values.pop("format") > _FORMAT:
+        if values.pop("format") > FORMAT:
             raise ValueError(f"Checkpoint '{folder}' comes from a newer hf_multitask. Upgrade hf_multitask.")
+        values.pop("hash", None)
         return cls(**values)
 
     def check_data(self, data: Mapping[str, Any], folder: str | Path) -> None:
@@ -140,6 +149,12 @@ class Progress:
                     f"The {key} of this run and of checkpoint '{folder}' differ: {value} now, {self.data[key]} then. "
                     "Put it back, or set ignore_data_skip=True to go on with other rows."
                 )
+
+
+def state_hash(values: Mapping[str, Any]) -> str:
+    """A hash of a state, its own left out, however its JSON is set."""
+    plain = json.loads(json.dumps({key: value for key, value in values.items() if key != "hash"}))
+    return hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def tidy_best(folder: Path, best: Mapping[str, Mapping[str, Any]]) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, set_seed
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging
 
@@ -19,13 +20,15 @@ from ..modeling.adapted import left_out_weights
 from ..modeling.finite import WeightsError, broken_weight
 from ..modeling.saving import storage_failure, whole
 from .callbacks import SaveAfterEpoch, Termination
-from .checkpoint import drop_torn, last_whole_checkpoint, sizes
+from .checkpoint import drop_torn, hashes, last_whole_checkpoint
+from .lock import RunLock
 from .progress import Progress
+from .resuming import Settings, check_optimizer_state, compared, describe_optimizer
+from .secrets import arguments_without_secrets
 
 logger = logging.get_logger(__name__)
 
 _UNSAVED = "so nothing is saved, and the checkpoints before stay."
-_TERMINATED = 128 + 15  # what shells say of a process that SIGTERM ended
 
 
 class SaveError(Exception):
@@ -56,13 +59,35 @@ class SavingTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
         """Train, or go on from a checkpoint, as ``Trainer.train`` does; True takes the last whole one.
 
-        SIGTERM ends the run after the optimizer step that it is in, with a checkpoint; a second one ends it at once.
+        SIGTERM or Ctrl-C end the run after the optimizer step that it is in, with a checkpoint; a second one ends it at
+        once.
 
         Raises:
             SystemExit: with code 143, the run was ended by SIGTERM.
-            ValueError: there is no checkpoint to go on from, it is not one of this run, or it ends with weights that
-                are NaN or infinite.
+            KeyboardInterrupt: it was ended by Ctrl-C.
+            ValueError: there is no checkpoint to go on from, it is not one of this run, another run is at work in
+                ``output_dir``, or it ends with weights that are NaN or infinite.
         """
+        lock = RunLock(str(self.args.output_dir))
+        try:
+            self._take(lock)
+            return self._train(resume_from_checkpoint, **kwargs)
+        finally:
+            lock.release()
+
+    def _take(self, lock: RunLock) -> None:
+        problem = None
+        try:
+            if self.is_world_process_zero():
+                lock.take()
+        except ValueError as found:
+            problem = found
+        if self._on_any_rank(problem is not None):
+            raise problem or ValueError(
+                f"The folder '{lock.folder}' is in use by another run. Give another output_dir."
+            )
+
+    def _train(self, resume_from_checkpoint: str | bool | None, **kwargs: Any) -> TrainOutput:
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(str(self.args.output_dir), logger.warning)
             if resume_from_checkpoint is None:
@@ -70,6 +95,10 @@ class SavingTrainer(Trainer):
         self._saved_step = -1
         with self._termination:
             output = super().train(resume_from_checkpoint, **kwargs)
+            if self._on_any_rank(self._termination.asked):  # after the last step
+                if self.args.load_best_model_at_end:  # whose weights are not those of the last step
+                    self._saved_step = self.state.global_step
+                self._terminate(self.model_wrapped, kwargs.get("trial"))
         self._check_weights("so the training that ends with it has failed.")
         return output
 
@@ -93,6 +122,28 @@ class SavingTrainer(Trainer):
                 "stay the same, while random draws such as dropout start anew from the seed and the step."
             )
         set_seed(self.args.seed + self.state.global_step)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        check_optimizer_state(self.progress.optimizer, self._describe_optimizer(), checkpoint)
+        lacking = [name for name in (OPTIMIZER_NAME, SCHEDULER_NAME) if not (Path(checkpoint) / name).is_file()]
+        if lacking and self.is_world_process_zero():
+            logger.warning(
+                f"Checkpoint '{checkpoint}' has no {' and no '.join(lacking)}: save_only_model leaves out the state of "
+                "optimizer, scheduler and random draws. The optimizer starts anew, and the schedule of the learning "
+                "rate from its beginning, so the run ends elsewhere than one that was left alone."
+            )
+        settings = Settings(self.optimizer, self.lr_scheduler)
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except (ValueError, KeyError) as problem:
+            raise ValueError(
+                f"The state of the optimizer in checkpoint '{checkpoint}' does not fit this run's ({problem}). Put "
+                "optim, freeze and the learning rates by part back."
+            ) from problem
+        settings.put_back()
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         model: Any = self.model
@@ -152,7 +203,7 @@ class SavingTrainer(Trainer):
         """Save the model, as in ``Trainer``; one with weights that are NaN or infinite is not saved."""
         self._check_weights(_UNSAVED)
         self._write_part(super().save_model, output_dir, _internal_call)
-        if self._writes_checkpoint:
+        if self._writes_checkpoint and self.args.save_only_model:
             self._write(self._seal, output_dir)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -161,7 +212,12 @@ class SavingTrainer(Trainer):
             super()._save(folder, state_dict)
             return
         with whole(folder) as stage:  # model, tokenizer and arguments take their place together
-            super()._save(str(stage), state_dict)
+            arguments = self.args
+            self.args = arguments_without_secrets(arguments)
+            try:
+                super()._save(str(stage), state_dict)
+            finally:
+                self.args = arguments
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         self._write_part(super()._save_optimizer_and_scheduler, output_dir)
@@ -175,11 +231,32 @@ class SavingTrainer(Trainer):
             self._write(self._seal, output_dir)
 
     def _seal(self, folder: str | None) -> None:
-        """Write our own state, with the files that are there by now."""
+        """Write our own state, with hashes of the files that are there by now."""
         if self.args.should_save and folder is not None:
             self.progress.ranks = self.args.world_size
-            self.progress.files = sizes(Path(folder))
+            self.progress.arguments = compared(self.args)
+            self.progress.optimizer = self._describe_optimizer()
+            self.progress.files = hashes(Path(folder))
             self.progress.save(folder)
+
+    def _describe_optimizer(self) -> dict[str, Any]:
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:  # which check their states themselves
+            return {}
+        return describe_optimizer(self.optimizer, self.lr_scheduler, self.accelerator.unwrap_model(self.model))
+
+    def _seal_last(self, folder: Path) -> None:
+        """Add the hash of the Trainer's state, which is written last; without it the checkpoint is whole as well."""
+        if self.args.should_save and TRAINER_STATE_NAME not in self.progress.files:
+            self.progress.files |= hashes(folder, TRAINER_STATE_NAME)
+            try:
+                self.progress.save(folder)
+            except OSError as problem:
+                if storage_failure(problem) is None:
+                    raise
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        self._seal_last(Path(checkpoint_folder))  # before it is read
+        super()._push_from_checkpoint(checkpoint_folder)
 
     def _clear(self, run: Path, folder: Path) -> None:
         """Make way: for the checkpoint, and for the count of those that are kept."""
@@ -200,6 +277,7 @@ class SavingTrainer(Trainer):
         try:
             self._write(self._clear, run, folder)
             self._write(super()._save_checkpoint, model, trial)
+            self._seal_last(folder)
         except SaveError as problem:
             if self.args.should_save:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -263,5 +341,5 @@ class SavingTrainer(Trainer):
         if self.is_world_process_zero():
             last = last_whole_checkpoint(self._get_output_dir(trial=trial))
             on = f"Go on from {last} with resume_from_checkpoint=True." if last else "Nothing could be saved."
-            logger.warning(f"SIGTERM ended the run after step {self.state.global_step}. {on}")
-        raise SystemExit(_TERMINATED)
+            logger.warning(f"{self._termination.name} ended the run after step {self.state.global_step}. {on}")
+        raise self._termination.error()

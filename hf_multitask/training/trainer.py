@@ -46,6 +46,7 @@ from .preparation import (
     check_output_dir,
     check_tokenizer,
     check_trackers,
+    check_vocabulary,
     check_watched,
     ensure_pad_token,
     resolve_tasks,
@@ -55,6 +56,7 @@ from .progress import BEST_FOLDER, Progress, tidy_best
 from .pushing import PushingTrainer
 from .ranks import check_alike, release_group_at_exit
 from .results import check_primary
+from .resuming import check_arguments, compared
 from .running_loss import RunningLossTrainer
 from .saving import SaveError, SavingTrainer
 from .summary import SEVERAL, summary_callbacks
@@ -108,6 +110,7 @@ class MultiTaskTrainer(
     train_dataset: Mixture | None
     eval_dataset: EvaluationRows | None
     data_collator: MixtureCollator
+    _told_on_resume: list[str]
 
     def __init__(
         self,
@@ -165,6 +168,7 @@ class MultiTaskTrainer(
         if args.world_size > 1:
             check_alike(self._task_facts())
         ensure_pad_token(processing_class)
+        check_vocabulary(processing_class, model)
         self._adopt(model)
         mixture = None if train_dataset is None else self._train_mixture(train_dataset)
         super().__init__(
@@ -308,11 +312,14 @@ class MultiTaskTrainer(
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
         """Train, or go on from a checkpoint, as ``Trainer.train`` does; True takes the last whole one.
 
-        SIGTERM ends the run after the optimizer step that it is in, with a checkpoint; a second one ends it at once.
+        SIGTERM or Ctrl-C end the run after the optimizer step that it is in, with a checkpoint; a second one ends it at
+        once. An argument that differs from those of the checkpoint takes effect from then on, or is refused.
 
         Raises:
             SystemExit: with code 143, the run was ended by SIGTERM.
-            ValueError: there is no checkpoint to go on from, or it is not one of this run.
+            KeyboardInterrupt: it was ended by Ctrl-C.
+            ValueError: there is no checkpoint to go on from, it is not one of this run, or another run is at work in
+                ``output_dir``.
         """
         self.progress = Progress()
         self._start = None
@@ -327,7 +334,8 @@ class MultiTaskTrainer(
         """What a checkpoint holds beyond the Trainer's own state.
 
         Raises:
-            ValueError: this run cannot go on from it: it is torn, or of other tasks, data or another version.
+            ValueError: this run cannot go on from it: it is torn, or of other tasks, data, arguments or another
+                version.
         """
         check_checkpoint(checkpoint, self.model)
         progress = Progress.load(checkpoint)
@@ -336,10 +344,13 @@ class MultiTaskTrainer(
             self._train_batch_size = state.train_batch_size or self._train_batch_size
         if not self.args.ignore_data_skip:
             progress.check_data(self._row_order(), checkpoint)
+        self._told_on_resume = check_arguments(progress.arguments, compared(self.args), checkpoint, progress.optimizer)
         return progress
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.progress = self.read_progress(resume_from_checkpoint)
+        for sentence in self._told_on_resume if self.is_world_process_zero() else ():
+            logger.warning(sentence)
         self._follow_progress()
         self.balance.load_state_dict(self.progress.balancing, resume_from_checkpoint)
         super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -1,16 +1,23 @@
-"""The plan as it is printed; SIGTERM while a run trains: the first is noted, a later one ends at once."""
+"""The plan as it is printed; signals while a run trains: the first is noted, a later one ends it at once."""
 
 import signal
 import subprocess
 import sys
 import time
 
+import pytest
+from transformers import TrainerCallback
+
+from hf_multitask import MultiTaskTrainer
 from hf_multitask.data import Share
 from hf_multitask.training.callbacks import Reader, describe_shares
+from hf_multitask.training.checkpoint import torn
 
 WAIT = """
-import time
+import signal, time
 from hf_multitask.training.callbacks import Termination
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
 
 termination = Termination()
 with termination:
@@ -20,6 +27,18 @@ with termination:
     print("asked", flush=True)
     time.sleep(60)  # a step, or an evaluation, that takes its time
 """
+
+
+def test_second_ctrl_c_ends_at_once():
+    process = subprocess.Popen([sys.executable, "-c", WAIT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "asked\n"
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=20)[1]
+    assert "Ctrl-C: the run ends after this step, with a checkpoint." in said and "KeyboardInterrupt" in said
 
 
 def test_second_sigterm_ends_at_once():
@@ -61,3 +80,32 @@ def test_plan_of_many_tasks_shows_the_most_and_the_least_drawn():
     assert [line.split()[0] for line in lines[2:9]] == ["t30", "t30b", "t29", "...", "t3", "t2", "t1"]
     # The rows of the datasets that are not shown, each once.
     assert lines[5].split() == ["...", "25", "more", f"{sum(10 * number for number in range(4, 29)):,}"]
+
+
+class Press(TrainerCallback):
+    """Presses Ctrl-C in a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step - 1:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("step", [2, 3])  # in the middle, and in the last one
+def test_ctrl_c_saves_and_says_how_to_go_on(step, build_model, data, arguments, tokenizer, caplog, tmp_path):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        values = arguments(max_steps=3)
+        trainer = MultiTaskTrainer(
+            build_model(), values, train_dataset=data(), processing_class=tokenizer, callbacks=[Press(step)]
+        )
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    last = tmp_path / "out" / f"checkpoint-{step}"
+    assert torn(last) is None
+    assert f"Ctrl-C ended the run after step {step}. Go on from {last} with resume_from_checkpoint=True." in caplog.text

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -195,7 +196,7 @@ def test_resume_restores_stopped_tasks_best_models_and_counts(build, sampling, t
             **kwargs,
         )
 
-    alone = run("left-alone")  # as many letters as the others have: training_args.bin, whose size counts, holds them
+    alone = run("left-alone")
     alone.train()
     assert alone.progress.finished == {"ner": 10} and alone.progress.left == {"ner": 2}
     for stop, calls in ((7, 1), (13, 2), (21, 4)):
@@ -203,7 +204,8 @@ def test_resume_restores_stopped_tasks_best_models_and_counts(build, sampling, t
         run(folder, callbacks=[StopAt(stop)]).train()
         resumed = run(folder, calls=calls)
         resumed.train(resume_from_checkpoint=True)
-        assert resumed.progress == alone.progress
+        ours, theirs = (replace(one.progress, files={}) for one in (resumed, alone))  # arguments name their folder
+        assert ours == theirs and resumed.progress.files.keys() == alone.progress.files.keys()
         ours, theirs = (
             load_file(tmp_path / name / "checkpoint-32" / "model.safetensors") for name in (folder, "left-alone")
         )

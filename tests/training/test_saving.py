@@ -97,8 +97,16 @@ def spoil(folder, how):
     path = folder / how.split(" ")[-1]
     if how.startswith("no "):
         path.unlink()
-    else:
+    elif how.startswith("torn "):
         path.write_bytes(path.read_bytes()[:-10])
+    elif how.startswith("half-zero "):
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+    else:  # another step, another letter, another number: the file stays what it is in form
+        content = path.read_bytes()
+        digits = [place for place, byte in enumerate(content) if chr(byte) in "12345abcde"]
+        place = digits[len(digits) // 2]
+        path.write_bytes(content[:place] + bytes([content[place] + 1]) + content[place + 1 :])
 
 
 @pytest.mark.parametrize(
@@ -114,7 +122,7 @@ def spoil(folder, how):
         "no scheduler.pt",
     ],
 )
-def test_torn_checkpoint_is_passed_over_by_name(how, build_model, data, arguments, tokenizer, caplog, tmp_path):
+def test_torn_checkpoint_is_passed_over(how, build_model, data, arguments, tokenizer, caplog, tmp_path):
     def trainer(**kwargs):
         kwargs = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6, **kwargs}
         return MultiTaskTrainer(build_model(), arguments(**kwargs), train_dataset=data(), processing_class=tokenizer)
@@ -130,6 +138,55 @@ def test_torn_checkpoint_is_passed_over_by_name(how, build_model, data, argument
     assert f"{out}/checkpoint-6 is not whole and is passed over: it has no whole {how.split(' ')[-1]}." in caplog.text
     assert steps_kept(out) == [6] and torn(out / "checkpoint-6") is None
     assert all(torch.equal(value, weights[name]) for name, value in again.model.state_dict().items())
+
+
+def test_every_changed_byte_of_a_checkpoint_is_found(build_model, data, arguments, tokenizer, caplog, tmp_path):
+    def trainer(**kwargs):
+        kwargs = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2, **kwargs}
+        return MultiTaskTrainer(build_model(), arguments(**kwargs), train_dataset=data(), processing_class=tokenizer)
+
+    trainer().train()
+    first, last = (tmp_path / "out" / f"checkpoint-{step}" for step in (1, 2))
+    shutil.copytree(last, tmp_path / "kept")
+    names = sorted(path.name for path in last.iterdir())
+    assert {"model.safetensors", "optimizer.pt", "config.json", "trainer_state.json", "multitask_state.json"} < {*names}
+    for name in names:
+        for how in ("half-zero", "changed"):
+            spoil(last, f"{how} {name}")
+            problem = torn(last)
+            assert problem in (f"a damaged {name}", f"no whole {name}"), (how, name, problem)
+            assert problem == f"a damaged {name}" or how == "half-zero"  # JSON that is none any more
+            assert last_whole_checkpoint(tmp_path / "out") == str(first)
+            shutil.copy(tmp_path / "kept" / name, last / name)
+    assert torn(last) is None
+    spoil(last, "changed model.safetensors")
+    with pytest.raises(ValueError, match=r"checkpoint-2' is not whole: it has a damaged model.safetensors"):
+        trainer().train(resume_from_checkpoint=str(last))
+    trainer(max_steps=1).train(resume_from_checkpoint=True)
+    assert f"{last} is not whole and is passed over: it has a damaged model.safetensors." in caplog.text
+
+
+def test_a_checkpoint_of_the_first_format_is_gone_on_from(build_model, data, arguments, tokenizer, tmp_path):
+    """It knows sizes in the place of hashes, and no arguments."""
+
+    def trainer(**kwargs):
+        kwargs = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, **kwargs}
+        return MultiTaskTrainer(build_model(), arguments(**kwargs), train_dataset=data(), processing_class=tokenizer)
+
+    trainer().train()
+    weights = load_file(tmp_path / "out" / "checkpoint-4" / "model.safetensors")
+    weights = {name: value.clone() for name, value in weights.items()}
+    state = tmp_path / "out" / "checkpoint-2" / "multitask_state.json"
+    values = json.loads(state.read_text())
+    for name in ("hash", "arguments", "optimizer"):
+        del values[name]
+    values |= {"format": 1, "files": {name: size for name, (size, _) in values["files"].items()}}
+    state.write_text(json.dumps(values))
+    again = trainer()
+    again.train(resume_from_checkpoint=str(state.parent))
+    assert all(torch.equal(value, weights[name]) for name, value in again.model.state_dict().items())
+    (state.parent / "optimizer.pt").write_bytes(b"")
+    assert torn(state.parent) == "no whole optimizer.pt"
 
 
 def test_torn_checkpoints_count_not_among_those_that_are_kept(build_model, data, arguments, tokenizer, tmp_path):

@@ -349,9 +349,9 @@ def test_tokens_that_the_backbone_does_not_know_are_refused_when_built(build, bu
     rows = data()
     rows["sentiment"] = rows["sentiment"].map(lambda row: {"text": f"<movie> {row['text']}"})
     number = len(tokenizer) - 1
-    message = (
-        rf"Task 'sentiment': the tokenizer makes token {number} of the train data, and the backbone knows {number}"
-    )
+    message = rf"The tokenizer has 1 tokens, up to {number} \('<movie>'\), that the backbone has no embedding for: it"
+    with pytest.raises(ValueError, match=message):
+        build()  # of rows that have no such token as well
     with pytest.raises(ValueError, match=message):
         build(train_dataset=rows)
     model = build_model()
