@@ -1,5 +1,6 @@
 """A task whose loss or gradient is not finite is left out of the step, counted and told; the weights see none of it."""
 
+import itertools
 import logging
 import math
 import re
@@ -308,3 +309,28 @@ def test_masks_may_hold_infinities_and_weights_may_be_large():
     model.running_mean[1] = math.nan
     with pytest.raises(WeightsError, match=r"^Weight 'running_mean' is NaN or infinite in 1 of its 2 numbers, so no.$"):
         check_weights(model, "so no.")
+
+
+@pytest.mark.parametrize("aggregation", ["none", "pcgrad"])
+@pytest.mark.parametrize(("scale", "skipped", "left_out"), [(2.0**127, 3, 0), (4.0, 2, 1), (1.0, 0, 3)])
+def test_a_step_that_the_scaler_of_fp16_skips_is_no_fault(
+    scale, skipped, left_out, aggregation, build, monkeypatch, caplog
+):
+    """On the CPU, where accelerate itself makes no scaler: the search begins where no scale is left to be too large."""
+    masked, rows = (5,) if left_out else (), 64  # of all steps
+    trainer = build(masked=masked, rooted=True, max_steps=3, aggregation=aggregation, per_device_train_batch_size=rows)
+    trainer.args.non_finite_patience, accelerator = 9, trainer.accelerator
+    monkeypatch.setattr(accelerator, "scaler", torch.amp.GradScaler("cpu", init_scale=scale))
+    monkeypatch.setattr(accelerator, "native_amp", True)
+    monkeypatch.setattr(accelerator.state, "_mixed_precision", "fp16")
+    states = [weights_of(trainer)]
+    trainer.add_callback(Watching(lambda: states.append(weights_of(trainer))))
+    with caplog.at_level(logging.WARNING):
+        trainer.train()
+    same = [
+        all(torch.equal(value, new[name]) for name, value in old.items()) for old, new in itertools.pairwise(states)
+    ]
+    assert same == [True] * skipped + [False] * (3 - skipped)
+    assert trainer.progress.non_finite.get("stars", {}).get("steps", 0) == left_out
+    assert "sentiment" not in trainer.progress.non_finite and "found no update" not in caplog.text
+    assert caplog.text.count("from row 5 of the training data") == left_out
