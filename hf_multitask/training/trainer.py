@@ -41,9 +41,7 @@ from .preparation import (
     check_datasets,
     check_kinds,
     check_names,
-    check_output_dir,
     check_tokenizer,
-    check_trackers,
     check_watched,
     ensure_pad_token,
     resolve_tasks,
@@ -52,6 +50,7 @@ from .preparation import (
 from .progress import BEST_FOLDER, Progress, tidy_best
 from .pushing import PushingTrainer
 from .ranks import check_alike, release_group_at_exit
+from .requirements import check_output_dir, check_trackers
 from .saving import SaveError, SavingTrainer
 from .summary import SEVERAL, summary_callbacks
 from .weighing import BalanceCallback
