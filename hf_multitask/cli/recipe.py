@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,18 @@ class Recipe:
             for name, arguments in self.datasets.items()
             if not Path(arguments["path"]).is_absolute() and not is_format(arguments["path"])
         }
+
+    def check_backbone(self) -> None:
+        """See that the backbone may be there; an evaluation does not need it.
+
+        Raises:
+            ValueError: it is a path that leads to no model.
+        """
+        if self.backbone.startswith("package:"):
+            return
+        local = find_folder(self.backbone, self.path.resolve().parent, "Key 'backbone'")
+        if local is not None and not (local / "config.json").is_file():
+            raise ValueError(f"Key 'backbone' names the folder '{local}', which holds no model: it has no config.json.")
 
     def load(self, wanted: Iterable[str] = SPLITS) -> dict[str, dict[str, Any]]:
         """The datasets, by name, each with its splits; of those with ``streaming`` the training split is a stream.
@@ -113,10 +126,8 @@ def _path_argument(value: Any, key: str, folder: Path) -> Any:
 def _backbone(value: Any, folder: Path) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"Key 'backbone' should be a name or a path. Found {shown(value)}.")
-    local = None if value.startswith("package:") else find_folder(value, folder, "Key 'backbone'")
-    if local is not None and not (local / "config.json").is_file():
-        raise ValueError(f"Key 'backbone' names the folder '{local}', which holds no model: it has no config.json.")
-    return value if local is None else str(local)
+    local = local_path(folder, value)
+    return str(local.absolute()) if os.path.isdir(local) else value
 
 
 def _mapping(value: object, what: str, fix: str) -> dict[str, Any]:

@@ -95,6 +95,7 @@ def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
     hub = {
         key: recipe.model[key] for key in ("revision", "token", "cache_dir", "trust_remote_code") if key in recipe.model
     }
+    recipe.check_backbone()
     path = resolve_backbone(recipe.backbone)
     with explained(recipe.backbone, recipe.model.get("revision")):
         try:

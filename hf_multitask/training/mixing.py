@@ -17,9 +17,10 @@ from ..tasks import Task
 from .arguments import MultiTaskTrainingArguments
 from .callbacks import Reader, describe_shares
 from .evaluation import EvaluationRows, Metric
-from .preparation import Datasets, check_extras, check_split, draw_rows, encode_datasets
+from .preparation import Datasets, check_split, draw_rows, encode_datasets
 from .progress import Progress
 from .ranks import check_alike
+from .requirements import check_extras
 
 
 class MixingTrainer(Trainer):

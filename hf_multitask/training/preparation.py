@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Container, Iterable, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -11,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import numpy as np
 import torch
-from transformers.integrations import INTEGRATION_TO_CALLBACK
 from transformers.utils import logging
 
 from ..balancing import Balancer
@@ -337,66 +334,6 @@ def encode_datasets(
         report_rows(name, encoded, members, split, longest_input(tokenizer, config, members[0].max_length))
         result.append(encoded)
     return result
-
-
-def check_extras(tasks: Mapping[str, Task], data: Datasets, metrics: Iterable[str]) -> None:
-    """See that what the evaluation of some data needs is installed.
-
-    Args:
-        tasks: by name.
-        data: that are evaluated.
-        metrics: tasks whose own metrics are not computed.
-
-    Raises:
-        ValueError: a package is not.
-    """
-    for name, task in tasks.items():
-        if task.source in data and name not in metrics:
-            try:
-                task.check_extras()
-            except ValueError as problem:
-                raise task.error(str(problem)) from None
-
-
-def check_output_dir(folder: str) -> None:
-    """Make the folder of a run, and see that files can be written there.
-
-    Raises:
-        ValueError: they cannot.
-    """
-    if not folder.strip():
-        raise ValueError(f"Parameter `output_dir` should name a folder. Found `output_dir = {folder!r}`.")
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except (OSError, ValueError) as problem:  # the latter of a character that no name can have
-        reason = (getattr(problem, "strerror", None) or str(problem)).lower()
-        raise ValueError(
-            f"Parameter `output_dir` should be a folder that can be written to ({reason}). "
-            f"Found `output_dir = {folder!r}`. Name another folder."
-        ) from None
-
-
-def check_trackers(names: Iterable[str]) -> None:
-    """See that there are the trackers that a run reports to, and what they need.
-
-    Raises:
-        ValueError: one is unknown, or its package is not installed.
-    """
-    for name in names:
-        if name not in INTEGRATION_TO_CALLBACK:
-            raise ValueError(
-                f"Parameter `report_to` should hold trackers: {', '.join(INTEGRATION_TO_CALLBACK)}, or none. "
-                f"Found {name!r}.{close_match(str(name), list(INTEGRATION_TO_CALLBACK))}"
-            )
-        try:
-            INTEGRATION_TO_CALLBACK[name]()
-        except (RuntimeError, ImportError) as problem:
-            said = " ".join(str(problem).split())
-            raise ValueError(
-                f"Parameter `report_to` names '{name}', which cannot be used: {said} Install it, or leave it out."
-            ) from None
 
 
 def check_tokenizer(tasks: Mapping[str, Task], tokenizer: PreTrainedTokenizerBase) -> None:

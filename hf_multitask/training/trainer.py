@@ -43,9 +43,7 @@ from .preparation import (
     check_kinds,
     check_measured,
     check_names,
-    check_output_dir,
     check_tokenizer,
-    check_trackers,
     check_vocabulary,
     check_watched,
     ensure_pad_token,
@@ -55,6 +53,7 @@ from .preparation import (
 from .progress import BEST_FOLDER, Progress, tidy_best
 from .pushing import PushingTrainer
 from .ranks import check_alike, release_group_at_exit
+from .requirements import check_output_dir, check_trackers
 from .results import check_primary
 from .resuming import check_arguments, compared
 from .running_loss import RunningLossTrainer

@@ -6,6 +6,7 @@ import json
 import pytest
 import yaml
 from datasets import Dataset
+from transformers.utils import logging
 
 from hf_multitask.cli.recipe import read_recipe
 
@@ -76,17 +77,14 @@ def test_data_files_that_are_no_splits(files, said, recipe, write):
         recipe(path="json", data_files=files)
 
 
-def test_further_splits_of_a_folder_are_left_out_with_a_message(recipe, tmp_path, caplog, monkeypatch):
+def test_further_splits_of_a_folder_are_left_out_with_a_message(recipe, tmp_path, caplog):
     folder = tmp_path / "set"
     readme = "---\nconfigs:\n- config_name: default\n  data_files:\n"
     for split in ("train", "dev", "hard"):
         Dataset.from_list([{"text": split, "label": "a"}]).to_json(folder / f"{split}.jsonl")
         readme += f"  - {{split: {split}, path: {split}.jsonl}}\n"
     (folder / "README.md").write_text(readme + "---\n")
-    monkeypatch.setattr("hf_multitask.cli.source.logger.propagate", True, raising=False)
     read = recipe(path="set")
-    from transformers.utils import logging
-
     logging.enable_propagation()
     try:
         loaded = read.load()["s"]
