@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -19,7 +20,7 @@ from ..modeling.config import close_match
 from ..tasks.directions import rises
 from .ranges import BY_NAME, check_by_name, check_finite, check_ranges
 from .ranks import check_world_size, set_timeout
-from .secrets import dict_without_secrets
+from .secrets import arguments_without_secrets, dict_without_secrets
 
 # Arguments that are one of a few words; their errors name the word that is meant.
 CHOICES: dict[str, Any] = {
@@ -227,6 +228,20 @@ class MultiTaskTrainingArguments(TrainingArguments):
     def to_dict(self) -> dict[str, Any]:
         """The arguments as trackers, logs and checkpoints write them: without secrets, such as tokens."""
         return dict_without_secrets(self, super().to_dict())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle holds, such as training_args.bin: no secrets. A copy in the same process has them."""
+        return vars(arguments_without_secrets(self))
+
+    def __copy__(self) -> MultiTaskTrainingArguments:
+        result = object.__new__(type(self))
+        result.__dict__.update(vars(self))
+        return result
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MultiTaskTrainingArguments:
+        result = memo[id(self)] = object.__new__(type(self))
+        result.__dict__.update(copy.deepcopy(vars(self), memo))
+        return result
 
     def __repr__(self) -> str:
         values = "".join(f"{name}={value!r},\n" for name, value in sorted(self.to_dict().items()))

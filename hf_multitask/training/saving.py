@@ -24,7 +24,6 @@ from .checkpoint import drop_torn, hashes, last_whole_checkpoint
 from .lock import RunLock
 from .progress import Progress
 from .resuming import Settings, check_optimizer_state, compared, describe_optimizer
-from .secrets import arguments_without_secrets
 
 logger = logging.get_logger(__name__)
 
@@ -212,12 +211,7 @@ class SavingTrainer(Trainer):
             super()._save(folder, state_dict)
             return
         with whole(folder) as stage:  # model, tokenizer and arguments take their place together
-            arguments = self.args
-            self.args = arguments_without_secrets(arguments)
-            try:
-                super()._save(str(stage), state_dict)
-            finally:
-                self.args = arguments
+            super()._save(str(stage), state_dict)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         self._write_part(super()._save_optimizer_and_scheduler, output_dir)

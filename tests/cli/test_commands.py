@@ -160,6 +160,7 @@ def test_a_run_that_is_interrupted_says_how_to_go_on(kitchen):
     out = log.read_text()
     assert run.poll() == 130, out
     assert f"Go on from the last checkpoint in {kitchen.folder / 'out'}: --resume_from_checkpoint true" in out
+    assert "Ctrl-C ended the run after step" in out and "Traceback" not in out
     code, out, _ = kitchen.run(
         ["train"], kitchen.changed("training", save_strategy="no", max_steps=1), "--resume_from_checkpoint", "true"
     )
