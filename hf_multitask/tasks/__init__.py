@@ -26,7 +26,7 @@ def build_task(name: str, values: dict[str, Any]) -> Task:
         ValueError: the name, the type or an argument is not usable.
     """
     check_task_name(name)
-    if values.get("name", name) != name:
+    if values.get("name") not in (None, name):
         raise ValueError(f"Task '{name}' has the name {shown(values['name'])} as well. Leave it out.")
     arguments = {key: value for key, value in values.items() if key not in ("type", "name")}
     kind = values.get("type")
