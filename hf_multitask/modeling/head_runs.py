@@ -1,6 +1,7 @@
 """The heads of a batch at work: each over its own rows of the states that all of them share."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -10,13 +11,18 @@ from .adapter_rows import Routing
 from .config import MultiTaskConfig
 from .keywords import check_keywords
 from .language import LanguageHead
-from .native import shifted_right
+from .native import reading_part, shifted_right
+from .parts import in_parts, part_of, rows_of_a_pass
 from .precision import fitted
 from .routing import States, rows_of, spread, states_of
 
 # What forward reads by itself, beside the inputs of the backbone.
 _OWN = ("tasks", "task_rows", "labels", "num_items_in_batch", "all_heads", "return_dict")
 _STATES = {"output_hidden_states": "hidden_states", "output_attentions": "attentions"}
+
+
+# The shared states of a batch, its tokens and its mask.
+Inputs = tuple[States, torch.Tensor | None, torch.Tensor | None]
 
 
 class HeadRuns(PreTrainedModel):
@@ -26,6 +32,9 @@ class HeadRuns(PreTrainedModel):
     backbone: Any
     routing: Routing
     _head: Any
+    # Whether a batch with texts of many windows is read a few rows at a time; not where processes, or hooks on layers,
+    # count passes.
+    reads_in_parts = True
     _backbone_inputs: list[str]
 
     def _pass_inputs(
@@ -80,10 +89,41 @@ class HeadRuns(PreTrainedModel):
         wanted = tasks if tasks is not None else task_rows
         return [name for name in self.config.task_names if name in (wanted or ())]
 
+    def splits_passes(self, task_rows: Mapping[str, torch.Tensor], rows: int) -> bool:
+        """Whether a batch of so many rows is read in several passes, for the sake of its longest text."""
+        most = rows_of_a_pass(task_rows) if self.reads_in_parts and not torch.compiler.is_compiling() else None
+        return most is not None and rows > most
+
+    def _read(
+        self, given: dict[str, Any], task_rows: Any, runs: list[str], *, everywhere: bool
+    ) -> tuple[Any, Any, Inputs]:
+        """One pass of the backbone: the tasks' rows in it, its output, and what heads read of it."""
+        context: Any = nullcontext()
+        if self.routing.tasks:
+            given, task_rows, context = self.routing.split(given, task_rows, runs, everywhere=everywhere)
+        with context:
+            read = reading_part(self.backbone)(**given)
+        return task_rows, read, (states_of(read, None), given["input_ids"], given["attention_mask"])
+
+    def _read_in_parts(
+        self, given: dict[str, Any], task_rows: dict[str, torch.Tensor], labels: Any
+    ) -> tuple[dict[str, torch.Tensor], Any, Any]:
+        """Outputs of all tasks from passes over a few rows each, and a pass over the first row for all other heads."""
+
+        def run(part: Any, own_rows: Any, own_labels: Any) -> dict[str, torch.Tensor]:
+            own_rows, _, inputs = self._read(part, own_rows, list(own_rows), everywhere=False)
+            return {name: self._row_outputs(name, inputs, own, own_labels.get(name)) for name, own in own_rows.items()}
+
+        read_labels = {name: own for name, own in (labels or {}).items() if self._head(name).language_model}
+        whole = in_parts(run, given, task_rows, read_labels)
+        if labels is None:
+            return whole, None, None
+        return whole, *self._read(part_of(given, 0, 1), None, [], everywhere=True)[1:]
+
     def _run_head(
         self,
         name: str,
-        inputs: tuple[States, torch.Tensor | None, torch.Tensor | None],
+        inputs: Inputs,
         rows: torch.Tensor | None,
         labels: torch.Tensor | None,
     ) -> torch.Tensor:
@@ -94,7 +134,7 @@ class HeadRuns(PreTrainedModel):
     def _row_outputs(
         self,
         name: str,
-        inputs: tuple[States, torch.Tensor | None, torch.Tensor | None],
+        inputs: Inputs,
         rows: torch.Tensor | None,
         labels: torch.Tensor | None,
     ) -> torch.Tensor:
@@ -134,7 +174,7 @@ class HeadRuns(PreTrainedModel):
         )
         return States(last_hidden_state=output.last_hidden_state)
 
-    def _zero(self, name: str, inputs: tuple[States, torch.Tensor | None, torch.Tensor | None]) -> torch.Tensor:
+    def _zero(self, name: str, inputs: Inputs) -> torch.Tensor:
         """A zero that depends on every weight of a head."""
         head = self._head(name)
         first = torch.zeros(1, dtype=torch.long, device=self.device)
@@ -153,3 +193,17 @@ class HeadRuns(PreTrainedModel):
         head = self._head(name)
         items = head.items(labels).sum() if num_items is None else num_items[name]
         return head.loss(logits, labels).sum() / torch.as_tensor(items, device=logits.device).clamp(min=1)
+
+    def _total(
+        self, losses: Mapping[str, torch.Tensor], zeros: dict[str, torch.Tensor], read: Any, inputs: Any
+    ) -> torch.Tensor:
+        """The sum of the losses of a batch, and of zeros that depend on the heads that have no row in it.
+
+        A batch of filler rows has no task: the graph still has to reach the backbone, or heads if it is frozen.
+        """
+        loss = torch.stack(list(losses.values())).sum() if losses else (read.last_hidden_state * 0).sum()
+        if self.training and torch.is_grad_enabled() and not loss.requires_grad:
+            for name in self.config.task_names:
+                if name not in losses and name not in zeros:
+                    zeros[name] = self._zero(name, inputs)
+        return sum(zeros.values(), loss)

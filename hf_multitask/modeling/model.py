@@ -1,7 +1,6 @@
 """The multi-task model: y_i = g_i(f(x)), one shared backbone f and a head g_i for every task."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,8 @@ from .lifecycle import language_model, task_dict
 from .loading import explained, load_model, pushing
 from .native import asked_inputs, build_backbone, reading_part
 from .output import MultiTaskOutput
-from .parts import in_parts, part_of, rows_in, rows_of_a_pass
+from .parts import rows_in
 from .precision import HALF, is_mixed, keep_float32, narrow, without_float32
-from .routing import states_of
 from .saving import hub_arguments, whole, without_hub
 from .sizes import check_config, check_shapes
 from .travel import write_extensions
@@ -59,9 +57,6 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _no_split_modules = []  # noqa: RUF012 - as the base class has it
-    # Whether a batch with texts of many windows is read a few rows at a time; not where processes, or hooks on layers,
-    # count passes.
-    reads_in_parts = True
 
     def __init__(self, config: MultiTaskConfig) -> None:
         super().__init__(config)
@@ -241,8 +236,8 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
             whole, read, inputs = self._read_in_parts(given, own_rows, labels)
         else:
             everywhere = all_heads and labels is not None
-            given, task_rows, read = self._read(given, task_rows, runs, everywhere=everywhere)
-            whole, inputs = {}, (states_of(read, None), given["input_ids"], given["attention_mask"])
+            task_rows, read, inputs = self._read(given, task_rows, runs, everywhere=everywhere)
+            whole = {}
         logits: dict[str, torch.Tensor] = {}
         losses: dict[str, torch.Tensor] = {}
         zeros: dict[str, torch.Tensor] = {}
@@ -258,49 +253,9 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
                     losses[name] = self._loss(name, logits[name], own, num_items_in_batch)
             elif all_heads and labels is not None:
                 zeros[name] = self._zero(name, inputs)
-        loss = None
-        if labels is not None:
-            # A batch of filler rows has no task: the graph still has to reach the backbone, or heads if it is frozen.
-            loss = torch.stack(list(losses.values())).sum() if losses else (read.last_hidden_state * 0).sum()
-            if self.training and torch.is_grad_enabled() and not loss.requires_grad:
-                for name in self.config.task_names:
-                    if name not in losses and name not in zeros:
-                        zeros[name] = self._zero(name, inputs)
-            loss = sum(zeros.values(), loss)
+        loss = None if labels is None else self._total(losses, zeros, read, inputs)
         states = self._states_shown(read, kwargs)
         return MultiTaskOutput(loss=loss, losses=losses if labels is not None else None, logits=logits, **states)
-
-    def splits_passes(self, task_rows: Mapping[str, torch.Tensor], rows: int) -> bool:
-        """Whether a batch of so many rows is read in several passes, for the sake of its longest text."""
-        most = rows_of_a_pass(task_rows) if self.reads_in_parts and not torch.compiler.is_compiling() else None
-        return most is not None and rows > most
-
-    def _read(
-        self, given: dict[str, Any], task_rows: Any, runs: list[str], *, everywhere: bool
-    ) -> tuple[dict[str, Any], Any, Any]:
-        """One pass of the backbone: its inputs and the tasks' rows as it has seen them, and its output."""
-        context: Any = nullcontext()
-        if self.routing.tasks:
-            given, task_rows, context = self.routing.split(given, task_rows, runs, everywhere=everywhere)
-        with context:
-            return given, task_rows, reading_part(self.backbone)(**given)
-
-    def _read_in_parts(
-        self, given: dict[str, Any], task_rows: dict[str, torch.Tensor], labels: Any
-    ) -> tuple[dict[str, torch.Tensor], Any, Any]:
-        """Outputs of all tasks from passes over a few rows each, and a pass over the first row for all other heads."""
-
-        def run(part: Any, own_rows: Any, own_labels: Any) -> dict[str, torch.Tensor]:
-            seen, own_rows, read = self._read(part, own_rows, list(own_rows), everywhere=False)
-            inputs = (states_of(read, None), seen["input_ids"], seen["attention_mask"])
-            return {name: self._row_outputs(name, inputs, own, own_labels.get(name)) for name, own in own_rows.items()}
-
-        read_labels = {name: own for name, own in (labels or {}).items() if self._head(name).language_model}
-        whole = in_parts(run, given, task_rows, read_labels)
-        first = part_of(given, 0, 1)
-        seen, _, read = self._read(first, None, [], everywhere=True) if labels is not None else (first, None, None)
-        inputs = None if read is None else (states_of(read, None), seen["input_ids"], seen["attention_mask"])
-        return whole, read, inputs
 
     def train(self, mode: bool = True) -> "MultiTaskModel":
         """Set the mode of training, as in ``torch.nn.Module``; heads that are in it already are passed over.

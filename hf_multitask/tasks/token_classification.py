@@ -392,8 +392,10 @@ def _canonical(tags: Sequence[str]) -> list[str]:
     return tags_of(groups(tags), len(tags))
 
 
-def _unlabelled(windows: Windows) -> tuple[list[int], list[int]]:
+def _unlabelled(windows: Windows) -> tuple[list[int], Sequence[int]]:
     """Labels of all tokens of all windows, none yet, and where among them each token of the text is labelled."""
+    if len(windows.rows) == 1:
+        return [IGNORE] * len(windows.rows[0]["input_ids"]), range(windows.lead, windows.lead + len(windows.offsets))
     lengths = [len(row["input_ids"]) for row in windows.rows]
     starts = [0, *accumulate(lengths)]
     return [IGNORE] * starts[-1], [starts[window] + place for window, place in windows.home()]

@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+import torch
 from datasets import Dataset
 from tiny import ALL, SEQUENCE_ONLY, make_tokenizer
 from transformers import pipeline
@@ -11,6 +12,8 @@ from truth import make_rows, make_tasks, measured, question_of
 
 from hf_multitask import MultiTaskTrainer
 from hf_multitask.cli import main
+from hf_multitask.modeling.inputs import Encoder, padded
+from hf_multitask.modeling.readers import reader_of
 
 STRUCTURES = ["bert", "roberta", "gpt2", "xlm-roberta", "deberta-v2", "t5", "llama", "gemma"]
 LACKING = {  # types that a family has no stock class for, or answers otherwise
@@ -59,6 +62,58 @@ def test_metrics_are_those_of_the_answers(family, build_model, arguments, tmp_pa
     assert main(["predict", str(tmp_path / "model"), "--input", str(tmp_path / "rows.jsonl"), *told]) == 0
     found = [json.loads(line)["words"] for line in capsys.readouterr().out.splitlines()]
     agree("words", metrics["eval_words_f1"], measured("words", rows, found))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta"])
+def test_metrics_are_those_of_the_answers_of_a_graph(family, build_model, arguments, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
+    rows = make_rows(12, seed=3, longest=20)
+    trainer, _ = trained(family, build_model, arguments, rows)
+    metrics, model, tokenizer = trainer.evaluate(), trainer.model, trainer.processing_class
+    session = onnxruntime.InferenceSession(str(model.export_onnx(tmp_path, tokenizer)))
+    wanted = {put.name for put in session.get_inputs()}
+    for name in ("words", "pos", "spans", "topic", "set"):
+        task, found = model.config.task(name), []
+        for row in rows:
+            reading = reader_of(task).read(
+                task, question_of(name, row), Encoder(tokenizer, model.config.backbone_config, task)
+            )
+            batch = padded(tokenizer, [inputs for _, inputs in reading.rows])
+            given = {key: value.numpy() for key, value in batch.items() if key in wanted}
+            logits = torch.from_numpy(session.run([f"{name}_logits"], given)[0])
+            logits = logits if task["type"] == "token-classification" else logits[0]
+            found.append(reader_of(task).answer(task, logits, reading.rest, model, tokenizer))
+        agree(name, metrics[f"eval_{name}_{PRIMARY.get(name, 'accuracy')}"], measured(name, rows, found))
+
+
+@pytest.mark.parametrize("family", ["bert", "electra"])  # whose stock pipeline knows words
+def test_answers_are_those_of_the_exported_model_in_the_stock_pipeline(family, build_model, arguments, tmp_path):
+    """Of words that its tokenizer has as they are: no punctuation inside, and no window more than one."""
+    rows = make_rows(12, seed=4, longest=12)
+    for row in rows:
+        kept = [
+            (word, tag)
+            for word, tag in zip(row["tokens"], row["tags"], strict=True)
+            if word.isascii() and word.isalpha()
+        ]
+        row["tokens"], row["tags"] = [list(part) for part in zip(*kept[:12], strict=True)] if kept else (["old"], ["O"])
+        row["text"], row["spans"], row["pos"] = " ".join(row["tokens"]), [], ["REST"] * len(row["tokens"])
+    trainer, _ = trained(family, build_model, arguments, rows)
+    ours = pipeline("multitask", model=trainer.model, tokenizer=trainer.processing_class)
+    answers = ours([row["text"] for row in rows], tasks=["words", "topic"])
+    for name, kind in (("words", "token-classification"), ("topic", "text-classification")):
+        trainer.model.export_task(name, tmp_path / name, trainer.processing_class)
+        stock = pipeline(kind, str(tmp_path / name), **({"aggregation_strategy": "first"} if name == "words" else {}))
+        for row, answer in zip(rows, answers, strict=True):
+            found = stock(row["text"])
+            if name == "topic":
+                assert found[0]["label"] == answer["topic"]["label"]
+                continue
+            spans = [
+                (span["entity_group"], span["start"], span["end"]) for span in found if span["entity_group"] != "O"
+            ]
+            assert spans == [(span["entity_group"], span["start"], span["end"]) for span in answer["words"]]
 
 
 @pytest.mark.slow
