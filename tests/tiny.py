@@ -1,6 +1,8 @@
 """Tiny random backbones, tokenizers trained on the demo's texts, and pieces of the demo's real data."""
 
 import json
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -117,6 +119,12 @@ def read_rows(task: str, split: str, count: int | None = None) -> list[dict]:
 
 
 def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
+    """A family's tokenizer, the same in all tests of a process: training breaks ties as it comes."""
+    return deepcopy(_trained(family))
+
+
+@cache
+def _trained(family: str) -> PreTrainedTokenizerFast:
     texts = [row["text"] for row in read_rows("sentiment", "train", 400)]
     texts += [" ".join(row["tokens"]) for row in read_rows("ner", "train", 200)]
     if family in REAL:

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..modeling.decoding import spans_of as decoded_spans
 from ..modeling.heads import IGNORE
-from ..modeling.inputs import Windows, as_text
+from ..modeling.inputs import as_text
 from ..modeling.readers import window_stride
 from ..modeling.words import (
-    Place,
-    first_tokens,
     groups,
     joined,
-    marks_of,
     scheme_of,
     split_tag,
     tags_of,
-    token_units,
     trimmed,
 )
 from . import labels as lab
+from .alignment import Aligned, align_spans, align_words
 from .base import RowEncodings, Task
 from .constant import entropy
 from .labelled import Labelled
@@ -33,21 +30,6 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from datasets import Dataset
-
-
-@dataclass(frozen=True)
-class Aligned:
-    """The labels of a row.
-
-    Args:
-        labels: of the tokens of all its windows, one behind the other.
-        gold: what evaluation compares answers with.
-        lost: labels that no token carries.
-    """
-
-    labels: list[int]
-    gold: dict[str, Any]
-    lost: int
 
 
 @dataclass(kw_only=True)
@@ -174,13 +156,17 @@ class TokenClassification(Labelled):
             where = f"row {indices[row]} of the {split} data"
             if self.spans_column is not None:
                 text = as_text(rows[self.text_column or ""][row])
-                aligned.append(self._align_spans(encoding.text(row), text, target, table, where))
+                spans = self._spans(text, target, table, where)
+                scheme = scheme_of(self.label_names or []) or "BIO"
+                own = None if spans is None else align_spans(encoding.text(row), text, spans, table, scheme)
+                aligned.append(own)
             elif target is None:
                 aligned.append(None)
             else:
                 words = rows[self.tokens_column][row]
                 tags = self._tags(words, target, table, where)
-                aligned.append(self._align_words(encoding.text(row), joined(words)[1], tags))
+                later = self._later if self.label_all_tokens else None
+                aligned.append(align_words(encoding.text(row), joined(words)[1], tags, later))
         encoding.notes[str(self.name)] = aligned
         return [None if one is None else one.labels for one in aligned]
 
@@ -208,58 +194,12 @@ class TokenClassification(Labelled):
                 raise self.unknown_label(tag, where)
         return [table[tag] for tag in tags]
 
-    def _align_words(self, windows: Windows, units: list[Place], tags: list[int]) -> Aligned:
-        """Tags of words to labels of their first tokens."""
-        labels, place = _unlabelled(windows)
-        firsts = first_tokens(windows.offsets, units)
-        for tag, first in zip(tags, firsts, strict=True):
-            if first >= 0:
-                labels[place[first]] = tag
-        if self.label_all_tokens:
-            word_of = {first: word for word, first in enumerate(firsts) if first >= 0}
-            word = None
-            for token, (start, end) in enumerate(windows.offsets):
-                word = word_of.get(token, word)
-                if word is not None and token not in word_of and start < end and start < units[word][1]:
-                    labels[place[token]] = self._inside(tags[word])
-        order = _order(labels)
-        gold = {"tags": tags, "places": [order[place[first]] if first >= 0 else -1 for first in firsts]}
-        return Aligned(labels, gold, firsts.count(-1))
-
-    def _inside(self, tag: int) -> int:
+    @cached_property
+    def _later(self) -> dict[int, int]:
+        """By tag, that of the later tokens of a word: ``I-`` for ``B-``."""
         names = self.label_names or []
-        if tag < len(names) and names[tag].startswith("B-") and "I-" + names[tag][2:] in names:
-            return names.index("I-" + names[tag][2:])
-        return tag
-
-    def _align_spans(self, windows: Windows, text: str, cell: Any, table: dict[Any, int], where: str) -> Aligned | None:
-        """Spans to labels of the tokens that overlap them; None for a row without labels."""
-        spans = self._spans(text, cell, table, where)
-        if spans is None:
-            return None
-        labels, place = _unlabelled(windows)
-        units, tokens = token_units(text, windows.offsets)
-        inside: list[list[int]] = [[] for _ in spans]
-        number = 0
-        for token, (start, end) in zip(tokens, units, strict=True):
-            while number < len(spans) and spans[number][1] <= start:
-                number += 1
-            labels[place[token]] = table.get("O", IGNORE)
-            if number < len(spans) and spans[number][0] < end:
-                inside[number].append(place[token])
-        scheme = scheme_of(self.label_names or []) or "BIO"
-        for (_, _, kind), places in zip(spans, inside, strict=True):
-            for token, mark in zip(places, marks_of(len(places), scheme) if places else [], strict=True):
-                labels[token] = table.get(f"{mark}-{kind}", table[f"B-{kind}"])
-        order = _order(labels)
-        gold = {
-            "text": text,
-            "starts": [start for start, _ in units],
-            "ends": [end for _, end in units],
-            "places": [order.get(place[token], -1) for token in tokens],
-            "spans": [[start, end, table[f"B-{kind}"]] for start, end, kind in spans],
-        }
-        return Aligned(labels, gold, sum(not places for places in inside))
+        later = {name: f"I-{split_tag(name)[1]}" if split_tag(name)[0] == "B" else name for name in names}
+        return {names.index(name): names.index(other) for name, other in later.items() if other in names}
 
     def _spans(self, text: str, cell: Any, table: dict[Any, int], where: str) -> list[Span] | None:
         """The spans of a row in rising order, without white space at their edges."""
@@ -390,17 +330,3 @@ class TokenClassification(Labelled):
 def _canonical(tags: Sequence[str]) -> list[str]:
     """The spans of tags of any scheme, in BIO."""
     return tags_of(groups(tags), len(tags))
-
-
-def _unlabelled(windows: Windows) -> tuple[list[int], Sequence[int]]:
-    """Labels of all tokens of all windows, none yet, and where among them each token of the text is labelled."""
-    if len(windows.rows) == 1:
-        return [IGNORE] * len(windows.rows[0]["input_ids"]), range(windows.lead, windows.lead + len(windows.offsets))
-    lengths = [len(row["input_ids"]) for row in windows.rows]
-    starts = [0, *accumulate(lengths)]
-    return [IGNORE] * starts[-1], [starts[window] + place for window, place in windows.home()]
-
-
-def _order(labels: Sequence[int]) -> dict[int, int]:
-    """For every labelled token the number of labelled tokens before it."""
-    return {place: number for number, place in enumerate(p for p, label in enumerate(labels) if label != IGNORE)}

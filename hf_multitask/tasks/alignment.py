@@ -1,0 +1,103 @@
+"""Labels of words and of spans on the tokens that carry them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from ..modeling.heads import IGNORE
+from ..modeling.inputs import Windows
+from ..modeling.words import Place, first_tokens, marks_of, token_units
+from .span_labels import Span
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """The labels of a row.
+
+    Args:
+        labels: of the tokens of all its windows, one behind the other.
+        gold: what evaluation compares answers with: ``places``, which of the labelled tokens speaks for each word or
+            unit, and the ``tags`` of words, or the ``spans`` of a ``text``, whose units have ``starts`` and ``ends``.
+        lost: labels that no token carries.
+    """
+
+    labels: list[int]
+    gold: dict[str, Any]
+    lost: int
+
+
+def align_words(windows: Windows, words: Sequence[Place], tags: list[int], later: Mapping[int, int] | None) -> Aligned:
+    """Tags of words to labels of their first tokens.
+
+    Args:
+        windows: tokens of the text.
+        words: places of its words.
+        tags: of the words.
+        later: by tag, the label of the later tokens of a word; they have none where None.
+    """
+    labels, place = _unlabelled(windows)
+    firsts = first_tokens(windows.offsets, words)
+    for tag, first in zip(tags, firsts, strict=True):
+        if first >= 0:
+            labels[place[first]] = tag
+    if later is not None:
+        word_of = {first: word for word, first in enumerate(firsts) if first >= 0}
+        word = None
+        for token, (start, end) in enumerate(windows.offsets):
+            word = word_of.get(token, word)
+            if word is not None and token not in word_of and start < end and start < words[word][1]:
+                labels[place[token]] = later.get(tags[word], tags[word])
+    order = _order(labels)
+    gold = {"tags": tags, "places": [order[place[first]] if first >= 0 else -1 for first in firsts]}
+    return Aligned(labels, gold, firsts.count(-1))
+
+
+def align_spans(windows: Windows, text: str, spans: Sequence[Span], table: Mapping[Any, int], scheme: str) -> Aligned:
+    """Spans to labels of the tokens that overlap them.
+
+    Args:
+        windows: tokens of the text.
+        text: running text.
+        spans: in rising order, none of which overlap.
+        table: numbers of the tags.
+        scheme: of the tags.
+    """
+    labels, place = _unlabelled(windows)
+    units, tokens = token_units(text, windows.offsets)
+    inside: list[list[int]] = [[] for _ in spans]
+    number = 0
+    for token, (start, end) in zip(tokens, units, strict=True):
+        while number < len(spans) and spans[number][1] <= start:
+            number += 1
+        labels[place[token]] = table.get("O", IGNORE)
+        if number < len(spans) and spans[number][0] < end:
+            inside[number].append(place[token])
+    for (_, _, kind), places in zip(spans, inside, strict=True):
+        for token, mark in zip(places, marks_of(len(places), scheme) if places else [], strict=True):
+            labels[token] = table.get(f"{mark}-{kind}", table[f"B-{kind}"])
+    order = _order(labels)
+    gold = {
+        "text": text,
+        "starts": [start for start, _ in units],
+        "ends": [end for _, end in units],
+        "places": [order.get(place[token], -1) for token in tokens],
+        "spans": [[start, end, table[f"B-{kind}"]] for start, end, kind in spans],
+    }
+    return Aligned(labels, gold, sum(not places for places in inside))
+
+
+def _unlabelled(windows: Windows) -> tuple[list[int], Sequence[int]]:
+    """Labels of all tokens of all windows, none yet, and where among them each token of the text is labelled."""
+    if len(windows.rows) == 1:
+        return [IGNORE] * len(windows.rows[0]["input_ids"]), range(windows.lead, windows.lead + len(windows.offsets))
+    lengths = [len(row["input_ids"]) for row in windows.rows]
+    starts = [0, *accumulate(lengths)]
+    return [IGNORE] * starts[-1], [starts[window] + place for window, place in windows.home()]
+
+
+def _order(labels: Sequence[int]) -> dict[int, int]:
+    """For every labelled token the number of labelled tokens before it."""
+    return {place: number for number, place in enumerate(p for p, label in enumerate(labels) if label != IGNORE)}
