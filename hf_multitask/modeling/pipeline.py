@@ -25,7 +25,7 @@ _ELSEWHERE = {
     "return_all_scores": _LOGITS,
     "function_to_apply": _LOGITS,
     "threshold": "Compare the scores of the answer with it.",
-    "aggregation_strategy": "The task's labels say it: BIO labels are answered as spans, others word by word.",
+    "aggregation_strategy": "The task's labels say it: tags that mark spans are answered as spans, others by word.",
     **dict.fromkeys(("stride", "doc_stride", "max_length", "max_answer_len", "max_answer_length"), _OPTION),
     **dict.fromkeys(("prefix", "src_lang", "tgt_lang", "source_lang", "target_lang"), _OPTION),
     **dict.fromkeys(("truncation", "padding"), "Texts are cut and padded by the limits of the task and the backbone."),
@@ -51,8 +51,8 @@ class MultiTaskPipeline(Pipeline):
     """Answers of all tasks that take the input, or of some of them.
 
     An input is a string, a list of words, or a dict: ``{"text": ..., "text_pair": ...}`` for tasks on pairs,
-    ``{"question": ..., "context": ...}``, ``{"question": ..., "choices": [...]}``. ``tasks=["ner"]`` asks some of the
-    tasks only, ``generate_kwargs={...}`` goes to ``generate`` of those that write.
+    ``{"tokens": [...]}`` for a list of words, ``{"question": ..., "context": ...}``, ``{"question": ..., "choices": [...]}``.
+    ``tasks=["ner"]`` asks some of the tasks only, ``generate_kwargs={...}`` goes to ``generate`` of those that write.
 
     Returns:
         A dict by task: a label with its score, a list of spans or tags, or whatever the task's type gives.
@@ -169,6 +169,8 @@ class MultiTaskPipeline(Pipeline):
     def preprocess(self, inputs: Any, tasks: list[str] | None = None) -> dict[str, Any]:
         """One input to what each task reads of it."""
         row = inputs if isinstance(inputs, Mapping) else {"text": inputs}
+        if row.get("text") is None and row.get("tokens") is not None:
+            row = {**row, "text": row["tokens"]}
         if all(row.get(key) is None for key in ("text", "question")):
             raise ValueError(f"An input should be {_INPUTS}. Found {inputs!r}.")
         config = self.model.config

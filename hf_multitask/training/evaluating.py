@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from ..modeling import MultiTaskModel
 from ..modeling.generation import generation_kwargs
 from ..modeling.heads import IGNORE
 from ..tasks import Task
-from .evaluation import NUMBERS, EvaluationRows, Metric, Part, Scores, prefixed, score, sweep_loader
+from .evaluation import NUMBERS, EvaluationRows, Metric, Part, Preprocess, Scores, prefixed, score, sweep_loader
 from .preparation import Datasets
 from .progress import Progress
 
@@ -32,7 +31,7 @@ class EvaluatingTrainer(Trainer):
     data_collator: MixtureCollator
     tasks: dict[str, Task]
     metric_by_task: dict[str, Metric]
-    preprocess_by_task: Mapping[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]
+    preprocess_by_task: dict[str, Preprocess]
     eval_dataset: EvaluationRows | None
     _primary: dict[str, tuple[str, float]]
     _measured_rows: dict[str, dict[str, int]]

@@ -18,6 +18,7 @@ from ..tasks import Task
 from .results import check_results
 
 Metric = Callable[[EvalPrediction], Mapping[str, float]]
+Preprocess = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # of logits and labels of a batch
 # Where the items of a batch stand among a task's rows, how many predictions each has, or nothing where it is one, their
 # predictions, summed losses, numbers of items, and labels.
 Part = tuple[np.ndarray, ...]

@@ -147,6 +147,26 @@ def build_tasks(config: MultiTaskConfig, overrides: Mapping[str, Task] | None) -
     return tasks
 
 
+def preprocessing(given: Any, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """By task with metrics of the user's own, what reduces its logits for them.
+
+    Args:
+        given: a function for all of these tasks, functions by task, or None.
+        metrics: by task.
+
+    Raises:
+        ValueError: a task has no metrics of the user's own, and the package's read the logits.
+    """
+    if given is None or isinstance(given, Mapping):
+        check_names("preprocess_logits_for_metrics", given, metrics)
+        return dict(given or {})
+    if not metrics:
+        raise ValueError(
+            "`preprocess_logits_for_metrics` is for compute_metrics, of which there is none. Leave it out."
+        )
+    return dict.fromkeys(metrics, given)
+
+
 def check_names(argument: str, given: Iterable[str] | None, known: Iterable[str], what: str = "task") -> None:
     """See that an argument by name names only what there is.
 

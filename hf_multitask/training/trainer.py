@@ -32,7 +32,7 @@ from .callbacks import PlanCallback, ResumableEarlyStopping
 from .checkpoint import check_checkpoint
 from .describing import DescribingTrainer
 from .evaluating import EvaluatingTrainer
-from .evaluation import EvaluationRows, Metric
+from .evaluation import EvaluationRows, Metric, Preprocess
 from .insight import InsightCallback, InsightTrainer
 from .mixing import MixingTrainer
 from .parameters import BACKBONE, check_optimizer, check_precision, freeze, regroup
@@ -47,6 +47,7 @@ from .preparation import (
     check_vocabulary,
     check_watched,
     ensure_pad_token,
+    preprocessing,
     resolve_tasks,
     without_streams,
 )
@@ -92,8 +93,8 @@ class MultiTaskTrainer(
         aggregator: in place of ``args.aggregation``, an aggregator of :mod:`hf_multitask.aggregation`, or a weighting
             of torchjd's that remembers nothing.
         compute_metrics: by task, metrics in place of the task's own; the first one counts for the average.
-        preprocess_logits_for_metrics: by task that has ``compute_metrics``, what is kept for it of a batch's logits and
-            labels, as in ``Trainer``.
+        preprocess_logits_for_metrics: what is kept for ``compute_metrics`` of a batch's logits and labels, as in
+            ``Trainer``; one function for all tasks that have ``compute_metrics``, or by task.
         callbacks: as in ``Trainer``.
         optimizers: as in ``Trainer``.
 
@@ -125,7 +126,7 @@ class MultiTaskTrainer(
         balancer: Balancer | None = None,
         aggregator: Any = None,
         compute_metrics: Mapping[str, Metric] | None = None,
-        preprocess_logits_for_metrics: Mapping[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] | None = None,
+        preprocess_logits_for_metrics: Preprocess | Mapping[str, Preprocess] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
     ) -> None:
@@ -151,9 +152,8 @@ class MultiTaskTrainer(
         self.tasks = build_tasks(model.config, tasks)
         check_tokenizer(self.tasks, processing_class)
         check_names("compute_metrics", compute_metrics, self.tasks)
-        check_names("preprocess_logits_for_metrics", preprocess_logits_for_metrics, compute_metrics or {})
         self.metric_by_task = dict(compute_metrics or {})
-        self.preprocess_by_task = dict(preprocess_logits_for_metrics or {})
+        self.preprocess_by_task = preprocessing(preprocess_logits_for_metrics, self.metric_by_task)
         self.own_rates = sampler
         self.own_balancer = balancer
         self._check_names()

@@ -6,15 +6,17 @@ import os
 import pytest
 import torch
 from datasets import Dataset
-from tiny import ALL, SEQUENCE_ONLY, make_tokenizer
+from seqeval.metrics.sequence_labeling import get_entities
+from tiny import ALL, DATA, SEQUENCE_ONLY, make_tokenizer, read_rows
 from transformers import pipeline
-from truth import make_rows, make_tasks, measured, question_of
+from truth import f1, make_rows, make_tasks, measured, question_of
 
 from hf_multitask import MultiTaskTrainer
 from hf_multitask.cli import main
 from hf_multitask.modeling.inputs import Encoder, padded
 from hf_multitask.modeling.readers import reader_of
 
+EXAMPLE = DATA.parent
 STRUCTURES = ["bert", "roberta", "gpt2", "xlm-roberta", "deberta-v2", "t5", "llama", "gemma"]
 LACKING = {  # types that a family has no stock class for, or answers otherwise
     "gpt2": ("choice",),
@@ -128,3 +130,20 @@ def test_metrics_are_those_of_the_answers_on_many_rows(family, build_model, argu
             found = [one[name] for one in answer([question_of(name, row) for row in rows], tasks=[name], batch_size=8)]
             primary = PRIMARY.get(name, "pearson" if name in ("number", "near") else "accuracy")
             agree(name, metrics[f"eval_{name}_{primary}"], measured(name, rows, found))
+
+
+@pytest.mark.slow
+def test_metrics_of_the_demo_are_those_of_its_answers(tmp_path, capsys):
+    """On the test split of the demo, by the command line and by the pipeline of the saved model."""
+    recipe = str(EXAMPLE / "recipe.yaml")
+    assert main(["train", recipe, "--output_dir", str(tmp_path), "--num_train_epochs", "1", "--use_cpu", "true"]) == 0
+    metrics = json.loads((tmp_path / "test_results.json").read_text())
+    answer = pipeline("multitask", model=str(tmp_path))
+    reviews, sentences = read_rows("sentiment", "test"), read_rows("ner", "test")
+    found = answer([row["text"] for row in reviews], tasks=["sentiment"], batch_size=16)
+    hits = [row["label"] == one["sentiment"]["label"] for row, one in zip(reviews, found, strict=True)]
+    assert metrics["test_sentiment_accuracy"] == pytest.approx(sum(hits) / len(hits), abs=1e-12)
+    found = [one["ner"] for one in answer([row["tokens"] for row in sentences], tasks=["ner"], batch_size=16)]
+    told = [{(a["entity_group"], a["word_indices"][0], a["word_indices"][-1]) for a in own} for own in found]
+    true = [set(get_entities(row["ner_tags"])) for row in sentences]
+    assert metrics["test_ner_f1"] == pytest.approx(f1(told, true), abs=1e-12)

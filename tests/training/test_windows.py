@@ -189,6 +189,9 @@ def test_logits_are_preprocessed_batch_by_batch(build_model, arguments):
     assert trainer.evaluate()["eval_ner_accuracy"] == pytest.approx(expected)
     assert seen[0].shape == (2, 400)
     assert np.issubdtype(seen[0].dtype, np.integer)
+    kwargs = {"compute_metrics": {"ner": metric}, "preprocess_logits_for_metrics": kept["ner"]}
+    other = train(build_model, arguments, {"ner": ner()}, [LONG, SHORT], **kwargs)
+    assert other.evaluate()["eval_ner_accuracy"] == pytest.approx(expected)
     with pytest.raises(ValueError, match="`preprocess_logits_for_metrics` names the task 'ner'"):
         train(build_model, arguments, {"ner": ner()}, [SHORT], preprocess_logits_for_metrics=kept)
 
