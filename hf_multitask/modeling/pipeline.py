@@ -50,9 +50,10 @@ class InputError(ValueError):
 class MultiTaskPipeline(Pipeline):
     """Answers of all tasks that take the input, or of some of them.
 
-    An input is a string, a list of words, or a dict: ``{"text": ..., "text_pair": ...}`` for tasks on pairs,
-    ``{"tokens": [...]}`` for a list of words, ``{"question": ..., "context": ...}``, ``{"question": ..., "choices": [...]}``.
-    ``tasks=["ner"]`` asks some of the tasks only, ``generate_kwargs={...}`` goes to ``generate`` of those that write.
+    An input is a string, a list of words, or a dict: ``{"tokens": [...]}`` for a list of words, ``{"text": ...,
+    "text_pair": ...}`` for tasks on pairs, ``{"question": ..., "context": ...}``, ``{"question": ..., "choices":
+    [...]}``. ``tasks=["ner"]`` asks some of the tasks only, ``generate_kwargs={...}`` goes to ``generate`` of those that
+    write.
 
     Returns:
         A dict by task: a label with its score, a list of spans or tags, or whatever the task's type gives.
