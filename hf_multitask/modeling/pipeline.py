@@ -52,8 +52,8 @@ class MultiTaskPipeline(Pipeline):
 
     An input is a string, a list of words, or a dict: ``{"tokens": [...]}`` for a list of words, ``{"text": ...,
     "text_pair": ...}`` for tasks on pairs, ``{"question": ..., "context": ...}``, ``{"question": ..., "choices":
-    [...]}``. ``tasks=["ner"]`` asks some of the tasks only, ``generate_kwargs={...}`` goes to ``generate`` of those that
-    write.
+    [...]}``. ``tasks=["ner"]`` asks some of the tasks only, ``generate_kwargs={...}`` goes to ``generate`` of those
+    that write.
 
     Returns:
         A dict by task: a label with its score, a list of spans or tags, or whatever the task's type gives.
