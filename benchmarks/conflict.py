@@ -63,6 +63,7 @@ def make_trainer(given: argparse.Namespace, tasks: int, aggregation: str) -> Mul
             tempfile.mkdtemp(),
             per_device_train_batch_size=given.rows,
             aggregation="none" if aggregation == MEASURED else aggregation,
+            max_grad_norm=0.0,  # no system clips
             gradient_logging_steps=1 if aggregation == MEASURED else None,
             bf16=given.bf16,
             use_cpu=not torch.cuda.is_available(),

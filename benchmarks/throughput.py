@@ -84,6 +84,16 @@ def long(data: Path) -> Tasks:
     return {**_tweets(data), "article": (SequenceClassification(), datasets.Dataset.from_dict(article))}
 
 
+def _first_window(row: dict[str, Any]) -> dict[str, Any]:
+    """What of a row others read, who cut a text that does not fit."""
+    if "windows" not in row or len(row["windows"]) == 1:
+        return row
+    return {
+        name: value[: row["windows"][0]] if isinstance(value, list) and name != "windows" else value
+        for name, value in row.items()
+    }
+
+
 def _tweets(data: Path) -> Tasks:
     return {
         name: (
@@ -161,7 +171,7 @@ class MixedRandom(MultiTaskTrainer):
 def arguments(kind: type[TrainingArguments], out: str, given: argparse.Namespace, **values: Any) -> TrainingArguments:
     """The same arguments for every trainer; it trains until it is stopped."""
     common: dict[str, Any] = {
-        "output_dir": out,
+        "output_dir": tempfile.mkdtemp(dir=out),  # a run holds its folder
         "per_device_train_batch_size": given.batch,
         "max_steps": 10**6,
         "learning_rate": 2e-4,
@@ -193,7 +203,7 @@ def build(given: argparse.Namespace, out: str) -> dict[str, list[Runner]]:
 
     ours = multitask(MultiTaskTrainer)
     encoded = {
-        features.name: features.rows.rename_column(f"labels:{features.name}", "labels")
+        features.name: features.rows.rename_column(f"labels:{features.name}", "labels").map(_first_window)
         for features in ours.train_dataset.datasets
     }
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core each, for the processes that a test starts as well
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -184,6 +184,8 @@ class Columns:
             result = {key: value for key, value in result.items() if value or key not in ("text_pair", "choices")}
             lists = [key for key in result if key == "choices" or columns[key] in self.lists]
             result |= {key: _list(result[key], columns[key], where) for key in lists}
+            given = [key for key in result if key not in lists and columns[key] == self.given.get(key)]
+            result |= {key: _words(result[key]) for key in given}
         for key in ("text", "question"):
             if not isinstance(result.get(key, ""), str | list):
                 raise ValueError(
@@ -226,6 +228,15 @@ def _list(cell: Any, column: str, where: str) -> Any:
             f'{where}: column \'{column}\' should hold a JSON list of texts, such as ["a", "b"]. Found {cell!r}.'
         )
     return value
+
+
+def _words(cell: Any) -> Any:
+    """A cell of a column that may hold texts or lists of words: a list where it is one in JSON."""
+    try:
+        value = json.loads(cell) if str(cell).lstrip().startswith("[") else None
+    except ValueError:
+        return cell
+    return value if isinstance(value, list) and all(isinstance(one, str) for one in value) else cell
 
 
 def _plain(value: Any) -> Any:

@@ -143,7 +143,7 @@ class MixtureCollator:
                         for value, lengths in zip(values, flats, strict=True)
                         for part in _split(value, lengths, most)
                     ]
-                labels[name] = task.collate(values, length, self.tokenizer.padding_side)
+                labels[name] = task.collate(values, length, "right")
                 if several and task.labels_tokens:
                     labels[name] = labels[name].unflatten(0, (len(own), most))
         return {**batch, "task_rows": task_rows, "labels": labels}

@@ -332,9 +332,12 @@ def rows_of(inputs: Mapping[str, list[list[int]]]) -> list[dict[str, list[int]]]
 
 
 def padded(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, list[int]]], side: str | None = None
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, list[int]]], side: str = "right"
 ) -> dict[str, torch.Tensor]:
-    """Model inputs of B rows as tensors (B, L), padded on the tokenizer's side or on the one that is given.
+    """Model inputs of B rows as tensors (B, L), padded behind, whatever the tokenizer's side is.
+
+    Padding in front moves absolute positions, and what stands first in a row, so that an answer would depend on the
+    rows beside it. Only decoders that write want it.
 
     What some rows lack is filled as a tokenizer fills it for a single text: 1 in the attention mask, 0 elsewhere.
     """
@@ -346,17 +349,16 @@ def padded(
         for row in rows
     ]
     known = {"input_ids", "attention_mask", "token_type_ids"}
-    kwargs = {} if side is None else {"padding_side": side}
     batch = dict(
         pad_without_fast_tokenizer_warning(
             tokenizer,
             [{key: value for key, value in row.items() if key in known} for row in rows],
             return_tensors="pt",
-            **kwargs,
+            padding_side=side,
         )
     )
     length = batch["input_ids"].shape[1]
-    left = (side or tokenizer.padding_side) == "left"
+    left = side == "left"
     for key in names.keys() - known:
         filled = [[0] * (length - len(row[key])) for row in rows]
         batch[key] = torch.tensor(

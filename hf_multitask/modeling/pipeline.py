@@ -244,15 +244,11 @@ class MultiTaskPipeline(Pipeline):
             if isinstance(reader, MaskReader):
                 labels[name] = reader.labels(batch["input_ids"][task_rows[name]], self.tokenizer)
         logits = self.model(**batch, tasks=list(owners), task_rows=task_rows, labels=labels or None).logits
-        length, left = batch["input_ids"].shape[1], self.tokenizer.padding_side == "left"
         for name, own in owners.items():
             task = self.model.config.task(name)
             of_items: Any = logits[name].float().cpu()
             if name in labels:
                 of_items = of_items.split((labels[name] == 0).sum(1).tolist())
-            elif left and of_items.dim() > task_rows[name].dim() and of_items.shape[task_rows[name].dim()] == length:
-                lengths = [[len(rows[row]["input_ids"]) for row in of_item] for _, of_item in own]
-                of_items = _without_padding(of_items, lengths, task_rows[name].dim() == 2)
             for (number, _), of_item in zip(own, of_items, strict=True):
                 rest = items[number][name].rest
                 answers[number][name] = reader_of(task).answer(task, of_item, rest, self.model, self.tokenizer)
@@ -264,7 +260,7 @@ class MultiTaskPipeline(Pipeline):
             own = [number for number, readings in enumerate(items) if name in readings]
             if not own or not isinstance(reader, WritingReader):
                 continue
-            side = "left" if self.model.heads[name].language_model == "causal" else None
+            side = "left" if self.model.heads[name].language_model == "causal" else "right"
             rows = [items[number][name].rows[0][1] for number in own]
             batch = {key: value.to(self.device) for key, value in padded(self.tokenizer, rows, side).items()}
             texts = reader.write(self.model, task, batch, self.tokenizer, **kwargs)
@@ -274,18 +270,6 @@ class MultiTaskPipeline(Pipeline):
     def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, Any]:
         """The answers for one input, by task."""
         return model_outputs["answers"]
-
-
-def _without_padding(outputs: torch.Tensor, lengths: list[list[int]], several: bool) -> torch.Tensor:
-    """Outputs of tokens, (N, L, ...) or (N, G, L, ...), of rows padded on the left, as those of rows padded behind."""
-    flat = outputs.flatten(0, 1) if several else outputs
-    length = flat.shape[1]
-    moved = torch.zeros_like(flat)
-    most = outputs.shape[1] if several else 1
-    for item, of_item in enumerate(lengths):
-        for window, own in enumerate(of_item):
-            moved[item * most + window, :own] = flat[item * most + window, length - own :]
-    return moved.reshape(outputs.shape)
 
 
 def _check_sizes(kwargs: Mapping[str, Any]) -> None:

@@ -137,11 +137,11 @@ class TagReader(Reader):
                 "To convert it, set model.config.format_version = 2 and save it."
             )
             return super().read(task, row, encoder)
-        value = row["text"]
+        running = task.get("spans_column") is not None
+        value = row["text"] if running or row.get("tokens") is None else row["tokens"]
         text, words = joined(value) if isinstance(value, list | tuple) and as_text(value) else (as_text(value), None)
         stride = window_stride(task, encoder.limit)
         windows = encoder.windows(text, stride)
-        running = task.get("spans_column") is not None
         if running:
             units, tokens = token_units(text, windows.offsets)
         else:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from .precision import fitted
 from .routing import States
 
 _FAILS = (AttributeError, IndexError, KeyError, TypeError)  # whatever the numbers are
@@ -51,7 +52,7 @@ def check_family(model: Any) -> None:
         states = States(last_hidden_state=hidden_NLD, pooler_output=hidden_NLD[:, 0])
         try:
             with torch.no_grad():
-                model.heads[name](states, ids_NL, torch.ones_like(ids_NL))
+                model.heads[name](fitted(states, model.heads[name]), ids_NL, torch.ones_like(ids_NL))
         except _FAILS as problem:
             raise ValueError(
                 f"The backbone family '{config.model_type}' is not supported for task '{name}': the stock class of "

@@ -82,6 +82,8 @@ class TokenClassification(Labelled):
             raise self.error(
                 "`text_column` and `spans_column` go together. Give both, or tokens_column and tags_column."
             )
+        if self.spans_column is not None and self.label_names is not None and "O" not in self.label_names:
+            raise self.error("`label_names` lacks 'O', which the tokens outside of spans carry. Add it.")
         for name in (self.label_names or []) if self.spans_column is not None else []:
             mark, kind = split_tag(name)
             if mark == "B" and f"I-{kind}" not in (self.label_names or []):
@@ -290,8 +292,10 @@ class TokenClassification(Labelled):
         number = {edge: place for place, edge in enumerate(edges)}
         both = []
         for those in (spans, true):
-            both.append(tags_of([(number[start], number[end] - 1, kind) for start, end, kind in those], len(edges)))
-        return list(both[0]), both[1]
+            whole = [(number[start], number[end] - 1, kind) for start, end, kind in those if start < end]
+            both.append(tags_of(whole, len(edges)))
+        blank = [f"B-{kind}" for start, end, kind in true if start == end]  # spans of white space, which no answer is
+        return [*both[0], *["O"] * len(blank)], [*both[1], *blank]
 
     def _metrics(self, pairs: Sequence[tuple[Sequence[str | None], Sequence[str]]]) -> dict[str, float]:
         """Metrics of tags, told and true, by row; None where a word has no token."""

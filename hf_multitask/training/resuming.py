@@ -17,7 +17,7 @@ _ASIDE = {
     *("log_on_each_node", "push_to_hub", "resume_from_checkpoint", "do_train", "do_eval", "do_predict", "debug"),
     *("skip_memory_metrics", "ignore_data_skip", "use_cpu", "include_num_input_tokens_seen", "label_names"),
     *("save_on_each_node", "enable_jit_checkpoint", "remove_unused_columns", "length_column_name", "data_seed"),
-    *("sampling", "sampling_kwargs", "balancing", "aggregation"),
+    *("sampling", "sampling_kwargs"),
 }
 _ASIDE_BY_START = ("hub_", "dataloader_", "ddp_", "trackio_", "logging_", "torch_empty_cache", "deepspeed", "fsdp")
 # What the checkpoint's state was made with and makes no sense without.
@@ -25,6 +25,7 @@ _REFUSED = {
     *("freeze", "optim_args", "optim_target_modules", "balancing_kwargs", "aggregation_kwargs"),
     *("metric_for_best_model", "greater_is_better"),
 }
+_METHODS = {"balancing", "aggregation"}
 _NEW_IS_FINE = {"metric_for_best_model", "greater_is_better"}  # where there was none, nothing is compared with it
 # What the checkpoint's state takes the place of.
 _KEPT = {"seed": "the random state is the checkpoint's"}
@@ -59,6 +60,8 @@ def check_arguments(
         ValueError: one is refused.
     """
     differ = [name for name in now if name in then and then[name] != now[name]]
+    for method in _METHODS & set(differ):  # whose own check says so
+        differ = [name for name in differ if name not in (method, f"{method}_kwargs")]
     follows_steps = optimizer.get("schedule", LambdaLR.__name__) == LambdaLR.__name__
     for name in differ:
         if name in _NEW_IS_FINE and then[name] is None:

@@ -5,6 +5,9 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from hf_multitask.training.checkpoint import hashes
+from hf_multitask.training.progress import Progress
+
 
 def spoil(kitchen, name, edit):
     path = kitchen.folder / name
@@ -286,6 +289,9 @@ def test_resume_from_a_checkpoint_with_other_heads(kitchen):
         (weights | {"heads.pos.native.classifier.bias": torch.zeros(2)}, "has foreign weights for head 'pos'"),
     ):
         save_file(changed, file, metadata={"format": "pt"})
+        progress = Progress.load(file.parent)
+        progress.files = hashes(file.parent)
+        progress.save(file.parent)
         check(kitchen, kitchen.run(["train"], saves, "--resume_from_checkpoint", "true"), part)
 
 

@@ -124,10 +124,10 @@ TASK = {"name": "pos", "type": "token-classification", "label_names": ["A", "B"]
         (lambda c: c.update(pooling="maen"), ["`pooling` should be one of", "Did you mean 'mean'?"]),
         (lambda c: c["backbone_config"].update(model_type="brt"), ["the model_type 'brt'", "Did you mean 'bert'?"]),
         (lambda c: c["backbone_config"].update(hidden_size=16), ["has weights of another size for"]),
-        (lambda c: c.update(format_version=2), ["format version 2", "reads up to 1. Upgrade hf_multitask."]),
+        (lambda c: c.update(format_version=99), ["format version 99", "reads up to 2. Upgrade hf_multitask."]),
         (
-            lambda c: c.update(format_version=2, tasks={"layout": "new"}, backbone_config=None),
-            ["format version 2", "Upgrade hf_multitask."],
+            lambda c: c.update(format_version=99, tasks={"layout": "new"}, backbone_config=None),
+            ["format version 99", "Upgrade hf_multitask."],
         ),
         (lambda c: c.update(format_version="new"), ["`format_version` should be a whole number from 1"]),
     ],

@@ -170,7 +170,7 @@ def test_without_a_tokenizer_the_model_is_exported_and_a_warning_says_so(build, 
 def test_pipelines_of_the_exported_tasks_answer_as_ours(build, tmp_path):
     model, tokenizer = build("bert", ["sequence-classification", "token-classification", "fill-mask"])
     ours = MultiTaskPipeline(model=model, tokenizer=tokenizer)
-    text = "Ada [MASK] loved London."
+    text = "Ada [MASK] loved London ."
     answers = ours(text)
     for kind in answers:
         model.export_task(kind, tmp_path / kind)

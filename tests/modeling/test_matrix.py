@@ -79,8 +79,10 @@ def test_a_pair_works_or_is_refused(family, kind, backbone_path, arguments, tmp_
     loaded = AutoModel.from_pretrained(tmp_path / "saved")
     for name, value in model.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[name]), name
-    asked = INPUTS.get(kind, TEXT)
     pipe = pipeline("multitask", model=str(tmp_path / "saved"))
+    asked = INPUTS.get(kind, TEXT)
+    if kind == "fill-mask":
+        asked = asked.replace("[MASK]", pipe.tokenizer.mask_token)
     one, *_ = pipe([asked, asked, asked], batch_size=2)
     assert_answers(kind, one["t"])
     assert_same(one, pipe(asked))

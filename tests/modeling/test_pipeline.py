@@ -219,3 +219,9 @@ def test_scheme_of_tags(names, scheme):
 def test_tagging_needs_a_fast_tokenizer(multitask):
     with pytest.raises(ValueError, match=r"needs a fast tokenizer"):
         decode_tokens({"name": "ner", "label_names": ["O", "B-A"]}, torch.zeros(3, 2), "a b c", [])
+
+
+def test_a_row_of_the_data_is_read_by_its_words(multitask):
+    words = ["A", "fine place", ".", ""]
+    one, other = multitask()([words])[0], multitask()({"tokens": words, "text": "Something else."}, tasks=["ner"])
+    assert one["ner"] == other["ner"]

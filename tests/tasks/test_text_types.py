@@ -355,3 +355,17 @@ def test_spans_that_do_not_fit_are_named(spans, message, encode):
     task = TokenClassification(text_column="text", spans_column="slots", label_names=["O", "B-a", "I-a"])
     with pytest.raises(ValueError, match=f"Task 't': .*{message}"):
         encode(task, [{"text": "0123 56 89", "slots": spans}])
+
+
+def test_label_names_of_spans_hold_what_lies_outside(encode):
+    with pytest.raises(ValueError, match="`label_names` lacks 'O', which the tokens outside of spans carry"):
+        TokenClassification(text_column="text", spans_column="slots", label_names=["B-a", "I-a"])
+    with pytest.raises(ValueError, match="`label_names` lacks 'I-a'"):
+        TokenClassification(text_column="text", spans_column="slots", label_names=["O", "B-a"])
+
+
+def test_a_span_of_white_space_is_gold_and_never_found():
+    task = TokenClassification(text_column="text", spans_column="slots", label_names=["O", "B-a", "I-a"])
+    gold = {"text": "a \nOslo", "starts": [0, 3], "ends": [1, 7], "places": [0, 1], "spans": [[3, 3, 1], [3, 7, 1]]}
+    scores = task.score([np.array([0, 1])], None, unseen=[], references=[gold], loss=0.0, tokenizer=None)
+    assert scores == {"f1": pytest.approx(2 / 3), "precision": 1.0, "recall": 0.5}

@@ -41,11 +41,10 @@ def test_one_task_is_the_plain_trainer(
     task, auto_class, build_model, tasks, data, arguments, backbone_path, record_property
 ):
     model = build_model(tasks={task: tasks[task]}, dropout=0.0)
+    rows = data(80, 80)[task].filter(lambda row: len(row.get("tokens", [])) < 25)  # which fit into one window
     tokenizer = AutoTokenizer.from_pretrained(backbone_path())
     settings = {"max_steps": STEPS, "learning_rate": 5e-4}
-    ours = MultiTaskTrainer(
-        model, arguments(**settings), train_dataset={task: data(80, 80)[task]}, processing_class=tokenizer
-    )
+    ours = MultiTaskTrainer(model, arguments(**settings), train_dataset={task: rows}, processing_class=tokenizer)
     sampler = ours._step_sampler()
     order = np.concatenate([rows for epoch in range(5) for rows in sampler.steps(epoch)])[: STEPS * 8]
 
