@@ -170,6 +170,7 @@ class MixedRandom(MultiTaskTrainer):
 
 def arguments(kind: type[TrainingArguments], out: str, given: argparse.Namespace, **values: Any) -> TrainingArguments:
     """The same arguments for every trainer; it trains until it is stopped."""
+    Path(out).mkdir(parents=True, exist_ok=True)
     common: dict[str, Any] = {
         "output_dir": tempfile.mkdtemp(dir=out),  # a run holds its folder
         "per_device_train_batch_size": given.batch,
