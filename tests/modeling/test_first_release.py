@@ -13,6 +13,7 @@ from transformers import AutoConfig, pipeline
 from hf_multitask import MultiTaskTrainer, MultiTaskTrainingArguments
 
 FOLDER = Path(__file__).parent / "first_release"
+ANSWERS = Path(__file__).parent / "format_2" / "answers.json"  # of the same weights
 MODELS = ("encoder", "decoder", "writer")
 
 
@@ -36,6 +37,14 @@ def test_its_rules_are_named_once_and_left_by_a_trainer(caplog, tmp_path):
     assert ask(text, tasks=[task]) != old
     ask.model.save_pretrained(tmp_path / "new")
     assert AutoConfig.from_pretrained(tmp_path / "new").format_version == 2
+
+
+@pytest.mark.parametrize("name", ["encoder"])
+def test_it_answers_by_the_rules_of_format_2_as_it_did(name):
+    ask = pipeline("multitask", str(FOLDER / name))
+    ask.model.config.format_version = 2
+    for asked, tasks, answer in json.loads(ANSWERS.read_text(encoding="utf-8"))[name]:
+        assert_same(json.loads(json.dumps(ask([asked], tasks=tasks)[0])), answer)
 
 
 def test_the_models_are_of_the_first_format_and_of_every_type_it_had():
