@@ -27,8 +27,10 @@ def is_mixed(model: Any) -> bool:
 
 
 def widen(model: Any) -> None:
-    """Make what trains beside the backbone float32, and write that down; the backbone stays as it is."""
-    model.config.float32_heads = True
+    """Make what trains beside a backbone in half precision float32, and write that down."""
+    model.config.float32_heads = model.backbone.dtype in HALF
+    if not model.config.float32_heads:
+        return
     model.heads.float()
     for parameter in _adapters(model):
         parameter.data = parameter.data.float()

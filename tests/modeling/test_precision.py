@@ -4,7 +4,7 @@ import pytest
 import torch
 from reading import INPUTS, TASKS, TEXT
 from tiny import ALL, make_tokenizer
-from transformers import AutoModel, AutoTokenizer, pipeline
+from transformers import AutoConfig, AutoModel, AutoTokenizer, pipeline
 from transformers.utils import is_flash_attn_2_available
 
 from hf_multitask import MultiTaskModel
@@ -241,3 +241,13 @@ def test_dynamic_quantisation_by_torch(saved):
     asked = [TEXT, INPUTS["question-answering"], INPUTS["fill-mask"]]
     exact, near = (pipeline("multitask", model=one, tokenizer=tokenizer)(asked) for one in (model, quantised))
     assert [list(answer) for answer in near] == [list(answer) for answer in exact]
+
+
+def test_float32_heads_are_a_matter_of_half_backbones_only(build_model, tmp_path):
+    build_model().save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+    config.float32_heads = True
+    config.save_pretrained(tmp_path)
+    model = MultiTaskModel.from_pretrained(tmp_path)
+    assert not model.config.float32_heads
+    assert {one.dtype for one in model.parameters()} == {torch.float32}
