@@ -52,11 +52,13 @@ def test_filler_has_inputs_and_no_labels(parts):
     assert batch["task_rows"] == batch["labels"] == {}
 
 
-def test_labels_are_padded_on_the_side_of_the_inputs(parts, tokenizer):
+def test_labels_are_padded_behind_as_the_inputs(parts, tokenizer):
     mixture, collator = parts
     tokenizer.padding_side = "left"
     longer = {"inputs": {"input_ids": [2] * 7, "attention_mask": [1] * 7}, "labels": {}}
-    assert collator([mixture[4], longer])["labels"]["t"].tolist() == [[-100, -100, -100, 0, 1, 0, -100]]
+    batch = collator([mixture[4], longer])
+    assert batch["labels"]["t"].tolist() == [[-100, 0, 1, 0, -100, -100, -100]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 0, 0], [1] * 7]
 
 
 def test_forwards_hold_all_rows(parts):

@@ -42,6 +42,7 @@ def test_one_task_is_the_plain_trainer(
 ):
     model = build_model(tasks={task: tasks[task]}, dropout=0.0)
     rows = data(80, 80)[task].filter(lambda row: len(row.get("tokens", [])) < 25)  # which fit into one window
+    rows = rows.select(range(len(rows) // 8 * 8))  # whole batches, as the other trainer sees one long epoch
     tokenizer = AutoTokenizer.from_pretrained(backbone_path())
     settings = {"max_steps": STEPS, "learning_rate": 5e-4}
     ours = MultiTaskTrainer(model, arguments(**settings), train_dataset={task: rows}, processing_class=tokenizer)

@@ -25,6 +25,7 @@ def build(build_model, data, arguments, tokenizer):
 
 def test_evaluation_is_what_a_naive_loop_measures(build, build_model, data, tokenizer):
     model, rows = build_model(), data(50, 30, "validation")
+    rows["ner"] = rows["ner"].filter(lambda row: len(row["tokens"]) < 25)  # which fit into one window
     metrics = build(model, eval_dataset=rows).evaluate()
     model.eval()
     names = model.config.task("sentiment")["label_names"]
