@@ -74,7 +74,11 @@ class Reader:
         if encoder.format_version == 1:
             encoding, _ = encoder.encode_once([text])
             return token_words(encoding)
-        units = joined(value)[1] if isinstance(value, list | tuple) else running_words(text)
+        units = (
+            joined(value)[1]
+            if isinstance(value, list | tuple)
+            else running_words(text, encoder.tokenizer.all_special_tokens)
+        )
         starts = sorted((token, unit) for unit, token in enumerate(first_tokens(windows.offsets, units)) if token >= 0)
         words: TokenWords = [(None, 0, 0)] * len(windows.rows[0]["input_ids"])
         place, current = 0, None
@@ -145,7 +149,7 @@ class TagReader(Reader):
         if running:
             units, tokens = token_units(text, windows.offsets)
         else:
-            units = running_words(text) if words is None else words
+            units = running_words(text, encoder.tokenizer.all_special_tokens) if words is None else words
             tokens = first_tokens(windows.offsets, units)
         home = windows.home()
         places = [home[token] if token >= 0 else (0, NO_TOKEN) for token in tokens]

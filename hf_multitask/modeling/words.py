@@ -4,6 +4,7 @@ Legend: a unit is what carries a tag: a word, or a token of running text whose s
 characters, ``(start, end)``, in the text that the tokenizer reads.
 """
 
+import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -28,24 +29,38 @@ def joined(words: Sequence[str]) -> tuple[str, list[Place]]:
     return " ".join(words), places
 
 
-def running_words(text: str) -> list[Place]:
+def running_words(text: str, marks: Sequence[str] = ()) -> list[Place]:
     """The words of running text: it is split at white space, and punctuation at a word's edge is a word of its own.
 
     Punctuation inside a word stays (``e-mail``), and so does the full stop of an abbreviation that has one inside
     (``U.K.``). Equal characters in a row are one word (``...``). ``@`` and ``#`` before a letter stay with their word.
+
+    Args:
+        text: running text.
+        marks: what is a word of its own wherever it stands, as the tokenizer's special tokens are (``[MASK]``).
     """
+    longest = sorted(filter(None, marks), key=len, reverse=True)
     places: list[Place] = []
+    behind = 0
+    for found in re.finditer("|".join(map(re.escape, longest)), text) if longest else ():
+        places += _words_between(text, behind, found.start())
+        places.append(found.span())
+        behind = found.end()
+    return [*places, *_words_between(text, behind, len(text))]
+
+
+def _words_between(text: str, first: int, last: int) -> Iterator[Place]:
+    """The words of a part of a text."""
     start = None
-    for place, letter in enumerate(text):
-        if letter.isspace():
+    for place in range(first, last):
+        if text[place].isspace():
             if start is not None:
-                places += _split_edges(text, start, place)
+                yield from _split_edges(text, start, place)
             start = None
         elif start is None:
             start = place
     if start is not None:
-        places += _split_edges(text, start, len(text))
-    return places
+        yield from _split_edges(text, start, last)
 
 
 def _split_edges(text: str, start: int, end: int) -> Iterator[Place]:

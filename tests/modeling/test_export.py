@@ -179,8 +179,9 @@ def test_pipelines_of_the_exported_tasks_answer_as_ours(build, tmp_path):
     theirs = pipeline("token-classification", str(tmp_path / "token-classification"), aggregation_strategy="first")(
         text
     )
-    assert [entity["entity_group"] for entity in theirs] == [
-        entity["entity_group"] for entity in answers["token-classification"]
+    parts = ("entity_group", "start", "end")
+    assert [[entity[part] for part in parts] for entity in theirs] == [
+        [entity[part] for part in parts] for entity in answers["token-classification"]
     ]
     assert [float(entity["score"]) for entity in theirs] == pytest.approx(
         [entity["score"] for entity in answers["token-classification"]], abs=1e-6

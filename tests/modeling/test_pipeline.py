@@ -117,6 +117,12 @@ def test_words_of_running_text(text, words):
     assert [text[start:end] for start, end in running_words(text)] == words
 
 
+def test_special_tokens_in_running_text_are_words():
+    text = "in[MASK], <s> </s>. [MASKED]"
+    words = [text[start:end] for start, end in running_words(text, ["[MASK]", "<s>", "</s>", ""])]
+    assert words == ["in", "[MASK]", ",", "<s>", "</s>", ".", "[", "MASKED", "]"]
+
+
 @pytest.mark.parametrize("names", [["O", "B-X", "I-X"], ["O", "B-X", "I-X", "E-X", "S-X"]])
 def test_spans_are_those_that_seqeval_reads(names):
     draw = random.Random(0)
