@@ -53,13 +53,13 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _decoded(path: Path, file: BinaryIO) -> Iterator[str]:
-    head = file.peek(4)[:4]  # type: ignore[attr-defined]
+    head = file.peek(4)[:4]  # type: ignore[attr-defined]  # of both readers given, not of BinaryIO
     encoding = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
     if encoding is not None:
         number = 0
         try:
             with io.TextIOWrapper(file, encoding, newline="") as decoded:
-                for number, line in enumerate(decoded, 1):  # noqa: B007
+                for number, line in enumerate(decoded, 1):  # noqa: B007 - told where decoding fails
                     yield line
         except UnicodeError as problem:
             raise ValueError(

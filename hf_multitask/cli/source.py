@@ -359,7 +359,7 @@ def _check_cells(name: str, file: str, arguments: Mapping[str, Any], rows: int |
         if options["index_col"] is None and not isinstance(index, pd.RangeIndex):
             pd.read_csv(file, **options | {"header": None, "names": None, "nrows": 2})  # which names the line
             raise ValueError("its first row has more cells than its header, or than there are column_names")
-    except Exception as problem:
+    except Exception as problem:  # of pandas, which raises whatever its options lead to
         said = " ".join(str(problem).split())
         if found := _TOO_MANY.search(said):
             said = f"line {found[2]} has {found[3]} cells, and the header has {found[1]}"

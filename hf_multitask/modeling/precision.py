@@ -106,6 +106,6 @@ def _cast_input(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(one.to(dtype) if isinstance(one, torch.Tensor) else one for one in inputs)
 
 
-def _cast_output(first: nn.Parameter, layer: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
+def _cast_output(first: nn.Parameter, layer: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:  # noqa: ARG001 - a hook
     """The output in the dtype of the backbone's other layers, one of whose weights is given."""
     return output.to(first.dtype)

@@ -100,7 +100,7 @@ def file_hash(path: Path) -> str:
 
 
 @functools.lru_cache(maxsize=256)  # every save looks at the checkpoints that are kept
-def _hash(path: str, size: int, changed: int) -> str:  # noqa: ARG001
+def _hash(path: str, size: int, changed: int) -> str:  # noqa: ARG001 - part of the key
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
         parts = list(pool.map(lambda start: _block_hash(path, start), range(0, max(size, 1), _BLOCK)))
     return hashlib.blake2b(b"".join(parts), digest_size=16).hexdigest()
