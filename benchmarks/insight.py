@@ -28,7 +28,7 @@ from turns import Runner, asked, take_turns
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, SequenceClassification
 from hf_multitask.modeling.backbone import resolve_backbone
-from hf_multitask.training.insight import INTERVAL
+from hf_multitask.training.step.probe import INTERVAL
 
 
 def build(given: argparse.Namespace, out: str, steps: int | None) -> Runner:

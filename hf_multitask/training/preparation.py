@@ -26,7 +26,7 @@ from ..data import (
 from ..modeling.config import MultiTaskConfig, close_match
 from ..modeling.inputs import longest_input
 from ..tasks import Task, build_task
-from .row_report import report_rows
+from .report.rows import report_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase

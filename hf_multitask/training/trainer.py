@@ -27,15 +27,11 @@ from ..modeling import MultiTaskModel
 from ..modeling.config import FORMAT_VERSION
 from ..tasks import Task
 from .arguments import OWN_TO_A_RANK, MultiTaskTrainingArguments
-from .balance import Balance
-from .callbacks import PlanCallback, ResumableEarlyStopping
-from .checkpoint import check_checkpoint
-from .describing import DescribingTrainer
-from .evaluating import EvaluatingTrainer
-from .evaluation import EvaluationRows, Metric, Preprocess
-from .insight import InsightCallback, InsightTrainer
-from .mixing import MixingTrainer
+from .evaluation.evaluator import EvaluatingTrainer
+from .evaluation.results import check_primary
+from .evaluation.rows import EvaluationRows, Metric, Preprocess
 from .parameters import BACKBONE, check_optimizer, check_precision, freeze, regroup
+from .plan import MixingTrainer
 from .preparation import (
     Datasets,
     build_tasks,
@@ -51,16 +47,20 @@ from .preparation import (
     resolve_tasks,
     without_streams,
 )
-from .progress import BEST_FOLDER, Progress, tidy_best
-from .pushing import PushingTrainer
 from .ranks import check_alike, release_group_at_exit
+from .report.callbacks import PlanCallback, ResumableEarlyStopping
+from .report.card import DescribingTrainer
+from .report.console import SEVERAL, summary_callbacks
+from .report.push import PushingTrainer
 from .requirements import check_output_dir, check_trackers
-from .results import check_primary
-from .resuming import check_arguments, compared
-from .running_loss import RunningLossTrainer
-from .saving import SaveError, SavingTrainer
-from .summary import SEVERAL, summary_callbacks
-from .weighing import BalanceCallback
+from .state.checkpoint import check_checkpoint
+from .state.loss import RunningLossTrainer
+from .state.progress import BEST_FOLDER, Progress, tidy_best
+from .state.resuming import check_arguments, compared
+from .state.saving import SaveError, SavingTrainer
+from .step.probe import InsightCallback, InsightTrainer
+from .step.weighing import BalanceCallback
+from .step.weights import Balance
 
 logger = logging.get_logger(__name__)
 

@@ -5,8 +5,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from hf_multitask.training.checkpoint import hashes
-from hf_multitask.training.progress import Progress
+from hf_multitask.training.state.checkpoint import hashes
+from hf_multitask.training.state.progress import Progress
 
 
 def spoil(kitchen, name, edit):

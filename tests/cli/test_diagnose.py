@@ -14,7 +14,7 @@ from pages import DOCS
 from hf_multitask.aggregation import AGGREGATORS
 from hf_multitask.balancing import BALANCING
 from hf_multitask.cli import main
-from hf_multitask.training.diagnosis import PARTS
+from hf_multitask.training.diagnosis.diagnosis import PARTS
 
 PAGE = (DOCS / "diagnose.md").read_text(encoding="utf-8")
 
@@ -156,7 +156,7 @@ def test_several_processes_are_refused(kitchen):
 def test_the_commands_of_the_page_run(kitchen, monkeypatch):
     monkeypatch.chdir(kitchen.folder)
     few = {name: AGGREGATORS[name] for name in ("pcgrad", "krum")}
-    monkeypatch.setattr("hf_multitask.training.prices.AGGREGATORS", few)  # all of them: the test above
+    monkeypatch.setattr("hf_multitask.training.diagnosis.prices.AGGREGATORS", few)  # all of them: the test above
     commands = [
         line for block in re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL) for line in block.splitlines()
     ]

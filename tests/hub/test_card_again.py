@@ -121,7 +121,7 @@ def test_card_on_the_hub_is_read_before_a_push(tmp_path):
     script = """
 import json, sys
 from types import SimpleNamespace
-from hf_multitask.training.describing import DescribingTrainer
+from hf_multitask.training.report.card import DescribingTrainer
 args = SimpleNamespace(hub_revision=None, hub_token=None)
 print(json.dumps([DescribingTrainer._card_on_hub(SimpleNamespace(hub_model_id=name, args=args)) for name in sys.argv[1:]]))
 """

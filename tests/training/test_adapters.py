@@ -15,8 +15,8 @@ from transformers import AutoTokenizer
 from hf_multitask import MultiTaskModel, MultiTaskTrainer
 from hf_multitask.modeling.adapters import adapter_of
 from hf_multitask.modeling.config import SHARED
-from hf_multitask.training.checkpoint import check_checkpoint
 from hf_multitask.training.parameters import last_shared_matrix
+from hf_multitask.training.state.checkpoint import check_checkpoint
 
 OWN = {"task_lora": {"r": 3, "lora_dropout": 0.1}}
 BOTH = {"lora": {"r": 2, "lora_dropout": 0.1}, **OWN}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hf_multitask import MultiTaskTrainer
-from hf_multitask.training.affinity import Measured, StepProbe, by_step, evenly
+from hf_multitask.training.diagnosis.affinity import Measured, StepProbe, by_step, evenly
 
 TASKS = ("stars", "pairs", "ner", "sentiment", "topics")  # the last two share rows
 

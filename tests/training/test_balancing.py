@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, TrainerCallback
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainer, SequenceClassification
 from hf_multitask.balancing import BALANCING, FAMO, Balancer, GeometricMean
-from hf_multitask.training.matrix_gradients import MatrixGradients
+from hf_multitask.training.step.matrix import MatrixGradients
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from transformers import TrainerCallback
 
 from hf_multitask import MultiTaskTrainer
 from hf_multitask.data import Share
-from hf_multitask.training.callbacks import Reader, describe_shares
-from hf_multitask.training.checkpoint import torn
+from hf_multitask.training.report.callbacks import Reader, describe_shares
+from hf_multitask.training.state.checkpoint import torn
 
 WAIT = """
 import signal, time
-from hf_multitask.training.callbacks import Termination
+from hf_multitask.training.report.callbacks import Termination
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from hf_multitask import MultiTaskTrainer
-from hf_multitask.training.diagnosing import DiagnosingTrainer, quiet
-from hf_multitask.training.diagnosis import Diagnosis
-from hf_multitask.training.findings import compared_in_words, noise, uneven_in_words
-from hf_multitask.training.prices import AGGREGATIONS, BALANCERS, PriceList
+from hf_multitask.training.diagnosis.diagnosis import Diagnosis
+from hf_multitask.training.diagnosis.findings import compared_in_words, noise, uneven_in_words
+from hf_multitask.training.diagnosis.prices import AGGREGATIONS, BALANCERS, PriceList
+from hf_multitask.training.diagnosis.trainer import DiagnosingTrainer, quiet
 
 
 @pytest.fixture

@@ -3,8 +3,15 @@
 import numpy as np
 import pytest
 
-from hf_multitask.training.findings import suggested_in_words
-from hf_multitask.training.grouping import best_groups, group, jackknife_error, mean_affinity, partitions, suggest
+from hf_multitask.training.diagnosis.findings import suggested_in_words
+from hf_multitask.training.diagnosis.grouping import (
+    best_groups,
+    group,
+    jackknife_error,
+    mean_affinity,
+    partitions,
+    suggest,
+)
 
 STIRLING = {(4, 2): 7, (5, 3): 25, (6, 3): 90, (8, 4): 1701, (5, 5): 1, (5, 1): 1}
 # Tasks 0 and 1 help each other, 2 harms both and is harmed.

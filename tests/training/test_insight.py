@@ -13,8 +13,8 @@ from conflicts import APART, SHARED, matrix, train
 from hf_multitask import MultiTaskTrainer
 from hf_multitask.aggregation import Outcome
 from hf_multitask.training import insight
-from hf_multitask.training.insight import INTERVAL, Means
-from hf_multitask.training.summary import MANY, SEVERAL
+from hf_multitask.training.report.console import MANY, SEVERAL
+from hf_multitask.training.step.probe import INTERVAL, Means
 
 FIVE = (*APART, "sentiment", "person")
 

@@ -10,11 +10,11 @@ import pytest
 from transformers import TrainerCallback
 
 from hf_multitask import MultiTaskTrainer
-from hf_multitask.training.lock import LOCK_NAME, RunLock
+from hf_multitask.training.state.lock import LOCK_NAME, RunLock
 
 HOLD = """
 import os, sys, time
-from hf_multitask.training.lock import RunLock
+from hf_multitask.training.state.lock import RunLock
 
 RunLock(sys.argv[1]).take()
 if os.fork() == 0:

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, ProgressCallback
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainer, SequenceClassification
 from hf_multitask.cli.train import show_metrics
-from hf_multitask.training.summary import FEW, MANY, by_task, summarise
+from hf_multitask.training.report.console import FEW, MANY, by_task, summarise
 
 
 def names(count):

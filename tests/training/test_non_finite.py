@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, TrainerCallback
 
 from hf_multitask import MultiTaskModel, MultiTaskPipeline, MultiTaskTrainer, SequenceClassification
 from hf_multitask.modeling.finite import WeightsError, check_weights
-from hf_multitask.training.nonfinite import LossError, failing_items
+from hf_multitask.training.step.nonfinite import LossError, failing_items
 
 HUGE = 1e30  # its square is infinite in float32
 

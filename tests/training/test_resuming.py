@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from hf_multitask import MultiTaskTrainer
-from hf_multitask.training.resuming import _ASIDE, _KEPT, _REFUSED, compared
+from hf_multitask.training.state.resuming import _ASIDE, _KEPT, _REFUSED, compared
 
 
 @pytest.fixture

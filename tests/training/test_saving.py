@@ -11,7 +11,7 @@ from killing import start_server
 from safetensors.torch import load_file
 
 from hf_multitask import MultiTaskTrainer
-from hf_multitask.training.checkpoint import last_whole_checkpoint, torn
+from hf_multitask.training.state.checkpoint import last_whole_checkpoint, torn
 
 
 def steps_kept(folder):

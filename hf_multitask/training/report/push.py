@@ -12,8 +12,8 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 from transformers.utils.hub import hf_api
 
-from ..modeling.loading import PushError, hub_failure, pushing
-from ..modeling.saving import storage_failure
+from ...modeling.loading import PushError, hub_failure, pushing
+from ...modeling.saving import storage_failure
 
 logger = logging.get_logger(__name__)
 

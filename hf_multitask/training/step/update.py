@@ -12,11 +12,11 @@ from torch import nn
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
-from ..aggregation import Aggregator, Outcome, as_aggregator, build_aggregator, combine
-from .balance import Balance
+from ...aggregation import Aggregator, Outcome, as_aggregator, build_aggregator, combine
+from ..parameters import shared_parameters
+from .gradients import GradientsTrainer, average
 from .nonfinite import non_finite
-from .parameters import shared_parameters
-from .task_gradients import GradientsTrainer, average
+from .weights import Balance
 
 logger = logging.get_logger(__name__)
 

@@ -13,15 +13,15 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import PredictionOutput, speed_metrics
 
-from ..data import MixtureCollator
-from ..data.workers import leave_sigterm_to_parent
-from ..modeling import MultiTaskModel
-from ..modeling.generation import generation_kwargs
-from ..modeling.heads import IGNORE
-from ..tasks import Task
-from .evaluation import NUMBERS, EvaluationRows, Metric, Part, Preprocess, Scores, prefixed, score, sweep_loader
-from .preparation import Datasets
-from .progress import Progress
+from ...data import MixtureCollator
+from ...data.workers import leave_sigterm_to_parent
+from ...modeling import MultiTaskModel
+from ...modeling.generation import generation_kwargs
+from ...modeling.heads import IGNORE
+from ...tasks import Task
+from ..preparation import Datasets
+from ..state.progress import Progress
+from .rows import NUMBERS, EvaluationRows, Metric, Part, Preprocess, Scores, prefixed, score, sweep_loader
 
 
 class EvaluatingTrainer(Trainer):

@@ -13,12 +13,12 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 from transformers.utils import logging
 
-from ..data import Mixture
-from ..hub import Run, UnreadableCard, write_card
-from ..modeling import MultiTaskModel
-from .evaluation import EvaluationRows
-from .progress import Progress
-from .secrets import arguments_without_secrets
+from ...data import Mixture
+from ...hub import Run, UnreadableCard, write_card
+from ...modeling import MultiTaskModel
+from ..evaluation.rows import EvaluationRows
+from ..secrets import arguments_without_secrets
+from ..state.progress import Progress
 
 logger = logging.get_logger(__name__)
 

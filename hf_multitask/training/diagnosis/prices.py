@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..aggregation import AGGREGATORS
-from ..balancing import BALANCING, build_balancer
-from .balance import Balance
-from .parameters import freeze, last_shared_matrix, shared_parameters
+from ...aggregation import AGGREGATORS
+from ...balancing import BALANCING, build_balancer
+from ..parameters import freeze, last_shared_matrix, shared_parameters
+from ..step.weights import Balance
 
 if TYPE_CHECKING:
-    from .trainer import MultiTaskTrainer
+    from ..trainer import MultiTaskTrainer
 
 Method = tuple[str, str]  # kind and name: there is a balancer and an aggregator `random`
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from .leaving import LeavingTrainer
-from .progress import Progress
+from ..state.progress import Progress
+from .guard import LeavingTrainer
 
 
 class SteppingTrainer(LeavingTrainer):

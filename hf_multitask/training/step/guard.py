@@ -14,9 +14,9 @@ from torch.distributed.tensor import DTensor
 from transformers import Trainer
 from transformers.utils import logging
 
+from ..parameters import drop_gradients
 from .aliases import aliased
 from .nonfinite import LossError, bad_rows, describe, failing_items, filler, non_finite, only_items, without
-from .parameters import drop_gradients
 from .weighing import WeighingTrainer
 
 logger = logging.get_logger(__name__)

@@ -16,10 +16,10 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging
 
-from ..modeling.adapted import left_out_weights
-from ..modeling.finite import WeightsError, broken_weight
-from ..modeling.saving import storage_failure, whole
-from .callbacks import SaveAfterEpoch, Termination
+from ...modeling.adapted import left_out_weights
+from ...modeling.finite import WeightsError, broken_weight
+from ...modeling.saving import storage_failure, whole
+from ..report.callbacks import SaveAfterEpoch, Termination
 from .checkpoint import drop_torn, hashes, last_whole_checkpoint
 from .lock import RunLock
 from .progress import Progress

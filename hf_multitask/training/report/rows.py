@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow.compute as pc
 from transformers.utils import logging
 
-from ..data import Encoded
-from ..data.encoding import label_column
-from ..tasks import Task
+from ...data import Encoded
+from ...data.encoding import label_column
+from ...tasks import Task
 
 logger = logging.get_logger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..balancing import Balancer
+from ...balancing import Balancer
 
 
 class Balance:

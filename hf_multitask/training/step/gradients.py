@@ -14,10 +14,10 @@ from torch import nn
 from transformers import Trainer
 from transformers.utils import logging
 
-from ..aggregation import Aggregator, Blocks, NoRowAxisError, RowSplit, Segment, collect_task
-from .parameters import shared_parameters
-from .stepping import SteppingTrainer
-from .task_rows import Batch, only, rows_of, side_by_side
+from ...aggregation import Aggregator, Blocks, NoRowAxisError, RowSplit, Segment, collect_task
+from ..parameters import shared_parameters
+from .engine import SteppingTrainer
+from .rows import Batch, only, rows_of, side_by_side
 
 logger = logging.get_logger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..hub.heatmap import HIGH, LOW, MIDDLE, ink
+from ...hub.heatmap import HIGH, LOW, MIDDLE, ink
 
 _CELL, _MARGIN, _TEXT = 64, 12, 16  # pixels
 _LONGEST = 24  # letters of a name

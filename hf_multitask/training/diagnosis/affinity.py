@@ -14,13 +14,13 @@ import torch
 from torch import nn
 from transformers import TrainerCallback
 
-from ..aggregation import Blocks, collect_task
-from ..modeling import MultiTaskModel
-from .parameters import shared_parameters
-from .task_rows import Batch, only
+from ...aggregation import Blocks, collect_task
+from ...modeling import MultiTaskModel
+from ..parameters import shared_parameters
+from ..step.rows import Batch, only
 
 if TYPE_CHECKING:
-    from .trainer import MultiTaskTrainer
+    from ..trainer import MultiTaskTrainer
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from ..data import Mixture, Stream
-from ..data.encoding import label_column
-from ..tasks import Task
+from ...data import Mixture, Stream
+from ...data.encoding import label_column
+from ...tasks import Task
 
 
 def constant_losses(

@@ -17,8 +17,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from ..modeling import MultiTaskModel
-from ..modeling.adapters import adapter_of
+from ...modeling import MultiTaskModel
+from ...modeling.adapters import adapter_of
 from .progress import FORMAT, STATE_NAME, state_hash
 
 _STATES = (STATE_NAME, f"{STATE_NAME}.new", TRAINER_STATE_NAME)

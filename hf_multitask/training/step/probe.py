@@ -11,14 +11,14 @@ from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.utils import logging
 
-from ..aggregation import Outcome
+from ...aggregation import Outcome
+from ..parameters import shared_parameters
+from ..report.console import MANY
+from ..report.picture import draw_matrix
 from .aliases import aliased
-from .conflict import AggregatingTrainer
-from .matrix_picture import draw_matrix
-from .parameters import shared_parameters
-from .summary import MANY
-from .task_gradients import average
-from .task_rows import Batch
+from .gradients import average
+from .rows import Batch
+from .update import AggregatingTrainer
 
 logger = logging.get_logger(__name__)
 

@@ -12,12 +12,12 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.utils import logging
 
+from ..evaluation.rows import Scores
+from ..parameters import shared_parameters
 from .affinity import Measured, StepProbe, evenly
-from .diagnosing import DiagnosingTrainer
-from .evaluation import Scores
 from .findings import affinity_report, compared_in_words, gradients_report, groups_report, noise, uneven_in_words
-from .parameters import shared_parameters
 from .prices import AGGREGATIONS, BALANCERS, ROUNDS, PriceList, methods
+from .trainer import DiagnosingTrainer
 
 logger = logging.get_logger(__name__)
 

@@ -12,7 +12,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, Tra
 from transformers.training_args import TrainingArguments
 from transformers.utils import logging
 
-from ..modeling.saving import storage_failure
+from ...modeling.saving import storage_failure
 
 logger = logging.get_logger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .task_rows import Batch, rows_of, rows_of_tasks
+from .rows import Batch, rows_of, rows_of_tasks
 
 
 class MatrixGradients:

@@ -11,10 +11,10 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 from transformers import EvalPrediction
 
-from ..data import Encoded, Mixture, MixtureCollator
-from ..data.encoding import label_column
-from ..data.mixture import Feature
-from ..tasks import Task
+from ...data import Encoded, Mixture, MixtureCollator
+from ...data.encoding import label_column
+from ...data.mixture import Feature
+from ...tasks import Task
 from .results import check_results
 
 Metric = Callable[[EvalPrediction], Mapping[str, float]]

@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback
 
-from ..balancing import Balancer, build_balancer
-from ..data import Mixture
-from ..modeling import MultiTaskModel
-from ..tasks import Task
-from .arguments import MultiTaskTrainingArguments
-from .balance import Balance
+from ...balancing import Balancer, build_balancer
+from ...data import Mixture
+from ...modeling import MultiTaskModel
+from ...tasks import Task
+from ..arguments import MultiTaskTrainingArguments
+from ..parameters import last_shared_matrix
+from ..state.progress import Progress
 from .constants import constant_losses
-from .matrix_gradients import MatrixGradients
+from .matrix import MatrixGradients
 from .nonfinite import non_finite
-from .parameters import last_shared_matrix
-from .progress import Progress
-from .task_rows import Batch
+from .rows import Batch
+from .weights import Balance
 
 
 class WeighingTrainer(Trainer):

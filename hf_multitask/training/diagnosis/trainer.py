@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, ProgressCallback
 
-from ..balancing import BALANCING
-from .callbacks import PlanCallback
-from .evaluation import Scores
-from .nonfinite import filler, without
-from .parameters import shared_parameters
-from .summary import TaskMetricsFile
-from .trainer import MultiTaskTrainer
+from ...balancing import BALANCING
+from ..evaluation.rows import Scores
+from ..parameters import shared_parameters
+from ..report.callbacks import PlanCallback
+from ..report.console import TaskMetricsFile
+from ..step.nonfinite import filler, without
+from ..trainer import MultiTaskTrainer
 
 # Nothing is saved, reported or stopped early.
 _QUIET: dict[str, Any] = {

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from ..tasks import Task
-from ..tasks.directions import rises
+from ...tasks import Task
+from ...tasks.directions import rises
 
 logger = logging.get_logger(__name__)
 

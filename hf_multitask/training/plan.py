@@ -15,12 +15,12 @@ from ..data.workers import leave_sigterm_to_parent
 from ..modeling import MultiTaskModel
 from ..tasks import Task
 from .arguments import MultiTaskTrainingArguments
-from .callbacks import Reader, describe_shares
-from .evaluation import EvaluationRows, Metric
+from .evaluation.rows import EvaluationRows, Metric
 from .preparation import Datasets, check_split, draw_rows, encode_datasets
-from .progress import Progress
 from .ranks import check_alike
+from .report.callbacks import Reader, describe_shares
 from .requirements import check_extras
+from .state.progress import Progress
 
 
 class MixingTrainer(Trainer):

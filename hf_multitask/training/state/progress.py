@@ -32,14 +32,14 @@ class Progress:
         left: by dataset that no unfinished task reads, the epoch from which it draws no rows.
         anchors: by stream, from where on it is read again; see :class:`hf_multitask.data.Stream`.
         aggregation: the aggregator's ``state``, and why the row split is not used, ``fallback``, where it did not fit.
-        gradients: what was measured since the last log; see :class:`hf_multitask.training.insight.Means`.
+        gradients: what was measured since the last log; see :class:`hf_multitask.training.step.probe.Means`.
         loss: sums of the training loss, of the whole run and since the last log, and of what that log reports by task;
-            see :class:`hf_multitask.training.running_loss.RunningLossTrainer`.
+            see :class:`hf_multitask.training.state.loss.RunningLossTrainer`.
         data: what the order of the rows depends on; see :meth:`check_data`.
         non_finite: by task whose loss was NaN or infinite, in how many ``steps``, and how many of them ``in_a_row``.
-        balancing: what the balancer remembers; see :class:`hf_multitask.training.balance.Balance`.
+        balancing: what the balancer remembers; see :class:`hf_multitask.training.step.weights.Balance`.
         ranks: that wrote the checkpoint.
-        arguments: of the run that matter to its course; see :mod:`hf_multitask.training.resuming`.
+        arguments: of the run that matter to its course; see :mod:`hf_multitask.training.state.resuming`.
         optimizer: what its state in the checkpoint fits; see there.
         files: by name, the bytes of the checkpoint's other files and a hash of them.
     """

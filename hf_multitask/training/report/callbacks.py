@@ -14,8 +14,8 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..data import Share
-from .summary import FEW, MANY
+from ...data import Share
+from .console import FEW, MANY
 
 # By signal, the seconds in which another one is taken for the first.
 _SAME = {int(signal.SIGTERM): 1.0, int(signal.SIGINT): 0.3}

@@ -1,0 +1,1 @@
+"""What tasks do to each other: separate trainings, gradients, groups, prices."""

@@ -1,0 +1,1 @@
+"""Evaluation: one sweep over all rows, metrics by task."""

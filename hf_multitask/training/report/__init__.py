@@ -1,0 +1,1 @@
+"""What a run shows: console, pictures, model card, pushes."""

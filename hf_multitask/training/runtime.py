@@ -1,0 +1,235 @@
+"""What a part of the trainer may know of the Trainer: device, processes, precision, and how a pass runs."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from accelerate.utils import gather_object
+from torch import nn
+from transformers import Trainer
+
+from ..modeling import MultiTaskModel
+
+if TYPE_CHECKING:
+    from .arguments import MultiTaskTrainingArguments
+
+Inputs = dict[str, Any]
+
+
+class Runtime(Protocol):
+    """Where the parts of a trainer run.
+
+    Attributes:
+        args: of the run.
+        model: without the wrappers of distributed training.
+        wrapped: with them.
+        optimizer: of the run.
+        device: of this process.
+        processes: how many there are.
+        rank: of this process among them.
+        is_main: whether this process logs and saves.
+        engine: "FSDP" or "DeepSpeed" where parameters are sharded over the processes; else None.
+        mixed_precision: "no", "fp16", "bf16" or "fp8".
+        scaler: of the loss in fp16; else None.
+        step: optimizer steps that are complete.
+        is_last_part: whether the micro-batch at hand is the last of its optimizer step.
+    """
+
+    @property
+    def args(self) -> MultiTaskTrainingArguments: ...
+    @property
+    def model(self) -> MultiTaskModel: ...
+    @property
+    def wrapped(self) -> nn.Module: ...
+    @property
+    def optimizer(self) -> torch.optim.Optimizer: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def processes(self) -> int: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def is_main(self) -> bool: ...
+    @property
+    def engine(self) -> str | None: ...
+    @property
+    def mixed_precision(self) -> str: ...
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def is_last_part(self) -> bool: ...
+
+    def prepare(self, inputs: Inputs) -> Inputs:
+        """The inputs of a pass on this process's device."""
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Within it, a forward pass runs in the precision of training."""
+
+    def forward_backward(self, model: nn.Module, inputs: Inputs, items: Any) -> torch.Tensor:
+        """Forward and backward pass of some rows of a step; their loss."""
+
+    def no_sync(self, model: nn.Module) -> AbstractContextManager[Any]:
+        """Within it, processes do not reduce gradients."""
+
+    def reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over processes."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """A picklable value of every process."""
+
+    def on_any(self, happened: bool) -> bool:
+        """Whether something happened in any process; where there are several, they wait for each other."""
+
+    def clip(self, model: nn.Module, most: float) -> Any:
+        """Clip the gradients to a norm, 0 for no limit; their norm before, None where it is not known."""
+
+
+class TrainerRuntime:
+    """The runtime of a Trainer, read from it whenever it is asked; see :class:`Runtime`.
+
+    Args:
+        trainer: whose it is.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer: Any = trainer
+
+    @property
+    def args(self) -> MultiTaskTrainingArguments:
+        return self._trainer.args
+
+    @property
+    def model(self) -> MultiTaskModel:
+        return self._trainer.model
+
+    @property
+    def wrapped(self) -> nn.Module:
+        return self._trainer.model_wrapped
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        return self._trainer.optimizer
+
+    @property
+    def device(self) -> torch.device:
+        return self._trainer.args.device
+
+    @property
+    def processes(self) -> int:
+        return self._trainer.args.world_size
+
+    @property
+    def rank(self) -> int:
+        return self._trainer.args.process_index
+
+    @property
+    def is_main(self) -> bool:
+        return self._trainer.is_world_process_zero()
+
+    @property
+    def engine(self) -> str | None:
+        if self._trainer.is_deepspeed_enabled:
+            return "DeepSpeed"
+        return "FSDP" if self._trainer.is_fsdp_enabled else None
+
+    @property
+    def mixed_precision(self) -> str:
+        return self._trainer.accelerator.mixed_precision
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        return self._trainer.accelerator.scaler
+
+    @property
+    def step(self) -> int:
+        return self._trainer.state.global_step
+
+    @property
+    def is_last_part(self) -> bool:
+        return self._trainer.accelerator.sync_gradients
+
+    def prepare(self, inputs: Inputs) -> Inputs:
+        return self._trainer._prepare_inputs(inputs)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return self._trainer.compute_loss_context_manager()
+
+    def forward_backward(self, model: nn.Module, inputs: Inputs, items: Any) -> torch.Tensor:
+        return Trainer.training_step(self._trainer, model, inputs, items)
+
+    def no_sync(self, model: nn.Module) -> AbstractContextManager[Any]:
+        return self._trainer.accelerator.no_sync(model)
+
+    def reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        return self._trainer.accelerator.reduce(tensor, "sum")
+
+    def gather(self, value: Any) -> list[Any]:
+        return gather_object([value]) if self.processes > 1 else [value]
+
+    def on_any(self, happened: bool) -> bool:
+        if self.processes == 1:
+            return happened
+        return bool(self.reduce(torch.tensor(int(happened), device=self.device)).item())
+
+    def clip(self, model: nn.Module, most: float) -> Any:
+        """See :class:`Runtime`. What has a gradient is found in the optimizer's list, not by a walk over all heads."""
+        trainer = self._trainer
+        if self.engine or trainer._has_mixed_mesh_grads(model):
+            return Trainer._clip_grad_norm(trainer, model) if most > 0 else Trainer._get_grad_norm(trainer, model)
+        graded = [one for group in self.optimizer.param_groups for one in group["params"] if one.grad is not None]
+        return trainer.accelerator.clip_grad_norm_(graded, most if most > 0 else float("inf"))
+
+
+class PlainRuntime:
+    """One process without a Trainer, for tests of the parts; see :class:`Runtime`.
+
+    Args:
+        args: of the run.
+        model: on the device of its inputs.
+        optimizer: of its parameters.
+    """
+
+    wrapped: nn.Module
+    rank, processes, is_main, is_last_part = 0, 1, True, True
+    engine = scaler = None
+    mixed_precision = "no"
+    compute_loss: Any = None  # set by the engine that runs here
+
+    def __init__(
+        self, args: MultiTaskTrainingArguments, model: MultiTaskModel, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.args, self.model, self.wrapped, self.optimizer, self.step = args, model, model, optimizer, 0
+        self.device = next(model.parameters()).device
+
+    def prepare(self, inputs: Inputs) -> Inputs:
+        return inputs
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def forward_backward(self, model: nn.Module, inputs: Inputs, items: Any) -> torch.Tensor:
+        model.train()
+        loss = self.compute_loss(model, inputs, num_items_in_batch=items)
+        loss.backward()
+        return loss.detach()
+
+    def no_sync(self, model: nn.Module) -> AbstractContextManager[Any]:  # noqa: ARG002
+        return nullcontext()
+
+    def reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+    def on_any(self, happened: bool) -> bool:
+        return happened
+
+    def clip(self, model: nn.Module, most: float) -> Any:
+        graded = [one for one in model.parameters() if one.grad is not None]
+        return torch.nn.utils.clip_grad_norm_(graded, most if most > 0 else float("inf"))

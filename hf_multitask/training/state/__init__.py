@@ -1,0 +1,1 @@
+"""What a run remembers: checkpoints, and what they hold beyond the Trainer's own state."""

@@ -1,0 +1,1 @@
+"""One optimizer step: its rows, losses, weights and gradients. Nothing here imports the Trainer."""
