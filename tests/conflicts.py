@@ -1,6 +1,6 @@
 """Training runs with an aggregator, and the whole Jacobian of the same rows beside them."""
 
-import layouts
+import mixtures
 import torch
 from torch import nn
 from transformers import AutoTokenizer, TrainerCallback
@@ -10,7 +10,7 @@ from hf_multitask.aggregation import GramianAggregator  # noqa: F401 - for the t
 
 # Rows of one task each, and rows that two tasks share.
 APART = ("stars", "pairs", "ner")
-SHARED = layouts.KINDS
+SHARED = mixtures.KINDS
 
 
 class Gradients(TrainerCallback):
@@ -59,7 +59,7 @@ def matrix(trainer, names):
 def train(path, output, tasks=APART, trainer_class=JacobianTrainer, aggregator=None, change=None, **args):
     """Train in one step of 24 rows or more; the trainer, and the gradients of every step."""
     torch.manual_seed(1)
-    made = layouts.make_tasks(tasks)
+    made = mixtures.make_tasks(tasks)
     model = MultiTaskModel.from_backbone(path, tasks=made, dropout=args.pop("dropout", 0.0))
     model = model.to(args.pop("dtype", torch.float64))
     if change is not None:
@@ -82,9 +82,9 @@ def train(path, output, tasks=APART, trainer_class=JacobianTrainer, aggregator=N
     gradients = Gradients()
     trainer = trainer_class(
         model,
-        layouts.MultiTaskTrainingArguments(**values),
-        train_dataset=layouts.make_data(
-            {layouts.DATASET[task]: sizes[layouts.DATASET[task]] for task in tasks}, 0.2, seed=0
+        mixtures.MultiTaskTrainingArguments(**values),
+        train_dataset=mixtures.make_data(
+            {mixtures.DATASET[task]: sizes[mixtures.DATASET[task]] for task in tasks}, 0.2, seed=0
         ),
         processing_class=AutoTokenizer.from_pretrained(path),
         callbacks=[gradients],

@@ -19,8 +19,8 @@ import torch
 from datasets import Dataset
 from hub_server import Hub
 from pages import files_of
-from tiny import ALL, NER_LABELS, make_tokenizer, read_rows
-from transformers import AutoModel, AutoTokenizer
+from tiny import NER_LABELS, read_rows, save_backbone
+from transformers import AutoTokenizer
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainingArguments, SequenceClassification, TokenClassification
 from hf_multitask.modeling.decoding import DECODERS
@@ -44,9 +44,7 @@ def backbone_path(tmp_path_factory):
     def make(family: str = "bert") -> str:
         if family not in made:
             folder = tmp_path_factory.mktemp(family)
-            torch.manual_seed(0)
-            AutoModel.from_config(ALL[family]()).save_pretrained(folder)
-            make_tokenizer(family).save_pretrained(folder)
+            save_backbone(family, folder)
             made[family] = str(folder)
         return made[family]
 

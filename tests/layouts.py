@@ -11,49 +11,20 @@ import random
 import sys
 from pathlib import Path
 
+import mixtures
 import torch
-from datasets import Dataset, SplitDict, SplitInfo
-from rooting import MASK, add_root
+from mixtures import DATASET, KINDS, TEXTS, make_tasks
 from safetensors.torch import save_file
-from tiny import NER_LABELS, read_rows
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from transformers import AutoTokenizer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
-from hf_multitask import (
-    FillMask,
-    MultipleChoice,
-    MultiTaskModel,
-    MultiTaskTrainer,
-    MultiTaskTrainingArguments,
-    QuestionAnswering,
-    SentenceSimilarity,
-    SequenceClassification,
-    TokenClassification,
-)
+from hf_multitask import MultiTaskModel, MultiTaskTrainer
 from hf_multitask.data import group_tasks
 from hf_multitask.modeling.adapters import adapter_of
 from hf_multitask.modeling.config import SHARED
 from hf_multitask.tasks import build_task
 
-NO_ANSWER = {"text": [], "answer_start": []}
-TOPICS = ["and", "the", "was", "not"]
-KINDS = ("sentiment", "topics", "stars", "pairs", "ner", "person")
-TEXTS = ("answers", "choices", "scored", "groups", "masks")  # rows of several texts, and masks
-NO_WEIGHTS = {"scored", "groups", "masks"}  # tasks whose head has none of its own
-DATASET = {
-    "answers": "questions",
-    "choices": "choices",
-    "scored": "pairs",
-    "groups": "pairs",
-    "masks": "reviews",
-    "sentiment": "reviews",
-    "topics": "reviews",
-    "stars": "stars",
-    "pairs": "pairs",
-    "ner": "wiki",
-    "person": "wiki",
-}
 ADAPTERS = {"lora": {"r": 2, "init_lora_weights": False}, "task_lora": {"r": 3, "init_lora_weights": False}}
 # Its name in transformers 5.17, where that is the only one.
 OLD = "activation_checkpointing" not in TrainingArguments.__dataclass_fields__
@@ -111,81 +82,6 @@ def draw(seed, rows_per_step):
         max_grad_norm=chance.choice([0.0, 1.0]),
         freeze=chance.choice([None, None, None, ["backbone"], [tasks[0]]]),
     )
-
-
-def make_tasks(names):
-    every = {
-        "sentiment": SequenceClassification(label_names=["negative", "positive"], dataset="reviews"),
-        "topics": SequenceClassification(
-            label_names=TOPICS,
-            label_column="topics",
-            problem_type="multi_label_classification",
-            dataset="reviews",
-        ),
-        "stars": SequenceClassification(problem_type="regression", label_column="stars"),
-        "pairs": SequenceClassification(label_names=["no", "yes"], text_pair_column="other"),
-        "ner": TokenClassification(label_names=NER_LABELS, dataset="wiki"),
-        "person": SequenceClassification(
-            label_names=["no", "yes"], text_column="tokens", label_column="person", dataset="wiki"
-        ),
-        "answers": QuestionAnswering(dataset="questions", max_length=40, doc_stride=8),
-        "choices": MultipleChoice(),
-        "scored": SentenceSimilarity(
-            text_column="text", text_pair_column="other", label_column="score", score_range=[0, 5], dataset="pairs"
-        ),
-        "groups": SentenceSimilarity(text_column="text", text_pair_column="other", negatives=3, dataset="pairs"),
-        "masks": FillMask(dataset="reviews"),
-    }
-    return {name: every[name] for name in names}
-
-
-def make_data(sizes, missing, seed, split="train"):
-    """Rows of the demo with labels of several tasks, some of them missing; never all of a task."""
-    chance = random.Random(seed)
-
-    def maybe(row, value):
-        return value if row == 0 or chance.random() >= missing else None
-
-    texts = [row["text"] for row in read_rows("sentiment", split, 120)]
-    labels = [row["label"] for row in read_rows("sentiment", split, 120)]
-    wiki = read_rows("ner", split, 60)
-    rows = {
-        "reviews": lambda row: {
-            "text": texts[row],
-            "label": maybe(row, labels[row]),
-            "topics": maybe(row, [word for word in TOPICS if f" {word} " in texts[row]]),
-        },
-        "stars": lambda row: {"text": texts[-1 - row], "stars": maybe(row, len(texts[-1 - row]) / 100)},
-        "pairs": lambda row: {
-            "text": texts[row],
-            "other": texts[-1 - row],
-            "label": maybe(row, ["no", "yes"][row % 2]),
-            "score": maybe(row, row % 6),
-        },
-        "questions": lambda row: {
-            "question": texts[-1 - row],
-            "context": texts[row] * 2,
-            "answers": maybe(row, {"text": [texts[row][2:9]], "answer_start": [2]} if row % 3 else NO_ANSWER),
-        },
-        "choices": lambda row: {
-            "question": texts[row],
-            "choices": texts[row + 1 : row + 3 + row % 2],
-            "label": maybe(row, row % 2),
-        },
-        "wiki": lambda row: {
-            "tokens": wiki[row]["tokens"],
-            "ner_tags": maybe(row, wiki[row]["ner_tags"]),
-            "person": maybe(row, ["no", "yes"]["B-PER" in wiki[row]["ner_tags"]]),
-        },
-    }
-    return {name: Dataset.from_list([rows[name](row) for row in range(size)]) for name, size in sizes.items()}
-
-
-def as_stream(rows):
-    """A dataset as a stream that declares its rows."""
-    stream = rows.to_iterable_dataset(num_shards=2)
-    stream.info.splits = SplitDict({"train": SplitInfo("train", num_examples=len(rows))})
-    return stream
 
 
 class Recorder(TrainerCallback):
@@ -247,56 +143,10 @@ def differ(description, what):
     return changed
 
 
-def build(description, backbone, output, batch, accumulation):
-    torch.manual_seed(1)
-    tasks = make_tasks(description["tasks"])
-    for task in tasks.values():
-        task.max_length = description.get("max_length")
-    model = MultiTaskModel.from_backbone(
-        backbone, tasks=tasks, dropout=description.get("dropout", 0.0), **description["adapters"]
-    )
-    model = model.to(getattr(torch, description["dtype"]))
-    args = {
-        "output_dir": str(output),
-        "per_device_train_batch_size": batch,
-        "per_device_eval_batch_size": 4,
-        "gradient_accumulation_steps": accumulation,
-        "report_to": "none",
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "learning_rate": 1e-3,
-        "seed": 3 + description["seed"],
-        **description["args"],
-    }
-    more = description.get("evaluation_rows", 0)
-    # Rows of 'stars' whose squared error is infinite in float32, or, where rooted, their gradient alone.
-    poisoned, rooted = description.get("poisoned"), description.get("rooted")
-    tokenizer = AutoTokenizer.from_pretrained(backbone)
-    if rooted:
-        add_root(model, "stars", tokenizer)
-    sizes = {name: 7 + more + 2 * place for place, name in enumerate(description["sizes"])}
-    evaluates = args.get("eval_strategy", "no") != "no"
+def build(*layout):
+    """A trainer that records what it sees, and a callback that records what trains."""
     recorder = Recorder()
-    train = make_data(
-        description["sizes"], description["missing"], description.get("seed_of_data", description["seed"])
-    )
-    if rooted:
-        texts = [f"{text} {MASK}" if row in poisoned else text for row, text in enumerate(train["stars"]["text"])]
-        train["stars"] = train["stars"].remove_columns("text").add_column("text", texts)
-    elif poisoned:
-        stars = [1e30 if row in poisoned else value for row, value in enumerate(train["stars"]["stars"])]
-        train["stars"] = train["stars"].remove_columns("stars").add_column("stars", stars)
-    trainer = RecordingTrainer(
-        model,
-        MultiTaskTrainingArguments(**args),
-        train_dataset=train | {name: as_stream(train[name]) for name in description.get("streams", ())},
-        eval_dataset=make_data(sizes, 0.2, 9, "validation") if evaluates else None,
-        processing_class=tokenizer,
-        callbacks=[recorder],
-    )
-    return trainer, recorder
+    return mixtures.build(*layout, trainer_class=RecordingTrainer, callbacks=[recorder]), recorder
 
 
 def run(description, backbone, output, batch, accumulation):

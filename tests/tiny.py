@@ -5,10 +5,12 @@ from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
+import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizing import REAL
 from transformers import (
     AlbertConfig,
+    AutoModel,
     BartConfig,
     BertConfig,
     DebertaV2Config,
@@ -168,3 +170,10 @@ def _trained(family: str) -> PreTrainedTokenizerFast:
         model_max_length=78,
         model_input_names=plain if family in BYTE_LEVEL else [*plain, "token_type_ids"],
     )
+
+
+def save_backbone(family: str, folder: str | Path) -> None:
+    """A tiny random model, the same weights at every call, and its tokenizer."""
+    torch.manual_seed(0)
+    AutoModel.from_config(ALL[family]()).save_pretrained(folder)
+    make_tokenizer(family).save_pretrained(folder)

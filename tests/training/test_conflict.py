@@ -200,7 +200,7 @@ def test_a_checkpoint_of_another_aggregation_is_refused(backbone_path, tmp_path)
     ids=["clipping", "bf16", "bf16 model", "checkpointing", "reentrant", "frozen head", "rates"],
 )
 def test_sum_trains_as_the_plain_loss(more, backbone_path, tmp_path, caplog, record_property):
-    names = conflicts.layouts.MultiTaskTrainingArguments.__dataclass_fields__
+    names = conflicts.mixtures.MultiTaskTrainingArguments.__dataclass_fields__
     if "activation_checkpointing" not in names:  # transformers 5.17
         more = {key.replace("activation_", "gradient_"): value for key, value in more.items()}
     weights = {}

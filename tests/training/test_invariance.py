@@ -6,6 +6,7 @@ import reading
 import torch
 from layouts import describe, draw, relative_difference
 from methods import METHODS
+from mixtures import KINDS
 from transformers import AutoTokenizer
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainer
@@ -99,7 +100,7 @@ def test_streams_make_one_update_however_they_are_accumulated(sampling, backbone
             assert record[what] == alone[what]
 
 
-@pytest.mark.parametrize("tasks", [("stars", "pairs", "ner"), layouts.KINDS], ids=["apart", "shared"])
+@pytest.mark.parametrize("tasks", [("stars", "pairs", "ner"), KINDS], ids=["apart", "shared"])
 @pytest.mark.parametrize(
     "method", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in AGGREGATORS if name not in QUICK)]
 )

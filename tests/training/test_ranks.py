@@ -8,8 +8,9 @@ import layouts
 import pytest
 import torch
 from launch import start, torchrun
-from layouts import ADAPTERS, CHECKPOINTING, KINDS, NO_WEIGHTS, SAMPLINGS, TEXTS, describe, draw, relative_difference
+from layouts import ADAPTERS, CHECKPOINTING, SAMPLINGS, describe, draw, relative_difference
 from methods import METHODS
+from mixtures import KINDS, NO_WEIGHTS, TEXTS
 from safetensors.torch import load_file
 
 BOUNDS = {"float64": 1e-9, "float32": 1e-6}
