@@ -11,11 +11,14 @@ operations of a plain step are counted as well, and may not become more. Exit co
 """
 
 import argparse
+import importlib
 import io
 import json
+import multiprocessing
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -26,17 +29,25 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
-sys.path[:0] = [str(ROOT), str(TESTS), str(TESTS / "training")]
+sys.path[:0] = [str(TESTS), str(TESTS / "training")]
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
 
-from launch import torchrun
-from layouts import describe
-from methods import METHODS
 from safetensors.torch import load_file
-from test_ranks import MEASURED, jobs
-from tiny import ALL, make_tokenizer, save_backbone
-from transformers import AutoModel
 
+# Imported before processes are forked: starting interpreters takes longer than the trainings. Not the package itself,
+# of which each side imports its own, nor what imports it.
+WARM = (
+    *(
+        "accelerate",
+        "datasets",
+        "evaluate",
+        "matplotlib.pyplot",
+        "scipy.optimize",
+        "seqeval.metrics",
+        "sklearn.metrics",
+    ),
+    *("tiny", "torch.distributed.fsdp", "torchjd.aggregation", "transformers.pipelines", "transformers.trainer"),
+)
 DTYPES = ("float64", "float32")
 QUICK = {
     1: {"rare", "texts", "streams", "poisoned", "measured", "adapters", "stopped"}
@@ -50,6 +61,10 @@ SHOWN = 3  # values of one kind that differ
 
 def plan(world):
     """Every setting of so many processes, by a name that says which."""
+    from layouts import describe
+    from methods import METHODS
+    from test_ranks import MEASURED, jobs
+
     every = [*jobs(world), *({**job, "batch": 16 // world} for job in MEASURED)]
     every += [
         {"description": describe(word, max_steps=5, **args), "batch": 32 // world, "accumulation": 1}
@@ -156,13 +171,51 @@ def compare(name, sides):
     yield from different_weights(before / name / "whole", now / name / "resumed", "revision -> working tree")
 
 
-def started(command, package, cwd):
-    """A side at work; what it prints is in a file."""
-    path = os.pathsep.join([str(package), str(TESTS)])
-    with (cwd / "output.txt").open("w") as output:
-        return subprocess.Popen(
-            command, cwd=cwd, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": path}
-        )
+def fork(function, *arguments):
+    """A process that has imported all that is slow to import."""
+    process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+    process.start()
+    return process
+
+
+def prepare(given, scratch):
+    """Write down the settings, which the working tree makes, and a model for them and one to count operations of."""
+    sys.path.insert(0, str(ROOT))
+    (scratch / "plan.json").write_text(json.dumps([[world, chosen(world, given)] for world in (1, 2)]))
+
+    from tiny import ALL, make_tokenizer, save_backbone
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    save_backbone("bert", scratch / "backbone")
+    config = ALL["bert"]()
+    config.num_hidden_layers = 4
+    AutoModel.from_config(config).save_pretrained(scratch / "four")
+    make_tokenizer("bert").save_pretrained(scratch / "four")
+
+
+def work(package, folder, environment, words):
+    """Be a rank of a side; what it prints is in a file."""
+    output = os.open(folder / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.path.insert(0, str(package))
+    importlib.import_module("comparing").main(package, *words)
+
+
+def ranks(world):
+    """The environment of each process of a side."""
+    if world == 1:
+        return [{}]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    together |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+    return [{**together, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
 
 
 def run(world, settings, packages, backbone, scratch):
@@ -170,11 +223,11 @@ def run(world, settings, packages, backbone, scratch):
     sides = [scratch / f"{name}-{world}" for name in ("before", "now")]
     listed = scratch / f"settings-{world}.json"
     listed.write_text(json.dumps(settings))
-    processes, found = [], []
+    processes, found, problem = [], [], None
     for package, side, other in zip(packages, sides, reversed(sides), strict=True):
         side.mkdir()
-        words = [str(TESTS / "comparing.py"), str(package), str(listed), str(backbone), str(other)]
-        processes.append(started(torchrun(world, *words) if world > 1 else [sys.executable, *words], package, side))
+        words = [listed, str(backbone), other]
+        processes += [fork(work, package, side, environment, words) for environment in ranks(world)]
     try:
         for number, setting in enumerate(settings, 1):
             name = setting["name"]
@@ -191,11 +244,11 @@ def run(world, settings, packages, backbone, scratch):
                 break
             for side in sides:
                 shutil.rmtree(side / name)
+        for process in processes:
+            process.join(0 if problem else None)
     finally:
         for process in processes:
-            if problem_left := process.poll() is None and (found or sys.exc_info()[0]):
-                process.terminate()
-            process.wait(None if problem_left else 60)
+            process.terminate()
     return found
 
 
@@ -203,7 +256,7 @@ def wait(processes, files):
     """Wait for files of both sides; what keeps them from coming."""
     end = time.monotonic() + SILENT
     while not all(file.exists() for file in files):
-        if codes := [process.poll() for process in processes if process.poll()]:
+        if codes := [process.exitcode for process in processes if process.exitcode]:
             return f"a side ended with exit code {codes[0]}"
         if time.monotonic() > end:
             return f"a side gave no result in {SILENT} seconds"
@@ -222,14 +275,11 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         export(given.revision, scratch / "before")
-        save_backbone("bert", scratch / "backbone")
-        config = ALL["bert"]()
-        config.num_hidden_layers = 4
-        AutoModel.from_config(config).save_pretrained(scratch / "four")
-        make_tokenizer("bert").save_pretrained(scratch / "four")
+        for name in WARM:
+            importlib.import_module(name)
+        fork(prepare, given, scratch).join()
         packages = [scratch / "before", ROOT]
-        for world in (1, 2):
-            settings = chosen(world, given)
+        for world, settings in json.loads((scratch / "plan.json").read_text()):
             if world == 1 and re.search(given.match, "operations"):
                 settings.insert(0, {"name": "operations", "backbone": str(scratch / "four")})
             if settings:

@@ -1,12 +1,11 @@
 """The side of compare.py that trains: every setting of a file, then each again from the other side's checkpoint.
 
-It runs in the process of one revision, or in those of a launcher, and uses nothing but public names of the package.
+It runs in the processes of one revision, and uses nothing but public names of the package.
 """
 
 import gc
 import json
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -172,7 +171,3 @@ def main(package, settings, backbone, other):
     if torch.distributed.is_initialized():
         gc.collect()
         torch.distributed.destroy_process_group()  # before the interpreter ends
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
