@@ -84,14 +84,14 @@ def ours(given: argparse.Namespace, tasks: int, name: str) -> tuple[Step, Any]:
     """A step of the trainer, and its model."""
     trainer = make_trainer(given, tasks, name.removesuffix(PASS))
     if name.endswith(PASS):
-        trainer._mixable = set  # type: ignore[method-assign,assignment]
+        trainer.engine.update.gradients.mixable = set  # type: ignore[method-assign,assignment]
     (batch,) = trainer.get_train_dataloader()
     trainer.model.to(trainer.args.device)
     trainer.create_optimizer()  # whose gradients a step measures
 
     def step() -> None:
         trainer.model.zero_grad()
-        items = trainer._get_num_items_in_batch([batch], trainer.args.device)
+        items = trainer.engine.open([batch])
         trainer.training_step(trainer.model, batch, items)
 
     return step, trainer.model
@@ -105,7 +105,7 @@ def torchjds(given: argparse.Namespace, tasks: int, name: str) -> tuple[Step, An
 
     trainer = make_trainer(given, tasks, "none")
     (batch,) = trainer.get_train_dataloader()
-    (part,) = trainer._prepare_inputs(batch)["forwards"]
+    (part,) = trainer.runtime.prepare(batch)["forwards"]
     model: Any = trainer.model.to(trainer.args.device).train()
     shared = list(model.backbone.parameters())
     states: list[Any] = []

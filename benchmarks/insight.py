@@ -48,8 +48,8 @@ def build(given: argparse.Namespace, out: str, steps: int | None) -> Runner:
         },
         processing_class=tokenizer,
     )
-    if steps is None and trainer.gradient_interval != given.turn:
-        raise RuntimeError(f"It measures every {trainer.gradient_interval} steps, and a turn has {given.turn}.")
+    if steps is None and trainer.engine.probe.interval != given.turn:
+        raise RuntimeError(f"It measures every {trainer.engine.probe.interval} steps, and a turn has {given.turn}.")
     silence(trainer)
     return Runner(str(steps), run_trainer(trainer))
 

@@ -77,7 +77,7 @@ class Memory(TrainerCallback):
         """See whether a number of rows is reached."""
         if state.global_step % 25:
             return
-        seen = self.trainer._count_seen()["sentiment"]
+        seen = self.trainer.engine.tally.seen["sentiment"]
         if self.rows and seen >= self.rows[0]:
             self.rows.pop(0)
             status = Path("/proc/self/status").read_text(encoding="utf-8")

@@ -150,14 +150,11 @@ def run_ceiling(model: torch.nn.Module, rows: list[list[int]], batch: int, seed:
 class MixedRandom(MultiTaskTrainer):
     """Random mixed batches, each in one forward: what dealing by length is held against."""
 
-    def _step_sampler(self) -> StepSampler:
-        sampler = super()._step_sampler()
-        sampler.lengths = None
-        return sampler
-
     def get_train_dataloader(self) -> Any:
         """The loader, every micro-batch in one forward."""
         loader = super().get_train_dataloader()
+        sampler: StepSampler = self.plan.sampler
+        sampler.lengths = None
         collator: MixtureCollator = loader.collate_fn.collator
         loader.collate_fn = lambda features: {
             "forwards": [collator(features)],

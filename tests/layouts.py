@@ -105,7 +105,8 @@ class RecordingTrainer(MultiTaskTrainer):
         super().__init__(*args, **kwargs)
         self.rows, self.tokens, self.denominators = [], [], []
 
-    def _get_num_items_in_batch(self, batch_samples, device):
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batch_samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         forwards = [forward for batch in batch_samples for forward in batch["forwards"]]
         self.rows.append(
             sorted(
@@ -116,9 +117,8 @@ class RecordingTrainer(MultiTaskTrainer):
             )
         )
         self.tokens.append(sum(int(forward["attention_mask"].sum()) for forward in forwards))
-        items = super()._get_num_items_in_batch(batch_samples, device)
         self.denominators.append({task: int(count) for task, count in items.items()})
-        return items
+        return batch_samples, items
 
 
 def relative_difference(ones, others):
@@ -165,7 +165,7 @@ def run(description, backbone, output, batch, accumulation):
         "adapted": recorder.adapted,
         "finished": trainer.progress.finished,
         "non_finite": trainer.progress.non_finite,
-        "balancing": trainer.balance.state_dict(),
+        "balancing": trainer.engine.weights.state_dict(),
         "log": [
             {
                 key: value

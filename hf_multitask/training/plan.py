@@ -1,146 +1,226 @@
-"""The part of the trainer that mixes: from raw rows to the micro-batches of a step, and a count of what it has seen."""
+"""What a run does with its data: from raw rows to the micro-batches of a step, and who reads what how often."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedTokenizerBase
 
 from ..data import Mixture, MixtureCollator, SamplingRates, StepLoader, StepSampler, Stream, build_rates, shares_of
 from ..data.workers import leave_sigterm_to_parent
-from ..modeling import MultiTaskModel
 from ..tasks import Task
-from .arguments import MultiTaskTrainingArguments
-from .evaluation.rows import EvaluationRows, Metric
+from .evaluation.rows import EvaluationRows
 from .preparation import Datasets, check_split, draw_rows, encode_datasets
 from .ranks import check_alike
 from .report.callbacks import Reader, describe_shares
 from .requirements import check_extras
-from .state.progress import Progress
+from .runtime import Runtime
+from .step.rows import Batch
 
 
-class MixingTrainer(Trainer):
-    """The Trainer, on the rows of several datasets."""
+class Plan:
+    """The rows of a run, and the order in which its steps read them.
 
-    args: MultiTaskTrainingArguments
-    model: MultiTaskModel
-    processing_class: PreTrainedTokenizerBase
-    tasks: dict[str, Task]
-    train_dataset: Mixture | None
-    data_collator: MixtureCollator
-    own_rates: SamplingRates | None
-    metric_by_task: dict[str, Metric]
-    progress: Progress
-    _steps: StepSampler | None
-    _seen_rows: torch.Tensor
-    _sharded: bool
+    Args:
+        runtime: where it runs.
+        tasks: by name.
+        tokenizer: that encodes them.
+        rates: of sampling; None for those of the arguments.
+
+    Attributes:
+        mixture: the training data; None where there are none.
+        sampler: of the training at hand.
+        left: by dataset that no unfinished task reads, the epoch from which it draws no rows.
+        anchors: by stream, from where on it is read again; see :class:`hf_multitask.data.Stream`.
+    """
+
+    sampler: StepSampler | None = None
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        tasks: Mapping[str, Task],
+        tokenizer: PreTrainedTokenizerBase,
+        rates: SamplingRates | None,
+    ) -> None:
+        self.runtime, self.tasks, self.tokenizer, self._rates = runtime, dict(tasks), tokenizer, rates
+        self.mixture: Mixture | None = None
+        self.left: dict[str, int] = {}
+        self.anchors: dict[str, dict[str, Any]] = {}
 
     @property
     def rates(self) -> SamplingRates:
         """The sampling rates of the mixture."""
-        return self.own_rates or build_rates(self.args.sampling, self.args.sampling_kwargs)  # type: ignore[arg-type]
-
-    def _encode(self, data: Datasets, split: str, *, training: bool) -> list[Any]:
-        with self.args.main_process_first(desc="tokenising"):
-            return encode_datasets(
-                self.tasks,
-                data,
-                split,
-                training=training,
-                tokenizer=self.processing_class,
-                config=self.model.config.backbone_config,
-            )
-
-    def evaluation_rows(self, data: Datasets, split: str) -> EvaluationRows:
-        """Rows of every task that has data in a split, checked and tokenised."""
-        check_split(self.tasks, data, split)
-        if not data:
-            raise ValueError(f"The {split} data hold no dataset. Add one that a task reads.")
-        check_extras(self.tasks, data, self.metric_by_task)
-        rows = EvaluationRows(self._encode(self._capped(data, self.args.max_eval_samples), split, training=False))
-        for task, numbers in rows.by_task.items():
-            if not len(numbers):
-                raise ValueError(f"Task '{task}' has no row with a label in the {split} data. Add some.")
-        if self.args.world_size > 1:
-            facts = {name: [size, rows.digests[name]] for name, size in rows.sizes.items()}
-            check_alike({f"numbers of rows and contents of the {split} data": facts})
-        return rows
-
-    def _capped(self, data: Datasets, most: Any) -> Datasets:
-        """The datasets with their rows drawn down to the caps, the same rows whatever the other datasets are."""
-        caps = most if isinstance(most, Mapping) else dict.fromkeys(data, most)
-        return {name: draw_rows(rows, caps.get(name), self._data_seed) for name, rows in data.items()}
+        args = self.runtime.args
+        return self._rates or build_rates(args.sampling, args.sampling_kwargs)  # type: ignore[arg-type]
 
     @property
-    def _data_seed(self) -> int:
-        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+    def seed(self) -> int:
+        """Of the order of the rows."""
+        args = self.runtime.args
+        return args.seed if args.data_seed is None else args.data_seed
 
-    def _train_mixture(self, data: Datasets) -> Mixture:
-        encoded = self._encode(self._capped(data, self.args.max_train_samples), "train", training=True)
+    # Raw rows
+
+    def read(self, data: Datasets) -> Mixture:
+        """Take the training data, tokenized.
+
+        Raises:
+            ValueError: a row is not usable, or a task has no row with a label.
+        """
+        encoded = self._encode(self._capped(data, self.runtime.args.max_train_samples), "train", training=True)
         for rows in encoded:
             for task in () if isinstance(rows, Stream) else rows.tasks:
                 if not len(rows.labelled(task)):
                     raise ValueError(
                         f"Task '{task}' has no training data: no row of '{rows.name}' has its label. Add some."
                     )
-        return Mixture(encoded)
+        self.mixture = Mixture(encoded)
+        return self.mixture
 
-    def _mixture(self) -> Mixture:
-        if self.train_dataset is None:
+    def evaluation_rows(self, data: Datasets, split: str, own_metrics: Collection[str]) -> EvaluationRows:
+        """Rows of every task that has data in a split, checked and tokenized.
+
+        Args:
+            data: raw rows by dataset name.
+            split: what messages call it.
+            own_metrics: tasks whose metrics the user computes.
+
+        Raises:
+            ValueError: there are none, a row is not usable, or processes have different data.
+        """
+        check_split(self.tasks, data, split)
+        if not data:
+            raise ValueError(f"The {split} data hold no dataset. Add one that a task reads.")
+        check_extras(self.tasks, data, own_metrics)
+        capped = self._capped(data, self.runtime.args.max_eval_samples)
+        rows = EvaluationRows(self._encode(capped, split, training=False))
+        for task, numbers in rows.by_task.items():
+            if not len(numbers):
+                raise ValueError(f"Task '{task}' has no row with a label in the {split} data. Add some.")
+        if self.runtime.processes > 1:
+            facts = {name: [size, rows.digests[name]] for name, size in rows.sizes.items()}
+            check_alike({f"numbers of rows and contents of the {split} data": facts})
+        return rows
+
+    def _encode(self, data: Datasets, split: str, *, training: bool) -> list[Any]:
+        with self.runtime.args.main_process_first(desc="tokenizing"):
+            return encode_datasets(
+                self.tasks,
+                data,
+                split,
+                training=training,
+                tokenizer=self.tokenizer,
+                config=self.runtime.model.config.backbone_config,
+            )
+
+    def _capped(self, data: Datasets, most: Mapping[str, int] | str | int | None) -> Datasets:
+        """The datasets with their rows drawn down to the caps, the same rows whatever the other datasets are."""
+        caps: Mapping[str, Any] = most if isinstance(most, Mapping) else dict.fromkeys(data, most)
+        return {name: draw_rows(rows, caps.get(name), self.seed) for name, rows in data.items()}
+
+    # Steps
+
+    @property
+    def data(self) -> Mixture:
+        """The training data.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if self.mixture is None:
             raise ValueError("There is nothing to train on. Give train_dataset.")
-        return self.train_dataset
+        return self.mixture
 
-    def _step_sampler(self) -> StepSampler:
-        mixture = self._mixture()
-        batch, accumulation, world = self._train_batch_size, self.args.gradient_accumulation_steps, self.args.world_size
-        rows = batch * accumulation * world
+    @property
+    def training_tasks(self) -> list[str]:
+        """Tasks with training data, which all have but frozen ones."""
+        read = {task for readers in self.data.tasks.values() for task in readers}
+        return [name for name in self.tasks if name in read]
+
+    def new_sampler(self) -> StepSampler:
+        """A sampler of the steps, from their beginning."""
+        args, mixture, rows = self.runtime.args, self.data, self.runtime.rows_per_step
         known = all(mixture.sizes.values())
-        epochs = math.ceil(self.args.num_train_epochs * math.ceil(len(mixture) / rows)) if known else None
+        epochs = math.ceil(args.num_train_epochs * math.ceil(len(mixture) / rows)) if known else None
         return StepSampler(
             mixture.sizes,
             self.rates,
             streams=mixture.streams,
             lengths=mixture.lengths(),
             rows_per_step=rows,
-            total_steps=self.args.max_steps if self.args.max_steps > 0 else epochs,
-            accumulation=accumulation,
-            world_size=world,
-            rank=self.args.process_index,
-            seed=self._data_seed,
+            total_steps=args.max_steps if args.max_steps > 0 else epochs,
+            accumulation=args.gradient_accumulation_steps,
+            world_size=self.runtime.processes,
+            rank=self.runtime.rank,
+            seed=self.seed,
         )
 
-    def get_train_dataloader(self) -> DataLoader:
-        """Micro-batches of this rank, step by step."""
-        self._steps = self._step_sampler()
-        self._follow_progress()
+    def steps(self) -> int:
+        """Optimizer steps that the arguments ask for."""
+        args = self.runtime.args
+        if args.max_steps > 0:
+            return args.max_steps
+        return math.ceil(self.new_sampler().steps_per_epoch * args.num_train_epochs)
+
+    def loader(self, collator: MixtureCollator) -> DataLoader:
+        """Micro-batches of this process, step by step."""
+        args = self.runtime.args
+        self.sampler = self.new_sampler()
+        self.follow()
         return StepLoader(
-            self._mixture(),
-            self._steps,
-            self.data_collator,
-            device=self.args.device.type,
-            in_parts=not self._sharded,  # which gathers weights at every forward
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
-            persistent_workers=self.args.dataloader_persistent_workers,
-            prefetch_factor=self.args.dataloader_prefetch_factor,
+            self.data,
+            self.sampler,
+            collator,
+            device=self.runtime.device.type,
+            in_parts=self.runtime.engine is None,  # one that shards gathers weights at every forward
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
             worker_init_fn=leave_sigterm_to_parent,
         )
 
-    def describe_plan(self, steps: int) -> str:
+    def note_anchors(self, batches: Sequence[Batch]) -> None:
+        """Note how far the streams are read once a step is over."""
+        for batch in batches:
+            for name, anchor in batch["anchors"].items():
+                self.data.streams[name].anchor = self.anchors[name] = anchor
+
+    def leave(self, finished: Collection[str], epoch: int) -> None:
+        """Let datasets that only finished tasks read leave the mixture from an epoch on."""
+        for name, readers in self.data.tasks.items():
+            if name not in self.left and set(readers) <= set(finished):
+                self.left[name] = epoch
+        self.follow()
+
+    def follow(self) -> None:
+        """Tell sampler and streams what has left and how far it is read."""
+        for name, epoch in self.left.items():
+            if self.sampler is not None:
+                self.sampler.leave(name, epoch)
+        for name, stream in ({} if self.mixture is None else self.mixture.streams).items():
+            stream.begin_at(self.anchors.get(name))
+
+    # In words
+
+    def describe(self, steps: int) -> str:
         """What a run of so many optimizer steps does with the data: rows, labels, classes, share, passes by task."""
-        sampler = self._step_sampler()
+        sampler = self.new_sampler()
         title = f"Plan: {steps:,} steps of {sampler.rows_per_step} rows"
         return describe_shares(title, sampler.plan(steps), self._readers())
 
-    def describe_seen(self) -> str:
-        """What the run did with the data, counted in its batches, in the form of the plan."""
-        mixture = self._mixture()
-        title = f"Seen: {self.state.global_step:,} steps"
-        return describe_shares(title, shares_of(mixture.sizes, self._count_seen()), self._readers())
+    def describe_seen(self, seen: Mapping[str, int]) -> str:
+        """What the run did with the data, counted in its batches, in the form of the plan.
+
+        Args:
+            seen: by dataset, rows.
+        """
+        title = f"Seen: {self.runtime.step:,} steps"
+        return describe_shares(title, shares_of(self.data.sizes, seen), self._readers())
 
     def _readers(self) -> dict[str, list[Reader]]:
         """The tasks of every dataset, as the plan shows them."""
@@ -149,39 +229,34 @@ class MixingTrainer(Trainer):
                 Reader(name, None if isinstance(rows, Stream) else rows.labelled_rows(name), _classes(self.tasks[name]))
                 for name in rows.tasks
             ]
-            for rows in self._mixture().datasets
+            for rows in self.data.datasets
         }
 
-    def _row_order(self) -> dict[str, Any]:
+    def row_order(self) -> dict[str, Any]:
         """What the order of the rows depends on, in words that an error can say."""
-        sampler, mixture = self._step_sampler(), self._mixture()
+        sampler, mixture = self.new_sampler(), self.data
         return {
             "rows of the datasets": mixture.sizes,
             "contents of the datasets": mixture.digests,
             "rows of a step": sampler.rows_per_step,
-            "sampling": [type(self.rates).__name__, self.args.sampling_kwargs],
-            "seed of the data": self._data_seed,
+            "sampling": [type(self.rates).__name__, self.runtime.args.sampling_kwargs],
+            "seed of the data": self.seed,
         }
 
-    @property
-    def _training_tasks(self) -> list[str]:
-        """Tasks with training data, which all are but frozen ones."""
-        read = {task for readers in self._mixture().tasks.values() for task in readers}
-        return [name for name in self.tasks if name in read]
+    # Checkpoints
 
-    def _follow_progress(self) -> None:
-        for name, epoch in self.progress.left.items():
-            if self._steps is not None:
-                self._steps.leave(name, epoch)
-        for name, stream in ({} if self.train_dataset is None else self.train_dataset.streams).items():
-            stream.begin_at(self.progress.anchors.get(name))
+    def begin(self) -> None:
+        """Begin a training: nothing has left, and streams are read from their beginning."""
+        self.left, self.anchors = {}, {}
 
-    def _count_seen(self) -> dict[str, int]:
-        """Rows of every dataset that training has seen, brought up to date."""
-        for name, rows in zip(self._mixture().sizes, self._seen_rows.tolist(), strict=True):
-            self.progress.seen[name] = self.progress.seen.get(name, 0) + rows
-        self._seen_rows.zero_()
-        return self.progress.seen
+    def state_dict(self) -> dict[str, Any]:
+        """The keys ``left`` and ``anchors`` of the state of a checkpoint."""
+        return {"left": self.left, "anchors": self.anchors}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self.left, self.anchors = dict(state["left"]), dict(state["anchors"])
+        self.follow()
 
 
 def _classes(task: Task) -> int | None:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from accelerate.utils import gather_object
 from torch import nn
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from ..modeling import MultiTaskModel
 
 if TYPE_CHECKING:
     from .arguments import MultiTaskTrainingArguments
+    from .trainer import MultiTaskTrainer
 
 Inputs = dict[str, Any]
 
@@ -34,6 +35,7 @@ class Runtime(Protocol):
         mixed_precision: "no", "fp16", "bf16" or "fp8".
         scaler: of the loss in fp16; else None.
         step: optimizer steps that are complete.
+        rows_per_step: rows of an optimizer step, over micro-batches and processes.
         is_last_part: whether the micro-batch at hand is the last of its optimizer step.
     """
 
@@ -61,6 +63,8 @@ class Runtime(Protocol):
     def scaler(self) -> torch.amp.GradScaler | None: ...
     @property
     def step(self) -> int: ...
+    @property
+    def rows_per_step(self) -> int: ...
     @property
     def is_last_part(self) -> bool: ...
 
@@ -150,6 +154,10 @@ class TrainerRuntime:
         return self._trainer.state.global_step
 
     @property
+    def rows_per_step(self) -> int:
+        return self._trainer._train_batch_size * self.args.gradient_accumulation_steps * self.processes
+
+    @property
     def is_last_part(self) -> bool:
         return self._trainer.accelerator.sync_gradients
 
@@ -205,6 +213,7 @@ class PlainRuntime:
     ) -> None:
         self.args, self.model, self.wrapped, self.optimizer, self.step = args, model, model, optimizer, 0
         self.device = next(model.parameters()).device
+        self.rows_per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
 
     def prepare(self, inputs: Inputs) -> Inputs:
         return inputs
@@ -233,3 +242,26 @@ class PlainRuntime:
     def clip(self, model: nn.Module, most: float) -> Any:
         graded = [one for one in model.parameters() if one.grad is not None]
         return torch.nn.utils.clip_grad_norm_(graded, most if most > 0 else float("inf"))
+
+
+class EngineCallback(TrainerCallback):
+    """Tells the engine of a trainer when a training and an epoch begin and end, and when an update is made.
+
+    Args:
+        trainer: whose engine it is.
+    """
+
+    def __init__(self, trainer: MultiTaskTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, *args: object, **kwargs: object) -> None:  # noqa: ARG002
+        """The model and its frozen parts are known."""
+        self.trainer.engine.probe.begin()
+
+    def on_step_end(self, *args: object, **kwargs: object) -> None:  # noqa: ARG002
+        """An update is made."""
+        self.trainer.engine.after_update()
+
+    def on_epoch_end(self, *args: object, **kwargs: object) -> None:  # noqa: ARG002
+        """An epoch is over."""
+        self.trainer.engine.weights.on_epoch()

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -21,7 +25,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
-from ..balancing import Balancer
+from ..aggregation import Aggregator, Outcome
+from ..balancing import Balancer, build_balancer
 from ..data import Mixture, MixtureCollator, SamplingRates
 from ..modeling import MultiTaskModel
 from ..modeling.config import FORMAT_VERSION
@@ -31,7 +36,7 @@ from .evaluation.evaluator import EvaluatingTrainer
 from .evaluation.results import check_primary
 from .evaluation.rows import EvaluationRows, Metric, Preprocess
 from .parameters import BACKBONE, check_optimizer, check_precision, freeze, regroup
-from .plan import MixingTrainer
+from .plan import Plan
 from .preparation import (
     Datasets,
     build_tasks,
@@ -51,25 +56,26 @@ from .ranks import check_alike, release_group_at_exit
 from .report.callbacks import PlanCallback, ResumableEarlyStopping
 from .report.card import DescribingTrainer
 from .report.console import SEVERAL, summary_callbacks
+from .report.picture import CosinesCallback
 from .report.push import PushingTrainer
 from .requirements import check_output_dir, check_trackers
+from .runtime import EngineCallback, TrainerRuntime
 from .state.checkpoint import check_checkpoint
 from .state.loss import RunningLossTrainer
 from .state.progress import BEST_FOLDER, Progress, tidy_best
 from .state.resuming import check_arguments, compared
 from .state.saving import SaveError, SavingTrainer
-from .step.probe import InsightCallback, InsightTrainer
-from .step.weighing import BalanceCallback
-from .step.weights import Balance
+from .step.engine import Engine, build_engine
+from .step.rows import Batch, all_tokens
+from .step.update import UpdateBuilder
+from .step.weights import Constants, TaskWeights, check_balancer
 
 logger = logging.get_logger(__name__)
 
 
 class MultiTaskTrainer(
-    MixingTrainer,
     DescribingTrainer,
     EvaluatingTrainer,
-    InsightTrainer,
     RunningLossTrainer,
     PushingTrainer,
     SavingTrainer,
@@ -111,6 +117,7 @@ class MultiTaskTrainer(
     eval_dataset: EvaluationRows | None
     data_collator: MixtureCollator
     _told_on_resume: list[str]
+    _start: dict[str, Any] | None = None
 
     def __init__(
         self,
@@ -154,8 +161,8 @@ class MultiTaskTrainer(
         check_names("compute_metrics", compute_metrics, self.tasks)
         self.metric_by_task = dict(compute_metrics or {})
         self.preprocess_by_task = preprocessing(preprocess_logits_for_metrics, self.metric_by_task)
-        self.own_rates = sampler
         self.own_balancer = balancer
+        self.runtime = TrainerRuntime(self)
         self._check_names()
         evaluates = args.eval_strategy != "no"
         whole = without_streams(self.tasks, train_dataset)
@@ -169,34 +176,35 @@ class MultiTaskTrainer(
         ensure_pad_token(processing_class)
         check_vocabulary(processing_class, model)
         self._adopt(model)
-        mixture = None if train_dataset is None else self._train_mixture(train_dataset)
+        self.plan = Plan(self.runtime, self.tasks, processing_class, sampler)
+        mixture = None if train_dataset is None else self.plan.read(train_dataset)
         super().__init__(
             model=model,
             args=args,
-            data_collator=MixtureCollator(processing_class, self.tasks, seed=self._data_seed),
+            data_collator=MixtureCollator(processing_class, self.tasks, seed=self.plan.seed),
             train_dataset=mixture,
             eval_dataset=None if not eval_dataset else self.evaluation_rows(eval_dataset, "evaluation"),
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        model.reads_in_parts = not self._sharded  # processes gather weights at every pass
+        model.reads_in_parts = self.runtime.engine is None  # one that shards gathers weights at every pass
         self.model_init = model_init
-        self._steps = None if mixture is None else self._step_sampler()  # rates that do not fit the data fail here
-        rows = 0 if mixture is None else len(mixture.sizes)
-        self._seen_rows = torch.zeros(rows, dtype=torch.long, device=args.device)
+        if mixture is not None:
+            self.plan.new_sampler()  # rates that do not fit the data fail here
         self._primary: dict[str, tuple[str, float]] = {}
         freeze(model, args.freeze or ())
         told = "" if self.is_deepspeed_enabled else check_precision(model, fp16=args.fp16)  # it has float32 copies
         if told and self.is_world_process_zero():
             logger.warning(told)
-        self._set_aggregator(aggregator)
-        self._drop_totals()
-        self.balance = Balance(None, list(self.tasks), self.task_weights) if mixture is None else self._new_balance()
+        self.updates = UpdateBuilder(self.runtime, list(self.tasks), aggregator)
+        self.constants = None if mixture is None else Constants(mixture, self.tasks, processing_class)
+        self.engine = self._new_engine()
+        self.engine.probe.begin()
         release_group_at_exit(self)
+        self.add_callback(EngineCallback(self))
         self.add_callback(PlanCallback(self))
-        self.add_callback(BalanceCallback(self))
-        self.add_callback(InsightCallback(self))
+        self.add_callback(CosinesCallback(self))
         if len(self.tasks) > SEVERAL:
             consoles = [self.pop_callback(PrinterCallback), self.pop_callback(ProgressCallback)]
             shown = next((type(callback) for callback in consoles if callback is not None), None)
@@ -265,7 +273,7 @@ class MultiTaskTrainer(
         self._check_names()
         self._check_metrics()
         freeze(self.model, self.args.freeze or ())
-        self.balance = self._new_balance()
+        self.engine = self._new_engine()
 
     def hyperparameter_search(
         self,
@@ -306,6 +314,124 @@ class MultiTaskTrainer(
             )
         return optimizer
 
+    # The parts
+
+    def _new_engine(self) -> Engine:
+        """The engine of a training, at its beginning.
+
+        Raises:
+            ValueError: balancing and aggregation do not fit each other or the run.
+        """
+        update = self.updates.build()
+        weights = TaskWeights(None, list(self.tasks), self.task_weights)
+        if self.constants is not None:
+            args: Any = self.args
+            balancer = self.own_balancer or build_balancer(args.balancing, args.balancing_kwargs)
+            check_balancer(balancer, self.runtime, aggregates=update.aggregator is not None)
+            weights = TaskWeights(
+                balancer, list(self.tasks), self.task_weights, seed=args.seed, constants=self.constants
+            )
+        return build_engine(
+            self.runtime,
+            {name: task.source for name, task in self.tasks.items()},
+            [] if self.plan.mixture is None else list(self.plan.mixture.sizes),
+            weights=weights,
+            update=update,
+        )
+
+    @property
+    def aggregator(self) -> Aggregator | None:
+        """The method that makes one update of the per-task gradients, if there is one."""
+        return self.engine.update.aggregator
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """What the aggregator made of the gradients of the last step."""
+        return self.engine.update.outcome
+
+    @property
+    def rates(self) -> SamplingRates:
+        """The sampling rates of the mixture."""
+        return self.plan.rates
+
+    def evaluation_rows(self, data: Datasets, split: str) -> EvaluationRows:
+        """Rows of every task that has data in a split, checked and tokenized."""
+        return self.plan.evaluation_rows(data, split, self.metric_by_task)
+
+    def describe_plan(self, steps: int) -> str:
+        """What a run of so many optimizer steps does with the data: rows, labels, classes, share, passes by task."""
+        return self.plan.describe(steps)
+
+    # Steps
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Micro-batches of this process, step by step."""
+        if self.is_in_train:
+            self._begin_loop()
+        return self.plan.loader(self.data_collator)
+
+    def _begin_loop(self) -> None:
+        """Count and weigh from the start, also where ``auto_find_batch_size`` starts again with a smaller batch."""
+        if self._start is None:
+            self._start = deepcopy(asdict(self.progress))
+            return
+        self.engine = self._new_engine()
+        self._restore(Progress(**deepcopy(self._start)), "of the start")
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], Any]:
+        """The micro-batches of an optimizer step, and the items of every task in it."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.plan.note_anchors(batches)
+        items = self.engine.open(batches, self._progress.finished)
+        if self.args.include_num_input_tokens_seen != "no":  # processes meet to add them up, a micro-batch at a time
+            for batch in batches:
+                batch |= all_tokens(batch, (self.model.main_input_name, "attention_mask"))
+        return batches, items
+
+    def training_step(self, model: torch.nn.Module, inputs: Batch, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Forward and backward of each part of a micro-batch; the loss of the step with its last one, 0 before."""
+        return self.engine.run(model, inputs["forwards"], num_items_in_batch)
+
+    def compute_loss(
+        self, model: torch.nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The weighted sum of the task losses of a micro-batch, each divided by the items of the whole step.
+
+        Distributed training averages gradients over processes, so the loss is multiplied by their number.
+        """
+        loss, outputs = self.engine.loss(model, inputs, num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> Any:  # noqa: ARG002
+        return self.engine.guard.grad_norm  # the gradients are clipped by now
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:  # noqa: ARG002
+        return self.engine.guard.grad_norm
+
+    def floating_point_ops(self, inputs: Batch) -> int:
+        """Estimated operations of all parts of a micro-batch."""
+        name = self.model.main_input_name
+        return sum(part[name].numel() for part in inputs["forwards"] if name in part) * self._operations_of_a_token
+
+    @cached_property
+    def _operations_of_a_token(self) -> int:
+        """The Trainer's estimate, which counts the parameters of all heads anew whenever it is asked."""
+        return super().floating_point_ops({self.model.main_input_name: torch.zeros(1, 1)})
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add what came of each task since the last log.
+
+        ``<task>_loss``, its mean loss, and ``<task>_share`` of the rows; ``<task>_rows``, all that training has seen;
+        with a balancer ``<task>_weight``, its mean weight; ``<task>_left_out``, steps that had to do without it because
+        its loss or gradient was NaN or infinite; ``aggregation_failures``, steps that took the plain sum of the task
+        gradients; and where gradients were measured, ``<task>_grad_norm`` and ``cosine/<task>/<other>``.
+        """
+        if "loss" in logs:
+            logs |= self.engine.take_figures()
+        super().log(logs, start_time)
+
     # Progress: what a checkpoint holds beyond the Trainer's own state
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
@@ -320,11 +446,9 @@ class MultiTaskTrainer(
             ValueError: there is no checkpoint to go on from, it is not one of this run, or another run is at work in
                 ``output_dir``.
         """
-        self.progress = Progress()
-        self._start = None
-        self._drop_totals()
-        self.balance = self._new_balance()
-        self._seen_rows.zero_()
+        self._progress, self._start = Progress(), None
+        self.plan.begin()
+        self.engine = self._new_engine()
         if self.args.world_size > 1:
             check_alike(self._facts())
         return super().train(resume_from_checkpoint, **kwargs)
@@ -342,16 +466,28 @@ class MultiTaskTrainer(
             state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
             self._train_batch_size = state.train_batch_size or self._train_batch_size
         if not self.args.ignore_data_skip:
-            progress.check_data(self._row_order(), checkpoint)
+            progress.check_data(self.plan.row_order(), checkpoint)
         self._told_on_resume = check_arguments(progress.arguments, compared(self.args), checkpoint, progress.optimizer)
         return progress
 
+    @property
+    def progress(self) -> Progress:
+        """What a checkpoint would hold now beyond the Trainer's own state."""
+        if "engine" in vars(self):  # which is built last
+            vars(self._progress).update(self.engine.state_dict() | self.plan.state_dict())
+        return self._progress
+
+    def _restore(self, progress: Progress, folder: str) -> None:
+        """Give the parts what a checkpoint holds of them."""
+        self._progress = progress
+        self.plan.load_state_dict(vars(progress))
+        self.engine.load_state_dict(vars(progress), folder)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.progress = self.read_progress(resume_from_checkpoint)
+        progress = self.read_progress(resume_from_checkpoint)
         for sentence in self._told_on_resume if self.is_world_process_zero() else ():
             logger.warning(sentence)
-        self._follow_progress()
-        self.balance.load_state_dict(self.progress.balancing, resume_from_checkpoint)
+        self._restore(progress, resume_from_checkpoint)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _task_facts(self) -> dict[str, Any]:
@@ -360,18 +496,16 @@ class MultiTaskTrainer(
     def _facts(self) -> dict[str, Any]:
         """What has to be the same on all ranks, in words that an error can say."""
         return {
-            **self._row_order(),
+            **self.plan.row_order(),
             **self._task_facts(),
             "arguments": {key: value for key, value in self.args.to_dict().items() if key not in OWN_TO_A_RANK},
         }
 
     def _is_over(self) -> bool:
-        return super()._is_over() or set(self._training_tasks) <= set(self.progress.finished)
+        return super()._is_over() or set(self.plan.training_tasks) <= set(self.progress.finished)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self._count_seen()
-        self.progress.data = self._row_order()
-        self.progress.balancing = self.balance.state_dict()
+        self.progress.data = self.plan.row_order()
         super()._save_checkpoint(model, trial)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
@@ -379,7 +513,7 @@ class MultiTaskTrainer(
             check_measured(self.args.metric_for_best_model, metrics)
         step, before = self.state.global_step, dict(self.progress.best)
         losses = {name: metrics.get(f"eval_{name}_loss", math.nan) for name in self.tasks}
-        self.balance.on_evaluate({name: loss for name, loss in losses.items() if math.isfinite(loss)})
+        self.engine.weights.on_evaluate({name: loss for name, loss in losses.items() if math.isfinite(loss)})
         better = self.progress.record(self._primary, step)
         if self.args.save_best_by_task:
             folder = Path(self._get_output_dir(trial=trial))
@@ -411,10 +545,9 @@ class MultiTaskTrainer(
         patience: Any = self.args.task_early_stopping_patience
         if patience is None:
             return
-        by_task = patience if isinstance(patience, Mapping) else dict.fromkeys(self._training_tasks, patience)
+        by_task = patience if isinstance(patience, Mapping) else dict.fromkeys(self.plan.training_tasks, patience)
         for sentence in self.progress.finish(by_task, self.state.global_step):
             logger.warning(sentence)
-        self.progress.leave(self._mixture().tasks, math.ceil(self.state.epoch or 0))
-        self._follow_progress()
-        if set(self._training_tasks) <= set(self.progress.finished):
+        self.plan.leave(self._progress.finished, math.ceil(self.state.epoch or 0))
+        if set(self.plan.training_tasks) <= set(self.progress.finished):
             self.control.should_training_stop = True

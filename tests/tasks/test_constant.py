@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainer, SentenceSimilarity, SequenceClassification
 from hf_multitask.tasks.constant import entropy, variance
-from hf_multitask.training.step.constants import constant_losses
+from hf_multitask.training.step.weights import constant_losses
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def test_a_task_without_rows_does_not_move_though_it_trains(train, tokenizer, da
                 seen[-1] += (before,)
             self.model.train()
             loss = super().training_step(*args, **kwargs)
-            seen.append((self._items["sentiment"], before))
+            seen.append((self.engine.step.items["sentiment"], before))
             return loss
 
     trainer = Watching(

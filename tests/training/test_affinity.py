@@ -48,7 +48,7 @@ def test_affinities_are_those_of_a_step_by_hand(probed, accumulation):
     )
     batches = list(trainer.get_train_dataloader())[:accumulation]
     forwards = [forward for batch in batches for forward in batch["forwards"]]
-    items = trainer._get_num_items_in_batch(batches, torch.device("cpu"))
+    items = trainer.engine.open(batches)
 
     def losses(model):
         found = [model(**forward, num_items_in_batch=items).losses for forward in forwards]

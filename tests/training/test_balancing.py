@@ -198,8 +198,10 @@ def test_what_an_exact_balancer_measures_moves_no_random_state(build):
     spied = build(balancer=Spy(exact=True), **args)
     spied.train()
     assert all(torch.equal(value, weights_of(spied)[name]) for name, value in weights_of(plain).items())
-    losses = [entry[1] for entry in spied.balance.balancer.told if entry[0] == "step"]
-    for given, measured in zip(spied.balance.balancer.given, losses):  # the forward before draws what the step draws
+    losses = [entry[1] for entry in spied.engine.weights.balancer.told if entry[0] == "step"]
+    for given, measured in zip(
+        spied.engine.weights.balancer.given, losses
+    ):  # the forward before draws what the step draws
         assert given[0][0] == pytest.approx(measured[0], rel=1e-12)
 
 
@@ -228,7 +230,7 @@ def test_gradients_told_apart_by_rows_are_those_of_every_loss_by_itself(family, 
         monkeypatch.setattr(MatrixGradients, "_tells_apart", apart)
         trainer = build(family=family, balancing="gradnorm", balancing_kwargs={"lr": 0.1}, max_steps=3)
         trainer.train()
-        return weights_of(trainer), trainer.balance.state_dict()["state"]
+        return weights_of(trainer), trainer.engine.weights.state_dict()["state"]
 
     ours, state = run(lambda *given: told.append(tells_apart(*given)) or told[-1])
     theirs, other = run(lambda *_: False)
@@ -313,12 +315,12 @@ def test_an_object_takes_the_place_of_the_argument_and_begins_anew_with_every_tr
     trainer = build(balancer=GeometricMean(exact=True), balancing="famo")
     trainer.train()
     first = weights_of(trainer)
-    assert {type(trainer.balance.balancer)} == {GeometricMean}
+    assert {type(trainer.engine.weights.balancer)} == {GeometricMean}
     famo = FAMO()
     famo.begin(["x"])
     trainer = build(balancer=famo)
     trainer.train()
-    assert trainer.balance.tasks == famo.tasks == ["sentiment", "ner"]
+    assert trainer.engine.weights.tasks == famo.tasks == ["sentiment", "ner"]
     assert any(not torch.equal(value, first[name]) for name, value in weights_of(trainer).items())
 
 

@@ -7,9 +7,11 @@ import pytest
 import torch
 import torchjd.aggregation as torchjd
 from conflicts import APART, SHARED, matrix, train
+from transformers import TrainerCallback
 
 from hf_multitask import MultiTaskTrainer
 from hf_multitask.aggregation import build_aggregator
+from hf_multitask.training.step.gradients import TaskGradients
 
 FAMILIES = ("bert", "roberta", "distilbert", "gpt2", "modernbert", "llama", "t5")
 METHODS = {"upgrad": torchjd.UPGrad, "mgda": torchjd.MGDA, "imtl_g": torchjd.IMTLG, "config": torchjd.ConFIG}
@@ -41,15 +43,17 @@ def test_update_is_that_of_torchjd_on_the_whole_jacobian(method, tasks, backbone
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_row_split_and_pass_per_task_give_the_same_gradients(family, backbone_path, tmp_path, caplog, record_property):
+def test_row_split_and_pass_per_task_give_the_same_gradients(
+    family, backbone_path, tmp_path, caplog, record_property, monkeypatch
+):
     tasks = ("stars", "pairs", "ner")
     made = {}
     for engine in ("split", "pass"):
         trainer, steps = train(backbone_path(family), tmp_path, tasks, aggregation="sum")
-        trainer._build_aggregator()
-        if engine == "pass":
-            trainer._mixable = set
-        trainer.train()
+        with monkeypatch.context() as patch:
+            if engine == "pass":
+                patch.setattr(TaskGradients, "mixable", lambda self: set())
+            trainer.train()
         names, found = shared_of(steps[0])
         jacobian_KP, _ = matrix(trainer, names)
         difference = relative(found, jacobian_KP.sum(0))
@@ -61,7 +65,9 @@ def test_row_split_and_pass_per_task_give_the_same_gradients(family, backbone_pa
     assert "does not fit" not in caplog.text
 
 
-def test_first_step_finds_a_backbone_that_mixes_rows_and_falls_back_aloud(backbone_path, tmp_path, caplog):
+def test_first_step_finds_a_backbone_that_mixes_rows_and_falls_back_with_a_warning(
+    backbone_path, tmp_path, caplog, monkeypatch
+):
     def mix(model):
         model.backbone.encoder.layer[0] = conflicts.RowMixer(model.backbone.encoder.layer[0])
 
@@ -69,9 +75,9 @@ def test_first_step_finds_a_backbone_that_mixes_rows_and_falls_back_aloud(backbo
     with caplog.at_level(logging.WARNING):
         trainer.train()
     assert "The row split does not fit this model: a task's gradient differs from autograd's by" in caplog.text
-    assert "per-task pass" in trainer.describe_aggregation() and "mixes rows" in trainer.describe_aggregation()
+    assert "per-task pass" in trainer.engine.describe() and "mixes rows" in trainer.engine.describe()
     plain, expected = train(backbone_path(), tmp_path, aggregation="sum", change=mix)
-    plain._mixable = set  # one pass per task from the start
+    monkeypatch.setattr(TaskGradients, "mixable", lambda self: set())  # one pass per task from the start
     plain.train()
     for name, gradient in expected[0].items():
         assert torch.equal(gradient, steps[0][name])
@@ -82,7 +88,7 @@ def test_layer_that_nobody_knows_is_named_before_training(backbone_path, tmp_pat
         model.backbone.encoder.layer[1] = conflicts.BatchNorm(model.backbone.encoder.layer[1], 32)
 
     trainer, steps = train(backbone_path(), tmp_path, aggregation="pcgrad", change=change)
-    told = trainer.describe_aggregation()
+    told = trainer.engine.describe()
     assert "per-task pass" in told and "BatchNorm1d 'encoder.layer.1.norm' is a layer whose gradients" in told
     trainer.train()
     assert steps[0]["backbone.encoder.layer.1.norm.weight"].norm() > 0
@@ -110,22 +116,12 @@ def test_engine_and_memory_are_printed_beforehand(backbone_path, tmp_path, capsy
     )
 
 
-def test_dropout_draws_the_same_in_the_check_and_trains_on(backbone_path, tmp_path, caplog):
+def test_dropout_draws_the_same_in_the_check_and_trains_on(backbone_path, tmp_path, caplog, monkeypatch):
     trainer, steps = train(backbone_path(), tmp_path, aggregation="sum", dropout=0.3)
     trainer.train()
-    assert "does not fit" not in caplog.text and "row split" in trainer.describe_aggregation()
+    assert "does not fit" not in caplog.text and "row split" in trainer.engine.describe()
     again, same = train(backbone_path(), tmp_path, aggregation="sum", dropout=0.3)
-    again._row_split()
-    again._checked = True  # what follows does not depend on whether the check ran
-    again._build_aggregator()
-    begin = again._row_split
-
-    def checked():
-        split = begin()
-        again._checked = True
-        return split
-
-    again._row_split = checked
+    monkeypatch.setattr(TaskGradients, "_compare", lambda *args: None)  # what follows does not depend on the check
     again.train()
     for name, gradient in steps[0].items():
         assert torch.equal(gradient, same[0][name])
@@ -232,7 +228,7 @@ def test_frozen_layers_stay_and_the_rest_is_aggregated(backbone_path, tmp_path):
 
     trainer, steps = train(backbone_path(), tmp_path, aggregation="pcgrad", change=freeze)
     trainer.train()
-    assert "row split" in trainer.describe_aggregation()
+    assert "row split" in trainer.engine.describe()
     names, found = shared_of(steps[0])
     assert not [name for name in names if "embeddings" in name or "layer.0" in name]
     assert found.norm() > 0
@@ -250,7 +246,7 @@ def test_lora_on_the_backbone_is_what_is_shared(backbone_path, tmp_path):
 
     trainer, steps = train(backbone_path(), tmp_path, aggregation="upgrad", change=adapt)
     trainer.train()
-    assert "row split" in trainer.describe_aggregation()
+    assert "row split" in trainer.engine.describe()
     names, found = shared_of(steps[0])
     assert names and all("lora" in name for name in names)
     jacobian_KP, present = matrix(trainer, names)
@@ -260,14 +256,13 @@ def test_lora_on_the_backbone_is_what_is_shared(backbone_path, tmp_path):
 def test_stopped_and_absent_tasks_take_no_part(backbone_path, tmp_path):
     trainer, steps = train(backbone_path(), tmp_path, aggregation="upgrad", max_steps=2)
     seen = []
-    step = type(trainer)._update
 
-    def update():
-        step(trainer)
-        seen.append(trainer.outcome.tasks)
-        trainer.progress.finished["ner"] = 1
+    class Watching(TrainerCallback):
+        def on_pre_optimizer_step(self, *args, **kwargs):
+            seen.append(trainer.outcome.tasks)
+            trainer.progress.finished["ner"] = 1
 
-    trainer._update = update
+    trainer.add_callback(Watching())
     trainer.train()
     assert seen == [("stars", "pairs", "ner"), ("stars", "pairs")]
     assert not [name for name in steps[1] if name.startswith("heads.ner.")]
@@ -278,8 +273,7 @@ def test_failures_are_told_counted_and_logged(backbone_path, tmp_path, caplog):
         def weights(self, gramian_KK, tasks):
             raise ArithmeticError("it never ends")
 
-    trainer, _ = train(backbone_path(), tmp_path, max_steps=5, logging_steps=5)
-    trainer.own_aggregator = Failing()
+    trainer, _ = train(backbone_path(), tmp_path, aggregator=Failing(), max_steps=5, logging_steps=5)
     with caplog.at_level(logging.WARNING):
         trainer.train()
     assert caplog.text.count("the aggregator found no update (it never ends). The plain sum") == 3
@@ -315,7 +309,7 @@ def test_sharded_engines_are_refused_by_name(engine, backbone_path, tmp_path):
     trainer.args.aggregation = "upgrad"
     name = "FSDP" if "fsdp" in engine else "DeepSpeed"
     with pytest.raises(ValueError, match=f"An aggregator needs whole gradients, and {name} shards them"):
-        trainer._set_aggregator(None)
+        trainer.updates.build()
 
 
 @pytest.mark.parametrize("exact", [False, True])
@@ -334,7 +328,7 @@ def test_weights_of_a_balancer_multiply_the_gradients(exact, backbone_path, tmp_
 
 def test_what_does_not_go_together_is_refused(backbone_path, tmp_path):
     with pytest.raises(
-        ValueError, match=r"GradNorm and an aggregator both take .* Set either balancing or aggregation"
+        ValueError, match=r"GradNorm and an aggregator both separate .* Set either balancing or aggregation"
     ):
         train(backbone_path(), tmp_path, aggregation="upgrad", balancing="gradnorm")
     with pytest.raises(ValueError, match=r"task_lora gives tasks parts of their own\. Set aggregation='none', or take"):

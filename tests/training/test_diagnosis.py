@@ -17,9 +17,10 @@ def diagnosing(build_model, arguments, data, tokenizer):
     """A trainer that writes down the input rows of every step."""
 
     class Recording(DiagnosingTrainer):
-        def _get_num_items_in_batch(self, batch_samples, device):
-            found = super()._get_num_items_in_batch(batch_samples, device)
-            rows = [(name, row) for numbers in self._row_numbers for name, own in numbers.items() for row in own]
+        def get_batch_samples(self, epoch_iterator, num_batches, device):
+            found = super().get_batch_samples(epoch_iterator, num_batches, device)
+            steps = self.engine.step.row_numbers
+            rows = [(name, row) for numbers in steps for name, own in numbers.items() for row in own]
             self.seen.append(sorted(rows))
             return found
 

@@ -9,11 +9,13 @@ import layouts
 import pytest
 import torch
 from conflicts import APART, SHARED, matrix, train
+from transformers import TrainerCallback
 
 from hf_multitask import MultiTaskTrainer
 from hf_multitask.aggregation import Outcome
-from hf_multitask.training import insight
 from hf_multitask.training.report.console import MANY, SEVERAL
+from hf_multitask.training.step import probe
+from hf_multitask.training.step.gradients import TaskGradients
 from hf_multitask.training.step.probe import INTERVAL, Means
 
 FIVE = (*APART, "sentiment", "person")
@@ -105,16 +107,16 @@ def test_training_is_the_same_to_the_bit_with_and_without(more, backbone_path, t
         }
 
 
-def test_backbone_that_mixes_rows_is_measured_task_by_task(backbone_path, tmp_path):
+def test_backbone_that_mixes_rows_is_measured_task_by_task(backbone_path, tmp_path, monkeypatch):
     def mix(model):
         model.backbone.encoder.layer[0] = conflicts.RowMixer(model.backbone.encoder.layer[0])
 
     found = run(backbone_path(), tmp_path, change=mix, gradient_logging_steps=1)
-    assert "mixes rows" in found.describe_gradient_logging()
+    assert "mixes rows" in found.engine.describe()
     other, _ = train(
         backbone_path(), tmp_path, trainer_class=MultiTaskTrainer, change=mix, logging_steps=1, gradient_logging_steps=1
     )
-    other._mixable = set
+    monkeypatch.setattr(TaskGradients, "mixable", lambda self: set())
     other.train()
     assert logged(found) == logged(other)
 
@@ -129,13 +131,12 @@ def test_logs_hold_means_of_what_was_measured_since_the_last(backbone_path, tmp_
 def test_stopped_tasks_and_single_ones_have_no_angles(backbone_path, tmp_path):
     trainer, _ = train(backbone_path(), tmp_path, max_steps=3, logging_steps=1, gradient_logging_steps=1)
     stops = iter([("ner",), ("pairs", "ner"), ()])
-    ending = trainer._after_update
 
-    def update():
-        trainer.progress.finished |= dict.fromkeys(next(stops), 1)
-        ending()
+    class Stopping(TrainerCallback):
+        def on_step_end(self, *args, **kwargs):
+            trainer.progress.finished |= dict.fromkeys(next(stops), 1)
 
-    trainer._after_update = update
+    trainer.add_callback(Stopping())
     trainer.train()
     assert [set(entry) for entry in logged(trainer)[1:]] == [
         {"stars_grad_norm", "pairs_grad_norm", "cosine/stars/pairs"},
@@ -167,7 +168,7 @@ def test_rows_are_those_with_a_label_of_the_task(backbone_path, tmp_path):
 
 @pytest.mark.parametrize(("steps", "times"), [(None, 4), (2, 2), (0, 0)])
 def test_aggregator_tells_for_nothing(steps, times, backbone_path, tmp_path, monkeypatch):
-    monkeypatch.setattr(MultiTaskTrainer, "_measure", None)
+    monkeypatch.setattr(probe.PassProbe, "measure", None)
     trainer = run(backbone_path(), tmp_path, aggregation="pcgrad", max_steps=4, gradient_logging_steps=steps)
     found = [entry for entry in logged(trainer) if entry]
     assert len(found) == times
@@ -187,15 +188,15 @@ def test_an_aggregator_tells_nothing_of_a_task_whose_weight_is_zero(backbone_pat
 
 def test_default_is_every_two_hundred_steps_where_it_is_cheap(backbone_path, tmp_path, monkeypatch, capsys):
     trainer, _ = train(backbone_path(), tmp_path)
-    assert trainer.gradient_interval == INTERVAL
+    assert trainer.engine.probe.interval == INTERVAL
     trainer.train()
     assert f"Gradient logging: every {INTERVAL} steps, row split, one forward" in capsys.readouterr().out
-    monkeypatch.setattr(insight, "_MOST", 0.1)  # MiB
-    assert train(backbone_path(), tmp_path)[0].gradient_interval == 0
-    assert train(backbone_path(), tmp_path, gradient_logging_steps=7)[0].gradient_interval == 7
+    monkeypatch.setattr(probe, "_MOST", 0.1)  # MiB
+    assert train(backbone_path(), tmp_path)[0].engine.probe.interval == 0
+    assert train(backbone_path(), tmp_path, gradient_logging_steps=7)[0].engine.probe.interval == 7
     monkeypatch.undo()
-    monkeypatch.setattr(insight, "MANY", 2)
-    assert train(backbone_path(), tmp_path)[0].gradient_interval == 0
+    monkeypatch.setattr(probe, "MANY", 2)
+    assert train(backbone_path(), tmp_path)[0].engine.probe.interval == 0
 
 
 @pytest.mark.parametrize(
@@ -210,7 +211,7 @@ def test_off_where_there_is_nothing_to_compare_and_refused_where_asked_for(reaso
     if "change" in more:
         pytest.importorskip("peft")
     trainer = run(backbone_path(), tmp_path, **more)
-    assert trainer.gradient_interval == 0 and not any(logged(trainer))
+    assert trainer.engine.probe.interval == 0 and not any(logged(trainer))
     with pytest.raises(ValueError, match=rf"`gradient_logging_steps = 5`: .*{reason}.*Set gradient_logging_steps=0\."):
         train(backbone_path(), tmp_path, **more, gradient_logging_steps=5)
 
@@ -219,11 +220,12 @@ def test_off_where_there_is_nothing_to_compare_and_refused_where_asked_for(reaso
 def test_sharded_engines_are_refused_by_name(engine, backbone_path, tmp_path):
     trainer, _ = train(backbone_path(), tmp_path)
     setattr(trainer, engine, True)
-    assert trainer._find_interval() == 0
+    trainer.engine.probe.begin()
+    assert trainer.engine.probe.interval == 0
     trainer.args.gradient_logging_steps = 100
     name = "FSDP" if "fsdp" in engine else "DeepSpeed"
     with pytest.raises(ValueError, match=rf"measured whole, and {name} shards them\. Set gradient_logging_steps=0"):
-        trainer._find_interval()
+        trainer.engine.probe.begin()
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, True])
@@ -239,9 +241,9 @@ def breaking(trainer, what):
     """Have a measurement end in an error, or in gradients that are not finite."""
 
     def forward(module, inputs, output):
-        if trainer._measuring and what == "memory":
+        if trainer.engine.step.apart and what == "memory":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has")
-        if trainer._measuring:
+        if trainer.engine.step.apart:
             output.last_hidden_state.register_hook(lambda gradient: gradient * math.inf)
 
     trainer.model.backbone.register_forward_hook(forward)

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, TrainerCallback
 
 from hf_multitask import MultiTaskModel, MultiTaskPipeline, MultiTaskTrainer, SequenceClassification
 from hf_multitask.modeling.finite import WeightsError, check_weights
-from hf_multitask.training.step.nonfinite import LossError, failing_items
+from hf_multitask.training.step.guard import LossError, failing_items
 
 HUGE = 1e30  # its square is infinite in float32
 
@@ -100,7 +100,7 @@ def test_nothing_poisoned_reaches_a_balancer(name, kwargs, build):
         elif isinstance(state, float):
             yield state
 
-    state = list(numbers(trainer.balance.state_dict()))
+    state = list(numbers(trainer.engine.weights.state_dict()))
     assert all(math.isfinite(value) and abs(value) < 1e12 for value in state) and state
 
 
@@ -135,7 +135,7 @@ def test_a_step_that_loses_every_task_trains_nothing(build, backbone_path, argum
     start = weights_of(trainer)
     trainer.train()
     assert all(torch.equal(value, start[name]) for name, value in weights_of(trainer).items())
-    assert trainer.balance.balancer.state_dict()["learned_K"] == [0.0]
+    assert trainer.engine.weights.balancer.state_dict()["learned_K"] == [0.0]
 
 
 def test_rows_of_the_backbone_that_overflow_take_no_other_task_with_them(build):

@@ -46,7 +46,7 @@ def test_one_task_is_the_plain_trainer(
     tokenizer = AutoTokenizer.from_pretrained(backbone_path())
     settings = {"max_steps": STEPS, "learning_rate": 5e-4}
     ours = MultiTaskTrainer(model, arguments(**settings), train_dataset={task: rows}, processing_class=tokenizer)
-    sampler = ours._step_sampler()
+    sampler = ours.plan.new_sampler()
     order = np.concatenate([rows for epoch in range(5) for rows in sampler.steps(epoch)])[: STEPS * 8]
 
     head = model.heads[task].native

@@ -71,7 +71,7 @@ def test_search_reaches_the_balancing(build):
 
     class Note(TrainerCallback):
         def on_train_end(self, args, state, control, **kwargs):
-            balancer = trainer.balance.balancer
+            balancer = trainer.engine.weights.balancer
             runs.append(None if balancer is None else (type(balancer).__name__, balancer.state_dict()))
 
     def space(trial):

@@ -165,7 +165,7 @@ def test_shared_rows_take_one_pass_and_missing_labels_count_for_nothing(build, b
     )
     model.backbone.register_forward_hook(lambda _, __, output: passes.append(output.last_hidden_state.shape[0]))
     batch = next(iter(trainer.get_train_dataloader()))
-    counts = trainer._get_num_items_in_batch([batch], torch.device("cpu"))
+    counts = trainer.engine.open([batch])
     assert {name: int(count) for name, count in counts.items()} == {"intent": 3, "slots": 7}
     trainer.train()
     assert sum(passes) == 4
@@ -377,7 +377,7 @@ def test_a_batch_that_found_no_memory_counts_for_nothing(build, build_model, arg
     assert size < 8
     asked = run(steps=4, per_device_train_batch_size=size, output_dir=str(tmp_path / "asked"))
     assert found.progress.seen == asked.progress.seen and found.progress.rows == asked.progress.rows
-    assert found.balance.state_dict()["state"].keys() == asked.balance.state_dict()["state"].keys()
+    assert found.engine.weights.state_dict()["state"].keys() == asked.engine.weights.state_dict()["state"].keys()
     again = run(steps=6, resume=True, auto_find_batch_size=True)  # with the size that was found
     assert (again.state.global_step, again.state.train_batch_size) == (6, size)
     assert sum(again.progress.seen.values()) == 6 * size

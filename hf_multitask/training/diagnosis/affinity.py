@@ -61,7 +61,7 @@ def measure_step(
     rates: Mapping[nn.Parameter, float] | None = None,
     seed: int = 0,
 ) -> Measured:
-    """Measure the rows of a step; weights stay as they are, to the bit, gradients are gone.
+    """Measure the rows of a step; weights stay bit-identical, gradients are gone.
 
     Losses are those of training: in its mode, with dropout, each the sum over a task's items divided by their number,
     unweighted. Random numbers are drawn alike for a task in all of its passes. Nothing is rounded to half precision.
@@ -191,12 +191,13 @@ class StepProbe(TrainerCallback):
             groups = trainer.optimizer.param_groups  # type: ignore[union-attr]
             rates = {parameter: float(group["lr"]) for group in groups for parameter in group["params"]}
             rates = rates if any(rates.values()) else None  # a step of 0 at the beginning of a warm-up says nothing
-        with trainer._undone():
-            forwards = [trainer._prepare_inputs(forward) for forward in trainer._forwards]
-            items = {name: trainer._items[name] for name in trainer._present}
+        engine, step = trainer.engine, trainer.engine.step
+        with engine.undone():
+            forwards = [engine.runtime.prepare(forward) for forward in step.forwards]
+            items = {name: step.items[name] for name in step.present}
             seed = (args.seed * 1_000_003 + state.global_step) % 2**63
-            step = state.global_step + 1
-            self.measured.append(measure_step(trainer.model, forwards, items, step=step, rates=rates, seed=seed))
+            number = state.global_step + 1
+            self.measured.append(measure_step(trainer.model, forwards, items, step=number, rates=rates, seed=seed))
 
 
 def by_step(measured: Iterable[Measured], tasks: Sequence[str], what: str) -> np.ndarray:

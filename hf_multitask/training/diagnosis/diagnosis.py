@@ -68,9 +68,9 @@ class Diagnosis:
         save: Callable[[dict[str, Any]], Any] = lambda _: None,
     ) -> None:
         self.trainer, self.tell, self.save = trainer, tell, save
-        self.tasks = trainer._training_tasks
+        self.tasks = trainer.plan.training_tasks
         self.parts = [part for part in PARTS if part in parts]
-        own = trainer.own_steps()
+        own = trainer.plan.steps()
         self.steps = min(own, STEPS) if steps is None else steps
         trainer.args.max_steps = self.steps
         if trainer.args.warmup_steps >= 1:  # as long a part of the run as it was
@@ -85,7 +85,7 @@ class Diagnosis:
             "budget": {
                 "steps": self.steps,
                 "steps_of_the_recipe": own,
-                "rows_of_a_step": trainer._step_sampler().rows_per_step,
+                "rows_of_a_step": trainer.runtime.rows_per_step,
                 "measured_steps": [step + 1 for step in self.measured_at],
             },
             "left_out": {},
@@ -152,10 +152,7 @@ class Diagnosis:
             told += f", of the {own:,} that the recipe asks for (--max_steps {own} takes all of them)"
         self.tell(f"{told}.\n{trainer.describe_plan(self.steps)}")
         begun = time.perf_counter()
-        aggregation = (trainer.args.aggregation, trainer.args.aggregation_kwargs)
         step = PriceList(trainer, rounds=3).plain()
-        trainer.args.aggregation, trainer.args.aggregation_kwargs = aggregation
-        trainer._set_aggregator(None)
         start, tasks = (time.perf_counter() - begun) / 2, len(self.tasks)
         measuring = {"cosines", "affinity"} & set(self.parts)
         runs = ("single" in self.parts or bool(measuring)) + ("single" in self.parts) * 1.3

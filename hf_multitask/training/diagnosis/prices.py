@@ -16,7 +16,11 @@ import torch
 from ...aggregation import AGGREGATORS
 from ...balancing import BALANCING, build_balancer
 from ..parameters import freeze, last_shared_matrix, shared_parameters
-from ..step.weights import Balance
+from ..step.engine import Engine, build_engine
+from ..step.gradients import TaskGradients
+from ..step.rows import Batch
+from ..step.update import AggregatedUpdate, UpdateBuilder
+from ..step.weights import TaskWeights
 
 if TYPE_CHECKING:
     from ..trainer import MultiTaskTrainer
@@ -25,7 +29,6 @@ Method = tuple[str, str]  # kind and name: there is a balancer and an aggregator
 
 BALANCERS, AGGREGATIONS = "balancing", "aggregation"
 PLAIN = (BALANCERS, "none")
-_SILENT = 10**6  # failures, after which further ones are not told: the report does
 ROUNDS = 8  # steps of each method; the first is to warm up
 
 
@@ -73,9 +76,7 @@ class PriceList:
 
     def __init__(self, trainer: MultiTaskTrainer, *, rounds: int = ROUNDS) -> None:
         self.trainer, self.rounds = trainer, rounds
-        trainer._failures = _SILENT
-        trainer.own_balancer = None
-        self._choose(PLAIN, {})
+        self._gradients: TaskGradients | None = None  # shared by all methods, as they take much memory
         trainer.model = trainer.call_model_init()
         freeze(trainer.model, trainer.args.freeze or ())
         trainer.model.to(trainer.args.device)  # type: ignore[arg-type]
@@ -100,13 +101,13 @@ class PriceList:
             progress: called after every step.
         """
         prices = {method: Price(kwargs) for method, kwargs in methods(list(self.trainer.tasks)).items()}
-        states: dict[Method, Any] = {}
+        engines: dict[Method, Engine] = {}
         taken: dict[Method, list[float]] = {method: [] for method in (PLAIN, *prices)}
         draw = random.Random(0)
         for number, batches in enumerate(islice(cycle(self.steps), self.rounds)):
             running = [PLAIN, *(method for method, price in prices.items() if price.problem is None)]
             for method in draw.sample(running, len(running)):
-                seconds = self._try(states, method, prices.get(method, Price()), batches)
+                seconds = self._try(engines, method, prices.get(method, Price()), batches)
                 if number and seconds is not None:  # the first round warms up
                     taken[method].append(seconds)
                 progress()
@@ -118,29 +119,33 @@ class PriceList:
         self._measure_memory(prices)
         return statistics.median(taken[PLAIN]), prices
 
-    def _choose(self, method: Method, kwargs: dict[str, Any]) -> None:
-        """Let the trainer use a method, as it is before its first step."""
+    def _engine(self, method: Method, kwargs: dict[str, Any]) -> Engine:
+        """The engine of a method, as it is before its first step."""
         trainer, (kind, name) = self.trainer, method
         aggregates = kind == AGGREGATIONS
-        trainer.args.aggregation = name if aggregates else "none"
-        trainer.args.aggregation_kwargs = kwargs if aggregates else None
-        trainer._set_aggregator(None)
-        balancer = None if aggregates else build_balancer(name, kwargs)
-        trainer.balance = Balance(
-            balancer,
+        update = UpdateBuilder(trainer.runtime, list(trainer.tasks), None).named(
+            name if aggregates else "none", kwargs if aggregates else None
+        )
+        if isinstance(update, AggregatedUpdate):
+            update.reported = 0  # the report names them
+            self._gradients = update.gradients = self._gradients or update.gradients
+        weights = TaskWeights(
+            None if aggregates else build_balancer(name, kwargs),
             list(trainer.tasks),
             trainer.task_weights,
             seed=trainer.args.seed,
-            constants=trainer._measured_constants,
+            constants=trainer.constants,
         )
+        sources = {name: task.source for name, task in trainer.tasks.items()}
+        return build_engine(trainer.runtime, sources, list(trainer.plan.data.sizes), weights=weights, update=update)
 
-    def _try(self, states: dict[Method, Any], method: Method, price: Price, batches: list[Any]) -> float | None:
+    def _try(self, engines: dict[Method, Engine], method: Method, price: Price, batches: list[Batch]) -> float | None:
         """Seconds of a turn; None, and the problem noted, where the method cannot do it."""
         if method == PLAIN:
-            return self._turn(states, method, price.kwargs, batches)
-        fresh = method not in states
+            return self._turn(engines, method, price.kwargs, batches)
+        fresh = method not in engines
         try:
-            seconds = self._turn(states, method, price.kwargs, batches)
+            seconds = self._turn(engines, method, price.kwargs, batches)
         except (ImportError, ValueError, TypeError, RuntimeError, ArithmeticError) as problem:
             self.trainer.model.zero_grad()
             price.problem = " ".join(str(problem).split()) or type(problem).__name__
@@ -151,20 +156,21 @@ class PriceList:
             return None
         return seconds
 
-    def _turn(self, states: dict[Method, Any], method: Method, kwargs: dict[str, Any], batches: list[Any]) -> float:
+    def _turn(
+        self, engines: dict[Method, Engine], method: Method, kwargs: dict[str, Any], batches: list[Batch]
+    ) -> float:
         trainer = self.trainer
-        if method not in states:
-            self._choose(method, kwargs)
-            states[method] = (trainer.balance, trainer.aggregator)
-        trainer.balance, trainer.aggregator = states[method]
-        trainer.outcome = None
+        if method not in engines:
+            engines[method] = self._engine(method, kwargs)
+        trainer.engine = engine = engines[method]
+        engine.update.outcome = None
         start = time.perf_counter()
-        items = trainer._get_num_items_in_batch(batches, trainer.args.device)
+        items = engine.open(batches)
         for number, batch in enumerate(batches, 1):
             trainer.accelerator.gradient_state._set_sync_gradients(number == len(batches))
             trainer.training_step(trainer.model_wrapped, batch, items)
         self.optimizer.step()
-        trainer._after_update()
+        engine.after_update()
         trainer.model.zero_grad()
         if trainer.args.device.type == "cuda":
             torch.cuda.synchronize()
@@ -193,10 +199,10 @@ class PriceList:
 
     def _peak(self, method: Method, kwargs: dict[str, Any]) -> float:
         """Most memory that a step of a method takes, in MB, with nothing there of the others."""
-        self.trainer._blocks = None
-        states: dict[Method, Any] = {}
-        self._turn(states, method, kwargs, self.steps[0])  # compares engines, which takes memory of its own
+        self._gradients = None
+        engines: dict[Method, Engine] = {}
+        self._turn(engines, method, kwargs, self.steps[0])  # compares engines, which takes memory of its own
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        self._turn(states, method, kwargs, self.steps[0])
+        self._turn(engines, method, kwargs, self.steps[0])
         return torch.cuda.max_memory_allocated() / 2**20

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from ..evaluation.rows import Scores
 from ..parameters import shared_parameters
 from ..report.callbacks import PlanCallback
 from ..report.console import TaskMetricsFile
-from ..step.nonfinite import filler, without
+from ..step.rows import Batch, filler, without
 from ..trainer import MultiTaskTrainer
 
 # Nothing is saved, reported or stopped early.
@@ -56,14 +55,14 @@ class DiagnosingTrainer(MultiTaskTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.args.world_size > 1 or self._sharded:
+        if self.args.world_size > 1 or self.runtime.engine:
             raise ValueError(
                 f"diagnose runs in one process, and there are {self.args.world_size}. Start it without torchrun or "
                 "accelerate launch."
                 if self.args.world_size > 1
                 else "diagnose needs whole gradients, and FSDP and DeepSpeed shard them. Leave them out."
             )
-        if len(self._training_tasks) < 2:
+        if len(self.plan.training_tasks) < 2:
             raise ValueError("diagnose compares tasks, and the recipe has one. Add another.")
         if not shared_parameters(self.model):
             raise ValueError(
@@ -74,32 +73,34 @@ class DiagnosingTrainer(MultiTaskTrainer):
             for callback in [one for one in self.callback_handler.callbacks if isinstance(one, kind)]:
                 self.remove_callback(callback)
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
-        if self.alone is not None:
-            others = set(self.tasks) - {self.alone}
-            for batch in batch_samples:
-                pairs = zip(batch["forwards"], batch["row_numbers"], strict=True)
-                kept = [
-                    (rest, {name: rows for name, rows in numbers.items() if name == self.alone})
-                    for forward, numbers in pairs
-                    if (rest := without(forward, others)) is not None
-                ]
-                batch["forwards"] = [rest for rest, _ in kept] or [filler(batch["forwards"][0])]
-                batch["row_numbers"] = [numbers for _, numbers in kept] or [{}]
-        return super()._get_num_items_in_batch(batch_samples, device)
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], Any]:
+        """See :class:`MultiTaskTrainer`; of one task alone only its rows are left."""
+        return super().get_batch_samples(map(self._alone, epoch_iterator), num_batches, device)
+
+    def _alone(self, batch: Batch) -> Batch:
+        if self.alone is None:
+            return batch
+        others = set(self.tasks) - {self.alone}
+        pairs = zip(batch["forwards"], batch["row_numbers"], strict=True)
+        kept = [
+            (rest, {name: rows for name, rows in numbers.items() if name == self.alone})
+            for forward, numbers in pairs
+            if (rest := without(forward, others)) is not None
+        ]
+        return {
+            **batch,
+            "forwards": [rest for rest, _ in kept] or [filler(batch["forwards"][0])],
+            "row_numbers": [numbers for _, numbers in kept] or [{}],
+        }
 
     def _terminate(self, model: Any, trial: Any) -> None:  # noqa: ARG002
         raise self._termination.error()  # there is nothing to go on from
 
-    def own_steps(self) -> int:
-        """Optimizer steps that the arguments ask for."""
-        if self.args.max_steps > 0:
-            return self.args.max_steps
-        return math.ceil(self._step_sampler().steps_per_epoch * self.args.num_train_epochs)
-
     def rows_trained(self) -> dict[str, int]:
         """Rows of each task in the last training."""
-        return dict(zip(self.tasks, self._total_rows.tolist(), strict=True))
+        return self.engine.tally.rows_since_log()
 
     def measure(self, tasks: Collection[str]) -> dict[str, Scores]:
         """Metrics of some tasks on the evaluation data, by task that has such."""

@@ -20,6 +20,7 @@ from ...modeling.generation import generation_kwargs
 from ...modeling.heads import IGNORE
 from ...tasks import Task
 from ..preparation import Datasets
+from ..runtime import TrainerRuntime
 from ..state.progress import Progress
 from .rows import NUMBERS, EvaluationRows, Metric, Part, Preprocess, Scores, prefixed, score, sweep_loader
 
@@ -35,7 +36,7 @@ class EvaluatingTrainer(Trainer):
     eval_dataset: EvaluationRows | None
     _primary: dict[str, tuple[str, float]]
     _measured_rows: dict[str, dict[str, int]]
-    _sharded: bool
+    runtime: TrainerRuntime
     _keeps_predictions = False  # for predict, beyond what metrics need
     progress: Progress
 
@@ -69,10 +70,11 @@ class EvaluatingTrainer(Trainer):
         numbers, labels = inputs.pop(NUMBERS), inputs.pop("labels")
         heads: Any = self.model.heads
         # Language models compute logits where there is a label.
-        given = {name: own for name, own in labels.items() if self._sharded or heads[name].language_model}
+        sharded = self.runtime.engine is not None
+        given = {name: own for name, own in labels.items() if sharded or heads[name].language_model}
         with torch.no_grad(), self.compute_loss_context_manager():
             # Ranks gather a sharded head together, whether they have a row for it or not.
-            logits = model(**inputs, labels=given or None, all_heads=self._sharded).logits
+            logits = model(**inputs, labels=given or None, all_heads=sharded).logits
             for name, own in labels.items():
                 losses = heads[name].loss(logits[name], own)
                 predictions = heads[name].predictions(logits[name], own)

@@ -104,10 +104,8 @@ class PlanCallback(TrainerCallback):
         """Print the plan."""
         if state.is_world_process_zero:
             tqdm.write(self.trainer.describe_plan(state.max_steps))
-            if self.trainer.aggregator is not None:
-                tqdm.write(self.trainer.describe_aggregation())
-            elif self.trainer.gradient_interval:
-                tqdm.write(self.trainer.describe_gradient_logging())
+            if sentence := self.trainer.engine.describe():
+                tqdm.write(sentence)
 
     def on_train_end(
         self,
@@ -118,7 +116,7 @@ class PlanCallback(TrainerCallback):
     ) -> None:
         """Print what was seen."""
         if state.is_world_process_zero:
-            tqdm.write(self.trainer.describe_seen())
+            tqdm.write(self.trainer.plan.describe_seen(self.trainer.engine.tally.seen))
 
 
 class ResumableEarlyStopping(EarlyStoppingCallback):

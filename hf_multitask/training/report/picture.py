@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from transformers import TrainerCallback, TrainerState
+from transformers.integrations import TensorBoardCallback
 
 from ...hub.heatmap import HIGH, LOW, MIDDLE, ink
+
+if TYPE_CHECKING:
+    from ..trainer import MultiTaskTrainer
 
 _CELL, _MARGIN, _TEXT = 64, 12, 16  # pixels
 _LONGEST = 24  # letters of a name
@@ -51,3 +57,26 @@ def draw_matrix(names: Sequence[str], cosines: Mapping[tuple[str, str], float]) 
             if cosine is not None:
                 pen.text((left + _CELL // 2, top + _CELL // 2), f"{cosine:+.2f}", ink(cosine), font, anchor="mm")
     return np.asarray(picture)
+
+
+class CosinesCallback(TrainerCallback):
+    """Shows the cosines of a log as a picture in TensorBoard.
+
+    Args:
+        trainer: whose they are.
+    """
+
+    def __init__(self, trainer: MultiTaskTrainer) -> None:
+        self.trainer = trainer
+
+    def on_log(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:  # noqa: ARG002
+        """Draw what there is to draw."""
+        cosines, self.trainer.engine.cosines = self.trainer.engine.cosines, {}
+        if not cosines or not state.is_world_process_zero:
+            return
+        for callback in self.trainer.callback_handler.callbacks:
+            writer = callback.tb_writer if isinstance(callback, TensorBoardCallback) else None
+            if writer is not None:
+                picture = draw_matrix(list(self.trainer.tasks), cosines)
+                writer.add_image("train/cosines", picture, state.global_step, dataformats="HWC")
+                writer.flush()

@@ -9,6 +9,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import TrainOutput
 
+from ..step.engine import Engine
 from .progress import Progress
 
 
@@ -37,9 +38,7 @@ class RunningLossTrainer(Trainer):
     """The Trainer, whose ``train_loss`` is the mean over all steps of a run, those before a resume as well."""
 
     progress: Progress
-    _total_rows: torch.Tensor
-    _logged: dict[str, list[float]]
-    _left_out: dict[str, int]
+    engine: Engine
     _tr_loss: torch.Tensor
     _total_loss_scalar: float
     _globalstep_last_logged: int
@@ -55,9 +54,7 @@ class RunningLossTrainer(Trainer):
             return
         self._total_loss_scalar, self._globalstep_last_logged = saved["total"], saved["last_logged"]
         self._tr_loss += saved["running"]
-        self._total_rows += torch.tensor(saved["rows"], device=self._total_rows.device)
-        self._logged = {name: list(saved["tasks"][name]) for name in self._logged}
-        self._left_out = dict(saved["left_out"])
+        self.engine.tally.continue_log(saved)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.progress.loss = {
@@ -65,9 +62,7 @@ class RunningLossTrainer(Trainer):
             "total": self._total_loss_scalar,
             "last_logged": self._globalstep_last_logged,
             "running": self._mean_over_ranks().item(),
-            "rows": self._total_rows.tolist(),
-            "tasks": self._logged,
-            "left_out": self._left_out,
+            **self.engine.tally.since_log(),
         }
         super()._save_checkpoint(model, trial)
 

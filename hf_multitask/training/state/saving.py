@@ -47,7 +47,7 @@ class SavingTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.progress = Progress()
+        self._progress = Progress()
         self._termination = Termination()
         self._after_epoch = SaveAfterEpoch()
         self._best_before: tuple[float | None, int | None] = (None, None)

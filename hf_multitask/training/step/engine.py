@@ -1,171 +1,301 @@
-"""The Trainer's hooks of an optimizer step: its denominators, its forwards, its loss, its logs."""
+"""The engine of an optimizer step: its denominators, its forwards, its loss, and what is done with its gradients."""
 
 from __future__ import annotations
 
-from copy import deepcopy
-from functools import cached_property
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+from torch import nn
 
-from ..state.progress import Progress
-from .guard import LeavingTrainer
+from ..parameters import last_shared_matrix
+from ..runtime import Runtime
+from .apart import random_state_kept, undone
+from .guard import Guard
+from .matrix import MatrixGradients
+from .probe import Pair, Probe, build_probe
+from .rows import Batch, Items, Step
+from .tally import Tally
+from .update import PlainUpdate
+from .weights import TaskWeights
 
 
-class SteppingTrainer(LeavingTrainer):
-    """The Trainer, whose step has the loss of a mixture."""
+class Engine:
+    """Runs the steps of one training.
 
-    _seen_rows: torch.Tensor
-    _start: Progress | None
+    The loss of a step is ``sum over tasks t of w_t * (sum of t's item losses) / (number of t's items)``, over its
+    micro-batches and processes. What it measures is summed over micro-batches and, at its end, over processes. A task
+    whose loss or gradient is NaN or infinite is taken out then: the gradients are dropped, and the step runs again
+    without its rows.
 
-    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Count and weigh from the start, also where ``auto_find_batch_size`` starts again with a smaller batch."""
-        if self._start is None:
-            self._start = deepcopy(self.progress)
-        else:
-            self.progress = deepcopy(self._start)
-            self._begin_again()
-        return super()._inner_training_loop(*args, **kwargs)
+    Args:
+        runtime: where it runs.
+        tasks: names of the K tasks.
+        weights: of their losses.
+        update: what is made of their gradients.
+        guard: keeps out what is not finite.
+        probe: measures gradients.
+        tally: counts.
 
-    def _begin_again(self) -> None:
-        """Forget what a training that broke off did, and go by the progress alone."""
-        self._seen_rows.zero_()
-        self._drop_totals()
-        self.balance = self._new_balance()
-        if self.progress.balancing:
-            self.balance.load_state_dict(self.progress.balancing, "of the start")
+    Attributes:
+        step: the one at hand, or the last one.
+        cosines: by pair of tasks, what the last log reports.
+    """
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> dict[str, torch.Tensor]:
-        """Items of every task with rows in the whole step, over micro-batches and ranks."""
-        heads: Any = self.model.heads
-        tasks, datasets = list(self.tasks), list(self._mixture().sizes)
+    def __init__(
+        self,
+        runtime: Runtime,
+        tasks: Sequence[str],
+        *,
+        weights: TaskWeights,
+        update: PlainUpdate,
+        guard: Guard,
+        probe: Probe,
+        tally: Tally,
+    ) -> None:
+        self.runtime, self.tasks = runtime, list(tasks)
+        self.weights, self.update, self.guard, self.probe, self.tally = weights, update, guard, probe, tally
+        self._numbers = {name: number for number, name in enumerate(self.tasks)}
+        self._matrix: MatrixGradients | None = None
+        self.cosines: dict[Pair, float] = {}
+        self.step = Step(self.tasks, [], [], {}, runtime.device)
+
+    # A step, from its beginning to its end
+
+    def open(self, batches: Sequence[Batch], finished: Collection[str] = ()) -> dict[str, torch.Tensor]:
+        """Begin a step.
+
+        Args:
+            batches: its micro-batches in this process, as the loader gives them.
+            finished: tasks that train no more, whose labels are dropped.
+
+        Returns:
+            By task with rows in the step, its items over all micro-batches and processes.
+        """
+        heads: Any = self.runtime.model.heads
+        tasks, datasets = self.tasks, self.tally.datasets
         items_K, rows_K, rows_D = [0] * len(tasks), [0] * len(tasks), [0] * len(datasets)
-        task_number = {name: number for number, name in enumerate(tasks)}
-        for batch in batch_samples:
+        for batch in batches:
             for name, rows in batch["rows"].items():
                 rows_D[datasets.index(name)] += rows
-            for name, anchor in batch["anchors"].items():
-                self._mixture().streams[name].anchor = self.progress.anchors[name] = anchor
             for forward in batch["forwards"]:
-                for name in self.progress.finished:
+                for name in finished:
                     forward["labels"].pop(name, None)
                     forward["task_rows"].pop(name, None)
                 for name, labels in forward["labels"].items():
-                    items_K[task_number[name]] += int(heads[name].items(labels).sum())
-                    rows_K[task_number[name]] += len(labels)
+                    items_K[self._numbers[name]] += int(heads[name].items(labels).sum())
+                    rows_K[self._numbers[name]] += len(labels)
         own = torch.tensor([*items_K, *rows_K, *rows_D])
-        counts = self.accelerator.reduce(own.to(device), "sum")
+        counts = self.runtime.reduce(own.to(self.runtime.device))
         items, rows, seen = counts.split([len(tasks), len(tasks), len(datasets)])
-        known = own if self.accelerator.num_processes == 1 else counts  # a device is not waited for without need
+        known = own if self.runtime.processes == 1 else counts  # a device is not waited for without need
         in_step = known.tolist()
-        self._items = dict(zip(tasks, in_step, strict=False))
-        self._total_rows += rows
-        self._new_rows += rows
-        self._seen_rows += seen
-        self._open_step(batch_samples, [name for name in tasks if self._items[name]])
+        self.tally.count(rows, seen)
+        self.step = Step(
+            tasks,
+            [forward for batch in batches for forward in batch["forwards"]],
+            [numbers for batch in batches for numbers in batch["row_numbers"]],
+            dict(zip(tasks, in_step, strict=False)),
+            self.runtime.device,
+        )
+        self._collect()
         return {name: items[k] for k, name in enumerate(tasks) if in_step[len(tasks) + k]}
 
-    def training_step(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, list[dict[str, Any]]],
-        num_items_in_batch: Any = None,
-    ) -> torch.Tensor:
+    def run(self, model: nn.Module, forwards: Sequence[Batch], items: Items | None) -> torch.Tensor:
         """Forward and backward of each part of a micro-batch; the loss of the step with its last one, 0 before."""
-        if not self._step_begun:
-            self._begin_step(num_items_in_batch)
-        self._run(model, inputs["forwards"], num_items_in_batch)
-        if not self.accelerator.sync_gradients:
-            return torch.zeros_like(self._step_loss)
-        return self._end_step(model, num_items_in_batch)
+        step = self.step
+        step.num_items = items
+        if not step.begun:
+            self._begin()
+        self.update.run(step, model, forwards)
+        if not self.runtime.is_last_part:
+            return torch.zeros_like(step.loss)
+        self._close(model)
+        return step.loss
 
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Estimated operations of all parts of a micro-batch."""
-        name = self.model.main_input_name
-        tokens = sum(part[name].numel() for part in inputs["forwards"] if name in part)
-        return tokens * self._operations_of_a_token
+    def _collect(self) -> None:
+        """Begin to collect the gradients of the step."""
+        self.update.begin(self.step)
+        if self._matrix is not None:
+            self._matrix.begin()
 
-    @cached_property
-    def _operations_of_a_token(self) -> int:
-        """The Trainer's estimate, which counts the parameters of all heads anew whenever it is asked."""
-        return super().floating_point_ops({self.model.main_input_name: torch.zeros(1, 1)})
+    def _begin(self) -> None:
+        """Find the weights, unless the only forward of the step gives its losses itself."""
+        step = self.step
+        step.begun = True
+        if not self.weights.looks_ahead:
+            step.weights = self.weights.weights(step.present)
+        elif not self.update.runs_once(step):
+            step.weights = self.weights.by_own_losses(self._measured())
 
-    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
-        """Count the tokens of a micro-batch at once: ranks meet to add them up, and may have other numbers of parts."""
-        if self.args.include_num_input_tokens_seen != "no":
-            parts, names = inputs["forwards"], (self.model.main_input_name, "attention_mask")
-            whole = {name: torch.cat([part[name].flatten() for part in parts]) for name in names if name in parts[0]}
-            super()._track_num_input_tokens(whole)
+    def _close(self, model: nn.Module) -> None:
+        """See what the step was, after its last backward pass."""
+        step = self.step
+        while failed := self.update.close(step, self.guard) or self.guard.failed(step, model):
+            self.guard.leave_out(step, failed)
+            if self.weights.looks_ahead:
+                step.weights = self.weights.by_own_losses({name: step.losses[name] for name in step.present})
+            else:
+                step.weights = self.weights.weights(step.present)
+            step.clear()
+            self._collect()
+            if step.present:
+                self.update.run(step, model, step.forwards)
+        self.guard.passed(step)
+        norms = self._norms() if self.weights.reads_gradients else None
+        self.tally.add(step)
+        self.weights.on_step(step.losses, norms)
+        self.probe.on_step(step)
 
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
-        """The weighted sum of the task losses of a micro-batch, each divided by the items of the whole step.
+    def after_update(self) -> None:
+        """Measure the step once more, where the balancer asks for it; the optimizer has moved the weights."""
+        if self.weights.looks_back:
+            losses = self._measured()
+            self.weights.after_step({name: loss for name, loss in losses.items() if math.isfinite(loss)})
+        self.step.forwards = []
 
-        Distributed training averages gradients over ranks, so the loss is multiplied by their number.
+    # The loss of a forward
+
+    def loss(self, model: nn.Module, inputs: Batch, items: Items | None) -> tuple[torch.Tensor, Any]:
+        """The weighted sum of the task losses of a forward, each divided by the items of the whole step.
+
+        Distributed training averages gradients over processes, so the loss is multiplied by their number.
+
+        Returns:
+            The loss, and the outputs of the model.
         """
-        with self._matrix_watched():
-            outputs = model(**inputs, num_items_in_batch=num_items_in_batch, all_heads=self._waits_for_heads)
-        weights = self._weights_of(outputs.losses)
+        step, apart = self.step, self.step.apart
+        if apart is None:
+            with self._matrix_watched():
+                outputs = model(**inputs, num_items_in_batch=items, all_heads=self.update.waits_for_heads)
+            weights = self._weights_of(outputs.losses)
+        else:
+            if apart.task is not None:
+                inputs = {**inputs, "labels": {apart.task: inputs["labels"][apart.task]}}
+            outputs = model(**inputs, num_items_in_batch=items)
+            weights = self._weights_of(outputs.losses) if apart.weights is None else apart.weights
         terms = [weights[name] * loss for name, loss in outputs.losses.items() if name in weights]
         loss = sum(terms, outputs.loss * 0)  # the model's own loss reaches parameters that no term may reach
-        self._take_in(outputs.losses, inputs)
-        if num_items_in_batch is not None:
-            loss = loss * self.accelerator.num_processes
-        return (loss, outputs) if return_outputs else loss
+        if apart is None:
+            step.add(outputs.losses, step.losses_K)
+            if self._matrix is not None and outputs.losses:
+                self._matrix.take_in(outputs.losses, step.weights or {}, inputs)
+        if items is not None:
+            loss = loss * self.runtime.processes
+        return loss, outputs
 
-    @property
-    def _waits_for_heads(self) -> bool:
-        """Whether the processes wait for the gradients of heads that one of them has no row for."""
-        searched = self.args.ddp_find_unused_parameters and not self._sharded
-        return self.accelerator.num_processes > 1 and not searched
+    def _weights_of(self, losses: Mapping[str, torch.Tensor]) -> Mapping[str, float]:
+        """The weights of the step that a forward belongs to, which found these losses."""
+        step = self.step
+        if step.weights is None:
+            present = set(step.present)
+            own = {name: float(loss.detach()) for name, loss in losses.items() if name in present}
+            step.weights = self.weights.by_own_losses(own)
+        return step.weights
 
-    @property
-    def _sharded(self) -> bool:
-        return self.is_fsdp_enabled or self.is_deepspeed_enabled
+    def _measured(self) -> dict[str, float]:
+        """By task, its loss over the whole step, as the model is now. No random state moves."""
+        step, runtime = self.step, self.runtime
+        totals_K = torch.zeros_like(step.losses_K)
+        sharded = runtime.engine is not None
+        # Processes may have different numbers of forwards, so a wrapper that waits for the others is left out.
+        model = runtime.wrapped if sharded else runtime.model
+        runtime.model.train()
+        with random_state_kept(step.device), torch.no_grad(), runtime.autocast():
+            for forward in step.forwards:
+                given = runtime.prepare(forward)
+                step.add(model(**given, num_items_in_batch=step.num_items, all_heads=sharded).losses, totals_K)
+        return step.by_task(runtime.reduce(totals_K).tolist())
 
-    def _drop_totals(self) -> None:
-        """Start counting anew what the next log reports."""
-        self._total_rows = torch.zeros(len(self.tasks), dtype=torch.long, device=self.args.device)
-        self._new_rows = self._total_rows.clone()
-        self._drop_logged()
+    # The last matrix that the tasks share, whose gradients GradNorm reads
 
-    def _count_rows(self) -> dict[str, int]:
-        """Rows of every task that training has seen, brought up to date."""
-        for name, rows in zip(self.tasks, self._new_rows.tolist(), strict=True):
-            self.progress.rows[name] = self.progress.rows.get(name, 0) + rows
-        self._new_rows.zero_()
-        return self.progress.rows
+    @contextmanager
+    def _matrix_watched(self) -> Iterator[None]:
+        """Within it, a forward pass shows what the last shared matrix sees, where the balancer reads its gradients."""
+        if not self.weights.reads_gradients:
+            yield
+            return
+        with nullcontext() if self.runtime.args.torch_compile else self._read_matrix().watched():
+            yield
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self._count_rows()
-        super()._save_checkpoint(model, trial)
+    def _read_matrix(self) -> MatrixGradients:
+        """The gradients of the step for the last matrix that the tasks share."""
+        if self._matrix is None:
+            model = self.runtime.model
+            self._matrix = MatrixGradients(model, last_shared_matrix(model), self.tasks)
+        return self._matrix
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add what came of each task since the last log.
+    def _norms(self) -> dict[str, float]:
+        matrix = self._read_matrix()
+        norms_K = self.runtime.reduce(matrix.gradients()).flatten(1).norm(dim=1).tolist()
+        matrix.begin()
+        return self.step.by_task(norms_K)
 
-        ``<task>_loss``, its mean loss, and ``<task>_share`` of the rows; ``<task>_rows``, all that training has seen;
-        with a balancer ``<task>_weight``, its mean weight; ``<task>_left_out``, steps that had to do without it because
-        its loss or gradient was NaN or infinite, if any.
+    # What is known of it
+
+    def describe(self) -> str | None:
+        """How the gradients of single tasks are found, where they are, in a sentence."""
+        if self.update.aggregator is not None:
+            return f"Aggregation: {self.update.method}, {self.update.gradients.describe()}"
+        if self.probe.interval:
+            return f"Gradient logging: every {self.probe.interval:,} steps, {self.update.gradients.describe()}"
+        return None
+
+    def take_figures(self) -> dict[str, float]:
+        """What a log reports of the steps since the last one."""
+        weighed = self.weights.balancer is not None
+        figures = {f"{name}_{what}": value for name, what, value in self.tally.figures(weighed=weighed)}
+        self.tally.begin_log()
+        means = self.probe.take()
+        self.cosines = means.cosines
+        return figures | means.logs() | self.update.figures()
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Within it, passes leave no trace in training."""
+        with undone(self.runtime.model, self.step.device):
+            yield
+
+    # Checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """The keys of its parts in the state of a checkpoint."""
+        parts = (self.tally, self.guard, self.update, self.probe)
+        state = {key: value for part in parts for key, value in part.state_dict().items()}
+        return state | {"balancing": self.weights.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any], folder: str) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            ValueError: it is of another balancer or aggregator, or of other tasks.
         """
-        if "loss" in logs:
-            self._log_tasks(logs)
-            self._drop_totals()
-        super().log(logs, start_time)
+        self.weights.load_state_dict(state["balancing"], folder)
+        self.update.load_state_dict(state, folder)
+        for part in (self.tally, self.guard, self.probe):
+            part.load_state_dict(state)
 
-    def _log_tasks(self, logs: dict[str, float]) -> None:
-        rows, seen = self._total_rows.tolist(), self._count_rows()
-        for number, name in enumerate(self.tasks):
-            loss, weight, steps = self._logged[name]
-            if steps:
-                logs[f"{name}_loss"] = loss / steps
-            logs[f"{name}_share"] = rows[number] / max(sum(rows), 1)
-            logs[f"{name}_rows"] = seen[name]
-            if steps and self.balance.balancer is not None:
-                logs[f"{name}_weight"] = weight / steps
-            if name in self._left_out:
-                logs[f"{name}_left_out"] = self._left_out[name]
+
+def build_engine(
+    runtime: Runtime,
+    sources: Mapping[str, str],
+    datasets: Sequence[str],
+    *,
+    weights: TaskWeights,
+    update: PlainUpdate,
+) -> Engine:
+    """An engine at the beginning of a training.
+
+    Args:
+        runtime: where it runs.
+        sources: by task, the dataset that it reads.
+        datasets: names of those that train.
+        weights: of the task losses.
+        update: what is made of their gradients.
+    """
+    tasks = list(sources)
+    tally = Tally(tasks, datasets, runtime.device)
+    guard, probe = Guard(runtime, sources, tally), build_probe(runtime, tasks, update)
+    return Engine(runtime, tasks, weights=weights, update=update, guard=guard, probe=probe, tally=tally)

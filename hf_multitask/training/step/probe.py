@@ -1,31 +1,31 @@
-"""What the gradients of the tasks say to each other while they train: norms and cosines in the logs, now and then."""
+"""Norms of the per-task gradients and cosines between them, measured now and then while the tasks train."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
-from transformers.integrations import TensorBoardCallback
 from transformers.utils import logging
 
 from ...aggregation import Outcome
 from ..parameters import shared_parameters
-from ..report.console import MANY
-from ..report.picture import draw_matrix
-from .aliases import aliased
-from .gradients import average
-from .rows import Batch
-from .update import AggregatingTrainer
+from ..runtime import Runtime
+from .apart import aliased, undone
+from .gradients import TaskGradients, average_over
+from .rows import Apart, Step
+from .update import AggregatedUpdate, PlainUpdate
 
 logger = logging.get_logger(__name__)
 
-INTERVAL = 200  # optimizer steps, of which the first measurement, the dearest, then costs less than 2 %
-_MOST = 1024.0  # MiB of gradients that are taken without being asked for
+INTERVAL = 200  # optimizer steps, of which the first measurement, the most expensive, then costs less than 2 %
+MANY = 20  # tasks, above which single pairs are not kept
+_MOST = 1024.0  # MiB of gradients that are kept without being asked for
 _PAIRS = 8  # tasks whose pairs are logged one by one; 28 of them
 Pair = tuple[str, str]
+Sums = dict[str, dict[str, list[float]]]
 
 
 class Means:
@@ -91,180 +91,186 @@ class Means:
         return logs | {f"cosine/{one}/{other}": cosine for (one, other), cosine in cosines.items()}
 
 
-class InsightTrainer(AggregatingTrainer):
-    """The Trainer, which logs the norms of its tasks' gradients and the cosines between them.
+class Probe(ABC):
+    """Measures the gradients of some steps.
 
-    An aggregator tells them. Without one the forwards of a step are run once more, apart from training and as if all
-    weights were 1, before the optimizer moves the model.
+    Args:
+        runtime: where it runs.
+        tasks: names of the tasks of the run.
 
     Attributes:
-        gradient_interval: optimizer steps from one measurement to the next; 0 for none.
-        cosines: by pair of tasks, what the log at hand says; None where it says nothing.
+        interval: optimizer steps from one measurement to the next; 0 for none.
     """
 
-    gradient_interval = 0
-    cosines: dict[Pair, float] | None = None
-    _measuring = False
-    _on_any_rank: Callable[[bool], bool]
+    interval = 0
 
-    # When
+    def __init__(self, runtime: Runtime, tasks: Sequence[str]) -> None:
+        self.runtime, self.tasks = runtime, list(tasks)
+        self._sums: Sums = {}
 
-    def _set_aggregator(self, given: Any) -> None:
-        super()._set_aggregator(given)
-        self._begin_measuring()
-
-    def _begin_measuring(self) -> None:
-        """Find out how often to measure; of a search, the model and its frozen parts are known at the beginning."""
-        self.gradient_interval = self._find_interval()
-        self._aliases: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
-
-    def _find_interval(self) -> int:
-        """How many steps there are between measurements.
+    def begin(self) -> None:
+        """Find out how often to measure; the model and its frozen parts are known when a training begins.
 
         Raises:
-            ValueError: they are asked for where there is nothing to measure.
+            ValueError: measurements are asked for where there is nothing to measure.
         """
-        asked = self.args.gradient_logging_steps
-        if self.aggregator is not None:
-            return 1 if asked is None else asked
-        if asked == 0:
-            return 0
-        problem = self._why_not_apart()
-        if asked is not None:
-            if problem is not None:
-                raise ValueError(f"`gradient_logging_steps = {asked}`: {problem} Set gradient_logging_steps=0.")
-            return asked
-        precise = self.args.device.type != "mps"  # which has no float64
-        few = len(self.tasks) <= MANY and self._most_gradients()[1] <= _MOST
-        return INTERVAL if problem is None and precise and few else 0
+        asked = self.runtime.args.gradient_logging_steps
+        self.interval = self.usual_interval() if asked is None else asked
+        if asked and (problem := self.why_not()) is not None:
+            raise ValueError(f"`gradient_logging_steps = {asked}`: {problem} Set gradient_logging_steps=0.")
 
-    def _why_not_apart(self) -> str | None:
-        """Why there are no gradients of tasks to compare, in a sentence; None where there are."""
-        if len(self.tasks) < 2:
-            return "gradients are compared between tasks, and there is one task."
-        if self._sharded:
-            engine = "DeepSpeed" if self.is_deepspeed_enabled else "FSDP"
-            return f"gradients of single tasks are measured whole, and {engine} shards them."
-        if self.model.config.adapters and self.model.config.adapters["tasks"]:
-            return "gradients are compared where tasks share all parts, and task_lora gives them parts of their own."
-        if not shared_parameters(self.model):
-            return "gradients are compared where tasks share parameters that train, and the backbone is frozen."
-        return None
+    @abstractmethod
+    def usual_interval(self) -> int:
+        """The interval where the arguments give none."""
 
-    def describe_gradient_logging(self) -> str:
-        """When and how the gradients of the tasks are measured, and the memory that they take, in a sentence."""
-        return f"Gradient logging: every {self.gradient_interval:,} steps, {self._describe_engine()}"
+    @abstractmethod
+    def why_not(self) -> str | None:
+        """Why there is nothing to measure, in a sentence; None where there is something."""
 
-    # The measurement
+    @abstractmethod
+    def measure(self, step: Step) -> Outcome | None:
+        """The gradients of a step as if all weights were 1; None where they are not known."""
 
-    def _end_step(self, model: torch.nn.Module, num_items: Any) -> torch.Tensor:
-        loss = super()._end_step(model, num_items)
-        due = self.gradient_interval and (self.state.global_step + 1) % self.gradient_interval == 0
-        if due and self._present:
-            outcome = self._unweighted(self.outcome) if self.aggregator is not None else self._measure(num_items)
+    def on_step(self, step: Step) -> None:
+        """Measure a step that is over, before the optimizer moves the model, where one is due."""
+        due = self.interval and (self.runtime.step + 1) % self.interval == 0
+        if due and step.present:
+            outcome = self.measure(step)
             if outcome is not None and outcome.gramian.isfinite().all():
-                Means(self.progress.gradients, list(self.tasks)).add(outcome)
-        return loss
+                self.means.add(outcome)
 
-    def _unweighted(self, outcome: Outcome | None) -> Outcome | None:
-        """What an aggregator has seen, as if all weights had been 1; nothing of tasks whose weight was 0."""
+    @property
+    def means(self) -> Means:
+        """Of what was measured since the last log."""
+        return Means(self._sums, self.tasks)
+
+    def take(self) -> Means:
+        """The means since the last log, which begin anew."""
+        means, self._sums = self.means, {}
+        return means
+
+    # Checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """The key ``gradients`` of the state of a checkpoint."""
+        return {"gradients": self._sums}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self._sums = state["gradients"]
+
+
+class UpdateProbe(Probe):
+    """Reads the gradients that an aggregator has seen.
+
+    Args:
+        runtime: where it runs.
+        tasks: names of the tasks of the run.
+        update: whose gradients they are.
+    """
+
+    def __init__(self, runtime: Runtime, tasks: Sequence[str], update: AggregatedUpdate) -> None:
+        super().__init__(runtime, tasks)
+        self.update = update
+
+    def usual_interval(self) -> int:
+        """Every step, as nothing runs for it."""
+        return 1
+
+    def why_not(self) -> None:
+        """An aggregator has gradients."""
+
+    def measure(self, step: Step) -> Outcome | None:
+        """See :class:`Probe`; tasks whose weight was 0 are left out."""
+        outcome = self.update.outcome
         if outcome is None:
             return None
-        given = self._step_weights or {}
+        given = step.weights or {}
         weighed = [number for number, name in enumerate(outcome.tasks) if given.get(name, 1.0)]
         tasks = tuple(outcome.tasks[number] for number in weighed)
         weights_K = torch.tensor([given.get(name, 1.0) for name in tasks], dtype=torch.float64)
         return Outcome(tasks, outcome.gramian[weighed][:, weighed] / torch.outer(weights_K, weights_K), None)
 
-    def _measure(self, num_items: Any) -> Outcome | None:
-        """The gradients of a step, none where they could not be measured; training goes on as if nothing had been."""
-        self._measuring = True
-        try:
-            with aliased(self.model, self._aliases), self._undone():
-                gramian_KK, problem = self._measured_gramian(num_items)
-                self._opened().release()
-        finally:
-            self._measuring = False
-        scaler = self.accelerator.scaler
+
+class PassProbe(Probe):
+    """Runs the forwards of a step once more, apart from training.
+
+    Args:
+        runtime: where it runs.
+        tasks: names of the tasks of the run.
+        gradients: what runs them.
+    """
+
+    def __init__(self, runtime: Runtime, tasks: Sequence[str], gradients: TaskGradients) -> None:
+        super().__init__(runtime, tasks)
+        self.gradients = gradients
+        self._aliases: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
+
+    def begin(self) -> None:  # noqa: D102
+        super().begin()
+        self._aliases = {}
+
+    def usual_interval(self) -> int:
+        """Every 200 steps, where that takes little memory."""
+        precise = self.runtime.device.type != "mps"  # which has no float64
+        few = len(self.tasks) <= MANY and self.gradients.most()[1] <= _MOST
+        return INTERVAL if self.why_not() is None and precise and few else 0
+
+    def why_not(self) -> str | None:  # noqa: D102
+        if len(self.tasks) < 2:
+            return "gradients are compared between tasks, and there is one task."
+        if self.runtime.engine:
+            return f"gradients of single tasks are measured whole, and {self.runtime.engine} shards them."
+        model = self.runtime.model
+        if model.config.adapters and model.config.adapters["tasks"]:
+            return "gradients are compared where tasks share all parts, and task_lora gives them parts of their own."
+        if not shared_parameters(model):
+            return "gradients are compared where tasks share parameters that train, and the backbone is frozen."
+        return None
+
+    def measure(self, step: Step) -> Outcome | None:
+        """See :class:`Probe`; where they cannot be measured, training goes on as if nothing had been."""
+        runtime, ones = self.runtime, dict.fromkeys(step.present, 1.0)
+        with aliased(runtime.model, self._aliases), undone(runtime.model, step.device), step.running(Apart(ones)):
+            gramian_KK, problem = self._gramian(step)
+            self.gradients.blocks.release()
         if gramian_KK is not None:
-            if scaler is not None:  # too large a scale gives infinite gradients, which the optimizer passes over too
-                gramian_KK /= scaler.get_scale() ** 2
+            if runtime.scaler is not None:  # too large a scale gives infinite gradients, which the optimizer skips
+                gramian_KK /= runtime.scaler.get_scale() ** 2
             elif not gramian_KK.isfinite().all():
-                norms = zip(self._present, gramian_KK.diagonal().tolist(), strict=True)
+                norms = zip(step.present, gramian_KK.diagonal().tolist(), strict=True)
                 broken = [name for name, norm in norms if not 0 <= norm < float("inf")]
                 problem = f"the gradient of {', '.join(broken) or 'a task'} is not finite"
         if problem is not None:
-            self.gradient_interval = 0
-            if self.is_world_process_zero():
+            self.interval = 0
+            if runtime.is_main:
                 logger.warning(
-                    f"Step {self.state.global_step + 1}: the gradients of the tasks could not be measured ({problem}). "
+                    f"Step {runtime.step + 1}: the gradients of the tasks could not be measured ({problem}). "
                     "They are logged no more, and training goes on. Set gradient_logging_steps=0 to do without."
                 )
             return None
-        return None if gramian_KK is None else Outcome(tuple(self._present), gramian_KK, None)
+        return None if gramian_KK is None else Outcome(tuple(step.present), gramian_KK, None)
 
-    def _measured_gramian(self, num_items: Any) -> tuple[torch.Tensor | None, str | None]:
-        """The Gramian of a step, or what went wrong on this rank or another, in words."""
-        self._row_split()
-        blocks, alone = self._opened(), self.accelerator.num_processes == 1
-        blocks.begin(len(self._present))
+    def _gramian(self, step: Step) -> tuple[torch.Tensor | None, str | None]:
+        """The Gramian of a step, or what went wrong in this process or another, in words."""
+        runtime, blocks = self.runtime, self.gradients.begin(step)
         problem = None
         try:
-            for forward in self._forwards:
-                self._run_part(self._prepare_inputs(forward), num_items)
-            if alone:
+            for forward in step.forwards:
+                self.gradients.run(step, runtime.prepare(forward))
+            if runtime.processes == 1:
                 blocks.close()
                 return blocks.gramian(), None
         except Exception as found:  # figures are not worth a run, whatever a model or a device makes of them
             problem = (str(found).strip().splitlines() or [type(found).__name__])[0].rstrip(".")
-        if self._on_any_rank(problem is not None):
+        if runtime.on_any(problem is not None):
             return None, problem or "it failed in another process"
-        blocks.close(average)
+        blocks.close(average_over(runtime))
         return blocks.gramian(), None
 
-    def _weights_of(self, losses: Mapping[str, torch.Tensor]) -> dict[str, float]:
-        return dict.fromkeys(self._present, 1.0) if self._measuring else super()._weights_of(losses)
 
-    def _take_in(self, losses: Mapping[str, torch.Tensor], batch: Batch) -> None:
-        if not self._measuring:
-            super()._take_in(losses, batch)
-
-    @property
-    def _waits_for_heads(self) -> bool:
-        return not self._measuring and super()._waits_for_heads
-
-    # Logs
-
-    def _log_tasks(self, logs: dict[str, float]) -> None:
-        super()._log_tasks(logs)
-        measured = Means(self.progress.gradients, list(self.tasks))
-        logs.update(measured.logs())
-        self.cosines = measured.cosines
-        self.progress.gradients = {}
-
-
-class InsightCallback(TrainerCallback):
-    """Begins the measurements of a training, and shows the cosines of a log as a picture in TensorBoard.
-
-    Args:
-        trainer: whose they are.
-    """
-
-    def __init__(self, trainer: InsightTrainer) -> None:
-        self.trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Begin anew."""
-        self.trainer._begin_measuring()
-
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Draw what there is to draw."""
-        cosines, self.trainer.cosines = self.trainer.cosines, None
-        if not cosines or not state.is_world_process_zero:
-            return
-        for callback in self.trainer.callback_handler.callbacks:
-            writer = callback.tb_writer if isinstance(callback, TensorBoardCallback) else None
-            if writer is not None:
-                picture = draw_matrix(list(self.trainer.tasks), cosines)
-                writer.add_image("train/cosines", picture, state.global_step, dataformats="HWC")
-                writer.flush()
+def build_probe(runtime: Runtime, tasks: Sequence[str], update: PlainUpdate) -> Probe:
+    """The probe that fits an update."""
+    if isinstance(update, AggregatedUpdate):
+        return UpdateProbe(runtime, tasks, update)
+    return PassProbe(runtime, tasks, update.gradients)

@@ -1,13 +1,107 @@
-"""The rows of a forward, task by task: those that have one task, side by side, and those that share a row apart."""
+"""The rows of an optimizer step: its forwards, and parts of them by task."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 Batch = dict[str, Any]
+Items = Mapping[str, torch.Tensor]  # by task, the number of its items in the whole step
+
+
+@dataclass(frozen=True)
+class Apart:
+    """How a pass runs that is not of the training itself: its losses are not counted.
+
+    Args:
+        weights: of the losses, in place of those of the step; None for these.
+        task: the only one whose loss counts; None for all.
+    """
+
+    weights: Mapping[str, float] | None = None
+    task: str | None = None
+
+
+@dataclass
+class Step:
+    """An optimizer step as one process sees it, from its rows to its loss.
+
+    Args:
+        tasks: of the run, K of them.
+        forwards: the batches of its micro-batches, in the order in which they run.
+        row_numbers: of each of them, by task, the numbers of its rows in their dataset.
+        items: by task, the number of its items in all processes; 0 once the task is left out.
+        device: of the process.
+        num_items: what the losses are divided by; None outside of training.
+        weights: by task, of the losses; None until they are known.
+        begun: whether a forward has run.
+        losses: by task, over all processes, once the step is over.
+        apart: how a pass runs that is not of the training; None for one that is.
+
+    Attributes:
+        present: the tasks that have items in the step and are not left out, in the order of the run's.
+    """
+
+    tasks: Sequence[str]
+    forwards: list[Batch]
+    row_numbers: list[Mapping[str, Sequence[int]]]
+    items: dict[str, int]
+    device: torch.device
+    num_items: Items | None = None
+    weights: dict[str, float] | None = None
+    begun: bool = False
+    losses: dict[str, float] = field(default_factory=dict)
+    apart: Apart | None = None
+
+    def __post_init__(self) -> None:
+        self._find_present()
+        self.clear()
+
+    def _find_present(self) -> None:
+        self.present = [name for name in self.tasks if self.items.get(name)]
+
+    def clear(self) -> None:
+        """Begin to add up losses anew: ``losses_K`` by task, and ``loss``, their weighted sum, of this process."""
+        precise = torch.float32 if self.device.type == "mps" else torch.float64
+        self.losses_K = torch.zeros(len(self.tasks), dtype=precise, device=self.device)
+        self.loss = torch.zeros((), device=self.device)
+
+    def by_task(self, values_K: Sequence[float]) -> dict[str, float]:
+        """Values of all tasks, as a dict of those that are present."""
+        return {name: value for name, value in zip(self.tasks, values_K, strict=True) if self.items.get(name)}
+
+    def add(self, losses: Mapping[str, torch.Tensor], totals_K: torch.Tensor) -> None:
+        """Add the losses of a forward to sums by task."""
+        numbers = [number for number, name in enumerate(self.tasks) if name in losses]
+        if numbers:
+            found = torch.stack([losses[name].detach() for name in self.tasks if name in losses])
+            totals_K[numbers] += found.to(totals_K.dtype)
+
+    def leave_out(self, tasks: Collection[str]) -> None:
+        """Go on without some tasks, and without the rows that only they read."""
+        self.items |= dict.fromkeys(tasks, 0)
+        self._find_present()
+        first = self.forwards[0]
+        kept = [
+            (rest, numbers)
+            for forward, numbers in zip(self.forwards, self.row_numbers, strict=True)
+            if (rest := without(forward, tasks)) is not None
+        ]
+        self.forwards = [rest for rest, _ in kept] or [filler(first)]
+        self.row_numbers = [numbers for _, numbers in kept] or [{}]
+
+    @contextmanager
+    def running(self, apart: Apart) -> Iterator[None]:
+        """Within it, passes run apart from the training."""
+        before, self.apart = self.apart, apart
+        try:
+            yield
+        finally:
+            self.apart = before
 
 
 def rows_of_tasks(batch: Batch, tasks: Collection[str]) -> dict[str, torch.Tensor]:
@@ -60,3 +154,74 @@ def only(batch: Batch, tasks: Sequence[str]) -> tuple[Batch, list[int]]:
 def rows_of(batch: Batch) -> int:
     """The number of rows of a batch."""
     return len(next(value for key, value in batch.items() if key not in ("task_rows", "labels")))
+
+
+def without(forward: Mapping[str, Any], tasks: Collection[str]) -> dict[str, Any] | None:
+    """A batch without some tasks, and without the rows that only they read; None where no row is left.
+
+    A row of theirs must not stay as one that counts for nothing: in a sum over rows, 0 times infinity is NaN.
+
+    Args:
+        forward: model inputs, (B, ...) each, ``task_rows`` and ``labels``.
+        tasks: those that leave.
+    """
+    task_rows = {name: rows for name, rows in forward["task_rows"].items() if name not in tasks}
+    if len(task_rows) == len(forward["task_rows"]):
+        return dict(forward)
+    labels = {name: labels for name, labels in forward["labels"].items() if name not in tasks}
+    return _with_rows(forward, task_rows, labels)
+
+
+def only_items(forward: Mapping[str, Any], task: str, items: Sequence[int]) -> dict[str, Any]:
+    """A batch with some items of one task, and with the rows that they read.
+
+    Args:
+        forward: as in :func:`without`.
+        task: whose they are.
+        items: their places among the task's items.
+    """
+    rows, labels = forward["task_rows"][task][list(items)], forward["labels"][task][list(items)]
+    return _with_rows(forward, {task: rows}, {task: labels}) or filler(forward)
+
+
+def _with_rows(
+    forward: Mapping[str, Any], task_rows: Mapping[str, torch.Tensor], labels: Mapping[str, torch.Tensor]
+) -> dict[str, Any] | None:
+    """A batch with the rows that some items read, and with those; None where there is none."""
+    kept = sorted({row for rows in task_rows.values() for row in rows[rows >= 0].tolist()})
+    if not kept:
+        return None
+    rest = {
+        key: value[kept] if isinstance(value, torch.Tensor) else value
+        for key, value in forward.items()
+        if key not in ("task_rows", "labels")
+    }
+    count = len(next(value for value in forward.values() if isinstance(value, torch.Tensor)))
+    places = torch.full((count + 1,), -1, dtype=torch.long)  # the last one for rows of -1, which are none
+    places[kept] = torch.arange(len(kept))
+    return {
+        **rest,
+        "task_rows": {name: places[rows] for name, rows in task_rows.items()},
+        "labels": dict(labels),
+    }
+
+
+def filler(forward: Mapping[str, Any]) -> dict[str, Any]:
+    """The first token of a batch, without a task: for a rank that has no row left, and has to take part."""
+    rest = {
+        key: value[:1, :1] if value.dim() == 2 else value[:1]
+        for key, value in forward.items()
+        if isinstance(value, torch.Tensor)
+    }
+    return {**rest, "task_rows": {}, "labels": {}}
+
+
+def all_tokens(batch: Batch, names: Sequence[str]) -> Batch:
+    """Inputs of all parts of a micro-batch, flat, for those who count tokens.
+
+    Args:
+        batch: a micro-batch, with ``forwards``.
+        names: of the inputs.
+    """
+    parts = batch["forwards"]
+    return {name: torch.cat([part[name].flatten() for part in parts]) for name in names if name in parts[0]}

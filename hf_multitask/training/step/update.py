@@ -1,221 +1,281 @@
-"""The step of a trainer with an aggregator: gradients task by task, one update of them."""
+"""How the gradients of a step become one update: plainly, or by an aggregator of the per-task gradients."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from ...aggregation import Aggregator, Outcome, as_aggregator, build_aggregator, combine
 from ..parameters import shared_parameters
-from .gradients import GradientsTrainer, average
-from .nonfinite import non_finite
-from .weights import Balance
+from ..runtime import Runtime
+from .gradients import TaskGradients, average, average_over
+from .guard import Guard
+from .rows import Batch, Step
 
 logger = logging.get_logger(__name__)
 
-_TOLD = 3  # failures of a method that are told one by one
 
+class PlainUpdate:
+    """The update of the Trainer: the gradient of the weighted sum of the task losses.
 
-class AggregatingTrainer(GradientsTrainer):
-    """The Trainer, whose shared parameters get one update of the gradients of all tasks.
+    Args:
+        runtime: where it runs.
+        tasks: names of the tasks of the run.
 
-    Heads have one task each and keep their plain gradients. Gradients of ranks are averaged before the method weighs
-    them.
+    Attributes:
+        gradients: of single tasks, for whoever measures them.
+        method: its name in checkpoints.
     """
 
-    own_aggregator: Aggregator | None = None
+    aggregator: Aggregator | None = None
     outcome: Outcome | None = None
-    _failures = 0
-    _logged_failures = 0
+    method = "none"
 
-    def _set_aggregator(self, given: Any) -> None:
-        """Take the aggregator of the arguments, or one that is given in its place.
+    def __init__(self, runtime: Runtime, tasks: Sequence[str]) -> None:
+        self.runtime = runtime
+        self.gradients = TaskGradients(runtime, tasks, updates=self.aggregator is not None)
+
+    @property
+    def waits_for_heads(self) -> bool:
+        """Whether the processes wait for the gradients of heads that one of them has no row for."""
+        searched = self.runtime.args.ddp_find_unused_parameters and not self.runtime.engine
+        return self.runtime.processes > 1 and not searched
+
+    def runs_once(self, step: Step) -> bool:
+        """Whether the step is one forward, which gives the losses of all tasks by itself."""
+        return len(step.forwards) == 1 and self.runtime.processes == 1
+
+    def begin(self, step: Step) -> None:
+        """Begin a step, or begin it anew."""
+
+    def run(self, step: Step, model: nn.Module, forwards: Sequence[Batch]) -> None:
+        """Forward and backward of some parts of a step; processes reduce their gradients at the last."""
+        *parts, last = forwards
+        for part in parts:
+            with self.runtime.no_sync(model):
+                step.loss += self.runtime.forward_backward(model, part, step.num_items)
+        step.loss += self.runtime.forward_backward(model, last, step.num_items)
+
+    def close(self, step: Step, guard: Guard) -> dict[str, str]:  # noqa: ARG002
+        """Make the gradients of a step those of its update, after the last backward pass.
+
+        Returns:
+            By task whose gradient is not finite, what is wrong in words.
+        """
+        return {}
+
+    def figures(self) -> dict[str, float]:
+        """What a log reports of it, since the last one."""
+        return {}
+
+    # Checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """The key ``aggregation`` of the state of a checkpoint."""
+        state: dict[str, Any] = {"method": self.method}
+        if self.gradients.fallback:
+            state["fallback"] = self.gradients.fallback
+        return {"aggregation": state}
+
+    def load_state_dict(self, state: Mapping[str, Any], folder: str) -> None:
+        """Continue from a checkpoint.
 
         Raises:
-            ValueError: it does not fit the tasks or the run.
+            ValueError: it is of another method.
         """
-        self.own_aggregator = None if given is None else as_aggregator(given)
-        self._beginning = {} if self.own_aggregator is None else copy.deepcopy(self.own_aggregator.state_dict())
-        self._build_aggregator()
-        if self.aggregator is None:
-            return
-        if self._sharded:
-            engine = "DeepSpeed" if self.is_deepspeed_enabled else "FSDP"
+        saved = state["aggregation"]
+        then = saved.get("method", self.method)  # checkpoints of early versions do not say
+        if then != self.method:
             raise ValueError(
-                f"An aggregator needs whole gradients, and {engine} shards them. Set aggregation='none', or train with "
-                "plain data parallelism."
+                f"The aggregation of this run and of checkpoint '{folder}' differ: {self.method} now, {then} then. "
+                "Put it back."
             )
-        if self.model.config.adapters and self.model.config.adapters["tasks"]:
-            raise ValueError(
-                "An aggregator needs a backbone that all tasks share, and task_lora gives tasks parts of their own. "
-                "Set aggregation='none', or take lora alone."
-            )
-        if not shared_parameters(self.model):
-            raise ValueError(
-                "An aggregator needs shared parameters that train, and the backbone is frozen. Set aggregation='none'."
-            )
+        self.gradients.fallback = saved.get("fallback")
 
-    def _build_aggregator(self) -> None:
-        args = self.args
-        named = build_aggregator(args.aggregation, args.aggregation_kwargs)  # type: ignore[arg-type]
-        if self.own_aggregator is not None and named is not None:
-            raise ValueError(
-                f"There is an aggregator, and aggregation='{args.aggregation}' names another. Give one of them."
-            )
-        self.aggregator = named or self.own_aggregator
-        if self.aggregator is not None:
-            self.aggregator.check_tasks(list(self.tasks))
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
-        """Train with a method that remembers nothing of a training before; see :class:`MultiTaskTrainer`."""
-        self._build_aggregator()
-        if self.own_aggregator is not None and self._beginning:
-            self.own_aggregator.load_state_dict(copy.deepcopy(self._beginning))
-        self._blocks, self._failures, self._logged_failures = None, 0, 0
-        return super().train(resume_from_checkpoint, **kwargs)
+class AggregatedUpdate(PlainUpdate):
+    """One update of the shared parameters from the gradients of all tasks.
 
-    def _begin_again(self) -> None:
-        super()._begin_again()
-        self._build_aggregator()
-        self._blocks = None
-        state = self.progress.aggregation.get("state")
-        if self.aggregator is not None and state:
-            self.aggregator.load_state_dict(state)
+    Heads have one task each and keep their plain gradients. Gradients of processes are averaged before the method
+    weighs them.
 
-    @property
-    def _waits_for_heads(self) -> bool:
-        return self.aggregator is None and super()._waits_for_heads
+    Args:
+        runtime: where it runs.
+        tasks: names of the tasks of the run.
+        aggregator: the method.
+        method: its name in checkpoints.
 
-    # What it is going to do, and what it remembers
+    Attributes:
+        outcome: of the last update.
+        reported: failures of the method that are reported one by one.
+    """
 
-    def describe_aggregation(self) -> str:
-        """Which engine tells the gradients of the tasks apart, and the memory that they take, in a sentence or two."""
-        name = type(self.aggregator).__name__ if self.args.aggregation == "none" else self.args.aggregation
-        return f"Aggregation: {name}, {self._describe_engine()}"
+    reported = 3
+    waits_for_heads = False
 
-    @property
-    def _method(self) -> str:
-        """The name of the method, for checkpoints."""
-        if self.own_aggregator is not None:
-            return type(self.own_aggregator).__name__
-        return str(self.args.aggregation).lower().replace("-", "_")
+    def __init__(self, runtime: Runtime, tasks: Sequence[str], aggregator: Aggregator, method: str) -> None:
+        self.aggregator, self.method = aggregator, method
+        super().__init__(runtime, tasks)
+        self._failures = self._logged_failures = 0
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self.progress.aggregation["method"] = self._method
-        if self.aggregator is not None:
-            self.progress.aggregation["state"] = self.aggregator.state_dict()
-        super()._save_checkpoint(model, trial)
+    def runs_once(self, step: Step) -> bool:  # noqa: ARG002
+        """Never: a forward runs in parts."""
+        return False
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        saved, now = self.progress.aggregation, self._method
-        then = saved.get("method", now)  # checkpoints of old do not say
-        if then != now:
-            raise ValueError(
-                f"The aggregation of this run and of checkpoint '{resume_from_checkpoint}' differ: {now} now, {then} "
-                "then. Put it back."
-            )
-        if self.aggregator is not None and saved.get("state"):
-            try:
-                self.aggregator.load_state_dict(saved["state"])
-            except (KeyError, TypeError, AttributeError) as problem:
-                raise ValueError(
-                    f"What '{now}' remembers in checkpoint '{resume_from_checkpoint}' is not of this method and these "
-                    "aggregation_kwargs. Put them back."
-                ) from problem
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+    def begin(self, step: Step) -> None:  # noqa: D102
+        self.gradients.begin(step)
 
-    # The step
-
-    def _new_balance(self) -> Balance:
-        balance = super()._new_balance()
-        if balance.reads_gradients and self.aggregator is not None:
-            raise ValueError(
-                "GradNorm and an aggregator both take the gradients of single tasks apart. Set either balancing or "
-                "aggregation to 'none'."
-            )
-        return balance
-
-    @property
-    def _runs_once(self) -> bool:
-        return self.aggregator is None and super()._runs_once  # a forward is run in parts
-
-    def _clear_sums(self) -> None:
-        super()._clear_sums()
-        if self.aggregator is not None:
-            self._row_split()
-            self._opened().begin(len(self._present))
-
-    def _run(self, model: nn.Module, forwards: list[dict[str, Any]], num_items: Any) -> None:
-        """Forward and backward of some parts of a step, with the gradients of the tasks apart."""
-        if self.aggregator is None:
-            super()._run(model, forwards, num_items)
-            return
+    def run(self, step: Step, model: nn.Module, forwards: Sequence[Batch]) -> None:  # noqa: ARG002
+        """Forward and backward of some parts of a step, whose per-task gradients are collected."""
         for part in forwards:
-            self._step_loss += self._run_part(self._prepare_inputs(part), num_items)
+            step.loss += self.gradients.run(step, self.runtime.prepare(part))
 
-    def _failed(self, model: nn.Module, num_items: Any) -> dict[str, str]:
-        if self.aggregator is not None and self._present:
-            if self.accelerator.num_processes > 1:
-                self._average_heads()
-            self._losses, norm = self._read(torch.nn.utils.get_total_norm(self._head_gradients(self._present)))
-            if not non_finite(self._losses):
-                good = math.isfinite(norm) or self._is_scaled_too_much()
-                if broken := self._update() if good else self._broken_heads():  # no method sees what is left out
-                    return self._by_gradient(broken)
-        return super()._failed(model, num_items)
+    def close(self, step: Step, guard: Guard) -> dict[str, str]:
+        """See :class:`PlainUpdate`; a method sees only gradients that are finite."""
+        if not step.present:
+            return {}
+        if self.runtime.processes > 1:
+            self._average_heads(step)
+        norm = guard.read(step, torch.nn.utils.get_total_norm(self._head_gradients(step.present)))
+        if guard.by_loss(step):
+            return {}  # which the guard finds once more
+        good = math.isfinite(norm) or guard.is_scaled_too_much()
+        return guard.by_gradient(step, self._combine(step, guard) if good else self._broken_heads(step))
 
     def _head_gradients(self, names: Iterable[str]) -> list[torch.Tensor]:
-        heads = (self.model.heads[name] for name in names)
+        heads = (self.runtime.model.heads[name] for name in names)
         return [one.grad for head in heads for one in head.parameters() if one.grad is not None]
 
-    def _broken_heads(self) -> tuple[str, ...]:
-        norms = {name: torch.nn.utils.get_total_norm(self._head_gradients([name])) for name in self._present}
-        return tuple(name for name, norm in norms.items() if not norm.isfinite())
+    def _broken_heads(self, step: Step) -> list[str]:
+        norms = {name: torch.nn.utils.get_total_norm(self._head_gradients([name])) for name in step.present}
+        return [name for name, norm in norms.items() if not norm.isfinite()]
 
-    def _update(self) -> tuple[str, ...]:
+    def _combine(self, step: Step, guard: Guard) -> Sequence[str]:
         """Make one update of the gradients of the tasks, or find those of which one is not finite."""
-        blocks = self._opened()
-        several = self.accelerator.num_processes > 1
-        blocks.close(average if several else None)
-        scaler = self.accelerator.scaler
+        runtime, blocks, scaler = self.runtime, self.gradients.blocks, self.runtime.scaler
+        blocks.close(average_over(runtime))
         self.outcome = combine(
             self.aggregator,  # type: ignore[arg-type]
             blocks,
-            self._present,
-            seed=(self.args.seed * 1_000_003 + self.state.global_step) % 2**63,
+            step.present,
+            seed=(runtime.args.seed * 1_000_003 + runtime.step) % 2**63,
             scale=1.0 if scaler is None else scaler.get_scale(),
         )
         if self.outcome.broken:
-            return () if self._is_scaled_too_much() else self.outcome.broken
+            return () if guard.is_scaled_too_much() else self.outcome.broken
         if self.outcome.problem is not None:
             self._failures += 1
-            if self._failures <= _TOLD and self.is_world_process_zero():
-                end = " Further ones are only counted." if self._failures == _TOLD else ""
+            if self._failures <= self.reported and runtime.is_main:
+                end = " Further ones are only counted." if self._failures == self.reported else ""
                 logger.warning(
-                    f"Step {self.state.global_step + 1}: the aggregator found no update ({self.outcome.problem}). The "
+                    f"Step {runtime.step + 1}: the aggregator found no update ({self.outcome.problem}). The "
                     f"plain sum of the task gradients is taken instead.{end}"
                 )
         return ()
 
-    def _average_heads(self) -> None:
-        """Average the gradients of the heads that any rank has one for."""
-        for name in self._present:
-            for parameter in self.model.heads[name].parameters():
+    def _average_heads(self, step: Step) -> None:
+        """Average the gradients of the heads that any process has one for."""
+        for name in step.present:
+            for parameter in self.runtime.model.heads[name].parameters():
                 if parameter.requires_grad:
                     if parameter.grad is None:
                         parameter.grad = torch.zeros_like(parameter)
                     average(parameter.grad)
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add how many steps since the last log took the plain sum, ``aggregation_failures``, where any did."""
-        if "loss" in logs and self._failures > self._logged_failures:
-            logs["aggregation_failures"] = self._failures - self._logged_failures
-            self._logged_failures = self._failures
-        super().log(logs, start_time)
+    def figures(self) -> dict[str, float]:
+        """How many steps since the last log took the plain sum, ``aggregation_failures``, where any did."""
+        new, self._logged_failures = self._failures - self._logged_failures, self._failures
+        return {"aggregation_failures": new} if new else {}
+
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102
+        state = super().state_dict()
+        state["aggregation"]["state"] = self.aggregator.state_dict()  # type: ignore[union-attr]
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any], folder: str) -> None:  # noqa: D102
+        super().load_state_dict(state, folder)
+        if saved := state["aggregation"].get("state"):
+            try:
+                self.aggregator.load_state_dict(saved)  # type: ignore[union-attr]
+            except (KeyError, TypeError, AttributeError) as problem:
+                raise ValueError(
+                    f"What '{self.method}' remembers in checkpoint '{folder}' is not of this method and these "
+                    "aggregation_kwargs. Put them back."
+                ) from problem
+
+
+class UpdateBuilder:
+    """Makes the update of every training of a run, with a method that remembers nothing of the one before.
+
+    Args:
+        runtime: where it runs.
+        tasks: names of the tasks of the run.
+        given: an aggregator, or a weighting of torchjd's; None for the one of the arguments.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: see :meth:`build`.
+    """
+
+    def __init__(self, runtime: Runtime, tasks: Sequence[str], given: object | None) -> None:
+        self.runtime, self.tasks = runtime, list(tasks)
+        self.given = None if given is None else as_aggregator(given)
+        self._beginning = {} if self.given is None else copy.deepcopy(self.given.state_dict())
+
+    def build(self) -> PlainUpdate:
+        """The update that the arguments ask for.
+
+        Raises:
+            ValueError: it does not fit the tasks or the run.
+        """
+        args = self.runtime.args
+        return self.named(args.aggregation, args.aggregation_kwargs)  # type: ignore[arg-type]
+
+    def named(self, aggregation: str, kwargs: dict[str, Any] | None) -> PlainUpdate:
+        """The update by a method of this name.
+
+        Args:
+            aggregation: "none", or the name of an aggregator.
+            kwargs: of the aggregator.
+
+        Raises:
+            ValueError: it does not fit the tasks or the run.
+        """
+        named = build_aggregator(aggregation, kwargs)
+        if self.given is not None and named is not None:
+            raise ValueError(
+                f"There is an aggregator, and aggregation='{aggregation}' names another. Give one of them."
+            )
+        aggregator = named or self.given
+        if aggregator is None:
+            return PlainUpdate(self.runtime, self.tasks)
+        aggregator.check_tasks(self.tasks)
+        if problem := why_not_aggregated(self.runtime):
+            raise ValueError(f"An aggregator needs {problem}")
+        if self.given is not None and self._beginning:
+            self.given.load_state_dict(copy.deepcopy(self._beginning))
+        method = type(self.given).__name__ if self.given is not None else str(aggregation).lower()
+        return AggregatedUpdate(self.runtime, self.tasks, aggregator, method.replace("-", "_"))
+
+
+def why_not_aggregated(runtime: Runtime) -> str | None:
+    """What an aggregator needs that a run does not have, and what to do, in words; None where it has all."""
+    if runtime.engine:
+        return (
+            f"whole gradients, and {runtime.engine} shards them. Set aggregation='none', or train with plain data "
+            "parallelism."
+        )
+    if runtime.model.config.adapters and runtime.model.config.adapters["tasks"]:
+        return (
+            "a backbone that all tasks share, and task_lora gives tasks parts of their own. Set aggregation='none', "
+            "or take lora alone."
+        )
+    if not shared_parameters(runtime.model):
+        return "shared parameters that train, and the backbone is frozen. Set aggregation='none'."
+    return None

@@ -1,17 +1,24 @@
-"""The balancer of a run beside what every balancer needs: the tasks' last losses, and a place in the checkpoint."""
+"""The weights of the task losses: the balancer of a run, and the last losses that it reads."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from ...balancing import Balancer
+from ...data import Mixture, Stream
+from ...data.encoding import label_column
+from ...tasks import Task
+from ..parameters import last_shared_matrix
+from ..runtime import Runtime
 
 
-class Balance:
-    """Weights of the tasks by name, step by step.
+class TaskWeights:
+    """Weights of the task losses by name, step by step.
 
     Args:
         balancer: of the run; None for the fixed weights alone.
@@ -71,18 +78,23 @@ class Balance:
         if not isinstance(weights_K, torch.Tensor) or weights_K.shape != losses_K.shape:
             raise ValueError(
                 f"{type(self.balancer).__name__}.weights should give a tensor of {len(self.tasks)} weights, one for "
-                f"each task. Found {weights_K}. Mend it."
+                f"each task. Found {weights_K}. Correct its method."
             )
         if not weights_K.float().isfinite().all():  # in the precision of the losses that they multiply
             raise ValueError(
                 f"{type(self.balancer).__name__} gives weights that are NaN or infinite: {weights_K.tolist()}, for the "
-                f"losses {losses_K.tolist()}. Choose another balancing, or mend it."
+                f"losses {losses_K.tolist()}. Choose another balancing, or correct its method."
             )
         return {
             name: self.fixed[name] * weight
             for name, weight in zip(self.tasks, weights_K.tolist(), strict=True)
             if name in present
         }
+
+    def by_own_losses(self, losses: Mapping[str, float]) -> dict[str, float]:
+        """The weights of a step by its own losses; a task whose loss is not finite gets none."""
+        finite = {name: loss for name, loss in losses.items() if math.isfinite(loss)}
+        return self.weights(list(finite), finite)
 
     def on_step(self, losses: Mapping[str, float], norms: Mapping[str, float] | None) -> None:
         """Tell the balancer of a step: losses of its tasks, and the norms of their gradients where it reads them."""
@@ -143,3 +155,79 @@ class Balance:
             )
         self._losses = dict(state["losses"])
         self.balancer.load_state_dict(state["state"])
+
+
+def constant_losses(
+    mixture: Mixture, tasks: Mapping[str, Task], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, float]:
+    """By task, the loss of its best constant answer on the training data: how much there is to learn.
+
+    Streams are not read, and task types without a constant answer are left out.
+
+    Args:
+        mixture: the training data.
+        tasks: by name.
+        tokenizer: that encoded them.
+    """
+    losses: dict[str, float] = {}
+    for dataset in mixture.datasets:
+        for name in [] if isinstance(dataset, Stream) else [name for name in dataset.tasks if name in tasks]:
+            rows: Any = dataset.rows  # type: ignore[union-attr]
+            labels = [label for label in rows[label_column(name)] if label is not None]
+            loss = tasks[name].constant_loss(labels, rows, tokenizer)
+            if loss is not None:
+                losses[name] = loss
+    return losses
+
+
+class Constants:
+    """The losses of :func:`constant_losses`, measured when they are first asked for; 1 for tasks without rows.
+
+    Args:
+        mixture: the training data.
+        tasks: by name.
+        tokenizer: that encoded them.
+    """
+
+    def __init__(self, mixture: Mixture, tasks: Mapping[str, Task], tokenizer: PreTrainedTokenizerBase) -> None:
+        self._mixture, self._tasks, self._tokenizer = mixture, dict(tasks), tokenizer
+        self._losses: dict[str, float] | None = None
+
+    def __call__(self, names: Collection[str]) -> dict[str, float]:
+        """By task, its loss."""
+        if self._losses is None:
+            trained = {name for readers in self._mixture.tasks.values() for name in readers}
+            self._losses = dict.fromkeys(set(names) - trained, 1.0) | constant_losses(  # frozen ones have no rows
+                self._mixture, {name: self._tasks[name] for name in names}, self._tokenizer
+            )
+        return self._losses
+
+
+def check_balancer(balancer: Balancer | None, runtime: Runtime, *, aggregates: bool) -> None:
+    """See that a run gives a balancer what it reads.
+
+    Args:
+        balancer: of the run.
+        runtime: where it runs.
+        aggregates: whether an aggregator separates the gradients of the tasks as well.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if balancer is None:
+        return
+    name = type(balancer).__name__
+    if balancer.reads_evaluations and runtime.args.eval_strategy == "no":
+        raise ValueError(f"{name} weighs tasks by their evaluations. Set eval_strategy to 'epoch' or 'steps'.")
+    if not balancer.reads_gradients:
+        return
+    if runtime.engine:
+        raise ValueError(
+            f"{name} reads gradients, which FSDP and DeepSpeed shard. Choose another balancing, or train without them."
+        )
+    last_shared_matrix(runtime.model)
+    if aggregates:
+        raise ValueError(
+            "GradNorm and an aggregator both separate the gradients of single tasks. Set either balancing or "
+            "aggregation to 'none'."
+        )
