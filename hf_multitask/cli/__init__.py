@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from ..modeling.finite import WeightsError
 from ..modeling.loading import PushError
 from ..modeling.saving import storage_failure
-from ..training.step.nonfinite import LossError
+from ..training.step.guard import LossError
 from . import diagnose, evaluate, export, predict, train
 
 MISTAKES = (ValueError, TypeError, OSError, ImportError)  # which say in a sentence what the user did wrong
