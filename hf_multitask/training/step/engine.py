@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from functools import cached_property
 from typing import Any
 
 import torch
 
-from ..state.progress import Progress
 from .guard import LeavingTrainer
 
 
@@ -16,21 +14,15 @@ class SteppingTrainer(LeavingTrainer):
     """The Trainer, whose step has the loss of a mixture."""
 
     _seen_rows: torch.Tensor
-    _start: Progress | None
-
-    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Count and weigh from the start, also where ``auto_find_batch_size`` starts again with a smaller batch."""
-        if self._start is None:
-            self._start = deepcopy(self.progress)
-        else:
-            self.progress = deepcopy(self._start)
-            self._begin_again()
-        return super()._inner_training_loop(*args, **kwargs)
 
     def _begin_again(self) -> None:
         """Forget what a training that broke off did, and go by the progress alone."""
         self._seen_rows.zero_()
         self._drop_totals()
+        self._new_weights()
+
+    def _new_weights(self) -> None:
+        """Weigh anew from where the progress stands."""
         self.balance = self._new_balance()
         if self.progress.balancing:
             self.balance.load_state_dict(self.progress.balancing, "of the start")
@@ -140,10 +132,6 @@ class SteppingTrainer(LeavingTrainer):
             self.progress.rows[name] = self.progress.rows.get(name, 0) + rows
         self._new_rows.zero_()
         return self.progress.rows
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self._count_rows()
-        super()._save_checkpoint(model, trial)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what came of each task since the last log.

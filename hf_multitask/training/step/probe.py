@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from ...aggregation import Outcome
 from ..parameters import shared_parameters
 from ..report.console import MANY
 from ..report.picture import draw_matrix
+from ..runtime import TrainerRuntime
 from .aliases import aliased
 from .gradients import average
 from .rows import Batch
@@ -105,7 +106,6 @@ class InsightTrainer(AggregatingTrainer):
     gradient_interval = 0
     cosines: dict[Pair, float] | None = None
     _measuring = False
-    _on_any_rank: Callable[[bool], bool]
 
     # When
 
@@ -217,7 +217,7 @@ class InsightTrainer(AggregatingTrainer):
                 return blocks.gramian(), None
         except Exception as found:  # figures are not worth a run, whatever a model or a device makes of them
             problem = (str(found).strip().splitlines() or [type(found).__name__])[0].rstrip(".")
-        if self._on_any_rank(problem is not None):
+        if TrainerRuntime(self).on_any(problem is not None):
             return None, problem or "it failed in another process"
         blocks.close(average)
         return blocks.gramian(), None
