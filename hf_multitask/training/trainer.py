@@ -324,7 +324,12 @@ class MultiTaskTrainer(
         for part in (self.best, self.running_loss, self.saver):
             part.load_state_dict(vars(progress))
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: object) -> TrainOutput:
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Trial = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         """Train, or go on from a checkpoint, as ``Trainer.train`` does; True takes the last whole one.
 
         SIGTERM or Ctrl-C end the run after the optimizer step that it is in, with a checkpoint; a second one ends it at
@@ -343,7 +348,7 @@ class MultiTaskTrainer(
         self._seen_rows.zero_()
         if self.args.world_size > 1:
             check_alike(self._facts())
-        return self.saver.train(super().train, resume_from_checkpoint, **kwargs)
+        return self.saver.train(super().train, resume_from_checkpoint, trial, ignore_keys_for_eval)
 
     def get_train_dataloader(self) -> DataLoader:
         """Micro-batches of this rank, step by step; a training begins with them."""

@@ -84,13 +84,17 @@ class Saver:
     # Going on
 
     def train(
-        self, train: Callable[..., TrainOutput], resume_from_checkpoint: str | bool | None, **kwargs: Any
+        self,
+        train: Callable[..., TrainOutput],
+        resume_from_checkpoint: str | bool | None,
+        trial: Trial,
+        ignore_keys_for_eval: list[str] | None,
     ) -> TrainOutput:
         """Train, or go on from a checkpoint; True takes the last whole one. Only one run is at work in a folder."""
         lock = RunLock(str(self._runtime.args.output_dir))
         try:
             self._take(lock)
-            return self._train(train, resume_from_checkpoint, **kwargs)
+            return self._train(train, resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
             lock.release()
 
@@ -107,7 +111,11 @@ class Saver:
             )
 
     def _train(
-        self, train: Callable[..., TrainOutput], resume_from_checkpoint: str | bool | None, **kwargs: object
+        self,
+        train: Callable[..., TrainOutput],
+        resume_from_checkpoint: str | bool | None,
+        trial: Trial,
+        ignore_keys_for_eval: list[str] | None,
     ) -> TrainOutput:
         args = self._runtime.args
         if resume_from_checkpoint is True:
@@ -116,11 +124,11 @@ class Saver:
                 raise ValueError(f"No valid checkpoint found in output directory ({args.output_dir})")
         self._saved_step = -1
         with self._termination:
-            output = train(resume_from_checkpoint, **kwargs)
+            output = train(resume_from_checkpoint, trial=trial, ignore_keys_for_eval=ignore_keys_for_eval)
             if self._runtime.on_any(self._termination.asked):  # after the last step
                 if args.load_best_model_at_end:  # whose weights are not those of the last step
                     self._saved_step = self._runtime.step
-                self._terminate(self._runtime.wrapped, kwargs.get("trial"))
+                self._terminate(self._runtime.wrapped, trial)
         self._check_weights("so the training that ends with it has failed.")
         return output
 
