@@ -34,8 +34,8 @@ def watch(shared) -> None:
         wrap(name, phase)
 
 
-def fill_first_save() -> None:
-    """Let this process write no file of more than some bytes in its first checkpoint, as on a full disk."""
+def fill_first_save(size) -> None:
+    """Let this process write no file of more than so many bytes in its first checkpoint, as on a full disk."""
     from hf_multitask import MultiTaskTrainer
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -43,13 +43,13 @@ def fill_first_save() -> None:
 
     def outer(self, *args):
         first = self.state.global_step == 2
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000 if first else before[0], before[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size if first else before[0], before[1]))
         return inner(self, *args)
 
     MultiTaskTrainer._save_checkpoint = outer
 
 
-def child(words, log, environment, shared, full) -> None:
+def child(words, log, environment, shared, size) -> None:
     os.setsid()
     os.environ.update(environment)
     multiprocessing.set_start_method("fork", force=True)  # for workers of loaders, as in a process of its own
@@ -59,15 +59,15 @@ def child(words, log, environment, shared, full) -> None:
     from hf_multitask.cli import main
 
     watch(shared)
-    if full:
-        fill_first_save()
+    if size is not None:
+        fill_first_save(size)
     raise SystemExit(main(words))
 
 
 class Run:
     """A training of one or more ranks."""
 
-    def __init__(self, context, words, log, ranks=1, full=None):
+    def __init__(self, context, words, log, ranks=1, full=None, size=10_000):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -77,7 +77,8 @@ class Run:
             environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
             environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(ranks)}
             shared = self.shared if rank == 0 else context.Array("i", len(PHASES), lock=False)
-            arguments = (words, f"{log}.{rank}", environment if ranks > 1 else {}, shared, rank == full)
+            room = size if rank == full else None
+            arguments = (words, f"{log}.{rank}", environment if ranks > 1 else {}, shared, room)
             self.processes.append(context.Process(target=child, args=arguments))
             self.processes[-1].start()
 

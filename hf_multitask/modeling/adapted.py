@@ -151,6 +151,14 @@ class Adapted(PreTrainedModel):
 
     # Saving without the backbone
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights, as in ``torch.nn.Module``; a backbone that is not saved is there already, and not missing."""
+        result = super().load_state_dict(state_dict, strict=strict, assign=assign)
+        if self.config.adapters and self.config.adapters["only"]:
+            left_out = left_out_weights(self)
+            result.missing_keys[:] = [name for name in result.missing_keys if name not in left_out]
+        return result
+
     def leave_out_backbone(self) -> None:
         """Save and push adapters and heads only from now on; loading then fetches the backbone from where it came.
 

@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 Inputs = dict[str, Any]
 
 
+class Part(Protocol):
+    """A part of the trainer that a checkpoint holds something of."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its keys of ``multitask_state.json``."""
+
+    # and load_state_dict(state), to which the engine adds the folder that messages name
+
+
 class Runtime(Protocol):
     """Where the parts of a trainer run.
 

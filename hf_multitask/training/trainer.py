@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedTokenizerBase,
@@ -22,7 +22,7 @@ from transformers import (
     set_seed,
 )
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import BestRun, TrainOutput
 from transformers.utils import logging
 
 from ..aggregation import Aggregator, Outcome
@@ -53,18 +53,19 @@ from .preparation import (
     without_streams,
 )
 from .ranks import check_alike, release_group_at_exit
-from .report.callbacks import PlanCallback, ResumableEarlyStopping
+from .report.callbacks import PlanCallback
 from .report.card import DescribingTrainer
 from .report.console import SEVERAL, summary_callbacks
 from .report.picture import CosinesCallback
 from .report.push import PushingTrainer
 from .requirements import check_output_dir, check_trackers
-from .runtime import EngineCallback, TrainerRuntime
+from .runtime import EngineCallback, Part, TrainerRuntime
+from .state.best import Best, ResumableEarlyStopping
 from .state.checkpoint import check_checkpoint
-from .state.loss import RunningLossTrainer
-from .state.progress import BEST_FOLDER, Progress, tidy_best
+from .state.loss import RunningLoss
+from .state.progress import Progress
 from .state.resuming import check_arguments, compared
-from .state.saving import SaveError, SavingTrainer
+from .state.saving import Saver, Trial
 from .step.engine import Engine, build_engine
 from .step.rows import Batch, all_tokens
 from .step.update import UpdateBuilder
@@ -76,9 +77,7 @@ logger = logging.get_logger(__name__)
 class MultiTaskTrainer(
     DescribingTrainer,
     EvaluatingTrainer,
-    RunningLossTrainer,
     PushingTrainer,
-    SavingTrainer,
 ):
     """Trains a :class:`MultiTaskModel` on batches that mix its tasks.
 
@@ -117,7 +116,8 @@ class MultiTaskTrainer(
     eval_dataset: EvaluationRows | None
     data_collator: MixtureCollator
     _told_on_resume: list[str]
-    _start: dict[str, Any] | None = None
+    _start: dict[str, Any]
+    _begun_with: int | None = None
 
     def __init__(
         self,
@@ -188,6 +188,15 @@ class MultiTaskTrainer(
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        self.saver = Saver(self, self.runtime, lambda folder: self.progress.save(folder))
+        self.best = Best()
+        self.running_loss = RunningLoss(
+            self, lambda: self.engine.tally.since_log(), lambda sums: self.engine.tally.continue_log(sums)
+        )
+        self._progress = Progress()
+        self._caps = args.max_train_samples, args.max_eval_samples
+        self.add_callback(self.saver.after_epoch)
+        self.add_callback(self.running_loss)
         model.reads_in_parts = self.runtime.engine is None  # one that shards gathers weights at every pass
         self.model_init = model_init
         if mixture is not None:
@@ -258,22 +267,11 @@ class MultiTaskTrainer(
         if self.args.save_adapters_only:
             model.leave_out_backbone()
 
-    def call_model_init(self, trial: Any = None) -> MultiTaskModel:
+    def call_model_init(self, trial: Trial = None) -> MultiTaskModel:
         """A fresh model from ``model_init``, for the tasks of this trainer."""
         model = cast(MultiTaskModel, super().call_model_init(trial))
         self._adopt(model)
         return model
-
-    def _hp_search_setup(self, trial: Any) -> None:
-        built = (self.args.max_train_samples, self.args.max_eval_samples)
-        super()._hp_search_setup(trial)
-        if built != (self.args.max_train_samples, self.args.max_eval_samples):
-            raise ValueError("Rows are chosen when the trainer is built. Leave max_*_samples out of the search.")
-        self.args.check_mixture()
-        self._check_names()
-        self._check_metrics()
-        freeze(self.model, self.args.freeze or ())
-        self.engine = self._new_engine()
 
     def hyperparameter_search(
         self,
@@ -281,8 +279,8 @@ class MultiTaskTrainer(
         compute_objective: Callable[[dict[str, float]], float] | None = None,
         n_trials: int = 20,
         direction: str | list[str] = "maximize",
-        **kwargs: Any,
-    ) -> Any:
+        **kwargs: object,
+    ) -> BestRun | list[BestRun]:
         """Search for the best arguments, as ``Trainer.hyperparameter_search`` does; needs ``model_init``.
 
         Args:
@@ -295,9 +293,10 @@ class MultiTaskTrainer(
         if self.eval_dataset is None:
             raise ValueError("A search measures what it finds. Give eval_dataset.")
         objective = compute_objective or (lambda metrics: metrics["eval_average"])
-        return super().hyperparameter_search(hp_space, objective, n_trials, direction, **kwargs)
+        search: Callable[..., BestRun | list[BestRun]] = super().hyperparameter_search
+        return search(hp_space, objective, n_trials, direction, **kwargs)
 
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The Trainer's optimizer, with the rates and decays that the arguments give to tasks and layers."""
         built = self.optimizer is not None
         optimizer = super().create_optimizer(model)
@@ -340,6 +339,10 @@ class MultiTaskTrainer(
         )
 
     @property
+    def _stateful(self) -> tuple[Part, ...]:
+        return self.best, self.running_loss, self.saver, self.plan, self.engine
+
+    @property
     def aggregator(self) -> Aggregator | None:
         """The method that makes one update of the per-task gradients, if there is one."""
         return self.engine.update.aggregator
@@ -366,17 +369,9 @@ class MultiTaskTrainer(
 
     def get_train_dataloader(self) -> DataLoader:
         """Micro-batches of this process, step by step."""
-        if self.is_in_train:
+        if self.is_in_train and self._begun_with != self._train_batch_size:
             self._begin_loop()
         return self.plan.loader(self.data_collator)
-
-    def _begin_loop(self) -> None:
-        """Count and weigh from the start, also where ``auto_find_batch_size`` starts again with a smaller batch."""
-        if self._start is None:
-            self._start = deepcopy(asdict(self.progress))
-            return
-        self.engine = self._new_engine()
-        self._restore(Progress(**deepcopy(self._start)), "of the start")
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
@@ -384,7 +379,7 @@ class MultiTaskTrainer(
         """The micro-batches of an optimizer step, and the items of every task in it."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.plan.note_anchors(batches)
-        items = self.engine.open(batches, self._progress.finished)
+        items = self.engine.open(batches, self.best.finished)
         if self.args.include_num_input_tokens_seen != "no":  # processes meet to add them up, a micro-batch at a time
             for batch in batches:
                 batch |= all_tokens(batch, (self.model.main_input_name, "attention_mask"))
@@ -421,21 +416,43 @@ class MultiTaskTrainer(
         return super().floating_point_ops({self.model.main_input_name: torch.zeros(1, 1)})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add what came of each task since the last log.
+        """Add what came of each task since the last log, and have ``train_loss`` be that of the whole run.
 
         ``<task>_loss``, its mean loss, and ``<task>_share`` of the rows; ``<task>_rows``, all that training has seen;
         with a balancer ``<task>_weight``, its mean weight; ``<task>_left_out``, steps that had to do without it because
         its loss or gradient was NaN or infinite; ``aggregation_failures``, steps that took the plain sum of the task
-        gradients; and where gradients were measured, ``<task>_grad_norm`` and ``cosine/<task>/<other>``.
+        gradients; and where gradients were measured, ``<task>_grad_norm`` and ``cosine/<task>/<other>``. Where the
+        storage has no room for curves, TensorBoard ends and the run continues.
         """
         if "loss" in logs:
             logs |= self.engine.take_figures()
-        super().log(logs, start_time)
+        if "train_loss" in logs:
+            logs["train_loss"] = self.running_loss.mean()
+        self.saver.log(super().log, logs, start_time)
 
-    # Progress: what a checkpoint holds beyond the Trainer's own state
+    # What a checkpoint holds beyond the Trainer's own state
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
-        """Train, or go on from a checkpoint, as ``Trainer.train`` does; True takes the last whole one.
+    @property
+    def progress(self) -> Progress:
+        """What a checkpoint would hold of the parts now."""
+        for part in self._stateful:
+            vars(self._progress).update(part.state_dict())
+        return self._progress
+
+    def _restore(self, progress: Progress, folder: str) -> None:
+        """Give the parts what a checkpoint holds of them."""
+        self._progress = progress
+        for part in (self.best, self.running_loss, self.saver, self.plan):
+            part.load_state_dict(vars(progress))
+        self.engine.load_state_dict(vars(progress), folder)
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Trial = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Train, or resume from a checkpoint, as ``Trainer.train`` does; True resumes from the last whole one.
 
         SIGTERM or Ctrl-C end the run after the optimizer step that it is in, with a checkpoint; a second one ends it at
         once. An argument that differs from those of the checkpoint takes effect from then on, or is refused.
@@ -443,15 +460,37 @@ class MultiTaskTrainer(
         Raises:
             SystemExit: with code 143, the run was ended by SIGTERM.
             KeyboardInterrupt: it was ended by Ctrl-C.
-            ValueError: there is no checkpoint to go on from, it is not one of this run, or another run is at work in
-                ``output_dir``.
+            ValueError: there is no checkpoint to resume from, it is not one of this run, another run uses
+                ``output_dir``, or the run ends with weights that are NaN or infinite.
         """
-        self._progress, self._start = Progress(), None
-        self.plan.begin()
-        self.engine = self._new_engine()
+        self._begun_with = None
+        self._progress, self.engine = Progress(), self._new_engine()
+        for part in self._stateful[:-1]:
+            part.load_state_dict(vars(self._progress))
         if self.args.world_size > 1:
             check_alike(self._facts())
-        return super().train(resume_from_checkpoint, **kwargs)
+        return self.saver.train(super().train, resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def _begin_loop(self) -> None:
+        """Count and weigh from the start, also where ``auto_find_batch_size`` starts again with a smaller batch."""
+        if self._begun_with is None:
+            self._see_arguments()
+            if self.hp_search_backend is not None:
+                self.engine = self._new_engine()  # by the arguments of the trial
+            self._start = deepcopy(asdict(self.progress))
+        else:
+            self.engine = self._new_engine()
+            self._restore(Progress(**deepcopy(self._start)), "of the start")
+        self._begun_with = self._train_batch_size
+
+    def _see_arguments(self) -> None:
+        """See that what the arguments say by now can be done, those of a trial too, and freeze a fresh model."""
+        if self._caps != (self.args.max_train_samples, self.args.max_eval_samples):
+            raise ValueError("Rows are chosen when the trainer is built. Leave max_*_samples out of the search.")
+        self.args.check_mixture()
+        self._check_names()
+        self._check_metrics()
+        freeze(self.model, self.args.freeze or ())
 
     def read_progress(self, checkpoint: str) -> Progress:
         """What a checkpoint holds beyond the Trainer's own state.
@@ -470,20 +509,7 @@ class MultiTaskTrainer(
         self._told_on_resume = check_arguments(progress.arguments, compared(self.args), checkpoint, progress.optimizer)
         return progress
 
-    @property
-    def progress(self) -> Progress:
-        """What a checkpoint would hold now beyond the Trainer's own state."""
-        if "engine" in vars(self):  # which is built last
-            vars(self._progress).update(self.engine.state_dict() | self.plan.state_dict())
-        return self._progress
-
-    def _restore(self, progress: Progress, folder: str) -> None:
-        """Give the parts what a checkpoint holds of them."""
-        self._progress = progress
-        self.plan.load_state_dict(vars(progress))
-        self.engine.load_state_dict(vars(progress), folder)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         progress = self.read_progress(resume_from_checkpoint)
         for sentence in self._told_on_resume if self.is_world_process_zero() else ():
             logger.warning(sentence)
@@ -501,53 +527,77 @@ class MultiTaskTrainer(
             "arguments": {key: value for key, value in self.args.to_dict().items() if key not in OWN_TO_A_RANK},
         }
 
-    def _is_over(self) -> bool:
-        return super()._is_over() or set(self.plan.training_tasks) <= set(self.progress.finished)
+    # The Trainer's hooks of a run and its checkpoints
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self.progress.data = self.plan.row_order()
-        super()._save_checkpoint(model, trial)
+    def _run_epoch(self, *args: object, **kwargs: object) -> None:
+        over = self.state.global_step >= self.state.max_steps or self.best.is_all(self.plan.training_tasks)
+        self.control.should_training_stop |= over  # as in a run that was killed after its last checkpoint
+        if not self.control.should_training_stop:  # the Trainer would look only after another step
+            super()._run_epoch(*args, **kwargs)
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+    def _maybe_log_save_evaluate(
+        self,
+        tr_loss: torch.Tensor,
+        grad_norm: torch.Tensor | float | None,
+        model: nn.Module,
+        trial: Trial,
+        epoch: float,
+        ignore_keys_for_eval: list[str] | None,
+        start_time: float,
+        learning_rate: float | None = None,
+    ) -> None:
+        given = (tr_loss, grad_norm, model, trial, epoch, ignore_keys_for_eval, start_time)
+        due = partial(super()._maybe_log_save_evaluate, *given, learning_rate=learning_rate)
+        self.saver.after_step(due, model, trial)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Trial) -> bool:
         if self.args.metric_for_best_model is not None:
             check_measured(self.args.metric_for_best_model, metrics)
-        step, before = self.state.global_step, dict(self.progress.best)
         losses = {name: metrics.get(f"eval_{name}_loss", math.nan) for name in self.tasks}
         self.engine.weights.on_evaluate({name: loss for name, loss in losses.items() if math.isfinite(loss)})
-        better = self.progress.record(self._primary, step)
-        if self.args.save_best_by_task:
-            folder = Path(self._get_output_dir(trial=trial))
-            try:
-                if better:
-                    self._write(self.save_model, str(folder / BEST_FOLDER / f"step-{step}"), _internal_call=True)
-                self._write(self._tidy_best, folder)
-            except SaveError as problem:
-                self.progress.best = before
-                self._give_up_best(folder, step, problem)
-        self._finish_tasks()
+        folder = Path(self._get_output_dir(trial=trial)) if self.args.save_best_by_task else None
+        self.best.keep(self._primary, self.state.global_step, folder, self.saver)
+        self._stop_tasks()
+        self.saver.note_best()
         return super()._determine_best_metric(metrics=metrics, trial=trial)
 
-    def _tidy_best(self, folder: Path) -> None:
-        if self.args.should_save:
-            tidy_best(folder, self.progress.best)
+    def _stop_tasks(self) -> None:
+        patience = cast(Mapping[str, int] | int | None, self.args.task_early_stopping_patience)
+        tasks = self.plan.training_tasks
+        if patience is not None:
+            by_task = patience if isinstance(patience, Mapping) else dict.fromkeys(tasks, patience)
+            self.best.stop(by_task, self.state.global_step)
+            self.plan.leave(self.best.finished, math.ceil(self.state.epoch or 0))
+            self.control.should_training_stop |= self.best.is_all(tasks)
 
-    def _give_up_best(self, folder: Path, step: int, problem: SaveError) -> None:
-        """Go on with the best models that are kept, where a better one finds no place."""
-        if self.args.should_save:
-            shutil.rmtree(folder / BEST_FOLDER / f"step-{step}", ignore_errors=True)
-            logger.warning(
-                f"The model of step {step}, better than those before, could not be saved ({problem}); those before it "
-                "are still there. Training goes on. Free some space."
-            )
+    def _save_checkpoint(self, model: nn.Module, trial: Trial) -> None:
+        self.running_loss.note()
+        self._progress.data = self.plan.row_order()
+        self.saver.save_checkpoint(super()._save_checkpoint, model, trial)
 
-    def _finish_tasks(self) -> None:
-        """Stop the tasks whose patience is at its end, and the datasets that nobody reads any more."""
-        patience: Any = self.args.task_early_stopping_patience
-        if patience is None:
-            return
-        by_task = patience if isinstance(patience, Mapping) else dict.fromkeys(self.plan.training_tasks, patience)
-        for sentence in self.progress.finish(by_task, self.state.global_step):
-            logger.warning(sentence)
-        self.plan.leave(self._progress.finished, math.ceil(self.state.epoch or 0))
-        if set(self.plan.training_tasks) <= set(self.progress.finished):
-            self.control.should_training_stop = True
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model and its card, as in ``Trainer``; one with weights that are NaN or infinite is not saved."""
+        self.saver.save_model(super().save_model, output_dir, _internal_call)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        self.saver.save_files(super()._save, output_dir, state_dict)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        self.saver.save_random_state(super()._save_rng_state, output_dir)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        self.saver.load_random_state(super()._load_rng_state, checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        self.saver.load_optimizer(super()._load_optimizer_and_scheduler, checkpoint)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        self.saver.seal_last(Path(checkpoint_folder))  # before it is read
+        super()._push_from_checkpoint(checkpoint_folder)
+
+    def _finalize_training(self, *args: object, **kwargs: object) -> TrainOutput:
+        return self.running_loss.finalize(super()._finalize_training, *args, **kwargs)
+
+    def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
+        """Save metrics, as in ``Trainer``; a file of all results that a killed run has torn is begun anew."""
+        self.saver.save_metrics(super().save_metrics, split, metrics, combined)

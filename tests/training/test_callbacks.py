@@ -15,7 +15,7 @@ from hf_multitask.training.state.checkpoint import torn
 
 WAIT = """
 import signal, time
-from hf_multitask.training.report.callbacks import Termination
+from hf_multitask.training.state.ending import Termination
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
 

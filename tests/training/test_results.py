@@ -10,7 +10,7 @@ from hf_multitask import MultiTaskTrainer
 from hf_multitask.tasks import build_task
 from hf_multitask.training.evaluation.results import check_results
 from hf_multitask.training.report.console import ranked
-from hf_multitask.training.state.progress import Progress
+from hf_multitask.training.state.best import Best
 
 TASK = build_task("s", {"type": "sequence-classification"})
 
@@ -66,13 +66,14 @@ def test_primary_metrics_below_0_are_fine_and_so_is_whatever_comes_second():
 
 
 def test_nan_is_never_the_best():
-    progress = Progress()
-    assert not progress.record({"a": ("f1", math.nan)}, 1) and progress.waited == {"a": 1}
-    assert progress.record({"a": ("f1", -0.5)}, 2)
-    assert not progress.record({"a": ("f1", math.nan)}, 3)
-    assert progress.best == {"a": {"metric": "f1", "value": -0.5, "step": 2}} and progress.waited == {"a": 1}
-    progress = Progress(waited={"a": 2})
-    assert progress.finish({"a": 2}, 7) == ["Task 'a' stops at step 7: no finite metric in 2 evaluations."]
+    best = Best()
+    assert not best.record({"a": ("f1", math.nan)}, 1) and best.waited == {"a": 1}
+    assert best.record({"a": ("f1", -0.5)}, 2)
+    assert not best.record({"a": ("f1", math.nan)}, 3)
+    assert best.best == {"a": {"metric": "f1", "value": -0.5, "step": 2}} and best.waited == {"a": 1}
+    best = Best()
+    best.waited["a"] = 2
+    assert best.finish({"a": 2}, 7) == ["Task 'a' stops at step 7: no finite metric in 2 evaluations."]
     measured = {"a": {"loss": 1.0, "f1": 0.1}, "b": {"loss": 1.0, "f1": math.nan}, "c": {"loss": 1.0, "f1": 0.0}}
     assert [task for task, _ in ranked(measured)[1]] == ["b", "c", "a"]
     assert [task for task, _ in ranked({task: {"loss": found["f1"]} for task, found in measured.items()})[1]] == [

@@ -69,6 +69,7 @@ class DiagnosingTrainer(MultiTaskTrainer):
                 "The backbone is frozen, so the tasks share nothing that trains and cannot help or harm each other. "
                 "Take 'backbone' out of freeze."
             )
+        self.saver.leaves_checkpoint = False  # there is nothing to go on from
         for kind in (PrinterCallback, ProgressCallback, PlanCallback, TaskMetricsFile):
             for callback in [one for one in self.callback_handler.callbacks if isinstance(one, kind)]:
                 self.remove_callback(callback)
@@ -94,9 +95,6 @@ class DiagnosingTrainer(MultiTaskTrainer):
             "forwards": [rest for rest, _ in kept] or [filler(batch["forwards"][0])],
             "row_numbers": [numbers for _, numbers in kept] or [{}],
         }
-
-    def _terminate(self, model: Any, trial: Any) -> None:  # noqa: ARG002
-        raise self._termination.error()  # there is nothing to go on from
 
     def rows_trained(self) -> dict[str, int]:
         """Rows of each task in the last training."""

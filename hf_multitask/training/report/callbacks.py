@@ -1,25 +1,16 @@
-"""What is shown while a mixture trains, when it saves, and what stops it."""
+"""What is shown before a mixture trains, and after it."""
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 from tqdm.auto import tqdm
-from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ...data import Share
 from .console import FEW, MANY
-
-# By signal, the seconds in which another one is taken for the first.
-_SAME = {int(signal.SIGTERM): 1.0, int(signal.SIGINT): 0.3}
-_CAUGHT = b"\nCtrl-C: the run ends after this step, with a checkpoint. Press it again to end at once, without one.\n"
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -117,116 +108,3 @@ class PlanCallback(TrainerCallback):
         """Print what was seen."""
         if state.is_world_process_zero:
             tqdm.write(self.trainer.plan.describe_seen(self.trainer.engine.tally.seen))
-
-
-class ResumableEarlyStopping(EarlyStoppingCallback):
-    """Early stopping that goes on counting where a checkpoint left off."""
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Take the count from the checkpoint's state."""
-        super().on_train_begin(args, state, control, **kwargs)
-        callbacks: Any = state.stateful_callbacks or {}
-        saved = callbacks.get(type(self).__name__, {})
-        counted = saved.get("attributes", {}).get("early_stopping_patience_counter", 0)
-        self.early_stopping_patience_counter = counted
-        if counted >= self.early_stopping_patience:  # killed between the last checkpoint and the end
-            control.should_training_stop = True
-
-
-class SaveAfterEpoch(TrainerCallback):
-    """Puts off a save that is due at the last step of an epoch until the epoch's evaluation and log are done.
-
-    A run that goes on from a checkpoint of that step begins the next epoch, and would lose them. It logs, evaluates and
-    saves as often as its own arguments say, where the Trainer keeps to those of the checkpoint.
-    """
-
-    def __init__(self) -> None:
-        self.waiting = False  # between the last step of an epoch and its end
-        self._due = False
-
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        **kwargs: Any,  # noqa: ARG002
-    ) -> None:
-        """Begin anew."""
-        state.compute_steps(args, state.max_steps)
-        self.waiting = self._due = False
-
-    def on_step_end(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,  # noqa: ARG002
-    ) -> None:
-        """Put a save off."""
-        self.waiting = float(state.epoch or 0).is_integer()
-        if self.waiting:
-            self._due, control.should_save = control.should_save, False
-
-    def on_epoch_end(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,  # noqa: ARG002
-        control: TrainerControl,
-        **kwargs: Any,  # noqa: ARG002
-    ) -> None:
-        """Make up for it."""
-        control.should_save |= self._due
-        self.waiting = self._due = False
-
-
-class Termination:
-    """Catches SIGTERM and Ctrl-C while a run trains: ``asked`` tells of the first; a second ends the process at once.
-
-    One that follows shortly is taken for the first: launchers, schedulers and terminals may each send it. Signals reach
-    the main thread only; in another nothing is caught. Where SIGINT is ignored, as in a shell's background jobs, it
-    stays so.
-    """
-
-    def __init__(self) -> None:
-        self._number: int | None = None
-        self._time = 0.0
-        self._before: dict[int, Any] = {}
-
-    @property
-    def asked(self) -> bool:
-        """Whether the run is to end."""
-        return self._number is not None
-
-    @property
-    def name(self) -> str:
-        """What asked for it, in words."""
-        return "Ctrl-C" if self._number == signal.SIGINT else "SIGTERM"
-
-    def error(self) -> BaseException:
-        """What ends the run once all is saved: ``SystemExit`` with code 143, or ``KeyboardInterrupt``."""
-        return KeyboardInterrupt() if self._number == signal.SIGINT else SystemExit(128 + signal.SIGTERM)
-
-    def __enter__(self) -> None:
-        self._number, self._before = None, {}
-        if threading.current_thread() is threading.main_thread():
-            for number in _SAME:
-                if number != signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
-                    self._before[number] = signal.signal(number, self._catch)
-
-    def __exit__(self, *_: object) -> None:
-        self._put_back()
-
-    def _put_back(self) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, signal.SIG_DFL if before is None else before)
-
-    def _catch(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if self._number is None:
-            self._number, self._time = number, time.monotonic()
-            if number == signal.SIGINT and os.environ.get("RANK", "0") == "0":
-                os.write(2, _CAUGHT)  # nothing else is safe here
-        elif time.monotonic() - self._time > _SAME[number]:
-            self._put_back()
-            os.kill(os.getpid(), number)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -9,74 +11,69 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import TrainOutput
 
-from ..step.engine import Engine
-from .progress import Progress
 
-
-class RunningLossCallback(TrainerCallback):
-    """Gives a run the sums of the checkpoint that it goes on from, once the Trainer has set them to 0.
+class RunningLoss(TrainerCallback):
+    """Sees that ``train_loss`` is the mean over all steps of a run, those before a resume as well.
 
     Args:
         trainer: whose run it is.
+        tell_sums: what the next log reports by task, as plain values.
+        take_up_sums: goes on with such sums.
     """
 
-    def __init__(self, trainer: RunningLossTrainer) -> None:
-        self.trainer = trainer
+    def __init__(
+        self,
+        trainer: Trainer,
+        tell_sums: Callable[[], dict[str, Any]],
+        take_up_sums: Callable[[Mapping[str, Any]], None],
+    ) -> None:
+        self._trainer, self._tell_sums, self._take_up_sums = trainer, tell_sums, take_up_sums
+        self._saved: dict[str, Any] = {}
+        self._since = 0
+
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """What a checkpoint holds of it: the sums of when they were last noted."""
+        return {"loss": self._saved}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint, once the training begins."""
+        self._saved = dict(state["loss"])
 
     def on_train_begin(
         self,
         args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,  # noqa: ARG002
+        state: TrainerState,
         control: TrainerControl,  # noqa: ARG002
-        **kwargs: Any,  # noqa: ARG002
+        **kwargs: object,  # noqa: ARG002
     ) -> None:
-        """Go on counting."""
-        self.trainer._take_up_loss()
+        """Go on counting where the checkpoint left off; the Trainer has set its sums to 0."""
+        saved, trainer = self._saved, self._trainer
+        self._since = saved.get("since", state.global_step)  # a checkpoint of before has no sums
+        if saved:
+            trainer._total_loss_scalar, trainer._globalstep_last_logged = saved["total"], saved["last_logged"]
+            trainer._tr_loss += saved["running"]
+            self._take_up_sums(saved)
 
-
-class RunningLossTrainer(Trainer):
-    """The Trainer, whose ``train_loss`` is the mean over all steps of a run, those before a resume as well."""
-
-    progress: Progress
-    engine: Engine
-    _tr_loss: torch.Tensor
-    _total_loss_scalar: float
-    _globalstep_last_logged: int
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.add_callback(RunningLossCallback(self))
-
-    def _take_up_loss(self) -> None:
-        saved = self.progress.loss
-        self._loss_since = saved.get("since", self.state.global_step)  # a checkpoint of before has no sums
-        if not saved:
-            return
-        self._total_loss_scalar, self._globalstep_last_logged = saved["total"], saved["last_logged"]
-        self._tr_loss += saved["running"]
-        self.engine.tally.continue_log(saved)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self.progress.loss = {
-            "since": self._loss_since,
-            "total": self._total_loss_scalar,
-            "last_logged": self._globalstep_last_logged,
-            "running": self._mean_over_ranks().item(),
-            **self.engine.tally.since_log(),
+    def note(self) -> None:
+        """Note the sums for a checkpoint; all ranks together."""
+        self._saved = {
+            "since": self._since,
+            "total": self._trainer._total_loss_scalar,
+            "last_logged": self._trainer._globalstep_last_logged,
+            "running": self._over_ranks().item(),
+            **deepcopy(self._tell_sums()),
         }
-        super()._save_checkpoint(model, trial)
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, as in ``Trainer``, the training loss of the whole run."""
-        if "train_loss" in logs:
-            logs["train_loss"] = self._total_loss_scalar / max(self.state.global_step - self._loss_since, 1)
-        super().log(logs, start_time)
+    def mean(self) -> float:
+        """The mean loss of all steps whose losses are summed up."""
+        return self._trainer._total_loss_scalar / max(self._trainer.state.global_step - self._since, 1)
 
-    def _mean_over_ranks(self) -> torch.Tensor:
-        """The sum of the losses since the last log, of which a rank has its own part."""
-        return nested_gather(self._tr_loss, self.args.parallel_mode).mean()
-
-    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        self._tr_loss = self._mean_over_ranks()  # the Trainer adds that of the rank
-        output = super()._finalize_training(*args, **kwargs)
+    def finalize(self, finalize: Callable[..., TrainOutput], *args: object, **kwargs: object) -> TrainOutput:
+        """End a training as the Trainer does, with the loss of the whole run."""
+        self._trainer._tr_loss = self._over_ranks()  # the Trainer adds that of the rank
+        output = finalize(*args, **kwargs)
         return output._replace(training_loss=output.metrics["train_loss"])
+
+    def _over_ranks(self) -> torch.Tensor:
+        """The sum of the losses since the last log, of which a rank has its own part."""
+        return nested_gather(self._trainer._tr_loss, self._trainer.args.parallel_mode).mean()

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 STATE_NAME = "multitask_state.json"
-BEST_NAME = "best_checkpoints.json"
-BEST_FOLDER = "best"
 FORMAT = 2  # 1 had sizes in the place of hashes, and no arguments
 
 
@@ -34,7 +30,7 @@ class Progress:
         aggregation: the aggregator's ``state``, and why the row split is not used, ``fallback``, where it did not fit.
         gradients: what was measured since the last log; see :class:`hf_multitask.training.step.probe.Means`.
         loss: sums of the training loss, of the whole run and since the last log, and of what that log reports by task;
-            see :class:`hf_multitask.training.state.loss.RunningLossTrainer`.
+            see :class:`hf_multitask.training.state.loss.RunningLoss`.
         data: what the order of the rows depends on; see :meth:`check_data`.
         non_finite: by task whose loss was NaN or infinite, in how many ``steps``, and how many of them ``in_a_row``.
         balancing: what the balancer remembers; see :class:`hf_multitask.training.step.weights.Balance`.
@@ -62,53 +58,6 @@ class Progress:
     arguments: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Any] = field(default_factory=dict)
-
-    def record(self, primary: Mapping[str, tuple[str, float]], step: int) -> bool:
-        """Take in an evaluation: by task, the name and value of its primary metric, larger being better.
-
-        A value that is NaN or infinite is never the best.
-
-        Returns:
-            Whether any of them was never better.
-        """
-        for task, (metric, value) in primary.items():
-            if math.isfinite(value) and (task not in self.best or value > self.best[task]["value"]):
-                self.best[task] = {"metric": metric, "value": value, "step": step}
-                self.waited[task] = 0
-            else:
-                self.waited[task] = self.waited.get(task, 0) + 1
-        return any(best["step"] == step for best in self.best.values())
-
-    def finish(self, patience: Mapping[str, int], step: int) -> list[str]:
-        """Stop the tasks that have waited long enough for something better, and say so.
-
-        Args:
-            patience: by task, the evaluations that it may wait.
-            step: at which it is.
-        """
-        told = []
-        for task, most in patience.items():
-            if task not in self.finished and self.waited.get(task, 0) >= most:
-                self.finished[task] = step
-                if (best := self.best.get(task)) is None:
-                    told.append(f"Task '{task}' stops at step {step}: no finite metric in {most} evaluations.")
-                    continue
-                told.append(
-                    f"Task '{task}' stops at step {step}: no better {best['metric']} than {best['value']:.4f} of step "
-                    f"{best['step']} in {most} evaluations."
-                )
-        return told
-
-    def leave(self, tasks: Mapping[str, Sequence[str]], epoch: int) -> None:
-        """Let datasets that only finished tasks read leave the mixture from an epoch on.
-
-        Args:
-            tasks: those that read each dataset.
-            epoch: the next one.
-        """
-        for name, readers in tasks.items():
-            if name not in self.left and set(readers) <= set(self.finished):
-                self.left[name] = epoch
 
     def save(self, folder: str | Path) -> None:
         """Write the state into a checkpoint."""
@@ -155,19 +104,3 @@ def state_hash(values: Mapping[str, Any]) -> str:
     """A hash of a state, its own left out, however its JSON is set."""
     plain = json.loads(json.dumps({key: value for key, value in values.items() if key != "hash"}))
     return hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def tidy_best(folder: Path, best: Mapping[str, Mapping[str, Any]]) -> None:
-    """Drop saved models that are no longer the best of anything, and write down which is the best of what."""
-    entries = {}
-    for name, entry in best.items():
-        saved = folder / BEST_FOLDER / f"step-{entry['step']}"
-        if saved.is_dir():
-            entries[name] = {**entry, "checkpoint": f"{BEST_FOLDER}/{saved.name}"}
-    kept = {entry["checkpoint"] for entry in entries.values()}
-    written = folder / f"{BEST_NAME}.new"
-    written.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
-    written.replace(folder / BEST_NAME)
-    for saved in (folder / BEST_FOLDER).glob("step-*"):
-        if f"{BEST_FOLDER}/{saved.name}" not in kept:
-            shutil.rmtree(saved)

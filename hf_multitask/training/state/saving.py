@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
+from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, set_seed
 from transformers.integrations import TensorBoardCallback
@@ -16,14 +16,18 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging
 
-from ...modeling.adapted import left_out_weights
 from ...modeling.finite import WeightsError, broken_weight
 from ...modeling.saving import storage_failure, whole
-from ..report.callbacks import SaveAfterEpoch, Termination
+from ..runtime import Runtime
 from .checkpoint import drop_torn, hashes, last_whole_checkpoint
+from .ending import SaveAfterEpoch, Termination
 from .lock import RunLock
-from .progress import Progress
 from .resuming import Settings, check_optimizer_state, compared, describe_optimizer
+
+if TYPE_CHECKING:
+    import optuna
+
+Trial: TypeAlias = "optuna.Trial | dict[str, Any] | None"
 
 logger = logging.get_logger(__name__)
 
@@ -34,109 +38,133 @@ class SaveError(Exception):
     """The storage took no more, on this rank or on another."""
 
 
-class SavingTrainer(Trainer):
-    """The Trainer, resumable from whatever moment it was killed at.
+class Saver:
+    """Keeps a run resumable from whatever moment it was killed at.
 
-    A checkpoint is whole once its Trainer state is, which is written when every rank has written its part. Each part
-    is written by all ranks together, so that where it fails on one it fails on all.
+    A checkpoint is whole once its Trainer state is, which is written when every rank has written its part. Where the
+    storage of one rank takes no more, the save fails on all: see :meth:`save_checkpoint`.
+
+    Args:
+        trainer: whose run it is; the methods of ``Trainer`` that a hook overrides are handed to the Saver's.
+        runtime: of the run.
+        write_state: writes what the Trainer does not know into a checkpoint.
+
+    Attributes:
+        after_epoch: a callback that the Trainer needs.
+        leaves_checkpoint: whether a run that is ended by a signal saves one.
     """
 
-    progress: Progress
-    _writes_checkpoint = False
-    _saved_step = -1
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._progress = Progress()
+    def __init__(self, trainer: Trainer, runtime: Runtime, write_state: Callable[[str | Path], None]) -> None:
+        self._trainer, self._runtime, self._write_state = trainer, runtime, write_state
+        self.ranks = 0
+        self.arguments: dict[str, Any] = {}
+        self.optimizer: dict[str, Any] = {}
+        self.files: dict[str, Any] = {}
+        self.after_epoch = SaveAfterEpoch()
+        self.leaves_checkpoint = True
         self._termination = Termination()
-        self._after_epoch = SaveAfterEpoch()
         self._best_before: tuple[float | None, int | None] = (None, None)
-        self.add_callback(self._after_epoch)
+        self._writes_checkpoint = False
+        self._saved_step = -1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of it."""
+        return {"ranks": self.ranks, "arguments": self.arguments, "optimizer": self.optimizer, "files": self.files}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.ranks, self.arguments = state["ranks"], dict(state["arguments"])
+        self.optimizer, self.files = dict(state["optimizer"]), dict(state["files"])
+
+    @property
+    def saves_here(self) -> bool:
+        """Whether this rank writes what all ranks share."""
+        return self._runtime.args.should_save
 
     # Going on
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
-        """Train, or go on from a checkpoint, as ``Trainer.train`` does; True takes the last whole one.
-
-        SIGTERM or Ctrl-C end the run after the optimizer step that it is in, with a checkpoint; a second one ends it at
-        once.
-
-        Raises:
-            SystemExit: with code 143, the run was ended by SIGTERM.
-            KeyboardInterrupt: it was ended by Ctrl-C.
-            ValueError: there is no checkpoint to go on from, it is not one of this run, another run is at work in
-                ``output_dir``, or it ends with weights that are NaN or infinite.
-        """
-        lock = RunLock(str(self.args.output_dir))
+    def train(
+        self,
+        train: Callable[..., TrainOutput],
+        resume_from_checkpoint: str | bool | None,
+        trial: Trial,
+        ignore_keys_for_eval: list[str] | None,
+    ) -> TrainOutput:
+        """Train, or go on from a checkpoint; True takes the last whole one. Only one run is at work in a folder."""
+        lock = RunLock(str(self._runtime.args.output_dir))
         try:
             self._take(lock)
-            return self._train(resume_from_checkpoint, **kwargs)
+            return self._train(train, resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
             lock.release()
 
     def _take(self, lock: RunLock) -> None:
         problem = None
         try:
-            if self.is_world_process_zero():
+            if self._runtime.is_main:
                 lock.take()
         except ValueError as found:
             problem = found
-        if self._on_any_rank(problem is not None):
+        if self._runtime.on_any(problem is not None):
             raise problem or ValueError(
                 f"The folder '{lock.folder}' is in use by another run. Give another output_dir."
             )
 
-    def _train(self, resume_from_checkpoint: str | bool | None, **kwargs: Any) -> TrainOutput:
+    def _train(
+        self,
+        train: Callable[..., TrainOutput],
+        resume_from_checkpoint: str | bool | None,
+        trial: Trial,
+        ignore_keys_for_eval: list[str] | None,
+    ) -> TrainOutput:
+        args = self._runtime.args
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_whole_checkpoint(str(self.args.output_dir), logger.warning)
+            resume_from_checkpoint = last_whole_checkpoint(str(args.output_dir), logger.warning)
             if resume_from_checkpoint is None:
-                raise ValueError(f"No valid checkpoint found in output directory ({self.args.output_dir})")
+                raise ValueError(f"No valid checkpoint found in output directory ({args.output_dir})")
         self._saved_step = -1
         with self._termination:
-            output = super().train(resume_from_checkpoint, **kwargs)
-            if self._on_any_rank(self._termination.asked):  # after the last step
-                if self.args.load_best_model_at_end:  # whose weights are not those of the last step
-                    self._saved_step = self.state.global_step
-                self._terminate(self.model_wrapped, kwargs.get("trial"))
+            output = train(resume_from_checkpoint, trial=trial, ignore_keys_for_eval=ignore_keys_for_eval)
+            if self._runtime.on_any(self._termination.asked):  # after the last step
+                if args.load_best_model_at_end:  # whose weights are not those of the last step
+                    self._saved_step = self._runtime.step
+                self._terminate(self._runtime.wrapped, trial)
         self._check_weights("so the training that ends with it has failed.")
         return output
 
-    def _is_over(self) -> bool:
-        """Whether the run has nothing left to do, as when it was killed after its last checkpoint."""
-        return self.state.global_step >= self.state.max_steps
-
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        self.control.should_training_stop |= self._is_over()
-        if not self.control.should_training_stop:  # the Trainer would look only after another step
-            super()._run_epoch(*args, **kwargs)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        then, now = self.progress.ranks, self.args.world_size
+    def load_random_state(self, load: Callable[[str | None], None], checkpoint: str | None) -> None:
+        """Go on with the random draws of a checkpoint; of one that other ranks wrote, with new ones."""
+        then, now = self.ranks, self._runtime.processes
         if then in (0, now):
-            super()._load_rng_state(checkpoint)
+            load(checkpoint)
             return
-        if self.is_world_process_zero():
+        if self._runtime.is_main:
             logger.warning(
                 f"Checkpoint '{checkpoint}' was written by {then} processes and is gone on from by {now}: the rows "
                 "stay the same, while random draws such as dropout start anew from the seed and the step."
             )
-        set_seed(self.args.seed + self.state.global_step)
+        set_seed(self._runtime.args.seed + self._runtime.step)
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            super()._load_optimizer_and_scheduler(checkpoint)
+    def load_optimizer(self, load: Callable[[str | None], None], checkpoint: str | None) -> None:
+        """Go on with the states of optimizer and schedule, under the arguments of now.
+
+        Raises:
+            ValueError: they are of another optimizer, or of other parameters.
+        """
+        if checkpoint is None or self._runtime.engine is not None:
+            load(checkpoint)
             return
-        check_optimizer_state(self.progress.optimizer, self._describe_optimizer(), checkpoint)
+        check_optimizer_state(self.optimizer, self._describe_optimizer(), checkpoint)
         lacking = [name for name in (OPTIMIZER_NAME, SCHEDULER_NAME) if not (Path(checkpoint) / name).is_file()]
-        if lacking and self.is_world_process_zero():
+        if lacking and self._runtime.is_main:
             logger.warning(
                 f"Checkpoint '{checkpoint}' has no {' and no '.join(lacking)}: save_only_model leaves out the state of "
                 "optimizer, scheduler and random draws. The optimizer starts anew, and the schedule of the learning "
                 "rate from its beginning, so the run ends elsewhere than one that was left alone."
             )
-        settings = Settings(self.optimizer, self.lr_scheduler)
+        settings = Settings(self._trainer.optimizer, self._trainer.lr_scheduler)
         try:
-            super()._load_optimizer_and_scheduler(checkpoint)
+            load(checkpoint)
         except (ValueError, KeyError) as problem:
             raise ValueError(
                 f"The state of the optimizer in checkpoint '{checkpoint}' does not fit this run's ({problem}). Put "
@@ -144,22 +172,9 @@ class SavingTrainer(Trainer):
             ) from problem
         settings.put_back()
 
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        model: Any = self.model
-        if model.config.adapters and model.config.adapters["only"]:  # the backbone is there already
-            left_out = left_out_weights(model)
-            load_result.missing_keys[:] = [name for name in load_result.missing_keys if name not in left_out]
-        super()._issue_warnings_after_load(load_result)
-
     # Saving
 
-    def _on_any_rank(self, happened: bool) -> bool:
-        """Whether something happened on any rank; where there are several, they wait for each other."""
-        if self.args.world_size == 1:
-            return happened
-        return bool(self.accelerator.reduce(torch.tensor(int(happened), device=self.args.device), "sum").item())
-
-    def _write(self, write: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    def write(self, write: Callable[..., object], *args: object, **kwargs: object) -> None:
         """Write something on all ranks.
 
         Raises:
@@ -173,14 +188,14 @@ class SavingTrainer(Trainer):
             if not reason:
                 raise
             failure = problem
-        if self._on_any_rank(failure is not None):
+        if self._runtime.on_any(failure is not None):
             raise SaveError(reason) from failure
 
-    def _write_part(self, write: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    def _write_part(self, write: Callable[..., object], *args: object) -> None:
         if self._writes_checkpoint:
-            self._write(write, *args, **kwargs)
+            self.write(write, *args)
         else:
-            write(*args, **kwargs)
+            write(*args)
 
     def _check_weights(self, consequence: str) -> None:
         """See that all weights are numbers, on all ranks.
@@ -188,96 +203,110 @@ class SavingTrainer(Trainer):
         Raises:
             WeightsError: on all ranks, where one is NaN or infinite.
         """
-        model: Any = self.model
+        model: nn.Module = self._runtime.model
         every = [*model.named_parameters(), *model.named_buffers()]
         own = [(name, value.to_local() if isinstance(value, DTensor) else value) for name, value in every]
         found = broken_weight(own, [name for name, _ in model.named_buffers()])
-        if self._on_any_rank(found is not None):
+        if self._runtime.on_any(found is not None):
             raise WeightsError(
-                f"{found or 'A weight of another process is NaN or infinite'} after step {self.state.global_step}, "
+                f"{found or 'A weight of another process is NaN or infinite'} after step {self._runtime.step}, "
                 f"{consequence} Go on from an earlier checkpoint with a lower learning rate."
             )
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model, as in ``Trainer``; one with weights that are NaN or infinite is not saved."""
+    def save_model(self, save: Callable[[str | None, bool], None], folder: str | None, internal: bool) -> None:
+        """Save the model; one with weights that are NaN or infinite is not saved."""
         self._check_weights(_UNSAVED)
-        self._write_part(super().save_model, output_dir, _internal_call)
-        if self._writes_checkpoint and self.args.save_only_model:
-            self._write(self._seal, output_dir)
+        self._write_part(save, folder, internal)
+        if self._writes_checkpoint and self._runtime.args.save_only_model:
+            self.write(self._seal, folder)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        folder = str(output_dir or self.args.output_dir)
-        if not self.args.should_save:
-            super()._save(folder, state_dict)
+    def keep_model(self, folder: Path) -> None:
+        """Save the model beside the checkpoints.
+
+        Raises:
+            SaveError: on all ranks, when the storage of one took no more.
+        """
+        self.write(self._trainer.save_model, str(folder), _internal_call=True)
+
+    def save_files(
+        self, save: Callable[[str, dict[str, Any] | None], None], folder: str | None, state: dict[str, Any] | None
+    ) -> None:
+        """Write model, tokenizer and arguments, which take their place together."""
+        target = str(folder or self._runtime.args.output_dir)
+        if not self.saves_here:
+            save(target, state)
             return
-        with whole(folder) as stage:  # model, tokenizer and arguments take their place together
-            super()._save(str(stage), state_dict)
+        with whole(target) as stage:
+            save(str(stage), state)
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        self._write_part(super()._save_optimizer_and_scheduler, output_dir)
-
-    def _save_scaler(self, output_dir: str) -> None:
-        self._write_part(super()._save_scaler, output_dir)
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        self._write_part(super()._save_rng_state, output_dir)  # the last part that every rank writes
+    def save_random_state(self, save: Callable[[str], None], folder: str) -> None:
+        """Write the last part that every rank writes, and seal the checkpoint."""
+        self._write_part(save, folder)
         if self._writes_checkpoint:
-            self._write(self._seal, output_dir)
+            self.write(self._seal, folder)
 
     def _seal(self, folder: str | None) -> None:
         """Write our own state, with hashes of the files that are there by now."""
-        if self.args.should_save and folder is not None:
-            self.progress.ranks = self.args.world_size
-            self.progress.arguments = compared(self.args)
-            self.progress.optimizer = self._describe_optimizer()
-            self.progress.files = hashes(Path(folder))
-            self.progress.save(folder)
+        if self.saves_here and folder is not None:
+            self.ranks = self._runtime.processes
+            self.arguments = compared(self._runtime.args)
+            self.optimizer = self._describe_optimizer()
+            self.files = hashes(Path(folder))
+            self._write_state(folder)
 
     def _describe_optimizer(self) -> dict[str, Any]:
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:  # which check their states themselves
+        if self._runtime.engine is not None:  # which checks its states itself
             return {}
-        return describe_optimizer(self.optimizer, self.lr_scheduler, self.accelerator.unwrap_model(self.model))
+        trainer = self._trainer
+        return describe_optimizer(
+            trainer.optimizer, trainer.lr_scheduler, trainer.accelerator.unwrap_model(self._runtime.model)
+        )
 
-    def _seal_last(self, folder: Path) -> None:
+    def seal_last(self, folder: Path) -> None:
         """Add the hash of the Trainer's state, which is written last; without it the checkpoint is whole as well."""
-        if self.args.should_save and TRAINER_STATE_NAME not in self.progress.files:
-            self.progress.files |= hashes(folder, TRAINER_STATE_NAME)
+        if self.saves_here and TRAINER_STATE_NAME not in self.files:
+            self.files |= hashes(folder, TRAINER_STATE_NAME)
             try:
-                self.progress.save(folder)
+                self._write_state(folder)
             except OSError as problem:
                 if storage_failure(problem) is None:
                     raise
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        self._seal_last(Path(checkpoint_folder))  # before it is read
-        super()._push_from_checkpoint(checkpoint_folder)
-
     def _clear(self, run: Path, folder: Path) -> None:
         """Make way: for the checkpoint, and for the count of those that are kept."""
-        if not self.args.should_save:
+        if not self.saves_here:
             return
         if folder.exists():
             shutil.rmtree(folder)
-        if self.args.save_total_limit:
+        if self._runtime.args.save_total_limit:
             for path in drop_torn(run):
                 logger.warning(f"{path} was not whole and is removed.")
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        step = self.state.global_step
-        run = Path(self._get_output_dir(trial=trial))
+    def save_checkpoint(self, save: Callable[[nn.Module, Trial], None], model: nn.Module, trial: Trial) -> None:
+        """Save a checkpoint; all ranks together.
+
+        Ranks meet after each part that all of them write, the last of which is the random state, and once more at the
+        end. A rank whose optimizer finds no place leaves ``save`` for the end, and meets the others where they have
+        written their random states: the save ends there on all of them.
+
+        Raises:
+            SaveError: on all ranks, when the storage of one took no more.
+        """
+        state, step = self._trainer.state, self._runtime.step
+        run = self._run_folder(trial)
         folder = run / f"{PREFIX_CHECKPOINT_DIR}-{step}"
         self._check_weights(_UNSAVED)  # before any checkpoint makes way for it
         self._writes_checkpoint = True
         try:
-            self._write(self._clear, run, folder)
-            self._write(super()._save_checkpoint, model, trial)
-            self._seal_last(folder)
+            self.write(self._clear, run, folder)
+            self.write(save, model, trial)
+            self.seal_last(folder)
         except SaveError as problem:
-            if self.args.should_save:
+            if self.saves_here:
                 shutil.rmtree(folder, ignore_errors=True)
-            if self.state.best_global_step == step:  # which is the best only once it is kept
-                self.state.best_metric, self.state.best_global_step = self._best_before
-            if self.is_world_process_zero():
+            if state.best_global_step == step:  # which is the best only once it is kept
+                state.best_metric, state.best_global_step = self._best_before
+            if self._runtime.is_main:
                 last = last_whole_checkpoint(run)
                 there = f"{last} is still there" if last else "there is none before it"
                 logger.warning(
@@ -289,51 +318,58 @@ class SavingTrainer(Trainer):
             self._writes_checkpoint = False
         self._saved_step = step
 
-    def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
-        """Save metrics, as in ``Trainer``; a file of all results that a killed run has torn is begun anew."""
-        path = Path(str(self.args.output_dir)) / "all_results.json"
-        if combined and path.exists() and self.is_world_process_zero():
+    def _run_folder(self, trial: Trial) -> Path:
+        return Path(self._trainer._get_output_dir(trial=trial))
+
+    def note_best(self) -> None:
+        """Note what was the best on average, before an evaluation may change it."""
+        self._best_before = (self._trainer.state.best_metric, self._trainer.state.best_global_step)
+
+    # Outliving
+
+    def save_metrics(self, save: Callable[..., None], split: str, metrics: dict[str, float], combined: bool) -> None:
+        """Save metrics; a file of all results that a killed run has torn is begun anew."""
+        path = Path(str(self._runtime.args.output_dir)) / "all_results.json"
+        if combined and path.exists() and self._runtime.is_main:
             try:
                 json.loads(path.read_text(encoding="utf-8"))
             except ValueError:
                 path.unlink()
-        super().save_metrics(split, metrics, combined)
+        save(split, metrics, combined)
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, as in ``Trainer``; curves that find no place are given up, and the run goes on."""
+    def log(self, log: Callable[..., None], logs: dict[str, float], start_time: float | None) -> None:
+        """Log; curves that find no place are given up, and the run goes on."""
         try:
-            super().log(logs, start_time)
+            log(logs, start_time)
         except Exception as problem:
             reason = storage_failure(problem)
             if reason is None:
                 raise
-            self.remove_callback(TensorBoardCallback)  # whose writer does not recover
-            step = self.state.global_step
+            self._trainer.remove_callback(TensorBoardCallback)  # whose writer does not recover
+            step = self._runtime.step
             logger.warning(f"The log of step {step} could not be written ({reason}). TensorBoard ends here.")
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        self._best_before = (self.state.best_metric, self.state.best_global_step)
-        return super()._determine_best_metric(metrics=metrics, trial=trial)
-
-    def _maybe_log_save_evaluate(
-        self, tr_loss: torch.Tensor, grad_norm: Any, model: Any, trial: Any, *args: Any, **kwargs: Any
-    ) -> None:
+    def after_step(self, log_save_evaluate: Callable[[], None], model: nn.Module, trial: Trial) -> None:
+        """Log, evaluate and save as is due after a step or an epoch, and end the run where a signal asked for it."""
         try:
-            super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
+            log_save_evaluate()
         except SaveError:  # told where it happened
-            self.control.should_save = False
-        if not self._after_epoch.waiting and self._on_any_rank(self._termination.asked):
+            self._trainer.control.should_save = False
+        if not self.after_epoch.waiting and self._runtime.on_any(self._termination.asked):
             self._terminate(model, trial)
 
-    def _terminate(self, model: Any, trial: Any) -> None:
-        if self._saved_step != self.state.global_step:
+    def _terminate(self, model: nn.Module, trial: Trial) -> None:
+        trainer = self._trainer
+        if not self.leaves_checkpoint:
+            raise self._termination.error()
+        if self._saved_step != self._runtime.step:
             try:
-                self._save_checkpoint(model, trial)
-                self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+                trainer._save_checkpoint(model, trial)
+                trainer.control = trainer.callback_handler.on_save(trainer.args, trainer.state, trainer.control)
             except SaveError:
-                self.control.should_save = False
-        if self.is_world_process_zero():
-            last = last_whole_checkpoint(self._get_output_dir(trial=trial))
+                trainer.control.should_save = False
+        if self._runtime.is_main:
+            last = last_whole_checkpoint(self._run_folder(trial))
             on = f"Go on from {last} with resume_from_checkpoint=True." if last else "Nothing could be saved."
-            logger.warning(f"{self._termination.name} ended the run after step {self.state.global_step}. {on}")
+            logger.warning(f"{self._termination.name} ended the run after step {self._runtime.step}. {on}")
         raise self._termination.error()
