@@ -341,7 +341,9 @@ class MultiTaskTrainer(
         if self.hp_search_backend is not None:
             if self._caps != (self.args.max_train_samples, self.args.max_eval_samples):
                 raise ValueError("Rows are chosen when the trainer is built. Leave max_*_samples out of the search.")
-            self._new_weights()
+            self.balance = self._new_balance()
+            if self.progress.balancing:
+                self.balance.load_state_dict(self.progress.balancing, "of the start")
         self.args.check_mixture()
         self._check_arguments()
         freeze(self.model, self.args.freeze or ())

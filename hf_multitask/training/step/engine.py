@@ -19,10 +19,6 @@ class SteppingTrainer(LeavingTrainer):
         """Forget what a training that broke off did, and go by the progress alone."""
         self._seen_rows.zero_()
         self._drop_totals()
-        self._new_weights()
-
-    def _new_weights(self) -> None:
-        """Weigh anew from where the progress stands."""
         self.balance = self._new_balance()
         if self.progress.balancing:
             self.balance.load_state_dict(self.progress.balancing, "of the start")
