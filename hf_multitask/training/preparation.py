@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import datasets
@@ -23,13 +22,16 @@ from ..data import (
     first_rows,
     group_tasks,
 )
-from ..modeling.config import MultiTaskConfig, close_match
+from ..modeling.config import FORMAT_VERSION, MultiTaskConfig, close_match
 from ..modeling.inputs import longest_input
 from ..tasks import Task, build_task
+from .named import check_names
 from .report.rows import report_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+    from ..modeling import MultiTaskModel
 
 logger = logging.get_logger(__name__)
 
@@ -67,60 +69,6 @@ def check_kinds(model: Any, sampler: Any, balancer: Any, compute_metrics: Any) -
         )
 
 
-def check_watched(metric: str | None, tasks: Mapping[str, Task], own: Container[str]) -> str:
-    """The name of the metric for the best model without its task's; it is one of a task, or the average.
-
-    Args:
-        metric: ``metric_for_best_model``.
-        tasks: by name.
-        own: tasks with a ``compute_metrics``, whose metrics nobody knows before it ran.
-
-    Raises:
-        ValueError: no evaluation could give it.
-    """
-    name = (metric or "average").removeprefix("eval_")
-    if name == "average":
-        return name
-    owners = sorted((task for task in tasks if name.startswith(f"{task}_")), key=len)
-    if not owners:
-        known = [*tasks, *(f"{task}_{of}" for task in tasks for of in _metrics_of(tasks[task]) or ["loss"]), "average"]
-        raise ValueError(
-            "Parameter `metric_for_best_model` should be average, or a metric of a task, as "
-            f"{next(iter(tasks))}_loss. Found `metric_for_best_model = {metric!r}`." + close_match(name, known)
-        )
-    for task in reversed(owners):
-        measured, of_task = (None if task in own else _metrics_of(tasks[task])), name.removeprefix(f"{task}_")
-        if measured is None or of_task in measured:
-            return of_task
-    task = owners[-1]
-    of_task, known = name.removeprefix(f"{task}_"), _metrics_of(tasks[task]) or []
-    near = get_close_matches(of_task, known, n=1, cutoff=0.5)  # of words as short as f1 and f2
-    raise ValueError(
-        f"Parameter `metric_for_best_model` names the metric '{of_task}' of task '{task}', which has "
-        f"{', '.join(known)}. Found `metric_for_best_model = {metric!r}`."
-        + (f" Did you mean '{task}_{near[0]}'?" if near else " Name one of those.")
-    )
-
-
-def _metrics_of(task: Task) -> list[str] | None:
-    return None if task.metric_names is None else ["loss", *task.metric_names]
-
-
-def check_measured(metric: str | None, found: Iterable[str]) -> None:
-    """See that an evaluation gave the metric for the best model.
-
-    Raises:
-        ValueError: it did not.
-    """
-    name = f"eval_{(metric or 'average').removeprefix('eval_')}"
-    if name not in found:
-        known = [key for key in found if key.startswith("eval_")]
-        raise ValueError(
-            f"Parameter `metric_for_best_model` names '{metric}', and the evaluation gives {', '.join(known)}."
-            + (close_match(name, known) or " Name one of those.")
-        )
-
-
 def build_tasks(config: MultiTaskConfig, overrides: Mapping[str, Task] | None) -> dict[str, Task]:
     """The tasks of a model, with columns and options of those that the user gives.
 
@@ -147,6 +95,19 @@ def build_tasks(config: MultiTaskConfig, overrides: Mapping[str, Task] | None) -
     return tasks
 
 
+def adopt_model(model: MultiTaskModel, tasks: Mapping[str, Task], pad_token_id: int) -> None:
+    """Tell a model what the data say of its tasks, and which token is padding."""
+    if model.config.format_version < FORMAT_VERSION:
+        logger.warning(
+            f"The model is of format {model.config.format_version}. Training and evaluation read words by the rules of "
+            f"format {FORMAT_VERSION}, and so does the model from here on."
+        )
+        model.config.format_version = FORMAT_VERSION
+    for name, task in tasks.items():
+        model.set_task(name, task.to_dict())
+    model.set_pad_token_id(pad_token_id)
+
+
 def preprocessing(given: Any, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """By task with metrics of the user's own, what reduces its logits for them.
 
@@ -165,20 +126,6 @@ def preprocessing(given: Any, metrics: Mapping[str, Any]) -> dict[str, Any]:
             "`preprocess_logits_for_metrics` is for compute_metrics, of which there is none. Leave it out."
         )
     return dict.fromkeys(metrics, given)
-
-
-def check_names(argument: str, given: Iterable[str] | None, known: Iterable[str], what: str = "task") -> None:
-    """See that an argument by name names only what there is.
-
-    Raises:
-        ValueError: it names something else.
-    """
-    for name in given or ():
-        if name not in known:
-            raise ValueError(
-                f"`{argument}` names the {what} '{name}', and the names are {', '.join(known)}."
-                + close_match(str(name), list(known))
-            )
 
 
 def check_datasets(

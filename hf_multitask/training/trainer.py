@@ -29,24 +29,21 @@ from ..aggregation import Aggregator, Outcome
 from ..balancing import Balancer, build_balancer
 from ..data import Mixture, MixtureCollator, SamplingRates
 from ..modeling import MultiTaskModel
-from ..modeling.config import FORMAT_VERSION
 from ..tasks import Task
 from .arguments import OWN_TO_A_RANK, MultiTaskTrainingArguments
 from .evaluation.evaluator import EvaluatingTrainer
-from .evaluation.results import check_primary
 from .evaluation.rows import EvaluationRows, Metric, Preprocess
-from .parameters import BACKBONE, check_optimizer, check_precision, freeze, regroup
+from .named import check_arguments_by_name, check_measured, check_metrics, check_names
+from .parameters import check_optimizer, check_precision, freeze, regroup
 from .plan import Plan
 from .preparation import (
     Datasets,
+    adopt_model,
     build_tasks,
     check_datasets,
     check_kinds,
-    check_measured,
-    check_names,
     check_tokenizer,
     check_vocabulary,
-    check_watched,
     ensure_pad_token,
     preprocessing,
     resolve_tasks,
@@ -163,14 +160,14 @@ class MultiTaskTrainer(
         self.preprocess_by_task = preprocessing(preprocess_logits_for_metrics, self.metric_by_task)
         self.own_balancer = balancer
         self.runtime = TrainerRuntime(self)
-        self._check_names()
+        check_arguments_by_name(args, self.tasks)
         evaluates = args.eval_strategy != "no"
         whole = without_streams(self.tasks, train_dataset)
         frozen = [name for name in args.freeze or () if name in model.heads]
         check_datasets(self.tasks, whole, eval_dataset, evaluates=evaluates, frozen=frozen)
         set_seed(args.seed)
         self.tasks = resolve_tasks(self.tasks, [whole, eval_dataset])
-        self._check_metrics()
+        self._check_arguments()
         if args.world_size > 1:
             check_alike(self._task_facts())
         ensure_pad_token(processing_class)
@@ -229,41 +226,14 @@ class MultiTaskTrainer(
         """The fixed weight of every task's loss."""
         return dict.fromkeys(self.tasks, 1.0) | dict(self.args.task_weights or {})  # type: ignore[arg-type]
 
-    def _check_names(self) -> None:
-        """See that arguments by name name tasks, datasets and the backbone."""
-        args: Any = self.args
-        check_names("task_weights", args.task_weights, self.tasks)
-        if not any(self.task_weights.values()):
-            raise ValueError("`task_weights` are 0 for every task, so nothing would train. Give one a weight above 0.")
-        for argument in ("learning_rates", "weight_decays", "freeze"):
-            check_names(argument, getattr(args, argument), [*self.tasks, BACKBONE])
-        if isinstance(args.task_early_stopping_patience, Mapping):
-            check_names("task_early_stopping_patience", args.task_early_stopping_patience, self.tasks)
-        for argument in ("max_train_samples", "max_eval_samples"):
-            if isinstance(caps := getattr(args, argument), Mapping):
-                check_names(argument, caps, sorted({task.source for task in self.tasks.values()}), "dataset")
-
-    def _check_metrics(self) -> None:
-        """See that primary metrics grow, and that there will be a metric for the best model, which has a direction."""
-        for name, task in self.tasks.items():
-            if name not in self.metric_by_task and task.metric_names:
-                check_primary(task, task.metric_names[0])
-        measures_ours = type(self).evaluate is MultiTaskTrainer.evaluate  # one's own may measure more
-        if self.args.eval_strategy == "no" or not measures_ours:
-            return
-        self.args.set_direction(check_watched(self.args.metric_for_best_model, self.tasks, self.metric_by_task))
+    def _check_arguments(self) -> None:
+        """See that what the arguments name is there; a subclass with an ``evaluate`` of its own may measure more."""
+        check_arguments_by_name(self.args, self.tasks)
+        ours = self.args.eval_strategy != "no" and type(self).evaluate is MultiTaskTrainer.evaluate
+        check_metrics(self.args, self.tasks, self.metric_by_task, measured=ours)
 
     def _adopt(self, model: MultiTaskModel) -> None:
-        """Tell a model what the data say of its tasks, and which token is padding."""
-        if model.config.format_version < FORMAT_VERSION:
-            logger.warning(
-                f"The model is of format {model.config.format_version}. Training and evaluation read words by the "
-                f"rules of format {FORMAT_VERSION}, and so does the model from here on."
-            )
-            model.config.format_version = FORMAT_VERSION
-        for name, task in self.tasks.items():
-            model.set_task(name, task.to_dict())
-        model.set_pad_token_id(self.processing_class.pad_token_id)
+        adopt_model(model, self.tasks, self.processing_class.pad_token_id)
         if self.args.save_adapters_only:
             model.leave_out_backbone()
 
@@ -465,7 +435,7 @@ class MultiTaskTrainer(
         """
         self._begun_with = None
         self._progress, self.engine = Progress(), self._new_engine()
-        for part in self._stateful[:-1]:
+        for part in (self.best, self.running_loss, self.saver, self.plan):
             part.load_state_dict(vars(self._progress))
         if self.args.world_size > 1:
             check_alike(self._facts())
@@ -488,8 +458,7 @@ class MultiTaskTrainer(
         if self._caps != (self.args.max_train_samples, self.args.max_eval_samples):
             raise ValueError("Rows are chosen when the trainer is built. Leave max_*_samples out of the search.")
         self.args.check_mixture()
-        self._check_names()
-        self._check_metrics()
+        self._check_arguments()
         freeze(self.model, self.args.freeze or ())
 
     def read_progress(self, checkpoint: str) -> Progress:
