@@ -15,11 +15,8 @@ from ..data.workers import leave_sigterm_to_parent
 from ..modeling import MultiTaskModel
 from ..tasks import Task
 from .arguments import MultiTaskTrainingArguments
-from .evaluation.rows import EvaluationRows, Metric
-from .preparation import Datasets, check_split, draw_rows, encode_datasets
-from .ranks import check_alike
-from .report.callbacks import Reader, describe_shares
-from .requirements import check_extras
+from .preparation import Datasets, draw_rows, encode_datasets
+from .report.console import Reader, describe_shares
 from .state.progress import Progress
 
 
@@ -33,7 +30,6 @@ class MixingTrainer(Trainer):
     train_dataset: Mixture | None
     data_collator: MixtureCollator
     own_rates: SamplingRates | None
-    metric_by_task: dict[str, Metric]
     progress: Progress
     _steps: StepSampler | None
     _seen_rows: torch.Tensor
@@ -54,21 +50,6 @@ class MixingTrainer(Trainer):
                 tokenizer=self.processing_class,
                 config=self.model.config.backbone_config,
             )
-
-    def evaluation_rows(self, data: Datasets, split: str) -> EvaluationRows:
-        """Rows of every task that has data in a split, checked and tokenised."""
-        check_split(self.tasks, data, split)
-        if not data:
-            raise ValueError(f"The {split} data hold no dataset. Add one that a task reads.")
-        check_extras(self.tasks, data, self.metric_by_task)
-        rows = EvaluationRows(self._encode(self._capped(data, self.args.max_eval_samples), split, training=False))
-        for task, numbers in rows.by_task.items():
-            if not len(numbers):
-                raise ValueError(f"Task '{task}' has no row with a label in the {split} data. Add some.")
-        if self.args.world_size > 1:
-            facts = {name: [size, rows.digests[name]] for name, size in rows.sizes.items()}
-            check_alike({f"numbers of rows and contents of the {split} data": facts})
-        return rows
 
     def _capped(self, data: Datasets, most: Any) -> Datasets:
         """The datasets with their rows drawn down to the caps, the same rows whatever the other datasets are."""

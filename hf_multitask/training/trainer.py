@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub import CommitInfo
+from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -18,8 +20,9 @@ from transformers import (
     set_seed,
 )
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import PredictionOutput, TrainOutput
 from transformers.utils import logging
+from transformers.utils.hub import PushInProgress
 
 from ..balancing import Balancer
 from ..data import Mixture, MixtureCollator, SamplingRates
@@ -27,10 +30,10 @@ from ..modeling import MultiTaskModel
 from ..modeling.config import FORMAT_VERSION
 from ..tasks import Task
 from .arguments import OWN_TO_A_RANK, MultiTaskTrainingArguments
-from .evaluation.evaluator import EvaluatingTrainer
-from .evaluation.results import check_primary
+from .checks import check_given_names, check_metrics, check_setup
+from .evaluation.evaluator import Evaluator
 from .evaluation.rows import EvaluationRows, Metric, Preprocess
-from .parameters import BACKBONE, check_optimizer, check_precision, freeze, regroup
+from .parameters import check_optimizer, check_precision, freeze, regroup
 from .plan import MixingTrainer
 from .preparation import (
     Datasets,
@@ -39,20 +42,22 @@ from .preparation import (
     check_kinds,
     check_measured,
     check_names,
+    check_split,
     check_tokenizer,
     check_vocabulary,
-    check_watched,
     ensure_pad_token,
     preprocessing,
     resolve_tasks,
     without_streams,
 )
 from .ranks import check_alike, release_group_at_exit
-from .report.callbacks import PlanCallback, ResumableEarlyStopping
-from .report.card import DescribingTrainer
-from .report.console import SEVERAL, summary_callbacks
-from .report.push import PushingTrainer
-from .requirements import check_output_dir, check_trackers
+from .report.callbacks import ResumableEarlyStopping
+from .report.card import CardCallback, CardWriter
+from .report.console import SEVERAL, PlanCallback, summary_callbacks
+from .report.picture import PictureCallback
+from .report.push import Pusher
+from .requirements import check_extras
+from .runtime import Inputs, TrainerRuntime
 from .state.checkpoint import check_checkpoint
 from .state.loss import RunningLossTrainer
 from .state.progress import BEST_FOLDER, Progress, tidy_best
@@ -67,11 +72,8 @@ logger = logging.get_logger(__name__)
 
 class MultiTaskTrainer(
     MixingTrainer,
-    DescribingTrainer,
-    EvaluatingTrainer,
     InsightTrainer,
     RunningLossTrainer,
-    PushingTrainer,
     SavingTrainer,
 ):
     """Trains a :class:`MultiTaskModel` on batches that mix its tasks.
@@ -110,6 +112,8 @@ class MultiTaskTrainer(
     train_dataset: Mixture | None
     eval_dataset: EvaluationRows | None
     data_collator: MixtureCollator
+    hub_model_id: str | None = None
+    push_in_progress: PushInProgress | None = None
     _told_on_resume: list[str]
 
     def __init__(
@@ -130,17 +134,7 @@ class MultiTaskTrainer(
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
     ) -> None:
-        if not isinstance(args, MultiTaskTrainingArguments):
-            raise TypeError(f"`args` should be MultiTaskTrainingArguments. Found {type(args).__name__}.")
-        if processing_class is None:
-            raise ValueError("The trainer tokenises the rows. Give the backbone's tokenizer as processing_class.")
-        if args.should_save:
-            check_output_dir(str(args.output_dir))
-        check_trackers(args.report_to or ())
-        if args.n_gpu > 1:
-            raise ValueError("nn.DataParallel is not supported. Start one process per GPU, for example with torchrun.")
-        if (model is None) == (model_init is None):
-            raise ValueError("The trainer takes either a model or a model_init. Give one of them.")
+        args, processing_class = check_setup(args, processing_class, model, model_init)
         self.args = args
         self.processing_class = processing_class
         self.model_init = model_init
@@ -153,10 +147,10 @@ class MultiTaskTrainer(
         check_tokenizer(self.tasks, processing_class)
         check_names("compute_metrics", compute_metrics, self.tasks)
         self.metric_by_task = dict(compute_metrics or {})
-        self.preprocess_by_task = preprocessing(preprocess_logits_for_metrics, self.metric_by_task)
+        preprocess = preprocessing(preprocess_logits_for_metrics, self.metric_by_task)
         self.own_rates = sampler
         self.own_balancer = balancer
-        self._check_names()
+        check_given_names(args, self.tasks, self.task_weights)
         evaluates = args.eval_strategy != "no"
         whole = without_streams(self.tasks, train_dataset)
         frozen = [name for name in args.freeze or () if name in model.heads]
@@ -169,23 +163,37 @@ class MultiTaskTrainer(
         ensure_pad_token(processing_class)
         check_vocabulary(processing_class, model)
         self._adopt(model)
+        runtime = TrainerRuntime(self)
+        collator = MixtureCollator(processing_class, self.tasks, seed=self._data_seed)
+        self.evaluator = Evaluator(
+            runtime,
+            tasks=self.tasks,
+            metrics=self.metric_by_task,
+            preprocess=preprocess,
+            collator=collator,
+            tokenizer=processing_class,
+            sweep=self._sweep,
+        )
+        self.hub_datasets: dict[str, str] = {}  # by dataset, its name on the Hub
+        self.card = CardWriter(runtime, self, measured=self.evaluator.measured_rows)
+        self.pusher = Pusher(runtime)
         mixture = None if train_dataset is None else self._train_mixture(train_dataset)
         super().__init__(
             model=model,
             args=args,
-            data_collator=MixtureCollator(processing_class, self.tasks, seed=self._data_seed),
+            data_collator=collator,
             train_dataset=mixture,
             eval_dataset=None if not eval_dataset else self.evaluation_rows(eval_dataset, "evaluation"),
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        self.add_callback(CardCallback(self))
         model.reads_in_parts = not self._sharded  # processes gather weights at every pass
         self.model_init = model_init
         self._steps = None if mixture is None else self._step_sampler()  # rates that do not fit the data fail here
         rows = 0 if mixture is None else len(mixture.sizes)
         self._seen_rows = torch.zeros(rows, dtype=torch.long, device=args.device)
-        self._primary: dict[str, tuple[str, float]] = {}
         freeze(model, args.freeze or ())
         told = "" if self.is_deepspeed_enabled else check_precision(model, fp16=args.fp16)  # it has float32 copies
         if told and self.is_world_process_zero():
@@ -197,6 +205,7 @@ class MultiTaskTrainer(
         self.add_callback(PlanCallback(self))
         self.add_callback(BalanceCallback(self))
         self.add_callback(InsightCallback(self))
+        self.add_callback(PictureCallback(self))
         if len(self.tasks) > SEVERAL:
             consoles = [self.pop_callback(PrinterCallback), self.pop_callback(ProgressCallback)]
             shown = next((type(callback) for callback in consoles if callback is not None), None)
@@ -212,29 +221,9 @@ class MultiTaskTrainer(
         """The fixed weight of every task's loss."""
         return dict.fromkeys(self.tasks, 1.0) | dict(self.args.task_weights or {})  # type: ignore[arg-type]
 
-    def _check_names(self) -> None:
-        """See that arguments by name name tasks, datasets and the backbone."""
-        args: Any = self.args
-        check_names("task_weights", args.task_weights, self.tasks)
-        if not any(self.task_weights.values()):
-            raise ValueError("`task_weights` are 0 for every task, so nothing would train. Give one a weight above 0.")
-        for argument in ("learning_rates", "weight_decays", "freeze"):
-            check_names(argument, getattr(args, argument), [*self.tasks, BACKBONE])
-        if isinstance(args.task_early_stopping_patience, Mapping):
-            check_names("task_early_stopping_patience", args.task_early_stopping_patience, self.tasks)
-        for argument in ("max_train_samples", "max_eval_samples"):
-            if isinstance(caps := getattr(args, argument), Mapping):
-                check_names(argument, caps, sorted({task.source for task in self.tasks.values()}), "dataset")
-
     def _check_metrics(self) -> None:
-        """See that primary metrics grow, and that there will be a metric for the best model, which has a direction."""
-        for name, task in self.tasks.items():
-            if name not in self.metric_by_task and task.metric_names:
-                check_primary(task, task.metric_names[0])
-        measures_ours = type(self).evaluate is MultiTaskTrainer.evaluate  # one's own may measure more
-        if self.args.eval_strategy == "no" or not measures_ours:
-            return
-        self.args.set_direction(check_watched(self.args.metric_for_best_model, self.tasks, self.metric_by_task))
+        ours = type(self).evaluate is MultiTaskTrainer.evaluate
+        check_metrics(self.args, self.tasks, self.metric_by_task, measured=ours)
 
     def _adopt(self, model: MultiTaskModel) -> None:
         """Tell a model what the data say of its tasks, and which token is padding."""
@@ -262,7 +251,7 @@ class MultiTaskTrainer(
         if built != (self.args.max_train_samples, self.args.max_eval_samples):
             raise ValueError("Rows are chosen when the trainer is built. Leave max_*_samples out of the search.")
         self.args.check_mixture()
-        self._check_names()
+        check_given_names(self.args, self.tasks, self.task_weights)
         self._check_metrics()
         freeze(self.model, self.args.freeze or ())
         self.balance = self._new_balance()
@@ -305,6 +294,173 @@ class MultiTaskTrainer(
                 layerwise_decay=args.layerwise_lr_decay,
             )
         return optimizer
+
+    # Evaluation
+
+    def evaluation_rows(self, data: Datasets, split: str) -> EvaluationRows:
+        """Rows of every task that has data in a split, checked and tokenised."""
+        check_split(self.tasks, data, split)
+        if not data:
+            raise ValueError(f"The {split} data hold no dataset. Add one that a task reads.")
+        check_extras(self.tasks, data, self.metric_by_task)
+        rows = EvaluationRows(self._encode(self._capped(data, self.args.max_eval_samples), split, training=False))
+        rows.check(split, self.args.world_size)
+        return rows
+
+    def get_test_dataloader(self, test_dataset: EvaluationRows) -> DataLoader:
+        """This rank's rows in batches that mix the tasks, the shortest first."""
+        return self.evaluator.loader(test_dataset)
+
+    def prediction_step(
+        self,
+        model: torch.nn.Module,
+        inputs: Inputs,
+        prediction_loss_only: bool,  # noqa: ARG002
+        ignore_keys: list[str] | None = None,  # noqa: ARG002
+    ) -> tuple[None, None, None]:
+        """Keep, of every task in the batch, predictions, each row's summed loss and number of items, and labels."""
+        self.evaluator.step(model, inputs)
+        return None, None, None
+
+    def _sweep(self, rows: EvaluationRows, title: str) -> int:
+        loader = self.get_test_dataloader(rows)
+        self.evaluation_loop(loader, description=title, prediction_loss_only=False)
+        return len(loader)
+
+    def evaluate(
+        self,
+        eval_dataset: Datasets | None = None,
+        ignore_keys: list[str] | None = None,  # noqa: ARG002
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Measure every task that has data.
+
+        Args:
+            eval_dataset: raw rows by dataset name, of all tasks or of some; those of the trainer where None.
+            ignore_keys: not used.
+            metric_key_prefix: first part of the metric names.
+
+        Returns:
+            ``eval_<task>_<metric>``, ``eval_<task>_loss``, and ``eval_average``, the mean of the primary metrics.
+
+        Raises:
+            ValueError: there are no data, or a row is not usable.
+        """
+        rows = self.eval_dataset if eval_dataset is None else self.evaluation_rows(eval_dataset, metric_key_prefix)
+        if rows is None:
+            raise ValueError("There is nothing to evaluate. Give eval_dataset.")
+        metrics = self.evaluator.evaluate(rows, metric_key_prefix)
+        self.progress.metrics |= self.evaluator.metric_names
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def predict(
+        self,
+        test_dataset: Datasets,
+        ignore_keys: list[str] | None = None,  # noqa: ARG002
+        metric_key_prefix: str = "test",
+    ) -> dict[str, PredictionOutput]:
+        """Logits, labels and metrics by task, rows in the order of the dataset, those without a label left out.
+
+        Of a task on tokens, those of the labelled ones, (N, W, C) and (N, W), padded with -100 to the most of a row; of
+        question answering window, first and last token of the answer.
+
+        Args:
+            test_dataset: raw rows by dataset name, of all tasks or of some.
+            ignore_keys: not used.
+            metric_key_prefix: first part of the metric names.
+        """
+        return self.evaluator.predict(self.evaluation_rows(test_dataset, metric_key_prefix), metric_key_prefix)
+
+    # Saves, cards and pushes
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model and its card, as in ``Trainer``, and push it where ``push_to_hub`` is set.
+
+        A push that fails is told and leaves the model saved.
+        """
+        super().save_model(output_dir, _internal_call=True)
+        if _internal_call:  # for checkpoints, and for a push, which writes the card itself
+            return
+        if self.args.push_to_hub:
+            with self.pusher.forgiving():
+                self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+        self.card.write(Path(output_dir or str(self.args.output_dir)), None)
+
+    def create_model_card(
+        self,
+        language: str | list[str] | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        datasets: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+    ) -> None:
+        """Write the model card into ``output_dir``; what a user has changed in it stays.
+
+        Metadata that are given here stay in the card, and in those that this trainer writes later.
+
+        Args:
+            language: codes of the texts' languages, such as ``en``.
+            license: of the model; none is made up where it is left out.
+            tags: beside those that the card has.
+            model_name: title; with the owner, as in ``me/model``, also the name in the card's code.
+            finetuned_from: name of the backbone on the Hub, where it is not the one that the model was built from.
+            datasets: names of the training data on the Hub.
+            dataset_tags: the Trainer's word for the same.
+        """
+        datasets = datasets or dataset_tags
+        self.card.give(language=language, license=license, tags=tags, base_model=finetuned_from, datasets=datasets)
+        self.card.write(Path(str(self.args.output_dir)), model_name)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Create the repository, and the branch that ``hub_revision`` names.
+
+        Raises:
+            PushError: the Hub refuses, or is not there.
+        """
+        with self.pusher.creating(private):
+            super().init_hf_repo(token)
+            self.pusher.make_branch(self.hub_model_id, self.args.hub_revision, token)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> CommitInfo:
+        """Save model, code, tokenizer and card in ``output_dir`` and push it, as ``Trainer.push_to_hub`` does.
+
+        A ``revision`` that is not there is made. What a push before this one has uploaded is not uploaded again.
+
+        Raises:
+            PushError: the Hub refuses, or is not there; what was to be pushed is saved.
+        """
+        self._finish_current_push()  # which reads the files that are written now
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        kwargs.setdefault("model_name", self.hub_model_id)
+        with self.pusher.pushing(self.hub_model_id):
+            self.pusher.make_branch(self.hub_model_id, revision, token)
+            return super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.pusher.leaves_out(self.push_in_progress):
+            return
+        self._finish_current_push()
+        with self.pusher.beginning(self.hub_model_id, checkpoint_folder):
+            self.create_model_card(model_name=self.hub_model_id)
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _finish_current_push(self) -> None:
+        super()._finish_current_push()
+        push, self.push_in_progress = self.push_in_progress, None
+        self.pusher.tell_failures(self.hub_model_id, push)
 
     # Progress: what a checkpoint holds beyond the Trainer's own state
 
@@ -380,7 +536,7 @@ class MultiTaskTrainer(
         step, before = self.state.global_step, dict(self.progress.best)
         losses = {name: metrics.get(f"eval_{name}_loss", math.nan) for name in self.tasks}
         self.balance.on_evaluate({name: loss for name, loss in losses.items() if math.isfinite(loss)})
-        better = self.progress.record(self._primary, step)
+        better = self.progress.record(self.evaluator.primary, step)
         if self.args.save_best_by_task:
             folder = Path(self._get_output_dir(trial=trial))
             try:

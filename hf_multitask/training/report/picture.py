@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import TensorBoardCallback
+from transformers.trainer_callback import CallbackHandler
 
 from ...hub.heatmap import HIGH, LOW, MIDDLE, ink
+from ...tasks import Task
 
 _CELL, _MARGIN, _TEXT = 64, 12, 16  # pixels
 _LONGEST = 24  # letters of a name
@@ -51,3 +56,46 @@ def draw_matrix(names: Sequence[str], cosines: Mapping[tuple[str, str], float]) 
             if cosine is not None:
                 pen.text((left + _CELL // 2, top + _CELL // 2), f"{cosine:+.2f}", ink(cosine), font, anchor="mm")
     return np.asarray(picture)
+
+
+class Measured(Protocol):
+    """A trainer, as far as the picture shows it.
+
+    Attributes:
+        tasks: by name.
+        cosines: by pair of tasks, what the log at hand says; None where it says nothing.
+        callback_handler: with the callback of TensorBoard, if there is one.
+    """
+
+    tasks: dict[str, Task]
+    cosines: dict[tuple[str, str], float] | None
+    callback_handler: CallbackHandler
+
+
+class PictureCallback(TrainerCallback):
+    """Shows the cosines of a log as a picture in TensorBoard.
+
+    Args:
+        trainer: whose they are.
+    """
+
+    def __init__(self, trainer: Measured) -> None:
+        self.trainer = trainer
+
+    def on_log(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **kwargs: object,  # noqa: ARG002
+    ) -> None:
+        """Draw what there is to draw."""
+        cosines, self.trainer.cosines = self.trainer.cosines, None
+        if not cosines or not state.is_world_process_zero:
+            return
+        for callback in self.trainer.callback_handler.callbacks:
+            writer = callback.tb_writer if isinstance(callback, TensorBoardCallback) else None
+            if writer is not None:
+                picture = draw_matrix(list(self.trainer.tasks), cosines)
+                writer.add_image("train/cosines", picture, state.global_step, dataformats="HWC")
+                writer.flush()

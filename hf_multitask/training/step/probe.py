@@ -8,13 +8,11 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback
-from transformers.integrations import TensorBoardCallback
 from transformers.utils import logging
 
 from ...aggregation import Outcome
 from ..parameters import shared_parameters
 from ..report.console import MANY
-from ..report.picture import draw_matrix
 from .aliases import aliased
 from .gradients import average
 from .rows import Batch
@@ -244,7 +242,7 @@ class InsightTrainer(AggregatingTrainer):
 
 
 class InsightCallback(TrainerCallback):
-    """Begins the measurements of a training, and shows the cosines of a log as a picture in TensorBoard.
+    """Begins the measurements of a training.
 
     Args:
         trainer: whose they are.
@@ -256,15 +254,3 @@ class InsightCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Begin anew."""
         self.trainer._begin_measuring()
-
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Draw what there is to draw."""
-        cosines, self.trainer.cosines = self.trainer.cosines, None
-        if not cosines or not state.is_world_process_zero:
-            return
-        for callback in self.trainer.callback_handler.callbacks:
-            writer = callback.tb_writer if isinstance(callback, TensorBoardCallback) else None
-            if writer is not None:
-                picture = draw_matrix(list(self.trainer.tasks), cosines)
-                writer.add_image("train/cosines", picture, state.global_step, dataformats="HWC")
-                writer.flush()
