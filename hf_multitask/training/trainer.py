@@ -27,29 +27,14 @@ from transformers.utils.hub import PushInProgress
 from ..balancing import Balancer
 from ..data import Mixture, MixtureCollator, SamplingRates
 from ..modeling import MultiTaskModel
-from ..modeling.config import FORMAT_VERSION
 from ..tasks import Task
 from .arguments import OWN_TO_A_RANK, MultiTaskTrainingArguments
-from .checks import check_given_names, check_metrics, check_setup
+from .checks import adopt, check_given_names, check_metrics, check_setup, facts_of, settle_tasks, task_weights
 from .evaluation.evaluator import Evaluator
 from .evaluation.rows import EvaluationRows, Metric, Preprocess
 from .parameters import check_optimizer, check_precision, freeze, regroup
 from .plan import MixingTrainer
-from .preparation import (
-    Datasets,
-    build_tasks,
-    check_datasets,
-    check_kinds,
-    check_measured,
-    check_names,
-    check_split,
-    check_tokenizer,
-    check_vocabulary,
-    ensure_pad_token,
-    preprocessing,
-    resolve_tasks,
-    without_streams,
-)
+from .preparation import Datasets, check_kinds, check_measured, check_split, preprocessing
 from .ranks import check_alike, release_group_at_exit
 from .report.callbacks import ResumableEarlyStopping
 from .report.card import CardCallback, CardWriter
@@ -143,26 +128,21 @@ class MultiTaskTrainer(
         self.model = model
         check_kinds(model, sampler, balancer, compute_metrics)
         check_optimizer(optimizers[0], args)
-        self.tasks = build_tasks(model.config, tasks)
-        check_tokenizer(self.tasks, processing_class)
-        check_names("compute_metrics", compute_metrics, self.tasks)
         self.metric_by_task = dict(compute_metrics or {})
         preprocess = preprocessing(preprocess_logits_for_metrics, self.metric_by_task)
         self.own_rates = sampler
         self.own_balancer = balancer
-        check_given_names(args, self.tasks, self.task_weights)
-        evaluates = args.eval_strategy != "no"
-        whole = without_streams(self.tasks, train_dataset)
-        frozen = [name for name in args.freeze or () if name in model.heads]
-        check_datasets(self.tasks, whole, eval_dataset, evaluates=evaluates, frozen=frozen)
-        set_seed(args.seed)
-        self.tasks = resolve_tasks(self.tasks, [whole, eval_dataset])
-        self._check_metrics()
-        if args.world_size > 1:
-            check_alike(self._task_facts())
-        ensure_pad_token(processing_class)
-        check_vocabulary(processing_class, model)
-        self._adopt(model)
+        self.tasks = settle_tasks(
+            model,
+            args,
+            tasks,
+            tokenizer=processing_class,
+            train=train_dataset,
+            evaluation=eval_dataset,
+            own=self.metric_by_task,
+            measured=self._measures,
+        )
+        adopt(model, args, self.tasks, processing_class)
         runtime = TrainerRuntime(self)
         collator = MixtureCollator(processing_class, self.tasks, seed=self._data_seed)
         self.evaluator = Evaluator(
@@ -219,30 +199,17 @@ class MultiTaskTrainer(
     @property
     def task_weights(self) -> dict[str, float]:
         """The fixed weight of every task's loss."""
-        return dict.fromkeys(self.tasks, 1.0) | dict(self.args.task_weights or {})  # type: ignore[arg-type]
+        return task_weights(self.args, self.tasks)
 
-    def _check_metrics(self) -> None:
-        ours = type(self).evaluate is MultiTaskTrainer.evaluate
-        check_metrics(self.args, self.tasks, self.metric_by_task, measured=ours)
-
-    def _adopt(self, model: MultiTaskModel) -> None:
-        """Tell a model what the data say of its tasks, and which token is padding."""
-        if model.config.format_version < FORMAT_VERSION:
-            logger.warning(
-                f"The model is of format {model.config.format_version}. Training and evaluation read words by the "
-                f"rules of format {FORMAT_VERSION}, and so does the model from here on."
-            )
-            model.config.format_version = FORMAT_VERSION
-        for name, task in self.tasks.items():
-            model.set_task(name, task.to_dict())
-        model.set_pad_token_id(self.processing_class.pad_token_id)
-        if self.args.save_adapters_only:
-            model.leave_out_backbone()
+    @property
+    def _measures(self) -> bool:
+        """Whether the evaluation is ours; one's own may measure more."""
+        return type(self).evaluate is MultiTaskTrainer.evaluate
 
     def call_model_init(self, trial: Any = None) -> MultiTaskModel:
         """A fresh model from ``model_init``, for the tasks of this trainer."""
         model = cast(MultiTaskModel, super().call_model_init(trial))
-        self._adopt(model)
+        adopt(model, self.args, self.tasks, self.processing_class)
         return model
 
     def _hp_search_setup(self, trial: Any) -> None:
@@ -251,8 +218,8 @@ class MultiTaskTrainer(
         if built != (self.args.max_train_samples, self.args.max_eval_samples):
             raise ValueError("Rows are chosen when the trainer is built. Leave max_*_samples out of the search.")
         self.args.check_mixture()
-        check_given_names(self.args, self.tasks, self.task_weights)
-        self._check_metrics()
+        check_given_names(self.args, self.tasks)
+        check_metrics(self.args, self.tasks, self.metric_by_task, measured=self._measures)
         freeze(self.model, self.args.freeze or ())
         self.balance = self._new_balance()
 
@@ -510,14 +477,11 @@ class MultiTaskTrainer(
         self.balance.load_state_dict(self.progress.balancing, resume_from_checkpoint)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
-    def _task_facts(self) -> dict[str, Any]:
-        return {"tasks": {name: task.to_dict() for name, task in self.tasks.items()}}
-
     def _facts(self) -> dict[str, Any]:
         """What has to be the same on all ranks, in words that an error can say."""
         return {
             **self._row_order(),
-            **self._task_facts(),
+            **facts_of(self.tasks),
             "arguments": {key: value for key, value in self.args.to_dict().items() if key not in OWN_TO_A_RANK},
         }
 

@@ -21,8 +21,8 @@ from ..state.progress import Progress
 
 logger = logging.get_logger(__name__)
 
-# OSError, and the error of whichever HTTP library the Hub's own is built on.
-_NO_ANSWER = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
+# The bases are OSError, and the error of whichever HTTP library the Hub's own is built on.
+_NO_ANSWER = cast("tuple[type[Exception], ...]", (*HfHubHTTPError.__bases__, UnicodeDecodeError))
 
 
 class Described(Protocol):
@@ -46,7 +46,7 @@ class Described(Protocol):
     hub_datasets: dict[str, str]
 
     @property
-    def hp_search_backend(self) -> object: ...
+    def hp_search_backend(self) -> object: ...  # noqa: D102
 
     def describe_plan(self, steps: int) -> str:
         """What a run of so many optimizer steps does with the data."""
@@ -174,5 +174,5 @@ def card_on_hub(name: str, *, revision: str | None, token: str | None) -> str | 
         get_hf_file_metadata(hf_hub_url(name, "README.md", revision=revision), token=token, timeout=10)
         path = hf_hub_download(name, "README.md", revision=revision, token=token)
         return Path(path).read_bytes().decode()
-    except (*_NO_ANSWER, UnicodeDecodeError):  # no card, no network: the push will say what is wrong
+    except _NO_ANSWER:  # no card, no network: the push will say what is wrong
         return None

@@ -227,7 +227,7 @@ class Planned(Protocol):
     gradient_interval: int
 
     @property
-    def aggregator(self) -> object: ...
+    def aggregator(self) -> object: ...  # noqa: D102
 
     def describe_plan(self, steps: int) -> str: ...  # noqa: D102
     def describe_aggregation(self) -> str: ...  # noqa: D102
