@@ -59,6 +59,18 @@ def test_the_room_that_travels_needs_only_torch_and_transformers(path):
         assert top in brought | set(sys.stdlib_module_names) or name.startswith("hf_multitask.modeling.")
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "training" / "evaluation").glob("*.py")), ids=lambda path: path.name)
+def test_evaluation_knows_no_trainer(path):
+    assert {"Trainer", "MultiTaskTrainer"}.isdisjoint(name.rpartition(".")[2] for name in imported(path))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "training" / "report").glob("*.py")), ids=lambda path: path.name)
+def test_reports_are_no_trainers(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    bases = [ast.unparse(base) for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for base in node.bases]
+    assert not [base for base in bases if base.endswith("Trainer")]
+
+
 def test_import_leaves_metrics_and_extras_alone():
     """Beyond what Transformers itself imports for a model and its Trainer."""
     extras = [

@@ -15,7 +15,7 @@ from ..hub.diagnosis import diagnosis_page, not_measured_in_words
 from ..modeling import MultiTaskModel
 from ..training.diagnosis.diagnosis import MEASURED_STEPS, PARTS, Diagnosis
 from ..training.diagnosis.trainer import DiagnosingTrainer, quiet
-from ..training.report.callbacks import table
+from ..training.report.console import table
 from ..version import __version__
 from .arguments import build_arguments, parse_overrides, typed
 from .recipe import read_recipe

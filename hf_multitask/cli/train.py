@@ -17,8 +17,7 @@ from ..modeling.readers import reader_of
 from ..tasks import Task
 from ..training import MultiTaskTrainer, MultiTaskTrainingArguments
 from ..training.preparation import resolve_tasks, without_streams
-from ..training.report.callbacks import table
-from ..training.report.console import FEW, MANY, by_task, ranked
+from ..training.report.console import FEW, MANY, by_task, ranked, table
 from ..training.state.checkpoint import last_whole_checkpoint
 from .arguments import build_arguments, parse_overrides
 from .recipe import Recipe, read_recipe

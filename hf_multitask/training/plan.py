@@ -14,8 +14,7 @@ from ..data.workers import leave_sigterm_to_parent
 from ..tasks import Task
 from .evaluation.rows import EvaluationRows
 from .preparation import Datasets, check_split, draw_rows, encode_datasets
-from .ranks import check_alike
-from .report.callbacks import Reader, describe_shares
+from .report.console import Reader, describe_shares
 from .requirements import check_extras
 from .runtime import Runtime
 from .step.rows import Batch
@@ -98,12 +97,7 @@ class Plan:
         check_extras(self.tasks, data, own_metrics)
         capped = self._capped(data, self.runtime.args.max_eval_samples)
         rows = EvaluationRows(self._encode(capped, split, training=False))
-        for task, numbers in rows.by_task.items():
-            if not len(numbers):
-                raise ValueError(f"Task '{task}' has no row with a label in the {split} data. Add some.")
-        if self.runtime.processes > 1:
-            facts = {name: [size, rows.digests[name]] for name, size in rows.sizes.items()}
-            check_alike({f"numbers of rows and contents of the {split} data": facts})
+        rows.check(split, self.runtime.processes)
         return rows
 
     def _encode(self, data: Datasets, split: str, *, training: bool) -> list[Any]:

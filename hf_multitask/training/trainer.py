@@ -11,19 +11,22 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub import CommitInfo
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
     ProgressCallback,
+    Trainer,
     TrainerCallback,
     TrainerState,
     set_seed,
 )
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import BestRun, TrainOutput
+from transformers.trainer_utils import BestRun, PredictionOutput, TrainOutput
 from transformers.utils import logging
+from transformers.utils.hub import PushInProgress
 
 from ..aggregation import Aggregator, Outcome
 from ..balancing import Balancer, build_balancer
@@ -31,32 +34,19 @@ from ..data import Mixture, MixtureCollator, SamplingRates
 from ..modeling import MultiTaskModel
 from ..tasks import Task
 from .arguments import OWN_TO_A_RANK, MultiTaskTrainingArguments
-from .evaluation.evaluator import EvaluatingTrainer
+from .checks import adopt, check_setup, facts_of, settle_tasks
+from .evaluation.evaluator import Evaluator
 from .evaluation.rows import EvaluationRows, Metric, Preprocess
-from .named import check_arguments_by_name, check_measured, check_metrics, check_names
+from .named import check_arguments_by_name, check_measured, check_metrics
 from .parameters import check_optimizer, check_precision, freeze, regroup
 from .plan import Plan
-from .preparation import (
-    Datasets,
-    adopt_model,
-    build_tasks,
-    check_datasets,
-    check_kinds,
-    check_tokenizer,
-    check_vocabulary,
-    ensure_pad_token,
-    preprocessing,
-    resolve_tasks,
-    without_streams,
-)
+from .preparation import Datasets, check_kinds, preprocessing
 from .ranks import check_alike, release_group_at_exit
-from .report.callbacks import PlanCallback
-from .report.card import DescribingTrainer
-from .report.console import SEVERAL, summary_callbacks
+from .report.card import CardCallback, CardWriter
+from .report.console import SEVERAL, PlanCallback, summary_callbacks
 from .report.picture import CosinesCallback
-from .report.push import PushingTrainer
-from .requirements import check_output_dir, check_trackers
-from .runtime import EngineCallback, Part, TrainerRuntime
+from .report.push import Pusher
+from .runtime import EngineCallback, Inputs, Part, TrainerRuntime
 from .state.best import Best, ResumableEarlyStopping
 from .state.checkpoint import check_checkpoint
 from .state.loss import RunningLoss
@@ -71,11 +61,7 @@ from .step.weights import Constants, TaskWeights, check_balancer
 logger = logging.get_logger(__name__)
 
 
-class MultiTaskTrainer(
-    DescribingTrainer,
-    EvaluatingTrainer,
-    PushingTrainer,
-):
+class MultiTaskTrainer(Trainer):
     """Trains a :class:`MultiTaskModel` on batches that mix its tasks.
 
     The loss of an optimizer step is ``sum over tasks t of w_t * (sum of t's item losses) / (number of t's items)``,
@@ -112,6 +98,8 @@ class MultiTaskTrainer(
     train_dataset: Mixture | None
     eval_dataset: EvaluationRows | None
     data_collator: MixtureCollator
+    hub_model_id: str | None = None
+    push_in_progress: PushInProgress | None = None
     _told_on_resume: list[str]
     _start: dict[str, Any]
     _begun_with: int | None = None
@@ -134,113 +122,108 @@ class MultiTaskTrainer(
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
     ) -> None:
-        if not isinstance(args, MultiTaskTrainingArguments):
-            raise TypeError(f"`args` should be MultiTaskTrainingArguments. Found {type(args).__name__}.")
-        if processing_class is None:
-            raise ValueError("The trainer tokenises the rows. Give the backbone's tokenizer as processing_class.")
-        if args.should_save:
-            check_output_dir(str(args.output_dir))
-        check_trackers(args.report_to or ())
-        if args.n_gpu > 1:
-            raise ValueError("nn.DataParallel is not supported. Start one process per GPU, for example with torchrun.")
-        if (model is None) == (model_init is None):
-            raise ValueError("The trainer takes either a model or a model_init. Give one of them.")
-        self.args = args
-        self.processing_class = processing_class
-        self.model_init = model_init
+        args, processing_class = check_setup(args, processing_class, model, model_init)
+        self.args, self.processing_class, self.model_init = args, processing_class, model_init
         set_seed(args.seed)  # for model_init, and for heads whose labels were left out
         model = cast(MultiTaskModel, super().call_model_init()) if model is None else model
         self.model = model
         check_kinds(model, sampler, balancer, compute_metrics)
         check_optimizer(optimizers[0], args)
-        self.tasks = build_tasks(model.config, tasks)
-        check_tokenizer(self.tasks, processing_class)
-        check_names("compute_metrics", compute_metrics, self.tasks)
         self.metric_by_task = dict(compute_metrics or {})
-        self.preprocess_by_task = preprocessing(preprocess_logits_for_metrics, self.metric_by_task)
-        self.own_balancer = balancer
-        self.runtime = TrainerRuntime(self)
-        check_arguments_by_name(args, self.tasks)
-        evaluates = args.eval_strategy != "no"
-        whole = without_streams(self.tasks, train_dataset)
-        frozen = [name for name in args.freeze or () if name in model.heads]
-        check_datasets(self.tasks, whole, eval_dataset, evaluates=evaluates, frozen=frozen)
-        set_seed(args.seed)
-        self.tasks = resolve_tasks(self.tasks, [whole, eval_dataset])
-        self._check_arguments()
-        if args.world_size > 1:
-            check_alike(self._task_facts())
-        ensure_pad_token(processing_class)
-        check_vocabulary(processing_class, model)
-        self._adopt(model)
-        self.plan = Plan(self.runtime, self.tasks, processing_class, sampler)
+        preprocess = preprocessing(preprocess_logits_for_metrics, self.metric_by_task)
+        self.tasks = settle_tasks(
+            model,
+            args,
+            tasks,
+            tokenizer=processing_class,
+            train=train_dataset,
+            evaluation=eval_dataset,
+            own=self.metric_by_task,
+            measured=self._measures,
+        )
+        adopt(model, args, self.tasks, processing_class)
+        self.runtime = runtime = TrainerRuntime(self)
+        self.pusher = Pusher(runtime)
+        self.plan = Plan(runtime, self.tasks, processing_class, sampler)
+        collator = MixtureCollator(processing_class, self.tasks, seed=self.plan.seed)
         mixture = None if train_dataset is None else self.plan.read(train_dataset)
         super().__init__(
             model=model,
             args=args,
-            data_collator=MixtureCollator(processing_class, self.tasks, seed=self.plan.seed),
+            data_collator=collator,
             train_dataset=mixture,
             eval_dataset=None if not eval_dataset else self.evaluation_rows(eval_dataset, "evaluation"),
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        self.saver = Saver(self, self.runtime, lambda folder: self.progress.save(folder))
-        self.best = Best()
-        self.running_loss = RunningLoss(
-            self, lambda: self.engine.tally.since_log(), lambda sums: self.engine.tally.continue_log(sums)
-        )
-        self._progress = Progress()
-        self._caps = args.max_train_samples, args.max_eval_samples
-        self.add_callback(self.saver.after_epoch)
-        self.add_callback(self.running_loss)
-        model.reads_in_parts = self.runtime.engine is None  # one that shards gathers weights at every pass
         self.model_init = model_init
+        model.reads_in_parts = runtime.engine is None  # one that shards gathers weights at every pass
         if mixture is not None:
             self.plan.new_sampler()  # rates that do not fit the data fail here
-        self._primary: dict[str, tuple[str, float]] = {}
         freeze(model, args.freeze or ())
         told = "" if self.is_deepspeed_enabled else check_precision(model, fp16=args.fp16)  # it has float32 copies
         if told and self.is_world_process_zero():
             logger.warning(told)
-        self.updates = UpdateBuilder(self.runtime, list(self.tasks), aggregator)
+        self.evaluator = Evaluator(
+            runtime,
+            tasks=self.tasks,
+            metrics=self.metric_by_task,
+            preprocess=preprocess,
+            collator=collator,
+            tokenizer=processing_class,
+            sweep=self._sweep,
+        )
+        self.hub_datasets: dict[str, str] = {}  # by dataset, its name on the Hub
+        self.card = CardWriter(runtime, self, measured=self.evaluator.measured_rows)
+        self.best, self._progress = Best(), Progress()
+        self.saver = Saver(self, runtime, lambda folder: self.progress.save(folder))
+        self.running_loss = RunningLoss(
+            self, lambda: self.engine.tally.since_log(), lambda sums: self.engine.tally.continue_log(sums)
+        )
+        self.own_balancer = balancer
+        self.updates = UpdateBuilder(runtime, list(self.tasks), aggregator)
         self.constants = None if mixture is None else Constants(mixture, self.tasks, processing_class)
         self.engine = self._new_engine()
         self.engine.probe.begin()
+        self._caps = args.max_train_samples, args.max_eval_samples
         release_group_at_exit(self)
-        self.add_callback(EngineCallback(self))
-        self.add_callback(PlanCallback(self))
-        self.add_callback(CosinesCallback(self))
+        self._add_callbacks()
+
+    def _add_callbacks(self) -> None:
+        for callback in (
+            self.saver.after_epoch,
+            self.running_loss,
+            CardCallback(self),
+            EngineCallback(self),
+            PlanCallback(self),
+            CosinesCallback(self),
+        ):
+            self.add_callback(callback)
         if len(self.tasks) > SEVERAL:
             consoles = [self.pop_callback(PrinterCallback), self.pop_callback(ProgressCallback)]
             shown = next((type(callback) for callback in consoles if callback is not None), None)
             for callback in summary_callbacks(shown, list(self.tasks)):
                 self.add_callback(callback)
-        if args.early_stopping_patience is not None:
-            self.add_callback(ResumableEarlyStopping(args.early_stopping_patience))
+        if self.args.early_stopping_patience is not None:
+            self.add_callback(ResumableEarlyStopping(self.args.early_stopping_patience))
 
     # What the arguments say of tasks; read anew at every training, as a hyperparameter search changes them
 
     @property
     def task_weights(self) -> dict[str, float]:
         """The fixed weight of every task's loss."""
-        return dict.fromkeys(self.tasks, 1.0) | dict(self.args.task_weights or {})  # type: ignore[arg-type]
+        return dict.fromkeys(self.tasks, 1.0) | (cast("dict[str, float] | None", self.args.task_weights) or {})
 
-    def _check_arguments(self) -> None:
-        """See that what the arguments name is there; a subclass with an ``evaluate`` of its own may measure more."""
-        check_arguments_by_name(self.args, self.tasks)
-        ours = self.args.eval_strategy != "no" and type(self).evaluate is MultiTaskTrainer.evaluate
-        check_metrics(self.args, self.tasks, self.metric_by_task, measured=ours)
-
-    def _adopt(self, model: MultiTaskModel) -> None:
-        adopt_model(model, self.tasks, self.processing_class.pad_token_id)
-        if self.args.save_adapters_only:
-            model.leave_out_backbone()
+    @property
+    def _measures(self) -> bool:
+        """Whether the evaluation is ours; one's own may measure more."""
+        return type(self).evaluate is MultiTaskTrainer.evaluate
 
     def call_model_init(self, trial: Trial = None) -> MultiTaskModel:
         """A fresh model from ``model_init``, for the tasks of this trainer."""
         model = cast(MultiTaskModel, super().call_model_init(trial))
-        self._adopt(model)
+        adopt(model, self.args, self.tasks, self.processing_class)
         return model
 
     def hyperparameter_search(
@@ -327,10 +310,6 @@ class MultiTaskTrainer(
         """The sampling rates of the mixture."""
         return self.plan.rates
 
-    def evaluation_rows(self, data: Datasets, split: str) -> EvaluationRows:
-        """Rows of every task that has data in a split, checked and tokenized."""
-        return self.plan.evaluation_rows(data, split, self.metric_by_task)
-
     def describe_plan(self, steps: int) -> str:
         """What a run of so many optimizer steps does with the data: rows, labels, classes, share, passes by task."""
         return self.plan.describe(steps)
@@ -400,6 +379,168 @@ class MultiTaskTrainer(
             logs["train_loss"] = self.running_loss.mean()
         self.saver.log(super().log, logs, start_time)
 
+    # Evaluation
+
+    def evaluation_rows(self, data: Datasets, split: str) -> EvaluationRows:
+        """Rows of every task that has data in a split, checked and tokenized."""
+        return self.plan.evaluation_rows(data, split, self.metric_by_task)
+
+    def get_test_dataloader(self, test_dataset: EvaluationRows) -> DataLoader:
+        """This rank's rows in batches that mix the tasks, the shortest first."""
+        return self.evaluator.loader(test_dataset)
+
+    def prediction_step(
+        self,
+        model: torch.nn.Module,
+        inputs: Inputs,
+        prediction_loss_only: bool,  # noqa: ARG002
+        ignore_keys: list[str] | None = None,  # noqa: ARG002
+    ) -> tuple[None, None, None]:
+        """Keep, of every task in the batch, predictions, each row's summed loss and number of items, and labels."""
+        self.evaluator.step(model, inputs)
+        return None, None, None
+
+    def _sweep(self, rows: EvaluationRows, title: str) -> int:
+        loader = self.get_test_dataloader(rows)
+        self.evaluation_loop(loader, description=title, prediction_loss_only=False)
+        return len(loader)
+
+    def evaluate(
+        self,
+        eval_dataset: Datasets | None = None,
+        ignore_keys: list[str] | None = None,  # noqa: ARG002
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Measure every task that has data.
+
+        Args:
+            eval_dataset: raw rows by dataset name, of all tasks or of some; those of the trainer where None.
+            ignore_keys: not used.
+            metric_key_prefix: first part of the metric names.
+
+        Returns:
+            ``eval_<task>_<metric>``, ``eval_<task>_loss``, and ``eval_average``, the mean of the primary metrics.
+
+        Raises:
+            ValueError: there are no data, or a row is not usable.
+        """
+        rows = self.eval_dataset if eval_dataset is None else self.evaluation_rows(eval_dataset, metric_key_prefix)
+        if rows is None:
+            raise ValueError("There is nothing to evaluate. Give eval_dataset.")
+        metrics = self.evaluator.evaluate(rows, metric_key_prefix)
+        self.progress.metrics |= self.evaluator.metric_names
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def predict(
+        self,
+        test_dataset: Datasets,
+        ignore_keys: list[str] | None = None,  # noqa: ARG002
+        metric_key_prefix: str = "test",
+    ) -> dict[str, PredictionOutput]:
+        """Logits, labels and metrics by task, rows in the order of the dataset, those without a label left out.
+
+        Of a task on tokens, those of the labelled ones, (N, W, C) and (N, W), padded with -100 to the most of a row; of
+        question answering window, first and last token of the answer.
+
+        Args:
+            test_dataset: raw rows by dataset name, of all tasks or of some.
+            ignore_keys: not used.
+            metric_key_prefix: first part of the metric names.
+        """
+        return self.evaluator.predict(self.evaluation_rows(test_dataset, metric_key_prefix), metric_key_prefix)
+
+    # Saves, cards and pushes
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model and its card, as in ``Trainer``, and push it where ``push_to_hub`` is set.
+
+        A push that fails is told and leaves the model saved.
+        """
+        self.saver.save_model(super().save_model, output_dir)
+        if _internal_call:  # for checkpoints, and for a push, which writes the card itself
+            return
+        if self.args.push_to_hub:
+            with self.pusher.forgiving():
+                self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+        self.card.write(Path(output_dir or str(self.args.output_dir)), None)
+
+    def create_model_card(
+        self,
+        language: str | list[str] | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        datasets: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+    ) -> None:
+        """Write the model card into ``output_dir``; what a user has changed in it stays.
+
+        Metadata that are given here stay in the card, and in those that this trainer writes later.
+
+        Args:
+            language: codes of the texts' languages, such as ``en``.
+            license: of the model; none is made up where it is left out.
+            tags: beside those that the card has.
+            model_name: title; with the owner, as in ``me/model``, also the name in the card's code.
+            finetuned_from: name of the backbone on the Hub, where it is not the one that the model was built from.
+            datasets: names of the training data on the Hub.
+            dataset_tags: the Trainer's word for the same.
+        """
+        datasets = datasets or dataset_tags
+        self.card.give(language=language, license=license, tags=tags, base_model=finetuned_from, datasets=datasets)
+        self.card.write(Path(str(self.args.output_dir)), model_name)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Create the repository, and the branch that ``hub_revision`` names.
+
+        Raises:
+            PushError: the Hub refuses, or is not there.
+        """
+        with self.pusher.creating(private):
+            super().init_hf_repo(token)
+            self.pusher.make_branch(self.hub_model_id, self.args.hub_revision, token)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> CommitInfo:
+        """Save model, code, tokenizer and card in ``output_dir`` and push it, as ``Trainer.push_to_hub`` does.
+
+        A ``revision`` that is not there is made. What a push before this one has uploaded is not uploaded again.
+
+        Raises:
+            PushError: the Hub refuses, or is not there; what was to be pushed is saved.
+        """
+        self._finish_current_push()  # which reads the files that are written now
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        kwargs.setdefault("model_name", self.hub_model_id)
+        with self.pusher.pushing(self.hub_model_id):
+            self.pusher.make_branch(self.hub_model_id, revision, token)
+            return super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        self.saver.seal_last(Path(checkpoint_folder))  # before it is read
+        if self.pusher.leaves_out(self.push_in_progress):
+            return
+        self._finish_current_push()
+        with self.pusher.beginning(self.hub_model_id, checkpoint_folder):
+            self.create_model_card(model_name=self.hub_model_id)
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _finish_current_push(self) -> None:
+        super()._finish_current_push()
+        push, self.push_in_progress = self.push_in_progress, None
+        self.pusher.tell_failures(self.hub_model_id, push)
+
     # What a checkpoint holds beyond the Trainer's own state
 
     @property
@@ -458,7 +599,9 @@ class MultiTaskTrainer(
         if self._caps != (self.args.max_train_samples, self.args.max_eval_samples):
             raise ValueError("Rows are chosen when the trainer is built. Leave max_*_samples out of the search.")
         self.args.check_mixture()
-        self._check_arguments()
+        check_arguments_by_name(self.args, self.tasks)
+        measured = self._measures and self.args.eval_strategy != "no"
+        check_metrics(self.args, self.tasks, self.metric_by_task, measured=measured)
         freeze(self.model, self.args.freeze or ())
 
     def read_progress(self, checkpoint: str) -> Progress:
@@ -485,14 +628,11 @@ class MultiTaskTrainer(
         self._restore(progress, resume_from_checkpoint)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
-    def _task_facts(self) -> dict[str, Any]:
-        return {"tasks": {name: task.to_dict() for name, task in self.tasks.items()}}
-
     def _facts(self) -> dict[str, Any]:
         """What has to be the same on all ranks, in words that an error can say."""
         return {
             **self.plan.row_order(),
-            **self._task_facts(),
+            **facts_of(self.tasks),
             "arguments": {key: value for key, value in self.args.to_dict().items() if key not in OWN_TO_A_RANK},
         }
 
@@ -525,7 +665,7 @@ class MultiTaskTrainer(
         losses = {name: metrics.get(f"eval_{name}_loss", math.nan) for name in self.tasks}
         self.engine.weights.on_evaluate({name: loss for name, loss in losses.items() if math.isfinite(loss)})
         folder = Path(self._get_output_dir(trial=trial)) if self.args.save_best_by_task else None
-        self.best.keep(self._primary, self.state.global_step, folder, self.saver)
+        self.best.keep(self.evaluator.primary, self.state.global_step, folder, self.saver)
         self._stop_tasks()
         self.saver.note_best()
         return super()._determine_best_metric(metrics=metrics, trial=trial)
@@ -544,10 +684,6 @@ class MultiTaskTrainer(
         self._progress.data = self.plan.row_order()
         self.saver.save_checkpoint(super()._save_checkpoint, model, trial)
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model and its card, as in ``Trainer``; one with weights that are NaN or infinite is not saved."""
-        self.saver.save_model(super().save_model, output_dir, _internal_call)
-
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         self.saver.save_files(super()._save, output_dir, state_dict)
 
@@ -559,10 +695,6 @@ class MultiTaskTrainer(
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         self.saver.load_optimizer(super()._load_optimizer_and_scheduler, checkpoint)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        self.saver.seal_last(Path(checkpoint_folder))  # before it is read
-        super()._push_from_checkpoint(checkpoint_folder)
 
     def _finalize_training(self, *args: object, **kwargs: object) -> TrainOutput:
         return self.running_loss.finalize(super()._finalize_training, *args, **kwargs)

@@ -83,7 +83,7 @@ def test_edits_on_the_hub_survive_a_push(build, tmp_path, caplog):
     trainer = build(max_steps=1)
     trainer.create_model_card()
     path = tmp_path / "out" / "README.md"
-    config, run = trainer.model.config, trainer._told_run()
+    config, run = trainer.model.config, trainer.card.run()
 
     def push(here, on_hub):
         path.write_text(here)
@@ -120,10 +120,8 @@ def test_card_on_the_hub_is_read_before_a_push(tmp_path):
 
     script = """
 import json, sys
-from types import SimpleNamespace
-from hf_multitask.training.report.card import DescribingTrainer
-args = SimpleNamespace(hub_revision=None, hub_token=None)
-print(json.dumps([DescribingTrainer._card_on_hub(SimpleNamespace(hub_model_id=name, args=args)) for name in sys.argv[1:]]))
+from hf_multitask.training.report.card import card_on_hub
+print(json.dumps([card_on_hub(name, revision=None, token=None) for name in sys.argv[1:]]))
 """
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

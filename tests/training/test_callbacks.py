@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 from hf_multitask import MultiTaskTrainer
 from hf_multitask.data import Share
-from hf_multitask.training.report.callbacks import Reader, describe_shares
+from hf_multitask.training.report.console import Reader, describe_shares
 from hf_multitask.training.state.checkpoint import torn
 
 WAIT = """

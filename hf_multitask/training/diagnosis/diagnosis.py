@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from ..evaluation.rows import Scores
+from ..evaluation.scores import Scores
 from ..parameters import shared_parameters
 from .affinity import Measured, StepProbe, evenly
 from .findings import affinity_report, compared_in_words, gradients_report, groups_report, noise, uneven_in_words

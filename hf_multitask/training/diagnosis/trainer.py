@@ -10,10 +10,9 @@ import torch
 from transformers import PrinterCallback, ProgressCallback
 
 from ...balancing import BALANCING
-from ..evaluation.rows import Scores
+from ..evaluation.scores import Scores
 from ..parameters import shared_parameters
-from ..report.callbacks import PlanCallback
-from ..report.console import TaskMetricsFile
+from ..report.console import PlanCallback, TaskMetricsFile
 from ..step.rows import Batch, filler, without
 from ..trainer import MultiTaskTrainer
 
@@ -106,4 +105,4 @@ class DiagnosingTrainer(MultiTaskTrainer):
             return {}
         rows = copy.copy(self.eval_dataset)
         rows.by_task = {name: numbers for name, numbers in rows.by_task.items() if name in tasks}
-        return self._scores(rows, "Evaluation") if rows.by_task else {}
+        return self.evaluator.scores(rows, "Evaluation") if rows.by_task else {}

@@ -1,78 +1,90 @@
-"""The Trainer's evaluation hooks: one sweep over all rows, metrics by task, and the average of the primary ones."""
+"""Evaluation of all tasks in one sweep: metrics by task, and the average of the primary ones."""
 
 from __future__ import annotations
 
 import math
 import time
-from abc import abstractmethod
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import cast
 
 import torch
-from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import PredictionOutput, speed_metrics
 
 from ...data import MixtureCollator
 from ...data.workers import leave_sigterm_to_parent
-from ...modeling import MultiTaskModel
 from ...modeling.generation import generation_kwargs
-from ...modeling.heads import IGNORE
+from ...modeling.heads import IGNORE, Head
 from ...tasks import Task
-from ..preparation import Datasets
-from ..runtime import TrainerRuntime
-from ..state.progress import Progress
-from .rows import NUMBERS, EvaluationRows, Metric, Part, Preprocess, Scores, prefixed, score, sweep_loader
+from ..runtime import Inputs, Runtime
+from .rows import NUMBERS, EvaluationRows, Metric, Preprocess, prefixed, sweep_loader
+from .scores import Part, Scores, score
 
 
-class EvaluatingTrainer(Trainer):
-    """The Trainer, measuring all tasks in one sweep."""
+class Evaluator:
+    """Measures tasks on all rows of a split.
 
-    model: MultiTaskModel
-    data_collator: MixtureCollator
-    tasks: dict[str, Task]
-    metric_by_task: dict[str, Metric]
-    preprocess_by_task: dict[str, Preprocess]
-    eval_dataset: EvaluationRows | None
-    _primary: dict[str, tuple[str, float]]
-    _measured_rows: dict[str, dict[str, int]]
-    runtime: TrainerRuntime
-    _keeps_predictions = False  # for predict, beyond what metrics need
-    progress: Progress
+    Args:
+        runtime: where it runs.
+        tasks: by name.
+        metrics: by task, what takes the place of the task's own metrics.
+        preprocess: by task that has such metrics, what is kept for them of the logits and labels of a batch.
+        collator: makes a batch of features.
+        tokenizer: the backbone's.
+        sweep: runs :meth:`step` on every batch of some rows, under a title; gives the number of batches.
 
-    @abstractmethod
-    def evaluation_rows(self, data: Datasets, split: str) -> EvaluationRows:
-        """Rows of every task that has data in a split, checked and tokenised."""
+    Attributes:
+        primary: name and value of each task's primary metric in the last evaluation, and under ``average`` their mean.
+        metric_names: by task, the names of its metrics in the last evaluation, in their order.
+        measured_rows: by prefix of the metric names, such as ``eval``, the rows of each dataset.
+    """
 
-    def get_test_dataloader(self, test_dataset: EvaluationRows) -> DataLoader:
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        tasks: Mapping[str, Task],
+        metrics: Mapping[str, Metric],
+        preprocess: Mapping[str, Preprocess],
+        collator: MixtureCollator,
+        tokenizer: PreTrainedTokenizerBase,
+        sweep: Callable[[EvaluationRows, str], int],
+    ) -> None:
+        self.primary: dict[str, tuple[str, float]] = {}
+        self.metric_names: dict[str, list[str]] = {}
+        self.measured_rows: dict[str, dict[str, int]] = {}
+        self._runtime, self._tasks, self._collator, self._tokenizer = runtime, tasks, collator, tokenizer
+        self._metrics, self._preprocess, self._sweep = metrics, preprocess, sweep
+        self._parts: dict[str, list[Part]] = {}
+        self._waiting: list[tuple[str, tuple[torch.Tensor, ...]]] = []
+        self._batches = 0
+        self._keeps_predictions = False  # beyond what metrics need
+
+    def loader(self, rows: EvaluationRows) -> DataLoader:
         """This rank's rows in batches that mix the tasks, the shortest first."""
+        args = self._runtime.args
         return sweep_loader(
-            test_dataset,
-            self.data_collator,
-            batch=self.args.eval_batch_size,
-            world_size=self.args.world_size,
-            rank=self.args.process_index,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
-            prefetch_factor=self.args.dataloader_prefetch_factor,
+            rows,
+            self._collator,
+            batch=args.eval_batch_size,
+            world_size=args.world_size,
+            rank=args.process_index,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            prefetch_factor=args.dataloader_prefetch_factor,
             worker_init_fn=leave_sigterm_to_parent,
         )
 
-    def prediction_step(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,  # noqa: ARG002
-        ignore_keys: list[str] | None = None,  # noqa: ARG002
-    ) -> tuple[None, None, None]:
-        """Keep, of every task in the batch, predictions, each row's summed loss and number of items, and labels."""
-        inputs = self._prepare_inputs(inputs)
+    def step(self, model: torch.nn.Module, inputs: Inputs) -> None:
+        """Keep, of every task in a batch, predictions, each row's summed loss and number of items, and labels."""
+        inputs = dict(self._runtime.prepare(inputs))
         numbers, labels = inputs.pop(NUMBERS), inputs.pop("labels")
-        heads: Any = self.model.heads
+        heads = {name: cast(Head, self._runtime.model.heads[name]) for name in labels}
+        sharded = self._runtime.engine is not None
         # Language models compute logits where there is a label.
-        sharded = self.runtime.engine is not None
         given = {name: own for name, own in labels.items() if sharded or heads[name].language_model}
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with torch.no_grad(), self._runtime.autocast():
             # Ranks gather a sharded head together, whether they have a row for it or not.
             logits = model(**inputs, labels=given or None, all_heads=sharded).logits
             for name, own in labels.items():
@@ -89,25 +101,24 @@ class EvaluatingTrainer(Trainer):
                 part = numbers[name], counts, predictions, losses, heads[name].items(own), kept
                 self._waiting.append((name, part))
         self._batches += 1
-        if self.args.eval_accumulation_steps and self._batches % self.args.eval_accumulation_steps == 0:
+        most = self._runtime.args.eval_accumulation_steps
+        if most and self._batches % most == 0:
             self._fetch_parts()
-        return None, None, None
 
     def _reduced_for_metrics(self, name: str, predictions: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """What the metrics of a task need of the predictions of a batch."""
-        if name in self.metric_by_task:
-            reduce = self.preprocess_by_task.get(name)
+        if name in self._metrics:
+            reduce = self._preprocess.get(name)
             return predictions if reduce is None else reduce(predictions, labels)
-        return predictions if self._keeps_predictions else self.tasks[name].reduced(predictions)
+        return predictions if self._keeps_predictions else self._tasks[name].reduced(predictions)
 
-    def _written(self, name: str, inputs: dict[str, Any]) -> torch.Tensor:
+    def _written(self, name: str, inputs: Inputs) -> torch.Tensor:
         """The tokens that a task writes for the rows of a batch."""
-        tokenizer: Any = self.processing_class
-        rows = inputs["task_rows"][name]
+        rows, model = inputs["task_rows"][name], self._runtime.model
         given = {key: inputs[key][rows] for key in ("input_ids", "attention_mask") if key in inputs}
-        config = self.accelerator.unwrap_model(self.model).config.backbone_config
-        kwargs = generation_kwargs(tokenizer, {**self.tasks[name].to_dict(), "name": name}, config)
-        return self.model.generate(**given, task=name, **kwargs)
+        task = {**self._tasks[name].to_dict(), "name": name}
+        kwargs = generation_kwargs(self._tokenizer, task, model.config.backbone_config)
+        return model.generate(**given, task=name, **kwargs)
 
     def _fetch_parts(self) -> None:
         """Bring what the device holds to the CPU."""
@@ -115,90 +126,53 @@ class EvaluatingTrainer(Trainer):
             self._parts.setdefault(name, []).append(tuple(tensor.cpu().numpy() for tensor in part))
         self._waiting.clear()
 
-    def _scores(self, rows: EvaluationRows, description: str) -> dict[str, Scores]:
-        self._parts: dict[str, list[Part]] = {}
-        self._waiting: list[tuple[str, tuple[torch.Tensor, ...]]] = []
-        self._batches = 0
-        self.evaluation_loop(self.get_test_dataloader(rows), description=description, prediction_loss_only=False)
+    def scores(self, rows: EvaluationRows, title: str) -> dict[str, Scores]:
+        """What a sweep over some rows says of each task that has any.
+
+        Args:
+            rows: what is measured.
+            title: of the progress.
+        """
+        self._parts, self._waiting, self._batches = {}, [], 0
+        self._steps = self._sweep(rows, title)
         self._fetch_parts()
-        ranks = gather_object([self._parts]) if self.args.world_size > 1 else [self._parts]
-        self._parts = {}
+        ranks, self._parts = self._runtime.gather(self._parts), {}
         return {
             name: score(
                 rows,
-                self.tasks[name],
+                task,
                 [part for of_rank in ranks for part in of_rank.get(name, [])],
-                self.metric_by_task.get(name),
-                self.processing_class,
+                self._metrics.get(name),
+                self._tokenizer,
             )
-            for name in self.tasks
+            for name, task in self._tasks.items()
             if name in rows.by_task
         }
 
-    def evaluate(
-        self,
-        eval_dataset: Datasets | None = None,
-        ignore_keys: list[str] | None = None,  # noqa: ARG002
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """Measure every task that has data.
-
-        Args:
-            eval_dataset: raw rows by dataset name, of all tasks or of some; those of the trainer where None.
-            ignore_keys: not used.
-            metric_key_prefix: first part of the metric names.
-
-        Returns:
-            ``eval_<task>_<metric>``, ``eval_<task>_loss``, and ``eval_average``, the mean of the primary metrics.
-
-        Raises:
-            ValueError: there are no data, or a row is not usable.
-        """
-        rows = self.eval_dataset if eval_dataset is None else self.evaluation_rows(eval_dataset, metric_key_prefix)
-        if rows is None:
-            raise ValueError("There is nothing to evaluate. Give eval_dataset.")
-        self._measured_rows[metric_key_prefix] = rows.sizes
+    def evaluate(self, rows: EvaluationRows, prefix: str) -> dict[str, float]:
+        """Metrics of every task that has rows under names that begin with a prefix, their average, and the speed."""
+        self.measured_rows[prefix] = rows.sizes
         start = time.time()
-        scores = self._scores(rows, "Evaluation")
+        scores = self.scores(rows, "Evaluation")
         metrics = {
-            key: value
-            for name, result in scores.items()
-            for key, value in prefixed(result.metrics, metric_key_prefix, name)
+            key: value for name, result in scores.items() for key, value in prefixed(result.metrics, prefix, name)
         }
-        self._primary = {name: result.primary for name, result in scores.items()}
-        self.progress.metrics |= {name: list(result.metrics) for name, result in scores.items()}
-        average = sum(value for _, value in self._primary.values() if math.isfinite(value)) / len(scores)
-        self._primary["average"] = ("average", average)
-        metrics[f"{metric_key_prefix}_average"] = average
-        steps = len(self.get_test_dataloader(rows))
-        metrics.update(speed_metrics(metric_key_prefix, start, num_samples=len(rows.order()), num_steps=steps))
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.primary = {name: result.primary for name, result in scores.items()}
+        self.metric_names = {name: list(result.metrics) for name, result in scores.items()}
+        average = sum(value for _, value in self.primary.values() if math.isfinite(value)) / len(scores)
+        self.primary["average"] = ("average", average)
+        metrics[f"{prefix}_average"] = average
+        metrics.update(speed_metrics(prefix, start, num_samples=len(rows.order()), num_steps=self._steps))
         return metrics
 
-    def predict(  # a dict by task, as evaluate takes
-        self,
-        test_dataset: Datasets,
-        ignore_keys: list[str] | None = None,  # noqa: ARG002
-        metric_key_prefix: str = "test",
-    ) -> dict[str, PredictionOutput]:
-        """Logits, labels and metrics by task, rows in the order of the dataset, those without a label left out.
-
-        Of a task on tokens, those of the labelled ones, (N, W, C) and (N, W), padded with -100 to the most of a row; of
-        question answering window, first and last token of the answer.
-
-        Args:
-            test_dataset: raw rows by dataset name, of all tasks or of some.
-            ignore_keys: not used.
-            metric_key_prefix: first part of the metric names.
-        """
-        rows = self.evaluation_rows(test_dataset, metric_key_prefix)
+    def predict(self, rows: EvaluationRows, prefix: str) -> dict[str, PredictionOutput]:
+        """Predictions and labels, whole, and metrics of every task that has rows."""
         self._keeps_predictions = True
         try:
-            scores = self._scores(rows, "Prediction")
+            scores = self.scores(rows, "Prediction")
         finally:
             self._keeps_predictions = False
         return {
-            name: PredictionOutput(*result.arrays(), dict(prefixed(result.metrics, metric_key_prefix, name)))
+            name: PredictionOutput(*result.arrays(), dict(prefixed(result.metrics, prefix, name)))
             for name, result in scores.items()
         }

@@ -1,9 +1,8 @@
-"""Measuring tasks: all rows in one sweep, the exact loss and the metrics of each task."""
+"""The rows that an evaluation measures, in batches that mix the tasks, and each of them once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,16 +13,11 @@ from transformers import EvalPrediction
 from ...data import Encoded, Mixture, MixtureCollator
 from ...data.encoding import label_column
 from ...data.mixture import Feature
-from ...tasks import Task
-from .results import check_results
+from ..ranks import check_alike
 
 Metric = Callable[[EvalPrediction], Mapping[str, float]]
 Preprocess = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # of logits and labels of a batch
-# Where the items of a batch stand among a task's rows, how many predictions each has, or nothing where it is one, their
-# predictions, summed losses, numbers of items, and labels.
-Part = tuple[np.ndarray, ...]
 NUMBERS = "row_numbers"
-_PAD = -100
 
 
 class EvaluationRows(Mixture):
@@ -45,6 +39,19 @@ class EvaluationRows(Mixture):
         rows = np.unique(np.concatenate(list(self.by_task.values())))
         lengths = np.concatenate(list(self.lengths().values()))
         return rows[np.argsort(lengths[rows], kind="stable")]
+
+    def check(self, split: str, processes: int) -> None:
+        """See that every task has a row to be measured on, and that all processes measure the same ones.
+
+        Raises:
+            ValueError: a task has none, or they do not.
+        """
+        for task, numbers in self.by_task.items():
+            if not len(numbers):
+                raise ValueError(f"Task '{task}' has no row with a label in the {split} data. Add some.")
+        if processes > 1:
+            facts = {name: [size, self.digests[name]] for name, size in self.sizes.items()}
+            check_alike({f"numbers of rows and contents of the {split} data": facts})
 
     def references(self, task: str) -> Sequence[Any]:
         """What a task's answers are compared with, in the order of the dataset."""
@@ -122,100 +129,6 @@ def sweep_loader(
         generator=torch.Generator().manual_seed(0),
         **kwargs,
     )
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Predictions, labels and metrics of one task, and the name and value of its primary metric.
-
-    Predictions and labels are those of :func:`in_order`; of tokens, padded with -100 to the most that a row has.
-    """
-
-    predictions: Any
-    labels: Any
-    metrics: dict[str, float]
-    primary: tuple[str, float]
-
-    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Predictions and labels as arrays, a row each."""
-        return as_array(self.predictions), as_array(self.labels)
-
-
-def in_order(parts: Sequence[Part], numbers: np.ndarray) -> list[Any]:
-    """Predictions, losses, items and labels of a task in the order of the dataset.
-
-    Where a row has several predictions, as one for each labelled token, they are a list of arrays, a row each. Rows of
-    different length are padded with -100 otherwise.
-
-    Args:
-        parts: of all batches and ranks.
-        numbers: of the task's rows, in the order of the dataset.
-    """
-    places = np.searchsorted(numbers, np.concatenate([part[0] for part in parts]))
-    several = any(part[1].size for part in parts)
-    predictions, losses, items, labels = list(zip(*parts, strict=True))[2:]
-    dense = [_dense(arrays, places, len(numbers)) for arrays in (losses, items)]
-    if not several:
-        return [_dense(predictions, places, len(numbers)), *dense, _dense(labels, places, len(numbers))]
-    ends = np.cumsum(np.concatenate([part[1] for part in parts]))
-    ordered = []
-    for arrays in (predictions, labels):
-        pieces = np.split(np.concatenate(arrays), ends[:-1])
-        ordered.append([pieces[place] for place in np.argsort(places, kind="stable")])
-    return [ordered[0], *dense, ordered[1]]
-
-
-def _dense(arrays: Sequence[np.ndarray], places: np.ndarray, rows: int) -> np.ndarray:
-    widest = np.max([array.shape[1:] for array in arrays], axis=0).astype(int)
-    whole = np.full((rows, *widest), _PAD, dtype=arrays[0].dtype)
-    start = 0
-    for array in arrays:
-        place: Any = (places[start : start + len(array)], *(slice(size) for size in array.shape[1:]))
-        whole[place] = array
-        start += len(array)
-    return whole
-
-
-def as_array(rows: Any) -> np.ndarray:
-    """Arrays of rows of different length as one, padded with -100; an array as it is."""
-    if isinstance(rows, np.ndarray):
-        return rows
-    whole = np.full((len(rows), max(map(len, rows)), *rows[0].shape[1:]), _PAD, dtype=rows[0].dtype)
-    for row, values in enumerate(rows):
-        whole[row, : len(values)] = values
-    return whole
-
-
-def score(rows: EvaluationRows, task: Task, parts: Sequence[Part], metric: Metric | None, tokenizer: Any) -> Scores:
-    """Metrics of a finished evaluation of one task.
-
-    The loss is the sum of all items' losses over their number, so it does not depend on batches or ranks.
-
-    Args:
-        rows: what was evaluated.
-        task: which task it was.
-        parts: what batches gave for it.
-        metric: the user's own metrics in place of the task's.
-        tokenizer: the backbone's.
-    """
-    name = str(task.name)
-    predictions, losses, items, labels = in_order(parts, rows.by_task[name])
-    loss = float(losses.sum() / max(items.sum(), 1))
-    values: Any
-    if metric is None:
-        values = task.score(
-            predictions,
-            labels,
-            unseen=rows.unseen[name],
-            references=rows.references(name),
-            loss=loss,
-            tokenizer=tokenizer,
-        )
-    else:
-        values = metric(EvalPrediction(predictions=as_array(predictions), label_ids=as_array(labels)))
-    values = check_results(task, values, own=metric is not None)
-    primary = next(iter(values.items()), ("none", 0.0))
-    return Scores(predictions, labels, {"loss": loss, **values}, primary)
 
 
 def prefixed(metrics: Mapping[str, float], *prefix: str) -> Iterator[tuple[str, float]]:

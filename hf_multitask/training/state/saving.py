@@ -213,10 +213,10 @@ class Saver:
                 f"{consequence} Go on from an earlier checkpoint with a lower learning rate."
             )
 
-    def save_model(self, save: Callable[[str | None, bool], None], folder: str | None, internal: bool) -> None:
+    def save_model(self, save: Callable[[str | None, bool], None], folder: str | None) -> None:
         """Save the model; one with weights that are NaN or infinite is not saved."""
         self._check_weights(_UNSAVED)
-        self._write_part(save, folder, internal)
+        self._write_part(save, folder, True)  # the trainer pushes by itself
         if self._writes_checkpoint and self._runtime.args.save_only_model:
             self.write(self._seal, folder)
 

@@ -1,0 +1,113 @@
+"""What a trainer checks of its arguments, model and data before it is built, and what it tells the model of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase, set_seed
+
+from ..modeling import MultiTaskModel
+from ..tasks import Task
+from .arguments import MultiTaskTrainingArguments
+from .evaluation.rows import Metric
+from .named import check_arguments_by_name, check_metrics, check_names
+from .preparation import (
+    Datasets,
+    adopt_model,
+    build_tasks,
+    check_datasets,
+    check_tokenizer,
+    check_vocabulary,
+    ensure_pad_token,
+    resolve_tasks,
+    without_streams,
+)
+from .ranks import check_alike
+from .requirements import check_output_dir, check_trackers
+
+
+def check_setup(
+    args: MultiTaskTrainingArguments | None,
+    processing_class: PreTrainedTokenizerBase | None,
+    model: MultiTaskModel | None,
+    model_init: Callable[..., MultiTaskModel] | None,
+) -> tuple[MultiTaskTrainingArguments, PreTrainedTokenizerBase]:
+    """See that a trainer is given what it cannot do without, and that it can run here; arguments and tokenizer.
+
+    Raises:
+        TypeError: the arguments are of another kind.
+        ValueError: something is missing, or there is no place for what is written.
+    """
+    if not isinstance(args, MultiTaskTrainingArguments):
+        raise TypeError(f"`args` should be MultiTaskTrainingArguments. Found {type(args).__name__}.")
+    if processing_class is None:
+        raise ValueError("The trainer tokenises the rows. Give the backbone's tokenizer as processing_class.")
+    if args.should_save:
+        check_output_dir(str(args.output_dir))
+    check_trackers(args.report_to or ())
+    if args.n_gpu > 1:
+        raise ValueError("nn.DataParallel is not supported. Start one process per GPU, for example with torchrun.")
+    if (model is None) == (model_init is None):
+        raise ValueError("The trainer takes either a model or a model_init. Give one of them.")
+    return args, processing_class
+
+
+def settle_tasks(
+    model: MultiTaskModel,
+    args: MultiTaskTrainingArguments,
+    overrides: Mapping[str, Task] | None,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Datasets | None,
+    evaluation: Datasets | None,
+    own: Mapping[str, Metric],
+    measured: bool,
+) -> dict[str, Task]:
+    """The tasks of a trainer, whose labels are known, once all that it is given fits together.
+
+    Args:
+        model: that trains.
+        args: of the run.
+        overrides: tasks in place of the model's.
+        tokenizer: the backbone's; it has a padding token then.
+        train: raw rows by dataset.
+        evaluation: likewise.
+        own: by task, metrics of the user's.
+        measured: whether the evaluation is ours.
+
+    Raises:
+        ValueError: something does not fit, or is not the same on all ranks.
+    """
+    tasks = build_tasks(model.config, overrides)
+    check_tokenizer(tasks, tokenizer)
+    check_names("compute_metrics", own, tasks)
+    check_arguments_by_name(args, tasks)
+    whole = without_streams(tasks, train)
+    frozen = [name for name in args.freeze or () if name in model.heads]
+    check_datasets(tasks, whole, evaluation, evaluates=args.eval_strategy != "no", frozen=frozen)
+    set_seed(args.seed)
+    tasks = resolve_tasks(tasks, [whole, evaluation])
+    check_metrics(args, tasks, own, measured=measured and args.eval_strategy != "no")
+    if args.world_size > 1:
+        check_alike(facts_of(tasks))
+    ensure_pad_token(tokenizer)
+    check_vocabulary(tokenizer, model)
+    return tasks
+
+
+def facts_of(tasks: Mapping[str, Task]) -> dict[str, dict[str, dict[str, Any]]]:
+    """What of the tasks has to be the same on all ranks, in words that an error can say."""
+    return {"tasks": {name: task.to_dict() for name, task in tasks.items()}}
+
+
+def adopt(
+    model: MultiTaskModel,
+    args: MultiTaskTrainingArguments,
+    tasks: Mapping[str, Task],
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Tell a model what the data say of its tasks, which token is padding, and what it saves."""
+    adopt_model(model, tasks, tokenizer.pad_token_id)
+    if args.save_adapters_only:
+        model.leave_out_backbone()
