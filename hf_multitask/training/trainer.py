@@ -103,6 +103,7 @@ class MultiTaskTrainer(Trainer):
     _told_on_resume: list[str]
     _start: dict[str, Any]
     _begun_with: int | None = None
+    _has_seen_arguments = False
 
     def __init__(
         self,
@@ -574,7 +575,7 @@ class MultiTaskTrainer(Trainer):
             ValueError: there is no checkpoint to resume from, it is not one of this run, another run uses
                 ``output_dir``, or the run ends with weights that are NaN or infinite.
         """
-        self._begun_with = None
+        self._begun_with, self._has_seen_arguments = None, False
         self._progress, self.engine = Progress(), self._new_engine()
         for part in (self.best, self.running_loss, self.saver, self.plan):
             part.load_state_dict(vars(self._progress))
@@ -586,8 +587,6 @@ class MultiTaskTrainer(Trainer):
         """Count and weigh from the start, also where ``auto_find_batch_size`` starts again with a smaller batch."""
         if self._begun_with is None:
             self._see_arguments()
-            if self.hp_search_backend is not None:
-                self.engine = self._new_engine()  # by the arguments of the trial
             self._start = deepcopy(asdict(self.progress))
         else:
             self.engine = self._new_engine()
@@ -595,14 +594,19 @@ class MultiTaskTrainer(Trainer):
         self._begun_with = self._train_batch_size
 
     def _see_arguments(self) -> None:
-        """See that what the arguments say by now can be done, those of a trial too, and freeze a fresh model."""
-        if self._caps != (self.args.max_train_samples, self.args.max_eval_samples):
-            raise ValueError("Rows are chosen when the trainer is built. Leave max_*_samples out of the search.")
+        """See that what the arguments say by now can be done, those of a trial too, and freeze a fresh model; once."""
+        if self._has_seen_arguments:
+            return
+        self._has_seen_arguments = True
         self.args.check_mixture()
         check_arguments_by_name(self.args, self.tasks)
         measured = self._measures and self.args.eval_strategy != "no"
         check_metrics(self.args, self.tasks, self.metric_by_task, measured=measured)
         freeze(self.model, self.args.freeze or ())
+        if self.hp_search_backend is not None:
+            if self._caps != (self.args.max_train_samples, self.args.max_eval_samples):
+                raise ValueError("Rows are chosen when the trainer is built. Leave max_*_samples out of the search.")
+            self.engine = self._new_engine()  # by the arguments of the trial
 
     def read_progress(self, checkpoint: str) -> Progress:
         """What a checkpoint holds beyond the Trainer's own state.
@@ -622,6 +626,7 @@ class MultiTaskTrainer(Trainer):
         return progress
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self._see_arguments()  # a checkpoint of a trial is for the parts that its arguments ask for
         progress = self.read_progress(resume_from_checkpoint)
         for sentence in self._told_on_resume if self.is_world_process_zero() else ():
             logger.warning(sentence)

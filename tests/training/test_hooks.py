@@ -15,11 +15,10 @@ import hf_multitask
 FOLDER = Path(hf_multitask.__file__).parent / "training"
 # By name, what it is used for. Overriding is what binds us most: fewer are better, and a new one needs a reason.
 OVERRIDDEN = {
-    *("_clip_grad_norm", "_get_grad_norm", "_get_num_items_in_batch", "_track_num_input_tokens"),
-    *("_inner_training_loop", "_run_epoch", "_maybe_log_save_evaluate", "_finalize_training"),
-    *("_save", "_save_checkpoint", "_save_optimizer_and_scheduler", "_save_rng_state", "_save_scaler"),
-    *("_load_from_checkpoint", "_load_optimizer_and_scheduler", "_load_rng_state", "_issue_warnings_after_load"),
-    *("_determine_best_metric", "_hp_search_setup", "_finish_current_push", "_push_from_checkpoint"),
+    *("_clip_grad_norm", "_get_grad_norm", "_run_epoch", "_maybe_log_save_evaluate", "_finalize_training"),
+    *("_save", "_save_checkpoint", "_save_rng_state"),
+    *("_load_from_checkpoint", "_load_optimizer_and_scheduler", "_load_rng_state"),
+    *("_determine_best_metric", "_finish_current_push", "_push_from_checkpoint"),
 }
 USED = {
     *("_get_output_dir", "_has_mixed_mesh_grads", "_prepare_inputs"),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from transformers import TrainerCallback
+from transformers.trainer_utils import HPSearchBackend
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainer, SequenceClassification, TokenClassification
 
@@ -86,6 +87,23 @@ def test_search_reaches_the_balancing(build):
     with pytest.raises(ValueError, match=r"names 'nre', which is no task. Did you mean 'ner'\?"):
         mistaken = {"balancing": "fixed", "balancing_kwargs": {"weights": {"nre": 2.0}}}
         trainer.hyperparameter_search(lambda trial: mistaken, n_trials=1, backend="optuna")
+
+
+def test_a_trial_is_resumed_with_what_its_own_arguments_remember(build, tmp_path):
+    def run(resume=None):
+        trainer = build(max_steps=6, save_strategy="steps", save_steps=3)  # no balancing but the trial's
+        trainer.hp_search_backend, trainer.compute_objective = HPSearchBackend.OPTUNA, lambda metrics: 0.0
+        trainer.hp_space = lambda trial: {"balancing": trial.suggest_categorical("balancing", ["dwa"])}
+        trainer.train(resume_from_checkpoint=resume, trial=optuna.trial.FixedTrial({"balancing": "dwa"}))
+        return trainer
+
+    alone = run()
+    checkpoint = next(tmp_path.rglob("checkpoint-3"))
+    resumed = run(str(checkpoint))
+    assert resumed.engine.weights.state_dict() == alone.engine.weights.state_dict()
+    assert resumed.progress.seen == alone.progress.seen and resumed.progress.rows == alone.progress.rows
+    weights = resumed.model.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in alone.model.state_dict().items())
 
 
 def test_mistakes_are_named(build, build_model):
