@@ -121,14 +121,14 @@ def stock_of(task: dict[str, Any], head: Head, backbone: Any) -> PreTrainedModel
         ValueError: the head is none of the family's own.
     """
     native = getattr(head, "native", None)
-    if native is None and not head.language_model and task["type"] != "sentence-similarity":
+    if native is None and not head.language_model and not head.stock_is_backbone:
         raise ValueError(
             f"Task '{task['name']}' has a head that is not the family's own, so no stock class can hold it. "
             "Only heads with pooling='native' of a family that has a class for the task are exported."
         )
     if native is not None:
         config = deepcopy(native.config)
-        names = task.get("label_names") or (["LABEL_0"] if task["type"] == "sequence-classification" else None)
+        names = task.get("label_names") or head.default_names
         if names:
             config.id2label = dict(enumerate(names))
             config.label2id = {name: number for number, name in enumerate(names)}
@@ -144,7 +144,7 @@ def stock_of(task: dict[str, Any], head: Head, backbone: Any) -> PreTrainedModel
     dtypes = {one.dtype for one in weights.values() if one.is_floating_point()} | {backbone.dtype}
     stock = stock.to(torch.float32 if torch.float32 in dtypes else backbone.dtype)  # without loss of the wider ones
     missing, unexpected = stock.load_state_dict(weights, strict=False)
-    missing = [key for key in missing if task["type"] != "sentence-similarity" or "pooler." not in key]
+    missing = [key for key in missing if not head.stock_is_backbone or "pooler." not in key]
     unexpected = [key for key in unexpected if not any(part in key for part in _SPARE)]
     if missing or unexpected:
         raise ValueError(

@@ -9,8 +9,8 @@ from transformers import PreTrainedModel
 
 from .adapters import adapter_parameters, follow_backbone, fresh_parameters, unread_adapters
 from .config import MultiTaskConfig, check_task_name
-from .head_types import head_class, num_labels
 from .heads import Head
+from .kinds import head_class, num_labels
 from .native import (
     asked_inputs,
     backbone_class,

@@ -15,17 +15,17 @@ from .adapter_rows import Routing
 from .adapters import require_peft
 from .backbone import check_backbone, check_loading, resolve_backbone, set_dropout
 from .config import MultiTaskConfig
-from .decoding import DECODERS, TokenWords
+from .decoding import TokenWords
 from .description import TAGS, describe_pushed
 from .export import ExportableTasks
 from .finite import check_weights
 from .generation import check_generate_kwargs
 from .graphs import write_onnx
 from .head_runs import HeadRuns
-from .head_types import head_class, num_labels
 from .heads import Head
 from .importing import from_stock
 from .keywords import backbone_inputs
+from .kinds import head_class, kind_of, num_labels
 from .lifecycle import language_model, task_dict
 from .loading import explained, load_model, pushing
 from .native import asked_inputs, build_backbone, reading_part
@@ -308,7 +308,10 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
     def decode(self, name: str, logits: torch.Tensor, text: str, token_words: TokenWords) -> Any:
         """What a person reads of a task's logits for one row; see :mod:`decoding` for the arguments."""
         task = self.config.task(name)
-        return DECODERS[task["type"]](task, logits, text, token_words)
+        decode = kind_of(task).decode
+        if decode is None:
+            raise ValueError(f"Task '{name}' of type {task['type']} has no decoder of single rows. Use the pipeline.")
+        return decode(task, logits, text, token_words)
 
     def set_pad_token_id(self, pad_token_id: int) -> None:
         """Tell backbone and heads which token is padding, for families whose checkpoints name none."""

@@ -4,7 +4,7 @@ from dataclasses import fields
 from typing import Any
 
 from ..modeling.config import check_task_name, close_match
-from ..modeling.head_types import suggested_type
+from ..modeling.kinds import suggested_type
 from ..modeling.values import check_values, hints_of, shown
 from .base import Task
 from .labelled import Labelled

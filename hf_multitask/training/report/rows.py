@@ -39,7 +39,7 @@ def report_cut(name: str, encoded: Encoded, tasks: Sequence[Task], split: str, l
     rows = len(encoded.rows)
     if cut := encoded.cut_rows():
         cutting = [task for task in tasks if task.windows_key is None]
-        windows = any(task.type == "sequence-classification" for task in cutting)
+        windows = any(hasattr(task, "stride") for task in cutting)
         logger.warning(
             f"{cut} of {rows} rows of '{name}' ({split}) are longer than {limit} tokens and were cut. The max_length "
             f"of the task sets the limit{', and its stride has long texts read whole' if windows else ''}."
