@@ -18,6 +18,7 @@ from .config import MultiTaskConfig, check_task_name, close_match
 from .kinds import KINDS, head_class
 from .lifecycle import language_model, task_dict
 from .native import LANGUAGE_MODELS, backbone_class, family_kind
+from .trial import check_family, check_reading
 
 AVERAGE = "average"
 
@@ -65,7 +66,9 @@ def from_stock(
         writers = [name for name in (first, *stocks) if head_class(model.config.task(name)).language_model == kind]
         model.backbone.generation_config = deepcopy(stocks[writers[0]].generation_config)
     model._rest_unread()
-    return model.eval()
+    check_reading(model.eval())
+    check_family(model)
+    return model
 
 
 def _loaded(name: str, given: Any, kwargs: dict[str, Any]) -> PreTrainedModel:

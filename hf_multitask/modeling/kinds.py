@@ -7,6 +7,8 @@ from typing import Any
 
 from .choice import ChoiceReader, MultipleChoiceHead
 from .config import close_match
+from .entries import load_entries
+from .extensions import EXTENSIONS
 from .heads import Head, SequenceClassificationHead, TokenClassificationHead
 from .language import (
     ContinuingReader,
@@ -136,27 +138,39 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def new_kind(head: type[Head], decode: Decoder | None, reader: type[Reader] | None) -> Kind:
-    """A type from outside the package, which reads as the built-in type that answers by the same decoder does."""
+def add_extension(name: str, head: type[Head], decode: Decoder | None, reader: type[Reader] | None = None) -> None:
+    """Add a type from outside the package.
+
+    Without a reader of its own it reads as the built-in type that answers by the same decoder does.
+    """
     alike = (kind.reader for kind in KINDS.values() if decode is not None and kind.decode is decode)
-    return Kind(head=head, reader=reader() if reader is not None else next(alike, Reader()), decode=decode)
+    KINDS[name] = Kind(head=head, reader=reader() if reader is not None else next(alike, Reader()), decode=decode)
+
+
+for _name, _parts in EXTENSIONS.items():  # of a saved model, whose code is beside this file
+    add_extension(_name, *_parts)
 
 
 def kind_of(task: Mapping[str, Any]) -> Kind:
-    """The type of a task.
+    """The type of a task, which an installed package may have.
 
     Raises:
         ValueError: there is no such type.
     """
-    try:
-        return KINDS[task["type"]]
-    except KeyError:
+    name = task["type"]
+    if name in KINDS:
+        return KINDS[name]
+    failed = load_entries(name, KINDS)
+    if name not in KINDS:
+        unknown = f"Task '{task.get('name')}' has the unknown type '{name}'"
         raise ValueError(
-            f"Task '{task.get('name')}' has the unknown type '{task['type']}'; the types are "
-            f"{', '.join(sorted(KINDS))}."
-            + suggested_type(task["type"], KINDS)
+            f"{unknown}{failed}."
+            if failed
+            else f"{unknown}; the types are {', '.join(sorted(KINDS))}."
+            + suggested_type(name, KINDS)
             + " A type of your own needs register_task first, or trust_remote_code=True to run the code saved with it."
-        ) from None
+        )
+    return KINDS[name]
 
 
 def head_class(task: Mapping[str, Any]) -> type[Head]:

@@ -13,6 +13,7 @@ from .inputs import Encoder, as_text, padded, rows_of, text_columns, tokenizer_o
 from .words import first_tokens, joined, running_words, trimmed
 
 Row = Mapping[str, Any]
+TEXTS = "text"  # the modality of a reader that names no other
 
 # For each token its word, None for special ones, and the characters it covers: (word, start, end).
 TokenWords = list[tuple[int | None, int, int]]
@@ -51,11 +52,13 @@ class Reader:
     Training reads its rows by :meth:`read`, as the pipeline does.
     """
 
-    modality: ClassVar[str] = "text"
+    modality: ClassVar[str] = TEXTS
     # The keys of the pipeline's input that it reads. The first one is needed, and its data are in `<key>_column`.
     fields: ClassVar[tuple[str, ...]] = ("text", "text_pair")
     # The model inputs that it makes. The first one has the length of a row, and rows of one batch are padded together.
     input_names: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "token_type_ids")
+    # What its length is counted in, for messages.
+    unit: ClassVar[str] = "tokens"
     # Dimensions of a row's first input: 1 for tokens (L,), 2 for frames of features (L, F).
     dimensions: ClassVar[int] = 1
     # Inputs as code, for cards: of single texts first, and of pairs where they differ.

@@ -9,9 +9,10 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .config import MultiTaskConfig
+from .entries import load_entries
 from .extensions import EXTENSIONS
 from .heads import Head
-from .kinds import KINDS, new_kind
+from .kinds import KINDS, add_extension
 from .readers import Decoder, Reader
 from .travel import ROOM, keep_source, kept_sources
 
@@ -51,19 +52,15 @@ def _add(kind: str, parts: Parts) -> None:
     for part in filter(None, parts):
         keep_source(kind, part)
     EXTENSIONS[kind] = parts
-    _make_known(kind)
-
-
-def _make_known(kind: str) -> None:
-    head, decode, *reader = EXTENSIONS[kind]
-    KINDS[kind] = new_kind(head, decode, *(reader or [None]))
+    add_extension(kind, *parts)
 
 
 def load_types(source: str, kwargs: Mapping[str, Any]) -> None:
     """Make known what a saved model that the user trusts needs and this process lacks, by running the code beside it.
 
     Where the package is imported, its own model class is used and not the one beside the weights, so the types from
-    outside are all that has to come from there. A type that is registered here is left as it is.
+    outside are all that has to come from there. A type that is registered here, or that an installed package
+    has, is left as it is.
 
     Args:
         source: folder or Hub id.
@@ -77,7 +74,10 @@ def load_types(source: str, kwargs: Mapping[str, Any]) -> None:
     if not isinstance(config, PreTrainedConfig):
         folder = {key: kwargs[key] for key in ("subfolder",) if key in kwargs}
         config = MultiTaskConfig.from_pretrained(config or source, **hub, **folder)
-    wanted = {task["type"]: task["name"] for task in config.tasks if not _is_here(task["type"])}
+    missing = {task["type"]: task["name"] for task in config.tasks if not _is_here(task["type"])}
+    for kind in missing.keys() - KINDS.keys():
+        load_entries(kind, KINDS)
+    wanted = {kind: task for kind, task in missing.items() if not _is_here(kind)}
     if not wanted:
         return
     try:
@@ -100,7 +100,3 @@ def _is_here(kind: str) -> bool:
         return kind in KINDS
     module = EXTENSIONS[kind][0].__module__
     return module.rpartition(".")[0] == ROOM or not module.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
-
-
-for _kind in EXTENSIONS:
-    _make_known(_kind)

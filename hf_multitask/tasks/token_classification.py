@@ -21,8 +21,9 @@ from ..modeling.words import (
 )
 from . import labels as lab
 from .alignment import Aligned, align_spans, align_words
-from .base import RowEncodings, Task
+from .base import Task
 from .constant import entropy
+from .encodings import RowEncodings
 from .labelled import Labelled
 from .registration import register_task
 from .span_labels import Span, spans_of

@@ -14,8 +14,10 @@ from typing import Any, cast
 import torch
 from torch.utils.data import DataLoader
 from transformers import (
+    FeatureExtractionMixin,
     PreTrainedTokenizerBase,
     PrinterCallback,
+    ProcessorMixin,
     ProgressCallback,
     TrainerCallback,
     TrainerState,
@@ -30,6 +32,7 @@ from ..balancing import Balancer, build_balancer
 from ..data import Mixture, MixtureCollator, SamplingRates
 from ..modeling import MultiTaskModel
 from ..modeling.config import FORMAT_VERSION
+from ..modeling.inputs import tokenizer_of
 from ..tasks import Task
 from .arguments import OWN_TO_A_RANK, MultiTaskTrainingArguments
 from .evaluation.evaluator import EvaluatingTrainer
@@ -44,14 +47,12 @@ from .preparation import (
     check_kinds,
     check_measured,
     check_names,
-    check_tokenizer,
-    check_vocabulary,
     check_watched,
-    ensure_pad_token,
     preprocessing,
     resolve_tasks,
     without_streams,
 )
+from .processors import check_processors, check_vocabulary, ensure_pad_token
 from .ranks import check_alike, release_group_at_exit
 from .report.callbacks import PlanCallback, ResumableEarlyStopping
 from .report.card import DescribingTrainer
@@ -91,7 +92,8 @@ class MultiTaskTrainer(
         train_dataset: raw rows by dataset name, ``Dataset`` or ``IterableDataset``; a task reads the dataset of its own
             name unless it names another.
         eval_dataset: likewise, for evaluation.
-        processing_class: the backbone's tokenizer.
+        processing_class: the backbone's tokenizer; for tasks that read something else, what processes that, or a
+            processor that holds both.
         tasks: by name, tasks in place of the model's: other columns, the same labels.
         model_init: makes a fresh model for every training, as in ``Trainer``; what a hyperparameter search needs.
         sampler: sampling rates in place of ``args.sampling``.
@@ -126,7 +128,7 @@ class MultiTaskTrainer(
         *,
         train_dataset: Datasets | None = None,
         eval_dataset: Datasets | None = None,
-        processing_class: PreTrainedTokenizerBase | None = None,
+        processing_class: PreTrainedTokenizerBase | FeatureExtractionMixin | ProcessorMixin | None = None,
         tasks: Mapping[str, Task] | None = None,
         model_init: Callable[..., MultiTaskModel] | None = None,
         sampler: SamplingRates | None = None,
@@ -157,7 +159,7 @@ class MultiTaskTrainer(
         check_kinds(model, sampler, balancer, compute_metrics)
         check_optimizer(optimizers[0], args)
         self.tasks = build_tasks(model.config, tasks)
-        check_tokenizer(self.tasks, processing_class)
+        check_processors(self.tasks, processing_class)
         check_names("compute_metrics", compute_metrics, self.tasks)
         self.metric_by_task = dict(compute_metrics or {})
         self.preprocess_by_task = preprocessing(preprocess_logits_for_metrics, self.metric_by_task)
@@ -254,7 +256,8 @@ class MultiTaskTrainer(
             model.config.format_version = FORMAT_VERSION
         for name, task in self.tasks.items():
             model.set_task(name, task.to_dict())
-        model.set_pad_token_id(self.processing_class.pad_token_id)
+        if (tokenizer := tokenizer_of(self.processing_class)) is not None:
+            model.set_pad_token_id(tokenizer.pad_token_id)
         if self.args.save_adapters_only:
             model.leave_out_backbone()
 

@@ -9,7 +9,7 @@ from reading import INPUTS, TASKS, TEXT
 from transformers import AutoModel, AutoTokenizer
 
 from hf_multitask.modeling.kinds import KINDS
-from hf_multitask.training.preparation import ensure_pad_token
+from hf_multitask.training.processors import ensure_pad_token
 
 READ = """
 import json, sys

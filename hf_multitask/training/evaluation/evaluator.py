@@ -102,9 +102,9 @@ class EvaluatingTrainer(Trainer):
 
     def _written(self, name: str, inputs: dict[str, Any]) -> torch.Tensor:
         """The tokens that a task writes for the rows of a batch."""
-        tokenizer: Any = self.processing_class
-        rows = inputs["task_rows"][name]
-        given = {key: inputs[key][rows] for key in ("input_ids", "attention_mask") if key in inputs}
+        rows, reader = inputs["task_rows"][name], self.tasks[name].reader
+        tokenizer = reader.processor(self.processing_class)
+        given = {key: inputs[key][rows] for key in reader.input_names if key in inputs}
         config = self.accelerator.unwrap_model(self.model).config.backbone_config
         kwargs = generation_kwargs(tokenizer, {**self.tasks[name].to_dict(), "name": name}, config)
         return self.model.generate(**given, task=name, **kwargs)
@@ -129,7 +129,7 @@ class EvaluatingTrainer(Trainer):
                 self.tasks[name],
                 [part for of_rank in ranks for part in of_rank.get(name, [])],
                 self.metric_by_task.get(name),
-                self.processing_class,
+                self.tasks[name].reader.processor(self.processing_class),
             )
             for name in self.tasks
             if name in rows.by_task
