@@ -101,6 +101,6 @@ def check_family(model: Any, heads: Mapping[str, torch.nn.Module] | None = None)
         except _FAILS as problem:
             raise ValueError(
                 f"The backbone family '{config.model_type}' is not supported for task '{name}': the stock class of its "
-                f"type reads more of {type(model.backbone.base_model).__name__} than the states of its last layer ({kind.__name__}: {' '.join(str(problem).split())}). Choose another "
-                "backbone."
+                f"type reads more of {type(model.backbone.base_model).__name__} than the states of its last layer "
+                f"({kind.__name__}: {' '.join(str(problem).split())}). Choose another backbone."
             ) from problem
