@@ -259,7 +259,7 @@ class RowEncoder:
         self.tasks, self.split, self.unseen, self.training = list(tasks), split, unseen, training
         self.lead = next((task for task in tasks if task.windows_key is not None), tasks[0])
         task = tasks[0].to_dict() | {"name": tasks[0].name}
-        self.encoder: InputEncoder = tasks[0].reader.encoder(tokenizer, config, task)
+        self.encoder = tasks[0].reader.encoder(tokenizer, config, task)
         self.columns = sorted({column for task in tasks for column in task.columns})
         self.classes = {column: names for column in self.columns if (names := class_names(sample, column)) is not None}
         fast = getattr(self.encoder.processor, "is_fast", False)

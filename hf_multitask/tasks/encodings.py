@@ -10,7 +10,6 @@ from transformers import BatchEncoding
 from ..modeling.inputs import Windows
 
 if TYPE_CHECKING:
-    from ..modeling.inputs import InputEncoder
     from ..modeling.readers import Reader, Reading
 
 
@@ -34,7 +33,7 @@ class RowEncodings(BatchEncoding):
 
 
 def read_rows(
-    reader: Reader, task: Mapping[str, Any], rows: Mapping[str, list[Any]], encoder: InputEncoder, *, several: bool
+    reader: Reader, task: Mapping[str, Any], rows: Mapping[str, list[Any]], encoder: Any, *, several: bool
 ) -> tuple[dict[str, list[Any]], list[Reading], list[bool]]:
     """The model inputs of a batch of rows as the pipeline reads them, the readings, and which were cut.
 

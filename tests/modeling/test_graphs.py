@@ -262,6 +262,7 @@ def test_compiled_code_agrees(name, compiled_call):
 
 
 def test_weights_that_are_not_finite_make_no_graph(build, tmp_path):
+    pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
     model, _ = build("bert", ["sequence-classification", "token-classification"])
     with torch.no_grad():
         model.heads["token-classification"].native.classifier.bias[0] = torch.nan
