@@ -294,21 +294,23 @@ def _named(value: Any, names: Sequence[Any]) -> Any:
     return names[value] if value >= 0 else None
 
 
-def digest_of(processor: Any) -> str:
-    """A hash of how a tokenizer makes tokens, whatever it pads or cuts to at the moment; of what any other is set to.
+def digest_of(tokenizer: Any) -> str:
+    """A hash of how a tokenizer makes tokens, whatever it pads or cuts to at the moment.
+
+    Of any other processor, of what it is set to.
 
     Raises:
         TypeError: a processor is no tokenizer and has no ``to_dict``.
     """
-    tokenizer = tokenizer_of(processor)
-    if tokenizer is not processor:
-        if not callable(getattr(processor, "to_dict", None)):
+    held = tokenizer_of(tokenizer)
+    if held is not tokenizer:
+        if not callable(getattr(tokenizer, "to_dict", None)):
             raise TypeError(
-                f"A processor should have a `to_dict`, by which its rows are cached. Found {type(processor).__name__}, "
+                f"A processor should have a `to_dict`, by which its rows are cached. Found {type(tokenizer).__name__}, "
                 "which has none. Derive it from transformers.FeatureExtractionMixin or ProcessorMixin."
             )
-        own = "" if tokenizer is None else digest_of(tokenizer)
-        return hashlib.sha256(json.dumps([processor.to_dict(), own], default=str).encode()).hexdigest()
+        own = "" if held is None else digest_of(held)
+        return hashlib.sha256(json.dumps([tokenizer.to_dict(), own], default=str).encode()).hexdigest()
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         described = json.loads(backend.to_str())

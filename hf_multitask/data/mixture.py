@@ -106,13 +106,13 @@ class MixtureCollator:
     """Features to a batch: padded model inputs, and by task the rows that are its own and their labels.
 
     Args:
-        given: the tokenizer, or whatever else the tasks' readers find their processors in, to pad the inputs.
+        tokenizer: or whatever else the tasks' readers find their processors in, to pad the inputs.
         tasks: collate the labels, each its own.
         seed: of what is drawn anew for every (step, row), such as masks.
     """
 
-    def __init__(self, given: Any, tasks: Mapping[str, Task], *, seed: int = 0) -> None:
-        self.given = given
+    def __init__(self, tokenizer: Any, tasks: Mapping[str, Task], *, seed: int = 0) -> None:
+        self.tokenizer = tokenizer
         self.tasks = dict(tasks)
         # By the name of the input that has the length of a row, which is different for different modalities.
         self.readers = {task.reader.input_names[0]: task.reader for task in reversed(self.tasks.values())}
@@ -135,7 +135,7 @@ class MixtureCollator:
             rows = _texts(feature["inputs"], reader)
             places.append(list(range(len(flat), len(flat) + len(rows))))
             flat += rows
-        batch = reader.padded(self.given, flat)
+        batch = reader.padded(self.tokenizer, flat)
         length = batch[reader.input_names[0]].shape[1]
         task_rows, labels = {}, {}
         for name, task in self.tasks.items():
@@ -175,7 +175,7 @@ class MixtureCollator:
             if self.tasks[name].masks:
                 generator = np.random.default_rng([self.seed, 6, *feature.get("draw", (0, 0))])
                 task = self.tasks[name]
-                processor = task.reader.processor(self.given)
+                processor = task.reader.processor(self.tokenizer)
                 inputs, label = task.masked(feature["inputs"], feature["labels"][name], processor, generator)
                 return {**feature, "inputs": inputs, "labels": {name: label}}  # a row that masks has one task
         return feature
