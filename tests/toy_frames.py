@@ -44,12 +44,6 @@ class FrameReader(Reader):
             mask[number, :length] = 1
         return {"input_features": frames, "attention_mask": mask}
 
-    def takes(self, task):
-        return "recordings, {'recording': [...]}"
-
-    def accepts(self, task, row, encoder):
-        return row.get("recording") is not None
-
     def read(self, task, row, encoder):
         frames = encoder.processor(row["recording"])
         cut = encoder.limit is not None and len(frames) > encoder.limit

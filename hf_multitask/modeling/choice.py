@@ -78,10 +78,6 @@ class ChoiceReader(Reader):
         """See :class:`Reader`."""
         return "{'question': ..., 'choices': [...]}"
 
-    def accepts(self, task: Row, row: Row, encoder: Encoder) -> bool:  # noqa: ARG002
-        """See :class:`Reader`."""
-        return row.get("question") is not None and row.get("choices") is not None
-
     def read(self, task: Row, row: Row, encoder: Encoder) -> Reading:
         """See :class:`Reader`."""
         if not isinstance(row["choices"], list | tuple) or not row["choices"]:

@@ -48,12 +48,12 @@ class Reader:
     """Texts, and pairs of texts for tasks that take pairs; the answer is the type's decoder's.
 
     A reader of another modality names it, what it reads and what it makes, and overrides :meth:`processor`,
-    :meth:`encoder`, :meth:`padded`, :meth:`takes`, :meth:`read` and, unless its type has a decoder, :meth:`answer`.
+    :meth:`encoder`, :meth:`padded`, :meth:`read` and, unless its type has a decoder, :meth:`answer`.
     Training reads its rows by :meth:`read`, as the pipeline does.
     """
 
     modality: ClassVar[str] = TEXTS
-    # The keys of the pipeline's input that it reads. The first one is needed, and its data are in `<key>_column`.
+    # The keys of the pipeline's input that it reads, whose data are in `<key>_column`; of texts the first is needed.
     fields: ClassVar[tuple[str, ...]] = ("text", "text_pair")
     # The model inputs that it makes. The first one has the length of a row, and rows of one batch are padded together.
     input_names: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "token_type_ids")
@@ -127,10 +127,14 @@ class Reader:
 
     def takes(self, task: Row) -> str:
         """What the task takes, in words."""
+        if self.fields != Reader.fields:
+            return "{" + ", ".join(f"'{field}': ..." for field in self.fields) + "}"
         return "single texts" if text_columns(dict(task))[1] is None else "pairs, {'text': ..., 'text_pair': ...}"
 
     def accepts(self, task: Row, row: Row, encoder: Encoder) -> bool:  # noqa: ARG002
         """Whether the task can answer for the input."""
+        if self.fields != Reader.fields:
+            return all(row.get(field) is not None for field in self.fields)
         pair = text_columns(dict(task))[1] is not None
         return row.get("text") is not None and (row.get("text_pair") is not None) == pair
 

@@ -195,14 +195,6 @@ class QuestionReader(Reader):
     examples: ClassVar[tuple[Example, ...]] = (_EXAMPLE,)
     stock_code: ClassVar[str | None] = _CODE
 
-    def takes(self, task: Row) -> str:  # noqa: ARG002
-        """See :class:`Reader`."""
-        return "{'question': ..., 'context': ...}"
-
-    def accepts(self, task: Row, row: Row, encoder: Encoder) -> bool:  # noqa: ARG002
-        """See :class:`Reader`."""
-        return row.get("question") is not None and row.get("context") is not None
-
     def read(self, task: Row, row: Row, encoder: Encoder) -> Reading:
         """See :class:`Reader`."""
         question, context = as_text(row["question"]), as_text(row["context"])
