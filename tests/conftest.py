@@ -23,9 +23,8 @@ from tiny import NER_LABELS, read_rows, save_backbone
 from transformers import AutoTokenizer
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainingArguments, SequenceClassification, TokenClassification
-from hf_multitask.modeling.decoding import DECODERS
 from hf_multitask.modeling.extensions import EXTENSIONS
-from hf_multitask.modeling.head_types import HEADS
+from hf_multitask.modeling.kinds import KINDS
 from hf_multitask.tasks import TASK_TYPES
 
 
@@ -156,7 +155,7 @@ def call(tmp_path):
 @pytest.fixture
 def registry():
     """Leaves the registries of task types as they were."""
-    tables = (TASK_TYPES, HEADS, DECODERS, EXTENSIONS)
+    tables = (TASK_TYPES, KINDS, EXTENSIONS)
     before = [dict(table) for table in tables]
     yield
     for table, entries in zip(tables, before):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..modeling.config import close_match
-from ..modeling.inputs import text_columns
+from ..modeling.kinds import reader_of
 from .rows import RowFile
 
 KEYS = ("text", "text_pair", "question", "context", "choices")
@@ -68,7 +68,7 @@ class Columns:
         include_line_numbers: bool = False,
         include_inputs: bool = False,
     ) -> None:
-        self.own = {str(task["name"]): _own_columns(task) for task in tasks}
+        self.own = {str(task["name"]): reader_of(task).columns(task) for task in tasks}
         self.lists = {"tokens", "words", *(str(task.get("tokens_column")) for task in tasks)}
         self.given = {"text": text_column, "text_pair": text_pair_column}
         for key, column in self.given.items():
@@ -193,18 +193,6 @@ class Columns:
                     f"{result[key]!r} in '{columns[key]}'. Fix it."
                 )
         return result
-
-
-def _own_columns(task: Mapping[str, Any]) -> dict[str, str]:
-    """The columns of a task, by key of the pipeline's input."""
-    named = {key: task.get(f"{key}_column") for key in ("question", "context", "choices")}
-    columns = {key: str(column) for key, column in named.items() if column}
-    if columns:
-        return columns
-    if task.get("type") in ("question-answering", "multiple-choice"):  # without arguments
-        return {key: key for key in ("question", "context", "choices")}
-    text, pair = text_columns(dict(task))
-    return {"text": text} if pair is None else {"text": text, "text_pair": pair}
 
 
 def _cell(row: Mapping[str, Any], column: str, where: str) -> Any:

@@ -12,8 +12,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
 from ..modeling import MultiTaskModel, MultiTaskPipeline
 from ..modeling.backbone import resolve_backbone
 from ..modeling.inputs import as_text
+from ..modeling.kinds import reader_of
 from ..modeling.loading import explained
-from ..modeling.readers import reader_of
+from ..modeling.tags import TagReader
 from ..tasks import Task
 from ..training import MultiTaskTrainer, MultiTaskTrainingArguments
 from ..training.preparation import resolve_tasks, without_streams
@@ -197,14 +198,14 @@ def _show_example(trainer: MultiTaskTrainer, data: Mapping[str, Mapping[str, Any
     """Print what the model says about a row of the data: the first of a task that tags words, if there is one."""
     tokenizer: Any = trainer.processing_class
     pipeline = MultiTaskPipeline(model=trainer.model.eval(), tokenizer=tokenizer)
-    tasks = [task for task in trainer.model.config.tasks if task["type"] != "fill-mask"]
+    tasks = [task for task in trainer.model.config.tasks if reader_of(task).answers_rows]
     if not tasks:
         return
-    task = next((task for task in tasks if task["type"] == "token-classification"), tasks[0])
+    task = next((task for task in tasks if isinstance(reader_of(task), TagReader)), tasks[0])
     rows = data[task["dataset"] or task["name"]]
     row = reader_of(task).example(task, next(iter(rows["test" if "test" in rows else "train"])))
     shown = [as_text(value) if not isinstance(value, list) else " | ".join(value) for value in row.values()]
-    if task["type"] == "token-classification":
+    if isinstance(reader_of(task), TagReader):
         shown = [as_text(row["text"])]
     print(f"\nExample: {_short(' / '.join(shown))}")
     for name, answer in pipeline(row).items():

@@ -8,15 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..modeling.inputs import Encoder
+from ..modeling.inputs import InputEncoder, tokenizer_of
+from ..modeling.readers import TEXTS, Reader
 from ..tasks import Task
+from ..tasks.base import code_of
 from ..tasks.labels import class_names
 from ..version import __version__
 from .stream import Stream, declared_rows, first_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig
 
 CUT = "cut"
 
@@ -29,11 +31,15 @@ class Encoded:
         name: name of the dataset.
         rows: the features.
         unseen: by task, labels that its ``label_names`` lack, numbered after them.
+        reader: made the inputs, and says which of them has the length of a row.
+        limit: on that length; None without one.
     """
 
     name: str
     rows: Dataset
     unseen: dict[str, list[Any]] = field(default_factory=dict)
+    reader: Reader = field(default_factory=Reader)
+    limit: int | None = None
 
     @property
     def tasks(self) -> list[str]:
@@ -41,22 +47,20 @@ class Encoded:
         return list(self.unseen)
 
     def lengths(self) -> list[int]:
-        """Tokens of every row."""
-        import pyarrow as pa
+        """Lengths of every row, in tokens or whatever the reader counts in."""
         import pyarrow.compute as pc
 
-        ids = self.column("input_ids")
-        if not pa.types.is_list(ids.type.value_type) and not pa.types.is_large_list(ids.type.value_type):
-            return pc.list_value_length(ids).to_pylist()
-        return [sum(map(len, texts)) for texts in ids.to_pylist()]  # several texts a row
+        inputs = self.column(self.reader.input_names[0])
+        if _depth(inputs.type) == self.reader.dimensions:
+            return pc.list_value_length(inputs).to_pylist()
+        return [sum(map(len, texts)) for texts in inputs.to_pylist()]  # several texts a row
 
     def highest_token(self) -> int:
-        """The highest number of a token."""
-        import pyarrow as pa
+        """The highest number of a token, of texts."""
         import pyarrow.compute as pc
 
-        ids = self.column("input_ids")
-        while pa.types.is_list(ids.type) or pa.types.is_large_list(ids.type):
+        ids = self.column(self.reader.input_names[0])
+        for _ in range(_depth(ids.type)):
             ids = pc.list_flatten(ids)
         return pc.max(ids).as_py() or 0
 
@@ -91,11 +95,11 @@ class Encoded:
         return self.rows.select_columns([name]).with_format("arrow")[:][name]
 
     def digest(self) -> str:
-        """A hash of tokens and labels, whatever files they came from."""
+        """A hash of inputs and labels, whatever files they came from."""
         import pyarrow as pa
 
         digest = hashlib.blake2b(digest_size=16)
-        names = ["input_ids", *(label_column(task) for task in self.tasks)]
+        names = [self.reader.input_names[0], *(label_column(task) for task in self.tasks)]
         for batch in self.rows.select_columns(names).with_format("arrow").iter(10_000):
             sink = pa.BufferOutputStream()
             table = batch.replace_schema_metadata(None).combine_chunks()
@@ -107,6 +111,16 @@ class Encoded:
     def cut_rows(self) -> int:
         """How many rows were longer than the limit."""
         return sum(self.rows[CUT])
+
+
+def _depth(kind: Any) -> int:
+    """How many lists are in each other in an Arrow type."""
+    import pyarrow as pa
+
+    depth = 0
+    while pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind, depth = kind.value_type, depth + 1
+    return depth
 
 
 def label_column(task: str) -> str:
@@ -140,7 +154,7 @@ def encode_dataset(
     dataset: Dataset,
     tasks: Sequence[Task],
     *,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Any,
     config: PreTrainedConfig,
     split: str,
     training: bool,
@@ -152,11 +166,11 @@ def encode_dataset(
         name: name of the group of tasks.
         dataset: raw rows.
         tasks: the tasks of the group; their labels are resolved.
-        tokenizer: a fast one where a task tags words.
+        tokenizer: or whatever else the tasks' reader finds its processor in; a fast one where a task tags words.
         config: the backbone's configuration.
         split: name of the split, for messages.
         training: whether a label outside ``label_names`` is always an error.
-        vocabulary: what :func:`digest_of` says of the tokenizer, which takes its time; read anew where None.
+        vocabulary: what :func:`digest_of` says of the processor, which takes its time; read anew where None.
 
     Raises:
         ValueError: a row or a label is not usable; the sentence names the task, the row and the column.
@@ -184,7 +198,7 @@ def encode_dataset(
             desc=f"Tokenising {name} ({split})",
         )
     )
-    return Encoded(name, rows, unseen)
+    return Encoded(name, rows, unseen, tasks[0].reader, encoder.encoder.limit)
 
 
 def encode_stream(
@@ -192,7 +206,7 @@ def encode_stream(
     dataset: IterableDataset,
     tasks: Sequence[Task],
     *,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Any,
     config: PreTrainedConfig,
 ) -> Stream:
     """A training stream whose rows are tokenised when they are asked for.
@@ -234,7 +248,7 @@ class RowEncoder:
     def __init__(
         self,
         tasks: Sequence[Task],
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: Any,
         config: PreTrainedConfig,
         split: str,
         sample: Dataset,
@@ -244,10 +258,12 @@ class RowEncoder:
     ) -> None:
         self.tasks, self.split, self.unseen, self.training = list(tasks), split, unseen, training
         self.lead = next((task for task in tasks if task.windows_key is not None), tasks[0])
-        self.encoder = Encoder(tokenizer, config, tasks[0].to_dict() | {"name": tasks[0].name})
+        task = tasks[0].to_dict() | {"name": tasks[0].name}
+        self.encoder = tasks[0].reader.encoder(tokenizer, config, task)
         self.columns = sorted({column for task in tasks for column in task.columns})
         self.classes = {column: names for column in self.columns if (names := class_names(sample, column)) is not None}
-        self.offsets = tokenizer.is_fast and any(task.aligns_words for task in tasks)
+        fast = getattr(self.encoder.processor, "is_fast", False)
+        self.offsets = fast and any(task.aligns_words for task in tasks)
 
     def __call__(self, rows: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         """Features of some rows, whose numbers serve messages."""
@@ -278,8 +294,23 @@ def _named(value: Any, names: Sequence[Any]) -> Any:
     return names[value] if value >= 0 else None
 
 
-def digest_of(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of how a tokenizer makes tokens, whatever it pads or cuts to at the moment."""
+def digest_of(tokenizer: Any) -> str:
+    """A hash of how a tokenizer makes tokens, whatever it pads or cuts to at the moment.
+
+    Of any other processor, of what it is set to.
+
+    Raises:
+        TypeError: a processor is no tokenizer and has no ``to_dict``.
+    """
+    held = tokenizer_of(tokenizer)
+    if held is not tokenizer:
+        if not callable(getattr(tokenizer, "to_dict", None)):
+            raise TypeError(
+                f"A processor should have a `to_dict`, by which its rows are cached. Found {type(tokenizer).__name__}, "
+                "which has none. Derive it from transformers.FeatureExtractionMixin or ProcessorMixin."
+            )
+        own = "" if held is None else digest_of(held)
+        return hashlib.sha256(json.dumps([tokenizer.to_dict(), own], default=str).encode()).hexdigest()
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         described = json.loads(backend.to_str())
@@ -292,7 +323,7 @@ def digest_of(tokenizer: PreTrainedTokenizerBase) -> str:
 def _fingerprint(
     dataset: Dataset,
     tasks: Sequence[Task],
-    encoder: Encoder,
+    encoder: InputEncoder,
     unseen: dict[str, list[Any]],
     vocabulary: str | None,
     training: bool,
@@ -301,9 +332,11 @@ def _fingerprint(
 
     The default one, over the function's own bytes, would change whenever the tokenizer's padding state does.
     """
-    tokenizer = encoder.tokenizer
-    vocabulary = vocabulary or digest_of(tokenizer)
+    vocabulary = vocabulary or digest_of(encoder.processor)
     parts = [dataset._fingerprint, __version__, vocabulary, encoder.names, encoder.limit]
-    parts += [[(task.to_dict(), task.code()) for task in tasks], unseen, tokenizer.truncation_side]
+    side = getattr(encoder.processor, "truncation_side", None)
+    parts += [[(task.to_dict(), task.code()) for task in tasks], unseen, side]
     parts += [encoder.language, encoder.config.model_type, training]
+    if tasks[0].reader.modality != TEXTS:
+        parts.append(code_of(type(tasks[0].reader)))
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]

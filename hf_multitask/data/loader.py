@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from .forwards import split_by_length
-from .mixture import Feature, Mixture, MixtureCollator, longest_text
+from .mixture import Feature, Mixture, MixtureCollator
 from .sampler import StepSampler
 
 # What one more forward costs, in tokens. On a CPU that is mostly the backward's adding to gradients that are there: of
@@ -21,6 +21,8 @@ _NEVER = 2**40
 
 class StepCollator:
     """A micro-batch as one or more batches of rows of similar length, ``forwards``, with ``rows`` by dataset.
+
+    Rows of different modalities never share one.
 
     ``row_numbers`` has, for each of the forwards, the rows of its tasks, as their datasets number them; ``anchors``
     says by stream from where on rows can be read that come after this micro-batch.
@@ -38,14 +40,24 @@ class StepCollator:
         """Features to ``{"forwards": [batch, ...], "row_numbers": [{task: numbers}, ...], "rows": {dataset: rows},
         "anchors": {stream: anchor}}``.
         """
-        lengths = [longest_text(feature["inputs"]) for feature in features]
-        groups = split_by_length(lengths, self.overhead)
+        groups = [
+            [own[place] for place in group]
+            for own in self._by_modality(features)
+            for group in split_by_length([self.collator.length(features[row]["inputs"]) for row in own], self.overhead)
+        ]
         return {
             "forwards": [self.collator([features[row] for row in group]) for group in groups],
             "row_numbers": [self._row_numbers([features[row] for row in group]) for group in groups],
             "rows": Counter(feature["dataset"] for feature in features if feature["dataset"] is not None),
             "anchors": {feature["dataset"]: feature["anchor"] for feature in features if "anchor" in feature},
         }
+
+    def _by_modality(self, features: Sequence[Feature]) -> list[list[int]]:
+        """The rows of each modality."""
+        found: dict[str, list[int]] = {}
+        for row, feature in enumerate(features):
+            found.setdefault(self.collator.reader(feature["inputs"]).modality, []).append(row)
+        return list(found.values())
 
     @staticmethod
     def _row_numbers(features: Sequence[Feature]) -> dict[str, list[int]]:

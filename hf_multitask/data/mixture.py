@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerBase
 
-from ..modeling.inputs import WINDOWS, padded, rows_of
+from ..modeling.inputs import WINDOWS, rows_of
+from ..modeling.readers import Reader
 from ..tasks import Task
 from .encoding import Encoded, label_column
 from .sampler import offsets
@@ -34,7 +34,7 @@ class Mixture(Dataset[Feature]):
         self._order = np.argsort(self._offsets, kind="stable")
 
     def lengths(self) -> dict[str, np.ndarray]:
-        """Tokens of every row, by dataset; streams are left out."""
+        """Lengths of every row, by dataset; streams are left out."""
         return self._lengths
 
     @cached_property
@@ -106,27 +106,37 @@ class MixtureCollator:
     """Features to a batch: padded model inputs, and by task the rows that are its own and their labels.
 
     Args:
-        tokenizer: pads the inputs.
+        tokenizer: or whatever else the tasks' readers find their processors in, to pad the inputs.
         tasks: collate the labels, each its own.
         seed: of what is drawn anew for every (step, row), such as masks.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, tasks: Mapping[str, Task], *, seed: int = 0) -> None:
+    def __init__(self, tokenizer: Any, tasks: Mapping[str, Task], *, seed: int = 0) -> None:
         self.tokenizer = tokenizer
         self.tasks = dict(tasks)
+        # By the name of the input that has the length of a row, which is different for different modalities.
+        self.readers = {task.reader.input_names[0]: task.reader for task in reversed(self.tasks.values())}
         self.seed = seed
 
     def __call__(self, features: Sequence[Feature]) -> dict[str, Any]:
-        """Inputs (B, L), and for tasks with rows here ``task_rows``, (N,) or (N, G), and ``labels``, (N, ...)."""
+        """Inputs (B, L, ...), and for tasks with rows here ``task_rows``, (N,) or (N, G), and ``labels``, (N, ...).
+
+        Raises:
+            ValueError: the features are of several modalities.
+        """
         features = [self._masked(feature) for feature in features]
-        flat: list[dict[str, list[int]]] = []
+        readers = {reader.modality: reader for reader in (self.reader(feature["inputs"]) for feature in features)}
+        if len(readers) > 1:
+            raise ValueError(f"A batch is of one modality. Found {', '.join(readers)}. Batch each by itself.")
+        (reader,) = readers.values()
+        flat: list[dict[str, Any]] = []
         places: list[list[int]] = []  # of each feature, its rows of the batch: several where it has several texts
         for feature in features:
-            rows = _texts(feature["inputs"])
+            rows = _texts(feature["inputs"], reader)
             places.append(list(range(len(flat), len(flat) + len(rows))))
             flat += rows
-        batch = padded(self.tokenizer, flat)
-        length = batch["input_ids"].shape[1]
+        batch = reader.padded(self.tokenizer, flat)
+        length = batch[reader.input_names[0]].shape[1]
         task_rows, labels = {}, {}
         for name, task in self.tasks.items():
             own = [number for number, feature in enumerate(features) if name in feature["labels"]]
@@ -148,29 +158,43 @@ class MixtureCollator:
                     labels[name] = labels[name].unflatten(0, (len(own), most))
         return {**batch, "task_rows": task_rows, "labels": labels}
 
+    def reader(self, inputs: Mapping[str, Any]) -> Reader:
+        """The reader that made the inputs of a row."""
+        return next(reader for name, reader in self.readers.items() if name in inputs)
+
+    def length(self, inputs: Mapping[str, Any]) -> int:
+        """The length of the longest text of a row, or of what else it holds."""
+        if WINDOWS in inputs:
+            return max(inputs[WINDOWS])
+        reader = self.reader(inputs)
+        return max(len(row[reader.input_names[0]]) for row in _texts(inputs, reader))
+
     def _masked(self, feature: Feature) -> Feature:
         """A row with what its task changes in it at random, the same for a seed, a step and a row."""
         for name in feature["labels"]:
             if self.tasks[name].masks:
                 generator = np.random.default_rng([self.seed, 6, *feature.get("draw", (0, 0))])
-                inputs, label = self.tasks[name].masked(
-                    feature["inputs"], feature["labels"][name], self.tokenizer, generator
-                )
+                task = self.tasks[name]
+                processor = task.reader.processor(self.tokenizer)
+                inputs, label = task.masked(feature["inputs"], feature["labels"][name], processor, generator)
                 return {**feature, "inputs": inputs, "labels": {name: label}}  # a row that masks has one task
         return feature
 
 
-def _texts(inputs: Mapping[str, Any]) -> list[dict[str, list[int]]]:
-    """The texts of a row, or the windows of its text, as model inputs each."""
+def _texts(inputs: Mapping[str, Any], reader: Reader) -> list[dict[str, Any]]:
+    """The texts of a row, or the windows of its text, or what else it holds, as model inputs each."""
     if WINDOWS in inputs:
         lengths = inputs[WINDOWS]
         rest = {name: values for name, values in inputs.items() if name != WINDOWS}
         if len(lengths) == 1:
             return [rest]
         return rows_of({name: list(_split(values, lengths, len(lengths))) for name, values in rest.items()})
-    if inputs["input_ids"] and isinstance(inputs["input_ids"][0], list):
-        return rows_of(inputs)
-    return [dict(inputs)]
+    value = inputs[reader.input_names[0]]
+    for _ in range(reader.dimensions):
+        value = value[0] if value else None
+        if not isinstance(value, list):
+            return [dict(inputs)]
+    return rows_of(inputs)
 
 
 def _split(values: Sequence[int], lengths: Sequence[int], count: int) -> Iterator[list[int]]:
@@ -179,10 +203,3 @@ def _split(values: Sequence[int], lengths: Sequence[int], count: int) -> Iterato
     for length in [*lengths, *[0] * (count - len(lengths))]:
         yield list(values[start : start + length])
         start += length
-
-
-def longest_text(inputs: Mapping[str, Any]) -> int:
-    """Tokens of the longest text of a row."""
-    if WINDOWS in inputs:
-        return max(inputs[WINDOWS])
-    return max(len(row["input_ids"]) for row in _texts(inputs))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import EvalResult, ModelCardData
 from transformers import TrainingArguments
 
-from ..modeling.description import HUB_TASKS, MANY, introduction, markdown_table, metadata_of, task_table, usage
+from ..modeling.description import MANY, hub_name, introduction, markdown_table, metadata_of, task_table, usage
 from ..version import __version__
 from .curves import draw
 from .edits import Card, UnreadableCard, digest, merge
@@ -207,7 +207,7 @@ def _eval_results(config: MultiTaskConfig, run: Run, found: Sequence[Result]) ->
     dataset, the task's name stands as the dataset's configuration and keeps them apart.
     """
     sources = {task["name"]: task.get("dataset") or task["name"] for task in config.tasks}
-    kinds = {task["name"]: HUB_TASKS.get(task["type"], task["type"]) for task in config.tasks}
+    kinds = {task["name"]: hub_name(task["type"]) or task["type"] for task in config.tasks}
     alike = Counter((kinds[task], source) for task, source in sources.items())
     measured = []
     for result in found:

@@ -6,8 +6,11 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForMultipleChoice, PreTrainedConfig
 
+from .examples import Example
 from .heads import Head, PooledLinear, at_least_float32
+from .inputs import Encoder, as_text
 from .native import Over, States
+from .readers import Reader, Reading, Row
 
 
 class MultipleChoiceHead(Head):
@@ -49,3 +52,43 @@ class MultipleChoiceHead(Head):
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Logits (N, G), minus infinity where a question has fewer choices, and labels (N,) to (N,)."""
         return F.cross_entropy(at_least_float32(logits), labels, reduction="none")
+
+
+_EXAMPLE = Example(
+    '{"question": "Ada Lovelace loved", "choices": ["this place.", "nothing."]}',
+    '["Ada Lovelace loved"] * 2, ["this place.", "nothing."], padding=True',
+    rows=2,
+)
+_CODE = """choices = ["this place.", "nothing."]
+tokens = tokenizer(["Ada Lovelace loved"] * len(choices), choices, padding=True, return_tensors="pt")
+with torch.no_grad():
+    logits = model(**{name: value.unsqueeze(0) for name, value in tokens.items()}).logits
+print(choices[int(logits.argmax())])
+"""
+
+
+class ChoiceReader(Reader):
+    """A question and its choices."""
+
+    fields: ClassVar[tuple[str, ...]] = ("question", "choices")
+    examples: ClassVar[tuple[Example, ...]] = (_EXAMPLE,)
+    stock_code: ClassVar[str | None] = _CODE
+
+    def takes(self, task: Row) -> str:  # noqa: ARG002
+        """See :class:`Reader`."""
+        return "{'question': ..., 'choices': [...]}"
+
+    def read(self, task: Row, row: Row, encoder: Encoder) -> Reading:
+        """See :class:`Reader`."""
+        if not isinstance(row["choices"], list | tuple) or not row["choices"]:
+            raise ValueError(f"Task '{task['name']}' needs a list of one choice or more. Found {row['choices']!r}.")
+        choices = [as_text(choice) for choice in row["choices"]]
+        question = as_text(row["question"])
+        rows, _ = self._encode(task, encoder, [question] * len(choices), choices)
+        key = ("choice", question, tuple(choices), encoder.limit)
+        return Reading([((*key, number), row) for number, row in enumerate(rows)], choices)
+
+    def answer(self, task: Row, logits: torch.Tensor, rest: Any, model: Any, tokenizer: Any) -> Any:  # noqa: ARG002
+        """The best choice: its number, text and probability."""
+        score, best = logits[: len(rest)].softmax(-1).max(-1)
+        return {"index": int(best), "choice": rest[int(best)], "score": float(score)}

@@ -7,41 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from .config import MultiTaskConfig
+from .examples import PAIR, TEXT, Example
+from .kinds import KINDS, reader_of
 
 MANY = 20  # longer lists are cut, and tables of more tasks are folded
 TAGS = ("hf_multitask", "multi-task-learning")
-
-# By type, what the Hub calls it; a type that is not here the Hub does not know.
-HUB_TASKS = {
-    "sequence-classification": "text-classification",
-    "token-classification": "token-classification",
-    "question-answering": "question-answering",
-    "multiple-choice": "multiple-choice",
-    "sentence-similarity": "sentence-similarity",
-    "fill-mask": "fill-mask",
-    "text-generation": "text-generation",
-    "translation": "translation",
-    "summarization": "summarization",
-    "text2text-generation": "text-generation",  # the Hub has none of its own any more
-}
-_WRITING = ("text-generation", "translation", "summarization", "text2text-generation")
-_TEXT = "Ada Lovelace loved this place."
-
-# By what a task reads: an input of the pipeline, and what the tokenizer gets for the same.
-_EXAMPLES = {
-    "text": (f'"{_TEXT}"', f'"{_TEXT}"'),
-    "pair": (f'{{"text": "{_TEXT}", "text_pair": "She liked it."}}', f'"{_TEXT}", "She liked it."'),
-    "question": (f'{{"question": "Who loved it?", "context": "{_TEXT}"}}', f'"Who loved it?", "{_TEXT}"'),
-    "mask": (
-        'f"Ada Lovelace loved this {multitask.tokenizer.mask_token}."',
-        'f"Ada Lovelace loved this {tokenizer.mask_token}."',
-    ),
-    "choices": (
-        '{"question": "Ada Lovelace loved", "choices": ["this place.", "nothing."]}',
-        '["Ada Lovelace loved"] * 2, ["this place.", "nothing."], padding=True',
-    ),
-    "writing": (f'"{_TEXT}"', f'"{_TEXT}"'),
-}
 
 _USE = """```python
 from transformers import pipeline
@@ -88,7 +58,12 @@ def is_hub_id(name: str | None) -> bool:
 
 def hub_task(config: MultiTaskConfig) -> str | None:
     """What the Hub calls the type of the first task whose type it knows."""
-    return next((HUB_TASKS[task["type"]] for task in config.tasks if task["type"] in HUB_TASKS), None)
+    return next((name for task in config.tasks if (name := hub_name(task["type"])) is not None), None)
+
+
+def hub_name(kind: str) -> str | None:
+    """What the Hub calls a type; None where it does not know it."""
+    return KINDS[kind].hub if kind in KINDS else None
 
 
 def languages_of(config: MultiTaskConfig) -> list[str]:
@@ -152,35 +127,27 @@ def task_table(config: MultiTaskConfig, measured: Mapping[str, Mapping[str, str]
 
 def usage(config: MultiTaskConfig, repository: str) -> str:
     """Code that asks the model, through the pipeline and without."""
-    by_kind: dict[str, list[Mapping[str, Any]]] = {}
+    by_example: dict[Example, list[Mapping[str, Any]]] = {}
     for task in config.tasks:
-        by_kind.setdefault(_reads(task), []).append(task)
-    order = [kind for kind in _EXAMPLES if kind in by_kind]
-    kind, readers = order[0], by_kind[order[0]]
-    asked = "writing" if "writing" in order and kind != "pair" else kind
-    parts = [_USE.format(repository=repository, text=_EXAMPLES[asked][0])]
+        by_example.setdefault(reader_of(task).example_of(task), []).append(task)
+    known = dict.fromkeys(example for kind in KINDS.values() for example in kind.reader.examples)
+    order = sorted(by_example, key=list(known).index)
+    first, readers = order[0], by_example[order[0]]
+    written = next((example for example in order if example.writes), first)
+    parts = [_USE.format(repository=repository, text=(first if first is PAIR else written).asked)]
     names = [task["name"] for task in readers]
-    if kind != "writing":
+    if not first.writes:
         arguments = "" if len(order) == 1 else f", tasks={json.dumps(names)}"
-        if kind == "choices":
-            rows = ", ".join(f'"{name}": torch.tensor([[0, 1]])' for name in names)
+        if first.rows > 1:
+            rows = ", ".join(f'"{name}": torch.tensor([{list(range(first.rows))}])' for name in names)
             arguments += f", task_rows={{{rows}}}"
-        code = _LOGITS.format(repository=repository, text=_EXAMPLES[kind][1], arguments=arguments)
+        code = _LOGITS.format(repository=repository, text=first.tokens, arguments=arguments)
         parts.append(_WITHOUT.format(what="Logits", code=code))
     elif not readers[0].get("target_lang"):  # whose code the pipeline sets
-        text = json.dumps((readers[0].get("prefix") or "") + _TEXT, ensure_ascii=False)
+        text = json.dumps((readers[0].get("prefix") or "") + TEXT, ensure_ascii=False)
         code = _GENERATE.format(repository=repository, text=text, task=names[0])
         parts.append(_WITHOUT.format(what="A text", code=code))
     return "\n\n".join(parts)
-
-
-def _reads(task: Mapping[str, Any]) -> str:
-    """What a task reads, as a key of the examples."""
-    kinds = {"question-answering": "question", "multiple-choice": "choices", "fill-mask": "mask"}
-    if task["type"] in _WRITING:
-        return "writing"
-    pair = task.get("text_pair_column") and task["type"] != "sentence-similarity"
-    return kinds.get(task["type"], "pair" if pair else "text")
 
 
 def describe_pushed(folder: str | Path, repository: str, config: MultiTaskConfig) -> None:

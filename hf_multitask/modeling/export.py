@@ -1,6 +1,7 @@
 """One task of a multi-task model as a stock model of the backbone's family."""
 
 import json
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from transformers.utils import logging
 from .export_card import export_card
 from .export_folder import CARD, push_folder, staged
 from .export_tokenizer import prepared_tokenizer, saved_tokenizer, written_by
+from .finite import check_weights
+from .graphs import write_onnx
 from .heads import Head
 from .inputs import longest_input
 from .lifecycle import TaskLifecycle
@@ -23,6 +26,7 @@ logger = logging.get_logger(__name__)
 # Weights of a shared backbone that a stock model of another task may lack.
 _SPARE = ("pooler.", "decoder.", "lm_head", "cls.", "final_logits_bias")
 
+_UNEXPORTED = "so the task is not exported. Take an earlier checkpoint, or train it again."
 _WRITING = ("causal", "text2text")  # language models whose stock class has generate
 
 
@@ -70,7 +74,7 @@ class ExportableTasks(TaskLifecycle):
                 ``commit_message``, ``commit_description``, ``create_pr``.
 
         Raises:
-            ValueError: no stock class can hold the head, or the folder is another model's.
+            ValueError: no stock class can hold the head, the folder is another model's, or a weight is NaN or infinite.
 
         Example::
 
@@ -78,6 +82,7 @@ class ExportableTasks(TaskLifecycle):
             pipeline("token-classification", "out/ner")
         """
         stock, task, head = self.task_model(name), self.config.task(name), self._head(name)
+        check_weights(stock, _UNEXPORTED)
         backbone = self.config.backbone_config
         tokenizer = prepared_tokenizer(tokenizer or saved_tokenizer(self.config), backbone, task)
         if tokenizer is None:
@@ -108,6 +113,12 @@ class ExportableTasks(TaskLifecycle):
         if push_to_hub:
             push_folder(folder, repository, files, **kwargs)
 
+    def export_onnx(
+        self, save_directory: Any, tokenizer: PreTrainedTokenizerBase | None = None, tasks: Sequence[str] | None = None
+    ) -> Path:
+        """Write ``model.onnx``, one graph with an output ``<task>_logits`` for every task; see :func:`write_onnx`."""
+        return write_onnx(self, save_directory, tokenizer, tasks)
+
 
 def stock_of(task: dict[str, Any], head: Head, backbone: Any) -> PreTrainedModel:
     """A stock model with copies of the weights of a backbone and of one head.
@@ -121,14 +132,14 @@ def stock_of(task: dict[str, Any], head: Head, backbone: Any) -> PreTrainedModel
         ValueError: the head is none of the family's own.
     """
     native = getattr(head, "native", None)
-    if native is None and not head.language_model and task["type"] != "sentence-similarity":
+    if native is None and not head.language_model and not head.stock_is_backbone:
         raise ValueError(
             f"Task '{task['name']}' has a head that is not the family's own, so no stock class can hold it. "
             "Only heads with pooling='native' of a family that has a class for the task are exported."
         )
     if native is not None:
         config = deepcopy(native.config)
-        names = task.get("label_names") or (["LABEL_0"] if task["type"] == "sequence-classification" else None)
+        names = task.get("label_names") or head.default_names
         if names:
             config.id2label = dict(enumerate(names))
             config.label2id = {name: number for number, name in enumerate(names)}
@@ -144,7 +155,7 @@ def stock_of(task: dict[str, Any], head: Head, backbone: Any) -> PreTrainedModel
     dtypes = {one.dtype for one in weights.values() if one.is_floating_point()} | {backbone.dtype}
     stock = stock.to(torch.float32 if torch.float32 in dtypes else backbone.dtype)  # without loss of the wider ones
     missing, unexpected = stock.load_state_dict(weights, strict=False)
-    missing = [key for key in missing if task["type"] != "sentence-similarity" or "pooler." not in key]
+    missing = [key for key in missing if not head.stock_is_backbone or "pooler." not in key]
     unexpected = [key for key in unexpected if not any(part in key for part in _SPARE)]
     if missing or unexpected:
         raise ValueError(

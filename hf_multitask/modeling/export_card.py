@@ -8,10 +8,10 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .decoding import is_bio
+from .examples import PAIR, TEXT
+from .kinds import KINDS
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_TAGS = {"sequence-classification": "text-classification"}  # where the Hub has another name for a type
 
 _PIPELINE = """from transformers import pipeline
 
@@ -24,25 +24,6 @@ from transformers import AutoTokenizer, {kind}
 tokenizer = AutoTokenizer.from_pretrained("{name}")
 model = {kind}.from_pretrained("{name}")
 """
-_USES = {
-    "question-answering": """tokens = tokenizer("Who loved it?", "Ada Lovelace loved this place.", return_tensors="pt")
-with torch.no_grad():
-    output = model(**tokens)
-start, end = int(output.start_logits.argmax()), int(output.end_logits.argmax())
-print(tokenizer.decode(tokens["input_ids"][0, start : end + 1]))
-""",
-    "multiple-choice": """choices = ["this place.", "nothing."]
-tokens = tokenizer(["Ada Lovelace loved"] * len(choices), choices, padding=True, return_tensors="pt")
-with torch.no_grad():
-    logits = model(**{name: value.unsqueeze(0) for name, value in tokens.items()}).logits
-print(choices[int(logits.argmax())])
-""",
-    "sentence-similarity": """tokens = tokenizer(["Ada loved it.", "She liked it."], padding=True, return_tensors="pt")
-with torch.no_grad():
-    states = model(**tokens).last_hidden_state
-print(states.shape)
-""",
-}
 _TEXT2TEXT = """tokens = tokenizer({example}, return_tensors="pt")
 print(tokenizer.decode(model.generate(**tokens)[0], skip_special_tokens=True))
 """
@@ -67,9 +48,10 @@ def export_card(
         tokenizer: saved beside it.
         pooling: of embeddings.
     """
-    tag = _TAGS.get(task["type"], task["type"])
+    kind = KINDS[task["type"]]
+    tag = kind.stock or kind.hub or task["type"]
     metadata = [
-        f"library_name: {'sentence-transformers' if task['type'] == 'sentence-similarity' else 'transformers'}",
+        f"library_name: {'sentence-transformers' if kind.head.stock_is_backbone else 'transformers'}",
         f"pipeline_tag: {tag}",
     ]
     origin = f"a `{stock.config.model_type}` backbone"
@@ -92,7 +74,7 @@ def _facts(task: Mapping[str, Any], pooling: str | None) -> list[str]:
     facts = []
     if task.get("label_names"):
         facts.append("Labels: " + ", ".join(f"`{label}`" for label in task["label_names"]) + ".")
-    if task["type"] == "sequence-classification" and task.get("text_pair_column"):
+    if KINDS[task["type"]].reader.example_of(task) is PAIR:
         facts.append('It reads pairs of texts: `{"text": ..., "text_pair": ...}`.')
     if pooling is not None:
         what = {"mean": "mean of the", "cls": "first of the", "last": "last of the"}[pooling]
@@ -111,22 +93,14 @@ def _use(
     name: str,
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> str:
-    kind, text = task["type"], "Ada Lovelace loved this place."
-    if kind in ("sequence-classification", "token-classification", "fill-mask", "text-generation"):
-        arguments = ""
-        if kind == "token-classification" and is_bio(task.get("label_names") or []):
-            arguments = ', aggregation_strategy="first"'
-        elif task.get("problem_type") == "multi_label_classification":
-            arguments = ", top_k=None"
-        if kind == "fill-mask":
-            text = f"Ada Lovelace loved this {getattr(tokenizer, 'mask_token', None) or '[MASK]'}."
-        elif kind == "text-generation":
-            text = f"{getattr(tokenizer, 'bos_token', None) or ''}Ada Lovelace"
-        example = json.dumps(text)
+    kind = KINDS[task["type"]]
+    asked = kind.reader.stock_example(task, tokenizer) if kind.hub else None
+    if asked is not None:
+        example = json.dumps(asked[0])
         if task.get("text_pair_column"):
             example = f'{{"text": {example}, "text_pair": "She liked it."}}'
-        return _PIPELINE.format(tag=tag, name=name, arguments=arguments, example=example)
-    use = _USES.get(kind)
+        return _PIPELINE.format(tag=tag, name=name, arguments=asked[1], example=example)
+    use = kind.reader.stock_code
     if use is None and stock.config.is_encoder_decoder:
-        use = _TEXT2TEXT.format(example=json.dumps((task.get("prefix") or "") + text, ensure_ascii=False))
+        use = _TEXT2TEXT.format(example=json.dumps((task.get("prefix") or "") + TEXT, ensure_ascii=False))
     return _MODEL.format(kind=type(stock).__name__, name=name) + "\n" + (use or "print(model)\n")

@@ -1,4 +1,4 @@
-"""Task types from outside the package, by name: ``(head, decode)``.
+"""Task types from outside the package, by name: ``(head, decode)``, or ``(head, decode, reader)``.
 
 The package has none of its own: ``register_task`` adds them. Beside a saved model that has some stands another file of
 this name, which :func:`write_extensions` wrote and which imports them.
@@ -6,4 +6,4 @@ this name, which :func:`write_extensions` wrote and which imports them.
 
 from typing import Any
 
-EXTENSIONS: dict[str, tuple[Any, Any]] = {}
+EXTENSIONS: dict[str, tuple[Any, ...]] = {}

@@ -62,7 +62,7 @@ def generation_kwargs(
     """
     most = task.get("max_new_tokens") or task.get("max_target_length") or 64
     if (positions := getattr(config, "max_position_embeddings", None)) is not None:
-        most = min(most, positions // 2 if task["type"] == "text-generation" else positions)
+        most = min(most, positions if config.is_encoder_decoder else positions // 2)
     kwargs: dict[str, Any] = {"max_new_tokens": most}
     if task.get("num_beams"):
         kwargs["num_beams"] = task["num_beams"]

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from .finite import check_weights
 from .inputs import input_names
 
 logger = logging.get_logger(__name__)
@@ -76,7 +77,7 @@ def write_onnx(
 
     Raises:
         ImportError: the extra ``onnx`` is not installed.
-        ValueError: a task, the backbone's family or the dtype is not for ONNX.
+        ValueError: a task, the backbone's family or the dtype is not for ONNX, or a weight is NaN or infinite.
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -87,6 +88,9 @@ def write_onnx(
             "dtype=torch.float32, and convert or quantise the graph afterwards."
         )
     readable, was_training = _readable(model, tasks), model.training
+    others = tuple(f"heads.{name}." for name in model.heads if name not in readable)
+    weights = [(name, one) for name, one in model.state_dict().items() if not name.startswith(others)]
+    check_weights(model, "so no graph is made of it. Take an earlier checkpoint, or train it again.", weights)
     folder = Path(save_directory)
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from .adapter_rows import Routing
 from .config import MultiTaskConfig
+from .generation import check_generate_kwargs
 from .keywords import check_keywords
 from .language import LanguageHead
 from .native import reading_part, shifted_right
@@ -103,7 +104,7 @@ class HeadRuns(PreTrainedModel):
             given, task_rows, context = self.routing.split(given, task_rows, runs, everywhere=everywhere)
         with context:
             read = reading_part(self.backbone)(**given)
-        return task_rows, read, (states_of(read, None), given["input_ids"], given["attention_mask"])
+        return task_rows, read, (states_of(read, None), given.get("input_ids"), given["attention_mask"])
 
     def _read_in_parts(
         self, given: dict[str, Any], task_rows: dict[str, torch.Tensor], labels: Any
@@ -207,3 +208,34 @@ class HeadRuns(PreTrainedModel):
                 if name not in losses and name not in zeros:
                     zeros[name] = self._zero(name, inputs)
         return sum(zeros.values(), loss)
+
+    @torch.no_grad()
+    def generate(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, *, task: str, **kwargs: Any
+    ) -> torch.Tensor:
+        """Texts of a task that writes, by the backbone's own ``generate``.
+
+        Args:
+            input_ids: (N, L).
+            attention_mask: (N, L).
+            task: a task of type ``text-generation``, or of one of the types that make a text from a text.
+            kwargs: of ``transformers.GenerationMixin.generate``, in place of the task's own.
+
+        Returns:
+            Tokens (N, T), as the backbone gives them.
+
+        Raises:
+            TypeError: ``generate`` knows no such argument.
+            ValueError: the task writes no text.
+        """
+        head = self._head(task)
+        if head.language_model not in ("causal", "text2text"):
+            raise ValueError(
+                f"Task '{task}' of type {self.config.task(task)['type']} writes no text. Name another task."
+            )
+        check_generate_kwargs("generate(...)", kwargs, self.backbone)
+        own = {key: self.config.task(task).get(key) for key in ("num_beams", "max_new_tokens")}
+        given = {key: value for key, value in own.items() if value is not None}
+        backbone: Any = self.backbone
+        with self.routing.whole(task):
+            return backbone.generate(input_ids=input_ids, attention_mask=attention_mask, **{**given, **kwargs})

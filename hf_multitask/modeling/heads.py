@@ -90,6 +90,10 @@ class Head(nn.Module, ABC):
     predicts_labelled: ClassVar[bool] = False
     # Whether the answer is a text, which the backbone generates.
     writes: ClassVar[bool] = False
+    # Whether the stock model of a task is the backbone alone.
+    stock_is_backbone: ClassVar[bool] = False
+    # Names of the outputs of a task that names none.
+    default_names: ClassVar[list[str] | None] = None
     needs_pooler = False
     # Whether it reads the decoder's states, in place of the encoder's.
     reads_decoder = False
@@ -105,6 +109,11 @@ class Head(nn.Module, ABC):
         """Outputs of the head: one per label name, one for a regression without names, 0 while labels are unknown."""
         names = task.get("label_names")
         return len(names) if names else int(task.get("problem_type") == "regression")
+
+    @classmethod
+    def options_of(cls, config: PreTrainedConfig) -> dict[str, Any]:  # noqa: ARG003
+        """What the configuration of a stock model says of its task."""
+        return {}
 
     def build(self, task: dict[str, Any], config: PreTrainedConfig, pooling: str) -> None:  # noqa: ARG002
         """Make the layers: those of the family's stock class."""
@@ -160,6 +169,14 @@ class SequenceClassificationHead(Head):
     """
 
     auto_class = AutoModelForSequenceClassification
+    default_names: ClassVar[list[str] | None] = ["LABEL_0"]
+
+    @classmethod
+    def options_of(cls, config: PreTrainedConfig) -> dict[str, Any]:
+        """See :meth:`Head.options_of`."""
+        kind = config.problem_type or ("regression" if config.num_labels == 1 else None)
+        unnamed = kind == "regression" and config.num_labels == 1
+        return {"label_names": None if unnamed else _names_of(config), "problem_type": kind}
 
     def build(self, task: dict[str, Any], config: PreTrainedConfig, pooling: str) -> None:
         """Make the family's stock layers, or a linear layer on the pooled states."""
@@ -224,6 +241,11 @@ class TokenClassificationHead(Head):
     auto_class = AutoModelForTokenClassification
     predicts_labelled: ClassVar[bool] = True
 
+    @classmethod
+    def options_of(cls, config: PreTrainedConfig) -> dict[str, Any]:
+        """See :meth:`Head.options_of`."""
+        return {"label_names": _names_of(config)}
+
     def items(self, labels: torch.Tensor) -> torch.Tensor:
         """Labelled tokens of each text, (N, L) or (N, G, L) to (N,)."""
         return ((labels != IGNORE) & (labels < self.num_labels)).flatten(1).sum(1)
@@ -241,6 +263,10 @@ class TokenClassificationHead(Head):
     def references(self, labels: torch.Tensor) -> torch.Tensor:
         """Labels of the labelled tokens of all texts, (M,)."""
         return labels[labels != IGNORE]
+
+
+def _names_of(config: Any) -> list[str]:
+    return [config.id2label[number] for number in range(config.num_labels)]
 
 
 def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:

@@ -10,47 +10,18 @@ import torch
 import transformers
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForMultipleChoice,
-    AutoModelForQuestionAnswering,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
 from .config import MultiTaskConfig, check_task_name, close_match
-from .head_types import head_class
+from .kinds import KINDS, head_class
 from .lifecycle import language_model, task_dict
-from .native import backbone_class, family_kind
+from .native import LANGUAGE_MODELS, backbone_class, family_kind
+from .trial import check_family, check_reading
 
 AVERAGE = "average"
 
-# Types by the class of the model, and the columns that tasks of theirs read unless told otherwise. A class of several
-# is one of the first: BART's language model counts as a masked one, too.
-_TYPES: dict[str, tuple[Any, dict[str, Any]]] = {
-    "text2text-generation": (AutoModelForSeq2SeqLM, {"source_column": "source", "target_column": "target"}),
-    "fill-mask": (AutoModelForMaskedLM, {"text_column": "text"}),
-    "text-generation": (AutoModelForCausalLM, {"text_column": "text"}),
-    "sequence-classification": (
-        AutoModelForSequenceClassification,
-        {"text_column": "text", "label_column": "label"},
-    ),
-    "token-classification": (
-        AutoModelForTokenClassification,
-        {"tokens_column": "tokens", "tags_column": "ner_tags"},
-    ),
-    "question-answering": (
-        AutoModelForQuestionAnswering,
-        {"question_column": "question", "context_column": "context", "answers_column": "answers", "doc_stride": 128},
-    ),
-    "multiple-choice": (
-        AutoModelForMultipleChoice,
-        {"question_column": "question", "choices_column": "choices", "label_column": "label"},
-    ),
-}
 # What configurations may differ in: it does not change what a model computes from its weights.
 _FREE = re.compile(r"dropout|pdrop|drop_rate|use_cache|initializer|init_std|gradient_checkpointing|pad_token_id")
 
@@ -95,7 +66,9 @@ def from_stock(
         writers = [name for name in (first, *stocks) if head_class(model.config.task(name)).language_model == kind]
         model.backbone.generation_config = deepcopy(stocks[writers[0]].generation_config)
     model._rest_unread()
-    return model.eval()
+    check_reading(model.eval())
+    check_family(model)
+    return model
 
 
 def _loaded(name: str, given: Any, kwargs: dict[str, Any]) -> PreTrainedModel:
@@ -126,15 +99,12 @@ def _task_of(name: str, stock: PreTrainedModel, given: Any) -> dict[str, Any]:
     values = {} if given is None else {key: one for key, one in task_dict(name, given).items() if one is not None}
     kind, wanted = type_of(stock), values.get("type")
     bare = type(stock) is backbone_class(stock.config)
-    fits = kind is not None and (wanted in (None, kind) or _auto(wanted) is _auto(kind))
-    if not fits and not (bare and wanted == "sentence-similarity"):
-        can = (
-            f"a task of type {kind}"
-            if kind
-            else "a task of type sentence-similarity, if `tasks` says so"
-            if bare
-            else ""
-        )
+    fits = kind is not None and (wanted in (None, kind) or _stock_class(wanted) is _stock_class(kind))
+    of_backbone = [name for name, one in KINDS.items() if one.head.stock_is_backbone]
+    if not fits and not (bare and wanted in of_backbone):
+        can = f"a task of type {kind}" if kind else ""
+        if bare and not kind:
+            can = f"a task of type {' or '.join(of_backbone)}, if `tasks` says so"
         raise ValueError(
             f"Task '{name}': {type(stock).__name__} makes {can or 'no task'}"
             + (f", and none of type {wanted}. " if wanted else ". ")
@@ -143,13 +113,9 @@ def _task_of(name: str, stock: PreTrainedModel, given: Any) -> dict[str, Any]:
     config: Any = stock.config
     known: dict[str, Any] = {"name": name, "type": wanted or kind}
     if kind and not any(key.endswith("_column") for key in values):
-        known |= _TYPES[kind][1]
-    if kind in ("sequence-classification", "token-classification"):
-        known["label_names"] = [config.id2label[number] for number in range(config.num_labels)]
-    if kind == "sequence-classification":
-        known["problem_type"] = config.problem_type or ("regression" if config.num_labels == 1 else None)
-        if known["problem_type"] == "regression" and config.num_labels == 1:
-            known["label_names"] = None
+        known |= KINDS[kind].columns
+    if kind:
+        known |= KINDS[kind].head.options_of(config)
     names = values.get("label_names")
     if names is not None and len(names) != config.num_labels:
         raise ValueError(
@@ -159,19 +125,19 @@ def _task_of(name: str, stock: PreTrainedModel, given: Any) -> dict[str, Any]:
     return known | values
 
 
-def _auto(kind: str) -> Any:
+def _stock_class(kind: str) -> Any:
     """The stock class of a type; those that make a text of a text have one."""
-    return _TYPES.get("text2text-generation" if kind in ("translation", "summarization") else kind, (None,))[0]
+    return KINDS[kind].stock_class if kind in KINDS else None
 
 
 def type_of(stock: PreTrainedModel) -> str | None:
     """The type of task that a stock model does, by its class; None where there is none."""
-    config = stock.config
-    for kind, (auto_class, _) in _TYPES.items():
-        if auto_class._model_mapping.get(type(config), None) is type(stock) and (
-            kind != "text-generation" or family_kind(config) == "causal"
-        ):
-            return kind
+    config, family = stock.config, family_kind(stock.config)
+    for name, kind in KINDS.items():
+        mapped = kind.stock_class is not None and kind.stock_class._model_mapping.get(type(config), None)
+        reads = kind.head.language_model  # BART's language model is mapped as a masked one, too
+        if mapped is type(stock) and (reads is None or LANGUAGE_MODELS[reads][1] == family):
+            return name
     return None
 
 

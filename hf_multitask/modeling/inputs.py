@@ -203,7 +203,43 @@ class Windows:
         return best
 
 
-class Encoder:
+def tokenizer_of(given: Any) -> Any:
+    """The tokenizer of what a trainer or a pipeline is given: itself, or the one that it holds; None without one."""
+    return given if isinstance(given, PreTrainedTokenizerBase) else getattr(given, "tokenizer", None)
+
+
+class InputEncoder:
+    """What a reader makes the inputs of a backbone with.
+
+    Args:
+        processor: of its modality.
+        config: the backbone's configuration.
+        names: of the model inputs that it makes.
+        limit: on the length of a row; None without one.
+        language: see :func:`language_id`.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        config: PreTrainedConfig,
+        names: Sequence[str],
+        *,
+        limit: int | None = None,
+        language: int | None = None,
+    ) -> None:
+        self.processor, self.config, self.names = processor, config, list(names)
+        self.limit, self.language = limit, language
+        self.told: set[str] = set()
+
+    def tell(self, sentence: str) -> None:
+        """Warn of something, once."""
+        if sentence not in self.told:
+            self.told.add(sentence)
+            logger.warning(sentence)
+
+
+class Encoder(InputEncoder):
     """Texts to the inputs of a backbone, within its limits.
 
     Args:
@@ -224,15 +260,14 @@ class Encoder:
         format_version: int = FORMAT_VERSION,
     ) -> None:
         task = task or {}
-        self.tokenizer, self.config = tokenizer, config
         try:
-            self.limit = longest_input(tokenizer, config, task.get("max_length"))
+            limit = longest_input(tokenizer, config, task.get("max_length"))
         except ValueError as problem:
             raise ValueError(f"Task '{task.get('name')}': {problem}") from None
-        self.names = input_names(tokenizer, config)
-        self.language = language_id(config, task)
+        names = input_names(tokenizer, config)
+        super().__init__(tokenizer, config, names, limit=limit, language=language_id(config, task))
+        self.tokenizer = tokenizer
         self.format_version = format_version
-        self.told: set[str] = set()
         self._last: tuple[Any, Any] = (None, None)
 
     def encode_once(self, texts: list[str], pairs: list[str] | None = None) -> tuple[BatchEncoding, bool]:
@@ -258,12 +293,6 @@ class Encoder:
         if self.language is not None:
             result["langs"] = [[self.language] * len(ids) for ids in encoding["input_ids"]]
         return result
-
-    def tell(self, sentence: str) -> None:
-        """Warn of something, once."""
-        if sentence not in self.told:
-            self.told.add(sentence)
-            logger.warning(sentence)
 
     def windows(self, text: str, stride: int = 0) -> Windows:
         """A text in windows that overlap by ``stride`` tokens; needs a fast tokenizer.

@@ -1,8 +1,10 @@
-"""Heads that are a native language model's own: what they read of it, and their loss.
+"""Heads that are a native language model's own: what they read of it, their loss, and the texts that they answer with.
 
 Legend as in ``heads``; T target tokens, V words of the vocabulary, M labelled tokens of all rows of a task.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import torch
@@ -10,8 +12,12 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedConfig
 
+from .examples import ONE, TEXT, Example
+from .generation import generation_kwargs, languages
 from .heads import IGNORE, Head, at_least_float32
+from .inputs import Encoder, as_text, cut_rows, encode, one_at_a_time, rows_of
 from .native import States, check_language_model, language_logits
+from .readers import Reader, Reading, Row
 
 
 class LanguageHead(Head):
@@ -97,3 +103,143 @@ class Text2TextHead(LanguageHead):
     def dummy_labels(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Targets of one token."""
         return torch.zeros_like(input_ids[:, :1])
+
+
+_MASKED = Example(
+    'f"Ada Lovelace loved this {multitask.tokenizer.mask_token}."',
+    'f"Ada Lovelace loved this {tokenizer.mask_token}."',
+)
+_WRITTEN = replace(ONE, writes=True)
+
+
+class MaskReader(Reader):
+    """A text with one mask or more."""
+
+    examples: ClassVar[tuple[Example, ...]] = (_MASKED,)
+    answers_rows: ClassVar[bool] = False  # which hold no mask
+
+    def takes(self, task: Row) -> str:  # noqa: ARG002
+        """See :class:`Reader`."""
+        return "single texts that hold the tokenizer's mask token"
+
+    def accepts(self, task: Row, row: Row, encoder: Encoder) -> bool:
+        """See :class:`Reader`."""
+        return super().accepts(task, row, encoder) and str(encoder.tokenizer.mask_token) in as_text(row["text"])
+
+    def read(self, task: Row, row: Row, encoder: Encoder) -> Reading:
+        """See :class:`Reader`."""
+        text = as_text(row["text"])
+        (ids,), _ = self._encode(task, encoder, [text])
+        return Reading([(("text", text, None, encoder.limit, encoder.language), ids)], ids["input_ids"])
+
+    def labels(self, inputs: Mapping[str, torch.Tensor], rows: torch.Tensor, given: Any) -> torch.Tensor:
+        """See :class:`Reader`: the logits of the masks."""
+        return torch.where(inputs["input_ids"][rows] == self.processor(given).mask_token_id, 0, IGNORE)
+
+    def stock_example(self, task: Row, tokenizer: Any) -> tuple[str, str]:  # noqa: ARG002
+        """See :class:`Reader`."""
+        return TEXT.replace("place", getattr(tokenizer, "mask_token", None) or "[MASK]"), ""
+
+    def answer(self, task: Row, logits: torch.Tensor, rest: Any, model: Any, tokenizer: Any) -> Any:  # noqa: ARG002
+        """As ``fill-mask``: the five likeliest words of the mask; a list of such lists where there are several."""
+        places = [place for place, token in enumerate(rest) if token == tokenizer.mask_token_id]
+        answers: list[list[dict[str, Any]]] = []
+        for place, row in zip(places, logits.softmax(-1), strict=True):
+            answers.append([])
+            for score, token in zip(*(values.tolist() for values in row.topk(min(5, len(row)))), strict=True):
+                ids = [*rest[:place], token, *rest[place + 1 :]]
+                sequence = tokenizer.decode(ids, skip_special_tokens=len(places) == 1)
+                answers[-1].append(
+                    {"score": score, "token": token, "token_str": tokenizer.decode([token]), "sequence": sequence}
+                )
+        return answers[0] if len(answers) == 1 else answers
+
+
+class WritingReader(Reader):
+    """A text to make another of."""
+
+    input_names: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask")  # those that generate reads
+    examples: ClassVar[tuple[Example, ...]] = (_WRITTEN,)
+    writes: ClassVar[bool] = True
+
+    def takes(self, task: Row) -> str:  # noqa: ARG002
+        """See :class:`Reader`."""
+        return "single texts"
+
+    def accepts(self, task: Row, row: Row, encoder: Encoder) -> bool:  # noqa: ARG002
+        """See :class:`Reader`."""
+        return row.get("text") is not None and row.get("text_pair") is None
+
+    def read(self, task: Row, row: Row, encoder: Encoder) -> Reading:
+        """See :class:`Reader`."""
+        text = as_text(row["text"])
+        with one_at_a_time(), languages(encoder.tokenizer, task):
+            (ids,), _ = self._encode(task, encoder, [(task.get("prefix") or "") + text])
+        return Reading([(("write", task["name"], text), ids)], text)
+
+    def write(self, model: Any, task: Row, batch: dict[str, torch.Tensor], tokenizer: Any, **kwargs: Any) -> list[str]:
+        """The texts that the model writes for some rows."""
+        return tokenizer.batch_decode(self._written(model, task, batch, tokenizer, kwargs), skip_special_tokens=True)
+
+    def _written(
+        self, model: Any, task: Row, batch: dict[str, torch.Tensor], tokenizer: Any, kwargs: dict[str, Any]
+    ) -> torch.Tensor:
+        given = {
+            **generation_kwargs(tokenizer, task, model.config.backbone_config),
+            "pad_token_id": tokenizer.pad_token_id,
+            **kwargs,
+        }
+        known: dict[str, Any] = {key: batch[key] for key in self.input_names if key in batch}  # as in training
+        return model.generate(**known, task=task["name"], **given)
+
+    def text(self, task: Row, rest: str, written: str) -> Any:  # noqa: ARG002
+        """As ``text2text-generation``: the new text."""
+        return {"generated_text": written}
+
+
+class ContinuingReader(WritingReader):
+    """A text to go on from, padded on the left."""
+
+    input_names: ClassVar[tuple[str, ...]] = Reader.input_names
+
+    def read(self, task: Row, row: Row, encoder: Encoder) -> Reading:
+        """See :class:`Reader`: the end of a text, as far as the backbone has positions for it and for what follows."""
+        text = as_text(row["text"])
+        return Reading([(("write", task["name"], text), self._prompt(task, text, encoder))], text)
+
+    def _prompt(self, task: Row, text: str, encoder: Encoder) -> dict[str, list[int]]:
+        tokenizer, most = encoder.tokenizer, encoder.limit
+        if most is not None and (positions := getattr(encoder.config, "max_position_embeddings", None)) is not None:
+            most = min(most, positions - generation_kwargs(tokenizer, task, encoder.config)["max_new_tokens"])
+        with one_at_a_time():
+            side, tokenizer.truncation_side = tokenizer.truncation_side, "left"
+            try:
+                encoding = encode(tokenizer, [text], None, most)
+                cut = any(cut_rows(tokenizer, encoding, [text], None, most))
+            finally:
+                tokenizer.truncation_side = side
+        (row,) = rows_of(encoder.inputs(encoding))
+        if cut:
+            encoder.tell(
+                f"Task '{task['name']}': an input is longer than {most} tokens, and is continued from its last ones; "
+                "this is said once."
+            )
+        first = tokenizer.bos_token_id
+        if first is not None and row["input_ids"][0] != first:  # as in training
+            begin = {"input_ids": first, "attention_mask": 1}
+            drop = int(len(row["input_ids"]) == most)
+            row = {name: [begin.get(name, 0), *values[drop:]] for name, values in row.items()}
+        return row
+
+    def stock_example(self, task: Row, tokenizer: Any) -> tuple[str, str]:  # noqa: ARG002
+        """See :class:`Reader`."""
+        return f"{getattr(tokenizer, 'bos_token', None) or ''}Ada Lovelace", ""
+
+    def _written(
+        self, model: Any, task: Row, batch: dict[str, torch.Tensor], tokenizer: Any, kwargs: dict[str, Any]
+    ) -> torch.Tensor:
+        return super()._written(model, task, batch, tokenizer, kwargs)[:, batch["input_ids"].shape[1] :]
+
+    def text(self, task: Row, rest: str, written: str) -> Any:  # noqa: ARG002
+        """As ``text-generation``: the text with its continuation."""
+        return {"generated_text": rest + written}

@@ -9,8 +9,8 @@ from transformers import PreTrainedModel
 
 from .adapters import adapter_parameters, follow_backbone, fresh_parameters, unread_adapters
 from .config import MultiTaskConfig, check_task_name
-from .head_types import head_class, num_labels
 from .heads import Head
+from .kinds import head_class, num_labels
 from .native import (
     asked_inputs,
     backbone_class,
@@ -22,6 +22,7 @@ from .native import (
     take_pooler,
 )
 from .reach import unread_backbone
+from .trial import check_family
 
 
 def language_model(config: MultiTaskConfig) -> str | None:
@@ -77,8 +78,11 @@ class TaskLifecycle(PreTrainedModel):
         self._check_new(name)
         new = task_dict(name, task)
         kind = head_class(new)
-        with torch.device("meta"):  # what is wrong with it is wrong here, while nothing has changed
-            head = kind(new, self.config.backbone_config, pooling=self.config.pooling) if num_labels(new) else None
+        head = None
+        if num_labels(new):  # what is wrong with it is wrong here, while nothing has changed
+            with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+                head = kind(new, self.config.backbone_config, pooling=self.config.pooling).to(self.backbone.dtype)
+            check_family(self, {name: head.eval()})
         self._check_inputs([*self.heads.values(), *([head] if head is not None else [])], f"Adding '{name}'")
         resting = self._unread_by_all()
         self.config.tasks = [*self.config.tasks, new]

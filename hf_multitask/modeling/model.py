@@ -1,12 +1,11 @@
 """The multi-task model: y_i = g_i(f(x)), one shared backbone f and a head g_i for every task."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import can_return_tuple
 
@@ -15,17 +14,15 @@ from .adapter_rows import Routing
 from .adapters import require_peft
 from .backbone import check_backbone, check_loading, resolve_backbone, set_dropout
 from .config import MultiTaskConfig
-from .decoding import DECODERS, TokenWords
+from .decoding import TokenWords
 from .description import TAGS, describe_pushed
 from .export import ExportableTasks
 from .finite import check_weights
-from .generation import check_generate_kwargs
-from .graphs import write_onnx
 from .head_runs import HeadRuns
-from .head_types import head_class, num_labels
 from .heads import Head
 from .importing import from_stock
 from .keywords import backbone_inputs
+from .kinds import head_class, kind_of, num_labels
 from .lifecycle import language_model, task_dict
 from .loading import explained, load_model, pushing
 from .native import asked_inputs, build_backbone, reading_part
@@ -35,7 +32,7 @@ from .precision import HALF, is_mixed, keep_float32, narrow, without_float32
 from .saving import hub_arguments, whole, without_hub
 from .sizes import check_config, check_shapes
 from .travel import write_extensions
-from .trial import check_family, check_own_code
+from .trial import check_family, check_own_code, check_reading
 
 _UNSAVED = "so the model is not saved, and what was saved before stays. Take an earlier checkpoint."
 
@@ -157,7 +154,8 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
             if dtype not in (None, "auto") and config.float32_heads:
                 narrow(model)
         model._rest_unread()
-        check_family(model.eval())
+        check_reading(model.eval())
+        check_family(model)
         return model
 
     @classmethod
@@ -205,7 +203,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         """Run the backbone once over all rows, and each head over its own.
 
         Args:
-            input_ids: (B, L).
+            input_ids: (B, L); None where the rows are no texts, whose inputs are in ``kwargs``.
             attention_mask: (B, L).
             token_type_ids: (B, L); left out for families that take none, as in training. By name, as torch.export takes
                 no dynamic shapes else.
@@ -229,7 +227,8 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         kwargs = self._pass_inputs(kwargs, task_rows, runs)
         if token_type_ids is not None and "token_type_ids" in self._backbone_inputs:
             kwargs["token_type_ids"] = token_type_ids
-        given = {"input_ids": input_ids, "attention_mask": attention_mask}
+        tokens = {"input_ids": input_ids} if input_ids is not None or "input_ids" in self._backbone_inputs else {}
+        given = {**tokens, "attention_mask": attention_mask}
         given |= asked_inputs(self.config.backbone_config, self.heads.modules(), input_ids) | kwargs
         own_rows = {} if task_rows is None else {name: task_rows[name] for name in runs}
         if not self._shows_states(kwargs) and self.splits_passes(own_rows, rows_in(given)):
@@ -268,47 +267,13 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
                 module.train(mode)
         return self
 
-    @torch.no_grad()
-    def generate(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, *, task: str, **kwargs: Any
-    ) -> torch.Tensor:
-        """Texts of a task that writes, by the backbone's own ``generate``.
-
-        Args:
-            input_ids: (N, L).
-            attention_mask: (N, L).
-            task: a task of type ``text-generation``, or of one of the types that make a text from a text.
-            kwargs: of ``transformers.GenerationMixin.generate``, in place of the task's own.
-
-        Returns:
-            Tokens (N, T), as the backbone gives them.
-
-        Raises:
-            TypeError: ``generate`` knows no such argument.
-            ValueError: the task writes no text.
-        """
-        head = self._head(task)
-        if head.language_model not in ("causal", "text2text"):
-            raise ValueError(
-                f"Task '{task}' of type {self.config.task(task)['type']} writes no text. Name another task."
-            )
-        check_generate_kwargs("generate(...)", kwargs, self.backbone)
-        own = {key: self.config.task(task).get(key) for key in ("num_beams", "max_new_tokens")}
-        given = {key: value for key, value in own.items() if value is not None}
-        backbone: Any = self.backbone
-        with self.routing.whole(task):
-            return backbone.generate(input_ids=input_ids, attention_mask=attention_mask, **{**given, **kwargs})
-
-    def export_onnx(
-        self, save_directory: Any, tokenizer: PreTrainedTokenizerBase | None = None, tasks: Sequence[str] | None = None
-    ) -> Path:
-        """Write ``model.onnx``, one graph with an output ``<task>_logits`` for every task; see :func:`write_onnx`."""
-        return write_onnx(self, save_directory, tokenizer, tasks)
-
     def decode(self, name: str, logits: torch.Tensor, text: str, token_words: TokenWords) -> Any:
         """What a person reads of a task's logits for one row; see :mod:`decoding` for the arguments."""
         task = self.config.task(name)
-        return DECODERS[task["type"]](task, logits, text, token_words)
+        decode = kind_of(task).decode
+        if decode is None:
+            raise ValueError(f"Task '{name}' of type {task['type']} has no decoder of single rows. Use the pipeline.")
+        return decode(task, logits, text, token_words)
 
     def set_pad_token_id(self, pad_token_id: int) -> None:
         """Tell backbone and heads which token is padding, for families whose checkpoints name none."""
@@ -336,7 +301,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
 
         Raises:
             ValueError: weights of the backbone or of a head are missing, of another size or not whole, there are
-                weights of an unknown head, or a task has an unknown type.
+                weights of an unknown head, or a task has an unknown type, or one that the backbone is not for.
             OSError: the Hub does not give the model, or there are no weights in safetensors.
         """
         wants_info = kwargs.pop("output_loading_info", False)
@@ -345,6 +310,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         model, info = load_model(super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
         model._complete(language_model(model.config), kwargs)
         model._rest_unread()
+        check_family(model)
         return (model, info) if wants_info else model
 
     def save_pretrained(

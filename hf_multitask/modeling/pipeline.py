@@ -9,11 +9,12 @@ from transformers import Pipeline
 
 from .finite import check_weights
 from .generation import check_generate_kwargs, generation_settings
-from .inputs import Encoder, padded
 from .keywords import check_keywords, check_whole
-from .readers import MaskReader, Reading, WritingReader, reader_of
+from .kinds import reader_of
+from .readers import Reading
 
 _INPUTS = "a text or a dict with 'text', 'question' and 'context', or 'question' and 'choices'"
+_FIRST = ("text", "question")  # one of which such an input has
 _KNOWN = ("tasks", "generate_kwargs", "batch_size", "num_workers")
 _OPTION = "It is an option of the task, which the model's configuration holds."
 _LOGITS = "model(**tokens).logits[task] holds the scores of all labels."
@@ -110,7 +111,7 @@ class MultiTaskPipeline(Pipeline):
     def _check_generate_kwargs(self, given: Any) -> None:
         if not isinstance(given, Mapping):
             raise TypeError(f"`generate_kwargs` should be a dict of arguments of generate. Found {given!r}.")
-        if given and not any(isinstance(reader_of(task), WritingReader) for task in self.model.config.tasks):
+        if given and not any(reader_of(task).writes for task in self.model.config.tasks):
             raise ValueError("`generate_kwargs` are for tasks that write, and the model has none. Leave them out.")
         check_generate_kwargs("`generate_kwargs`", given, self.model.backbone)
 
@@ -172,9 +173,11 @@ class MultiTaskPipeline(Pipeline):
         row = inputs if isinstance(inputs, Mapping) else {"text": inputs}
         if row.get("text") is None and row.get("tokens") is not None:
             row = {**row, "text": row["tokens"]}
-        if all(row.get(key) is None for key in ("text", "question")):
-            raise ValueError(f"An input should be {_INPUTS}. Found {inputs!r}.")
         config = self.model.config
+        others = {reader_of(task).fields[0] for task in config.tasks} - set(_FIRST)
+        if all(row.get(key) is None for key in (*_FIRST, *others)):
+            more = "".join(f", or a dict with '{key}'" for key in sorted(others))
+            raise ValueError(f"An input should be {_INPUTS}{more}. Found {inputs!r}.")
         readings = {}
         for task in config.tasks:
             name, reader = task["name"], reader_of(task)
@@ -189,14 +192,21 @@ class MultiTaskPipeline(Pipeline):
             raise ValueError(f"Task '{task['name']}' takes {takes}. Change the input, or name other tasks.")
         return {"readings": readings}
 
-    def _encoder(self, task: dict[str, Any]) -> Encoder:
+    @property
+    def _given(self) -> Any:
+        """What the readers find their processors in."""
+        held = (self.processor, self.tokenizer, self.feature_extractor)
+        return next((one for one in held if one is not None), None)
+
+    def _encoder(self, task: dict[str, Any]) -> Any:
         """The encoder of a task, shared by those that read alike, so that a text is tokenised once."""
         codes = [task.get(key) for key in ("max_length", "language", "source_lang", "target_lang")]
         encoders = self.__dict__.setdefault("_encoders", {})
-        key = (*codes, id(self.tokenizer), self.model.config.format_version)
+        reader, given = reader_of(task), self._given
+        key = (*codes, id(given), self.model.config.format_version, type(reader).encoder)
         if key not in encoders:
             config = self.model.config
-            encoders[key] = Encoder(self.tokenizer, config.backbone_config, task, config.format_version)
+            encoders[key] = reader.encoder(given, config.backbone_config, task, config.format_version)
         return encoders[key]
 
     def _ensure_tensor_on_device(self, inputs: Any, device: Any) -> Any:  # noqa: ARG002
@@ -210,39 +220,43 @@ class MultiTaskPipeline(Pipeline):
         batched = isinstance(input_tensors["readings"], list)
         items = input_tensors["readings"] if batched else [input_tensors["readings"]]
         answers: list[dict[str, Any]] = [{} for _ in items]
-        self._read(items, answers)
+        for modality in dict.fromkeys(reader_of(task).modality for task in self.model.config.tasks):
+            self._read(items, answers, modality)
         self._write(items, answers, generate_kwargs)
         ordered = [
             {name: answer[name] for name in self.model.config.task_names if name in answer} for answer in answers
         ]
         return {"answers": ordered if batched else ordered[0]}
 
-    def _read(self, items: list[dict[str, Reading]], answers: list[dict[str, Any]]) -> None:
-        """Answers from one pass over all different texts of some inputs."""
-        rows: list[dict[str, list[int]]] = []
+    def _read(self, items: list[dict[str, Reading]], answers: list[dict[str, Any]], modality: str) -> None:
+        """Answers from one pass over all different texts, or whatever the modality has, of some inputs."""
+        given, padded = self._given, None
+        rows: list[dict[str, Any]] = []
         places: dict[Any, int] = {}
         owners: dict[str, list[tuple[int, list[int]]]] = {}  # by task, the inputs and their rows of the batch
         for number, readings in enumerate(items):
             for name, reading in readings.items():
-                if isinstance(reader_of(self.model.config.task(name)), WritingReader):
+                reader = reader_of(self.model.config.task(name))
+                if reader.writes or reader.modality != modality:
                     continue
+                padded = reader.padded
                 for key, row in reading.rows:
                     if key not in places:
                         places[key] = len(rows)
                         rows.append(row)
                 owners.setdefault(name, []).append((number, [places[key] for key, _ in reading.rows]))
-        if not rows:
+        if padded is None:
             return
-        batch = {key: value.to(self.device) for key, value in padded(self.tokenizer, rows).items()}
+        batch = {key: value.to(self.device) for key, value in padded(given, rows).items()}
         task_rows, labels = {}, {}
         for name, own in owners.items():
             most = max(len(of_item) for _, of_item in own)
             table = torch.tensor([of_item + [-1] * (most - len(of_item)) for _, of_item in own], device=self.device)
             several = self.model.heads[name].reads_several or most > 1
             task_rows[name] = table if several else table[:, 0]
-            reader = reader_of(self.model.config.task(name))
-            if isinstance(reader, MaskReader):
-                labels[name] = reader.labels(batch["input_ids"][task_rows[name]], self.tokenizer)
+            asked = reader_of(self.model.config.task(name)).labels(batch, task_rows[name], given)
+            if asked is not None:
+                labels[name] = asked
         logits = self.model(**batch, tasks=list(owners), task_rows=task_rows, labels=labels or None).logits
         for name, own in owners.items():
             task = self.model.config.task(name)
@@ -251,19 +265,21 @@ class MultiTaskPipeline(Pipeline):
                 of_items = of_items.split((labels[name] == 0).sum(1).tolist())
             for (number, _), of_item in zip(own, of_items, strict=True):
                 rest = items[number][name].rest
-                answers[number][name] = reader_of(task).answer(task, of_item, rest, self.model, self.tokenizer)
+                reader = reader_of(task)
+                answers[number][name] = reader.answer(task, of_item, rest, self.model, reader.processor(given))
 
     def _write(self, items: list[dict[str, Reading]], answers: list[dict[str, Any]], kwargs: dict[str, Any]) -> None:
         """Answers of the tasks that write."""
         for task in self.model.config.tasks:
-            name, reader = task["name"], reader_of(task)
+            name: str = task["name"]
+            reader: Any = reader_of(task)
             own = [number for number, readings in enumerate(items) if name in readings]
-            if not own or not isinstance(reader, WritingReader):
+            if not own or not reader.writes:
                 continue
             side = "left" if self.model.heads[name].language_model == "causal" else "right"
             rows = [items[number][name].rows[0][1] for number in own]
-            batch = {key: value.to(self.device) for key, value in padded(self.tokenizer, rows, side).items()}
-            texts = reader.write(self.model, task, batch, self.tokenizer, **kwargs)
+            batch = {key: value.to(self.device) for key, value in reader.padded(self._given, rows, side).items()}
+            texts = reader.write(self.model, task, batch, reader.processor(self._given), **kwargs)
             for number, text in zip(own, texts, strict=True):
                 answers[number][name] = reader.text(task, items[number][name].rest, text)
 

@@ -1,19 +1,25 @@
-"""What each type of task reads of an input of the pipeline, and what it answers."""
+"""What a type of task reads of an input of the pipeline, and what it answers: the contract of readers and decoders."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from transformers import BatchEncoding, PreTrainedConfig
 
-from .decoding import DECODERS, TokenWords, decode_sequence, decode_tokens, decode_units, token_words
-from .generation import generation_kwargs, languages
-from .heads import IGNORE
-from .inputs import Encoder, as_text, cut_rows, encode, one_at_a_time, rows_of, text_columns
-from .spans import NO_TOKEN, answer_text, context_marks, windows
-from .words import first_tokens, joined, running_words, token_units, trimmed
+from .config import FORMAT_VERSION
+from .examples import ONE, PAIR, Example
+from .inputs import Encoder, as_text, padded, rows_of, text_columns, tokenizer_of
+from .words import first_tokens, joined, running_words, trimmed
 
 Row = Mapping[str, Any]
+TEXTS = "text"  # the modality of a reader that names no other
+
+# For each token its word, None for special ones, and the characters it covers: (word, start, end).
+TokenWords = list[tuple[int | None, int, int]]
+
+# The task's dict, the logits of one row, its text and the words of its tokens, to what a person reads.
+Decoder = Callable[[dict[str, Any], torch.Tensor, str, TokenWords], Any]
 
 
 @dataclass(frozen=True)
@@ -24,28 +30,117 @@ class Reading:
         rows: model inputs of the texts, one or more, each under a key that is the same for tasks that read the same,
             which then share the pass of the backbone.
         rest: what the answer needs beside the logits.
+        cut: whether the input was longer than the limit, for readers of another modality than text.
     """
 
-    rows: list[tuple[Any, dict[str, list[int]]]]
+    rows: list[tuple[Any, dict[str, Any]]]
     rest: Any
+    cut: bool = False
+
+
+def token_words(encoding: BatchEncoding) -> TokenWords:
+    """The words that a fast tokenizer finds in the first row of an encoding made with ``return_offsets_mapping``."""
+    offsets = encoding["offset_mapping"][0]
+    return [(word, start, end) for word, (start, end) in zip(encoding.word_ids(0), offsets, strict=True)]
 
 
 class Reader:
-    """Texts, and pairs of texts for tasks that take pairs; the answer is the type's decoder's."""
+    """Texts, and pairs of texts for tasks that take pairs; the answer is the type's decoder's.
+
+    A reader of another modality names it, what it reads and what it makes, and overrides :meth:`processor`,
+    :meth:`encoder`, :meth:`padded`, :meth:`read` and, unless its type has a decoder, :meth:`answer`.
+    Training reads its rows by :meth:`read`, as the pipeline does.
+    """
+
+    modality: ClassVar[str] = TEXTS
+    # The keys of the pipeline's input that it reads, whose data are in `<key>_column`; of texts the first is needed.
+    fields: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+    # The model inputs that it makes. The first one has the length of a row, and rows of one batch are padded together.
+    input_names: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "token_type_ids")
+    # What its length is counted in, for messages.
+    unit: ClassVar[str] = "tokens"
+    # Dimensions of a row's first input: 1 for tokens (L,), 2 for frames of features (L, F).
+    dimensions: ClassVar[int] = 1
+    # Inputs as code, for cards: of single texts first, and of pairs where they differ.
+    examples: ClassVar[tuple[Example, ...]] = (ONE, PAIR)
+    # Lines that ask an exported model, below those that load it, where no pipeline of Transformers does.
+    stock_code: ClassVar[str | None] = None
+    # Whether the decoder reads the words of the tokens.
+    reads_words: ClassVar[bool] = True
+    # Whether it answers for the rows of its data as they are.
+    answers_rows: ClassVar[bool] = True
+    # Whether the answer is a text, which the backbone generates.
+    writes: ClassVar[bool] = False
+
+    def processor(self, given: Any) -> Any:
+        """What it reads with, of what a trainer or a pipeline is given: the tokenizer.
+
+        Raises:
+            ValueError: it is not there.
+        """
+        tokenizer = tokenizer_of(given)
+        if tokenizer is None:
+            raise ValueError(
+                f"A task that reads texts needs a tokenizer, and {type(given).__name__} is none and has none. Give the "
+                "backbone's."
+            )
+        return tokenizer
+
+    def encoder(
+        self, given: Any, config: PreTrainedConfig, task: Row | None = None, format_version: int = FORMAT_VERSION
+    ) -> Any:
+        """What makes inputs of the backbone, an ``InputEncoder``.
+
+        Args:
+            given: see :meth:`processor`.
+            config: the backbone's configuration.
+            task: the task's dict.
+            format_version: of the model.
+        """
+        return Encoder(self.processor(given), config, task, format_version)
+
+    def padded(self, given: Any, rows: Sequence[Mapping[str, Any]], side: str = "right") -> dict[str, torch.Tensor]:
+        """Model inputs of B rows as tensors (B, L, ...)."""
+        return padded(self.processor(given), rows, side)
+
+    def columns(self, task: Row) -> dict[str, str]:
+        """The columns of the data that it reads, by key of the pipeline's input."""
+        if self.fields != Reader.fields:
+            return {field: task.get(f"{field}_column") or field for field in self.fields}
+        text, pair = text_columns(dict(task))
+        return {"text": text, **({} if pair is None else {"text_pair": pair})}
+
+    def example_of(self, task: Row) -> Example:
+        """An input as code."""
+        pair = text_columns(dict(task))[1] is not None
+        return self.examples[-1 if pair else 0]
+
+    def stock_example(self, task: Row, tokenizer: Any) -> tuple[str, str] | None:  # noqa: ARG002
+        """A text that the exported model is asked in the pipeline of Transformers that serves the type, and further
+        arguments of that pipeline as code; None where there is none.
+        """
+        return None
+
+    def labels(self, inputs: Mapping[str, torch.Tensor], rows: torch.Tensor, given: Any) -> torch.Tensor | None:  # noqa: ARG002
+        """Labels that ask for some logits only, of some rows of a batch; None for all of them."""
+        return None
 
     def takes(self, task: Row) -> str:
         """What the task takes, in words."""
+        if self.fields != Reader.fields:
+            return "{" + ", ".join(f"'{field}': ..." for field in self.fields) + "}"
         return "single texts" if text_columns(dict(task))[1] is None else "pairs, {'text': ..., 'text_pair': ...}"
 
     def accepts(self, task: Row, row: Row, encoder: Encoder) -> bool:  # noqa: ARG002
         """Whether the task can answer for the input."""
+        if self.fields != Reader.fields:
+            return all(row.get(field) is not None for field in self.fields)
         pair = text_columns(dict(task))[1] is not None
         return row.get("text") is not None and (row.get("text_pair") is not None) == pair
 
     def example(self, task: Row, row: Row) -> dict[str, Any]:
         """A row of the task's data as an input of the pipeline."""
-        text, pair = text_columns(dict(task))
-        return {"text": row[text], **({} if pair is None else {"text_pair": row[pair]})}
+        return {key: row[column] for key, column in self.columns(task).items()}
 
     def read(self, task: Row, row: Row, encoder: Encoder) -> Reading:
         """The input as model inputs."""
@@ -60,8 +155,7 @@ class Reader:
         if stride is None:
             self._tell_cut(task, encoder, len(rows) > 1)
             rows = rows[:1]
-        reads_words = DECODERS.get(task["type"]) is not decode_sequence
-        return Reading(rows, (text, self._token_words(row["text"], text, encoder) if reads_words else []))
+        return Reading(rows, (text, self._token_words(row["text"], text, encoder) if self.reads_words else []))
 
     def answer(self, task: Row, logits: torch.Tensor, rest: Any, model: Any, tokenizer: Any) -> Any:  # noqa: ARG002
         """What a person reads of the logits of one item."""
@@ -99,14 +193,17 @@ class Reader:
         self._tell_cut(task, encoder, cut)
         return rows_of(encoder.inputs(encoding)), encoding
 
-    @staticmethod
-    def _tell_cut(task: Row, encoder: Encoder, cut: bool) -> None:
+    def _tell_cut(self, task: Row, encoder: Encoder, cut: bool) -> None:
         if cut:
             encoder.tell(
                 f"Task '{task['name']}': an input is longer than {encoder.limit} tokens and was cut; this is said "
                 "once. The task's max_length sets the limit"
-                + (", and its stride has long texts read whole." if task["type"] == "sequence-classification" else ".")
+                f"{self.reads_whole(task)}."
             )
+
+    def reads_whole(self, task: Row) -> str:  # noqa: ARG002
+        """What has long texts read whole, the end of a sentence; empty where nothing does."""
+        return ""
 
 
 def text_windows(text: str, encoder: Encoder, stride: int) -> list[tuple[Any, dict[str, list[int]]]]:
@@ -119,268 +216,3 @@ def text_windows(text: str, encoder: Encoder, stride: int) -> list[tuple[Any, di
 def window_stride(task: Row, limit: int | None) -> int:
     """Tokens by which the windows of a long text overlap, for a task that tags: a quarter of a window unless given."""
     return task["stride"] if task.get("stride") is not None else (limit or 0) // 4
-
-
-class TagReader(Reader):
-    """A text, or a list of words, that is read to its end; the answer is a list of spans or tags.
-
-    A list of words is what a task on words was trained on. Running text is split into words for it by
-    :func:`running_words`. A task that was trained on spans of running text tags tokens.
-    """
-
-    def read(self, task: Row, row: Row, encoder: Encoder) -> Reading:
-        """See :class:`Reader`."""
-        if not encoder.tokenizer.is_fast:
-            raise ValueError(
-                f"Task '{task['name']}' needs a fast tokenizer, which knows where a token stands in the text. Give "
-                "one, or name other tasks."
-            )
-        if encoder.format_version == 1:
-            encoder.tell(
-                "The model is of format 1, so its tags are read by the words of its tokenizer, and long texts are cut. "
-                "To convert it, set model.config.format_version = 2 and save it."
-            )
-            return super().read(task, row, encoder)
-        running = task.get("spans_column") is not None
-        value = row["text"] if running or row.get("tokens") is None else row["tokens"]
-        text, words = joined(value) if isinstance(value, list | tuple) and as_text(value) else (as_text(value), None)
-        stride = window_stride(task, encoder.limit)
-        windows = encoder.windows(text, stride)
-        if running:
-            units, tokens = token_units(text, windows.offsets)
-        else:
-            units = running_words(text, encoder.tokenizer.all_special_tokens) if words is None else words
-            tokens = first_tokens(windows.offsets, units)
-        home = windows.home()
-        places = [home[token] if token >= 0 else (0, NO_TOKEN) for token in tokens]
-        return Reading(text_windows(text, encoder, stride), (text, units, places, running, words))
-
-    def answer(self, task: Row, logits: torch.Tensor, rest: Any, model: Any, tokenizer: Any) -> Any:
-        """As ``token-classification``, aggregated for tags that mark spans."""
-        if len(rest) == 2:
-            return super().answer(task, logits, rest, model, tokenizer)
-        text, units, places, running, words = rest
-        logits_GLC = logits if logits.dim() == 3 else logits.unsqueeze(0)
-        index = torch.tensor(places, dtype=torch.long).reshape(-1, 2).clamp(min=0)
-        placed = [token >= 0 for _, token in places]
-        logits_UC = logits_GLC[index[:, 0], index[:, 1]]
-        return decode_units(dict(task), logits_UC, units, placed, text, running=running, words=words)
-
-
-class QuestionReader(Reader):
-    """A question and the context that holds its answer."""
-
-    def takes(self, task: Row) -> str:  # noqa: ARG002
-        """See :class:`Reader`."""
-        return "{'question': ..., 'context': ...}"
-
-    def accepts(self, task: Row, row: Row, encoder: Encoder) -> bool:  # noqa: ARG002
-        """See :class:`Reader`."""
-        return row.get("question") is not None and row.get("context") is not None
-
-    def example(self, task: Row, row: Row) -> dict[str, Any]:
-        """See :class:`Reader`."""
-        return {"question": row[task["question_column"]], "context": row[task["context_column"]]}
-
-    def read(self, task: Row, row: Row, encoder: Encoder) -> Reading:
-        """See :class:`Reader`."""
-        question, context = as_text(row["question"]), as_text(row["context"])
-        encoding, cut = windows(encoder.tokenizer, question, context, encoder.limit, int(task.get("doc_stride", 128)))
-        if cut:
-            encoder.tell(
-                f"Task '{task['name']}': a question takes more than half of {encoder.limit} tokens and was cut; this "
-                "is said once."
-            )
-        marks = [context_marks(encoding, window) for window in range(len(encoding["input_ids"]))]
-        rows = rows_of(encoder.inputs(encoding))
-        key = ("qa", task["name"], question, context)
-        return Reading(
-            [((*key, number), row) for number, row in enumerate(rows)], (context, encoding["offset_mapping"], marks)
-        )
-
-    def answer(self, task: Row, logits: torch.Tensor, rest: Any, model: Any, tokenizer: Any) -> Any:  # noqa: ARG002
-        """As ``question-answering``: ``{"score", "start", "end", "answer"}``."""
-        context, offsets, marks = rest
-        length = logits.shape[1]
-        marks_GL = torch.tensor([row + [NO_TOKEN] * (length - len(row)) for row in marks])
-        best = model.heads[task["name"]].best(logits[: len(marks)], marks_GL)
-        text, start, end = answer_text(context, offsets, best)
-        return {"score": float(best[3]), "start": start, "end": end, "answer": text}
-
-
-class ChoiceReader(Reader):
-    """A question and its choices."""
-
-    def takes(self, task: Row) -> str:  # noqa: ARG002
-        """See :class:`Reader`."""
-        return "{'question': ..., 'choices': [...]}"
-
-    def accepts(self, task: Row, row: Row, encoder: Encoder) -> bool:  # noqa: ARG002
-        """See :class:`Reader`."""
-        return row.get("question") is not None and row.get("choices") is not None
-
-    def example(self, task: Row, row: Row) -> dict[str, Any]:
-        """See :class:`Reader`."""
-        return {"question": row[task["question_column"]], "choices": row[task["choices_column"]]}
-
-    def read(self, task: Row, row: Row, encoder: Encoder) -> Reading:
-        """See :class:`Reader`."""
-        if not isinstance(row["choices"], list | tuple) or not row["choices"]:
-            raise ValueError(f"Task '{task['name']}' needs a list of one choice or more. Found {row['choices']!r}.")
-        choices = [as_text(choice) for choice in row["choices"]]
-        question = as_text(row["question"])
-        rows, _ = self._encode(task, encoder, [question] * len(choices), choices)
-        key = ("choice", question, tuple(choices), encoder.limit)
-        return Reading([((*key, number), row) for number, row in enumerate(rows)], choices)
-
-    def answer(self, task: Row, logits: torch.Tensor, rest: Any, model: Any, tokenizer: Any) -> Any:  # noqa: ARG002
-        """The best choice: its number, text and probability."""
-        score, best = logits[: len(rest)].softmax(-1).max(-1)
-        return {"index": int(best), "choice": rest[int(best)], "score": float(score)}
-
-
-class SimilarityReader(Reader):
-    """A text, or two of them."""
-
-    def takes(self, task: Row) -> str:  # noqa: ARG002
-        """See :class:`Reader`."""
-        return "single texts and pairs"
-
-    def accepts(self, task: Row, row: Row, encoder: Encoder) -> bool:  # noqa: ARG002
-        """See :class:`Reader`."""
-        return row.get("text") is not None
-
-    def read(self, task: Row, row: Row, encoder: Encoder) -> Reading:
-        """See :class:`Reader`."""
-        texts = [as_text(row[key]) for key in ("text", "text_pair") if row.get(key) is not None]
-        rows, _ = self._encode(task, encoder, texts)
-        keys = [("text", text, None, encoder.limit, encoder.language) for text in texts]
-        return Reading(list(zip(keys, rows, strict=True)), len(texts))
-
-    def answer(self, task: Row, logits: torch.Tensor, rest: Any, model: Any, tokenizer: Any) -> Any:  # noqa: ARG002
-        """The embedding of a text; the cosine of two."""
-        if rest == 1:
-            return {"embedding": logits[0].tolist()}
-        return {"score": float(logits[0] @ logits[1])}
-
-
-class MaskReader(Reader):
-    """A text with one mask or more."""
-
-    def takes(self, task: Row) -> str:  # noqa: ARG002
-        """See :class:`Reader`."""
-        return "single texts that hold the tokenizer's mask token"
-
-    def accepts(self, task: Row, row: Row, encoder: Encoder) -> bool:
-        """See :class:`Reader`."""
-        return super().accepts(task, row, encoder) and str(encoder.tokenizer.mask_token) in as_text(row["text"])
-
-    def read(self, task: Row, row: Row, encoder: Encoder) -> Reading:
-        """See :class:`Reader`."""
-        text = as_text(row["text"])
-        (ids,), _ = self._encode(task, encoder, [text])
-        return Reading([(("text", text, None, encoder.limit, encoder.language), ids)], ids["input_ids"])
-
-    def labels(self, input_ids: torch.Tensor, tokenizer: Any) -> torch.Tensor:
-        """Labels that ask for the logits of the masks only."""
-        return torch.where(input_ids == tokenizer.mask_token_id, 0, IGNORE)
-
-    def answer(self, task: Row, logits: torch.Tensor, rest: Any, model: Any, tokenizer: Any) -> Any:  # noqa: ARG002
-        """As ``fill-mask``: the five likeliest words of the mask; a list of such lists where there are several."""
-        places = [place for place, token in enumerate(rest) if token == tokenizer.mask_token_id]
-        answers: list[list[dict[str, Any]]] = []
-        for place, row in zip(places, logits.softmax(-1), strict=True):
-            answers.append([])
-            for score, token in zip(*(values.tolist() for values in row.topk(min(5, len(row)))), strict=True):
-                ids = [*rest[:place], token, *rest[place + 1 :]]
-                sequence = tokenizer.decode(ids, skip_special_tokens=len(places) == 1)
-                answers[-1].append(
-                    {"score": score, "token": token, "token_str": tokenizer.decode([token]), "sequence": sequence}
-                )
-        return answers[0] if len(answers) == 1 else answers
-
-
-class WritingReader(Reader):
-    """A text to go on from, or to make another of."""
-
-    def takes(self, task: Row) -> str:  # noqa: ARG002
-        """See :class:`Reader`."""
-        return "single texts"
-
-    def accepts(self, task: Row, row: Row, encoder: Encoder) -> bool:  # noqa: ARG002
-        """See :class:`Reader`."""
-        return row.get("text") is not None and row.get("text_pair") is None
-
-    def read(self, task: Row, row: Row, encoder: Encoder) -> Reading:
-        """See :class:`Reader`."""
-        text, key = as_text(row["text"]), ("write", task["name"])
-        if task["type"] == "text-generation":
-            return Reading([((*key, text), self._prompt(task, text, encoder))], text)
-        with one_at_a_time(), languages(encoder.tokenizer, task):
-            (ids,), _ = self._encode(task, encoder, [(task.get("prefix") or "") + text])
-        return Reading([((*key, text), ids)], text)
-
-    def _prompt(self, task: Row, text: str, encoder: Encoder) -> dict[str, list[int]]:
-        """The end of a text, as far as the backbone has positions for it and for what follows."""
-        tokenizer, most = encoder.tokenizer, encoder.limit
-        if most is not None and (positions := getattr(encoder.config, "max_position_embeddings", None)) is not None:
-            most = min(most, positions - generation_kwargs(tokenizer, task, encoder.config)["max_new_tokens"])
-        with one_at_a_time():
-            side, tokenizer.truncation_side = tokenizer.truncation_side, "left"
-            try:
-                encoding = encode(tokenizer, [text], None, most)
-                cut = any(cut_rows(tokenizer, encoding, [text], None, most))
-            finally:
-                tokenizer.truncation_side = side
-        (row,) = rows_of(encoder.inputs(encoding))
-        if cut:
-            encoder.tell(
-                f"Task '{task['name']}': an input is longer than {most} tokens, and is continued from its last ones; "
-                "this is said once."
-            )
-        first = tokenizer.bos_token_id
-        if first is not None and row["input_ids"][0] != first:  # as in training
-            begin = {"input_ids": first, "attention_mask": 1}
-            drop = int(len(row["input_ids"]) == most)
-            row = {name: [begin.get(name, 0), *values[drop:]] for name, values in row.items()}
-        return row
-
-    def write(self, model: Any, task: Row, batch: dict[str, torch.Tensor], tokenizer: Any, **kwargs: Any) -> list[str]:
-        """The texts that the model writes for some rows, padded on the left for a decoder."""
-        given = {
-            **generation_kwargs(tokenizer, task, model.config.backbone_config),
-            "pad_token_id": tokenizer.pad_token_id,
-            **kwargs,
-        }
-        names = ["input_ids", "attention_mask", *(["token_type_ids"] if task["type"] == "text-generation" else [])]
-        known: dict[str, Any] = {key: batch[key] for key in names if key in batch}  # as in training
-        ids = model.generate(**known, task=task["name"], **given)
-        if task["type"] == "text-generation":
-            ids = ids[:, batch["input_ids"].shape[1] :]
-        return tokenizer.batch_decode(ids, skip_special_tokens=True)
-
-    def text(self, task: Row, rest: str, written: str) -> Any:
-        """As ``text-generation``, the text with its continuation, and as ``text2text-generation``, the new text."""
-        return {"generated_text": (rest if task["type"] == "text-generation" else "") + written}
-
-
-_WRITING = WritingReader()
-_TEXTS = Reader()
-_TAGS = TagReader()
-READERS: dict[str, Reader] = {
-    "token-classification": _TAGS,
-    "question-answering": QuestionReader(),
-    "multiple-choice": ChoiceReader(),
-    "sentence-similarity": SimilarityReader(),
-    "fill-mask": MaskReader(),
-    "text-generation": _WRITING,
-    "translation": _WRITING,
-    "summarization": _WRITING,
-    "text2text-generation": _WRITING,
-}
-
-
-def reader_of(task: Row) -> Reader:
-    """The reader of a task's type; a type of the user's own that answers with tags reads as those do."""
-    own = _TAGS if DECODERS.get(task["type"]) is decode_tokens else _TEXTS
-    return READERS.get(task["type"], own)

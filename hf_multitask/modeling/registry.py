@@ -9,44 +9,58 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .config import MultiTaskConfig
-from .decoding import DECODERS, Decoder
+from .entries import load_entries
 from .extensions import EXTENSIONS
-from .head_types import HEADS
 from .heads import Head
-from .travel import ROOM, keep_source, kept_source
+from .kinds import KINDS, add_extension
+from .readers import Decoder, Reader
+from .travel import ROOM, keep_source, kept_sources
 
+Parts = tuple[Any, ...]  # of a type: head, decode, and a reader where it has one of its own
 _HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 
 
-def add_type(kind: str, head: type[Head], decode: Decoder) -> None:
+def add_type(
+    kind: str, head: type[Head] | None, decode: Decoder | None = None, reader: type[Reader] | None = None
+) -> None:
     """Make a type known to the models of this process.
 
+    A type of the package is known already, by its row in ``kinds``, and names none of the parts.
+
     Raises:
-        TypeError: ``head`` is no head that can be built, or ``decode`` cannot be called.
+        TypeError: ``head`` is no head that can be built, ``reader`` no reader, or ``decode`` cannot be called.
         ValueError: the file of one of them could not travel with a saved model.
     """
+    if head is decode is reader is None and kind in KINDS and kind not in EXTENSIONS:
+        return
     if not (isinstance(head, type) and issubclass(head, Head)):
         raise TypeError(f"Type '{kind}': `head` should be a subclass of hf_multitask.modeling.Head. Found {head!r}.")
     if inspect.isabstract(head):
         missing = ", ".join(sorted(head.__abstractmethods__))
         raise TypeError(f"Type '{kind}': the head {head.__name__} does not define {missing}. Define it.")
-    if not callable(decode):
+    if reader is not None and not (isinstance(reader, type) and issubclass(reader, Reader)):
+        raise TypeError(
+            f"Type '{kind}': `reader` should be a subclass of hf_multitask.modeling.readers.Reader. Found {reader!r}."
+        )
+    answers = reader is not None and reader.answer is not Reader.answer
+    if not (callable(decode) or (decode is None and answers)):
         raise TypeError(f"Type '{kind}': `decode` should be a function. Found {decode!r}.")
-    for thing in (head, decode):
-        keep_source(kind, thing)
-    _add(kind, head, decode)
+    _add(kind, (head, decode) if reader is None else (head, decode, reader))
 
 
-def _add(kind: str, head: Any, decode: Any) -> None:
-    HEADS[kind], DECODERS[kind] = head, decode
-    EXTENSIONS[kind] = (head, decode)
+def _add(kind: str, parts: Parts) -> None:
+    for part in filter(None, parts):
+        keep_source(kind, part)
+    EXTENSIONS[kind] = parts
+    add_extension(kind, *parts)
 
 
 def load_types(source: str, kwargs: Mapping[str, Any]) -> None:
     """Make known what a saved model that the user trusts needs and this process lacks, by running the code beside it.
 
     Where the package is imported, its own model class is used and not the one beside the weights, so the types from
-    outside are all that has to come from there. A type that is registered here is left as it is.
+    outside are all that has to come from there. A type that is registered here, or that an installed package
+    has, is left as it is.
 
     Args:
         source: folder or Hub id.
@@ -60,7 +74,10 @@ def load_types(source: str, kwargs: Mapping[str, Any]) -> None:
     if not isinstance(config, PreTrainedConfig):
         folder = {key: kwargs[key] for key in ("subfolder",) if key in kwargs}
         config = MultiTaskConfig.from_pretrained(config or source, **hub, **folder)
-    wanted = {task["type"]: task["name"] for task in config.tasks if not _is_here(task["type"])}
+    missing = {task["type"]: task["name"] for task in config.tasks if not _is_here(task["type"])}
+    for kind in missing.keys() - KINDS.keys():
+        load_entries(kind, KINDS)
+    wanted = {kind: task for kind, task in missing.items() if not _is_here(kind)}
     if not wanted:
         return
     try:
@@ -68,12 +85,9 @@ def load_types(source: str, kwargs: Mapping[str, Any]) -> None:
     except OSError:
         brought = {}  # no code beside the model: the head will be missed by name
     for kind in wanted.keys() & brought.keys():
-        head, decode = brought[kind]
         if kind not in EXTENSIONS:
-            for thing in (head, decode):
-                keep_source(kind, thing)
-            _add(kind, head, decode)
-        elif [kept_source(thing) for thing in EXTENSIONS[kind]] != [kept_source(thing) for thing in brought[kind]]:
+            _add(kind, brought[kind])
+        elif kept_sources(EXTENSIONS[kind]) != kept_sources(brought[kind]):
             raise ValueError(
                 f"Task '{wanted[kind]}' of '{source}' has the type '{kind}', and a model loaded earlier brought other "
                 "code for that type. Load one of them in a process of its own, or where hf_multitask is not imported."
@@ -83,10 +97,6 @@ def load_types(source: str, kwargs: Mapping[str, Any]) -> None:
 def _is_here(kind: str) -> bool:
     """Whether a type is ours or the user's, and not one that an earlier model brought along."""
     if kind not in EXTENSIONS:
-        return kind in HEADS
+        return kind in KINDS
     module = EXTENSIONS[kind][0].__module__
     return module.rpartition(".")[0] == ROOM or not module.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
-
-
-for _kind, (_head, _decode) in EXTENSIONS.items():
-    HEADS[_kind], DECODERS[_kind] = _head, _decode

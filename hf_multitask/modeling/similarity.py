@@ -6,8 +6,11 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedConfig
 
+from .examples import ONE, Example
 from .heads import IGNORE, Head, at_least_float32, pooled_states
+from .inputs import Encoder, as_text
 from .native import States, family_kind
+from .readers import Reader, Reading, Row
 
 
 class SentenceSimilarityHead(Head):
@@ -23,6 +26,7 @@ class SentenceSimilarityHead(Head):
     """
 
     reads_several: ClassVar[bool] = True
+    stock_is_backbone: ClassVar[bool] = True
 
     @classmethod
     def outputs(cls, task: dict[str, Any]) -> int:  # noqa: ARG003
@@ -90,3 +94,38 @@ class SentenceSimilarityHead(Head):
 
 def _cosines(first_NPD: torch.Tensor, second_NPD: torch.Tensor) -> torch.Tensor:
     return (first_NPD * second_NPD).sum(-1)
+
+
+_CODE = """tokens = tokenizer(["Ada loved it.", "She liked it."], padding=True, return_tensors="pt")
+with torch.no_grad():
+    states = model(**tokens).last_hidden_state
+print(states.shape)
+"""
+
+
+class SimilarityReader(Reader):
+    """A text, or two of them."""
+
+    examples: ClassVar[tuple[Example, ...]] = (ONE,)
+    stock_code: ClassVar[str | None] = _CODE
+
+    def takes(self, task: Row) -> str:  # noqa: ARG002
+        """See :class:`Reader`."""
+        return "single texts and pairs"
+
+    def accepts(self, task: Row, row: Row, encoder: Encoder) -> bool:  # noqa: ARG002
+        """See :class:`Reader`."""
+        return row.get("text") is not None
+
+    def read(self, task: Row, row: Row, encoder: Encoder) -> Reading:
+        """See :class:`Reader`."""
+        texts = [as_text(row[key]) for key in ("text", "text_pair") if row.get(key) is not None]
+        rows, _ = self._encode(task, encoder, texts)
+        keys = [("text", text, None, encoder.limit, encoder.language) for text in texts]
+        return Reading(list(zip(keys, rows, strict=True)), len(texts))
+
+    def answer(self, task: Row, logits: torch.Tensor, rest: Any, model: Any, tokenizer: Any) -> Any:  # noqa: ARG002
+        """The embedding of a text; the cosine of two."""
+        if rest == 1:
+            return {"embedding": logits[0].tolist()}
+        return {"score": float(logits[0] @ logits[1])}

@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModelForQuestionAnswering, BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBase
 
+from .examples import TEXT, Example
 from .heads import Head, at_least_float32
-from .inputs import one_at_a_time
+from .inputs import Encoder, as_text, one_at_a_time, rows_of
 from .native import States, family_kind
+from .readers import Reader, Reading, Row
 
 # What the label of a token says: it belongs to the context, the answer begins there, the answer ends there.
 CONTEXT, START, END = 1, 2, 4
@@ -172,3 +174,48 @@ def answer_text(
     text = context[first:last]
     first += len(text) - len(text.lstrip())  # the space before a word, which some tokenizers count in
     return context[first:last].rstrip(), first, first + len(context[first:last].rstrip())
+
+
+_EXAMPLE = Example(
+    f'{{"question": "Who loved it?", "context": "{TEXT}"}}',
+    f'"Who loved it?", "{TEXT}"',
+)
+_CODE = """tokens = tokenizer("Who loved it?", "Ada Lovelace loved this place.", return_tensors="pt")
+with torch.no_grad():
+    output = model(**tokens)
+start, end = int(output.start_logits.argmax()), int(output.end_logits.argmax())
+print(tokenizer.decode(tokens["input_ids"][0, start : end + 1]))
+"""
+
+
+class QuestionReader(Reader):
+    """A question and the context that holds its answer."""
+
+    fields: ClassVar[tuple[str, ...]] = ("question", "context")
+    examples: ClassVar[tuple[Example, ...]] = (_EXAMPLE,)
+    stock_code: ClassVar[str | None] = _CODE
+
+    def read(self, task: Row, row: Row, encoder: Encoder) -> Reading:
+        """See :class:`Reader`."""
+        question, context = as_text(row["question"]), as_text(row["context"])
+        encoding, cut = windows(encoder.tokenizer, question, context, encoder.limit, int(task.get("doc_stride", 128)))
+        if cut:
+            encoder.tell(
+                f"Task '{task['name']}': a question takes more than half of {encoder.limit} tokens and was cut; this "
+                "is said once."
+            )
+        marks = [context_marks(encoding, window) for window in range(len(encoding["input_ids"]))]
+        rows = rows_of(encoder.inputs(encoding))
+        key = ("qa", task["name"], question, context)
+        return Reading(
+            [((*key, number), row) for number, row in enumerate(rows)], (context, encoding["offset_mapping"], marks)
+        )
+
+    def answer(self, task: Row, logits: torch.Tensor, rest: Any, model: Any, tokenizer: Any) -> Any:  # noqa: ARG002
+        """As ``question-answering``: ``{"score", "start", "end", "answer"}``."""
+        context, offsets, marks = rest
+        length = logits.shape[1]
+        marks_GL = torch.tensor([row + [NO_TOKEN] * (length - len(row)) for row in marks])
+        best = model.heads[task["name"]].best(logits[: len(marks)], marks_GL)
+        text, start, end = answer_text(context, offsets, best)
+        return {"score": float(best[3]), "start": start, "end": end, "answer": text}

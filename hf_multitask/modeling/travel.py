@@ -48,11 +48,15 @@ def keep_source(kind: str, thing: Any) -> None:
     _SOURCES[thing.__module__] = _travelling(kind, path, thing.__module__)
 
 
-def kept_source(thing: Any) -> str:
-    """What defines a head or a ``decode``, for comparison: text and name, or the name alone of what is ours."""
+def kept_sources(parts: Iterable[Any]) -> list[str]:
+    """What defines the parts of a type, for comparison: text and name, or the name alone of what is ours."""
+    return [_kept_source(part) for part in parts if part is not None]
+
+
+def _kept_source(thing: Any) -> str:
     module, name = thing.__module__, thing.__qualname__
     if _neighbour(thing):
-        return f"{module.rpartition('.')[2]}.{name}"
+        return name
     if module not in _SOURCES:
         return Path(str(sys.modules[module].__file__)).read_text(encoding="utf-8") + name
     return _SOURCES[module] + name
@@ -65,15 +69,21 @@ def write_extensions(folder: str | Path, tasks: Iterable[Mapping[str, Any]]) -> 
     if not kinds:
         return
     stems: dict[str, str] = {}
+    parts: list[str] = []
     lines = ['"""Task types that this model has and hf_multitask has not; written when it was saved."""', ""]
     for number, kind in enumerate(kinds):
-        for role, thing in zip(("head", "decode"), EXTENSIONS[kind], strict=True):
+        names = []
+        for role, thing in zip(("head", "decode", "reader"), EXTENSIONS[kind], strict=False):
+            if thing is None:
+                names.append("None")
+                continue
+            names.append(f"{role}_{number}")
             stem = thing.__module__.rpartition(".")[2]
             if not _neighbour(thing):
                 stem = stems.setdefault(thing.__module__, _free_stem(stem, stems.values()))
-            lines.append(f"from .{stem} import {thing.__qualname__} as {role}_{number}")
-    pairs = ", ".join(f"{kind!r}: (head_{number}, decode_{number})" for number, kind in enumerate(kinds))
-    texts = {"extensions": "\n".join([*lines, "", f"EXTENSIONS = {{{pairs}}}", ""])}
+            lines.append(f"from .{stem} import {thing.__qualname__} as {names[-1]}")
+        parts.append(f"{kind!r}: ({', '.join(names)})")
+    texts = {"extensions": "\n".join([*lines, "", f"EXTENSIONS = {{{', '.join(parts)}}}", ""])}
     texts |= {stem: _SOURCES[module] for module, stem in stems.items()}
     for stem, text in texts.items():
         (folder / f"{stem}.py").write_text(text, encoding="utf-8")
@@ -166,7 +176,8 @@ def _moved(where: str, node: ast.ImportFrom) -> Iterator[str]:
         if "extensions" in {home, *(Path(file).stem for file in get_relative_import_files(path))}:
             raise ValueError(
                 f"{where} imports '{alias.name}' from '{node.module}', which itself imports every head. {_FIX} "
-                "Of hf_multitask.modeling, take what lies below the model: heads, decoding, inputs, routing, config."
+                "Of hf_multitask.modeling, take what lies below the model: heads, decoding, readers, inputs, routing, "
+                "config."
             )
         by_stem.setdefault(home, []).append(f"{alias.name} as {alias.asname}" if alias.asname else alias.name)
     return (f"from .{home} import {', '.join(names)}" for home, names in by_stem.items())

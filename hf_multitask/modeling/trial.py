@@ -1,14 +1,18 @@
 """Whether a backbone does what the tasks need of it, tried when a model is built."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from .keywords import parameter_names
+from .native import reading_part
 from .precision import fitted
 from .routing import States
 
 _FAILS = (AttributeError, IndexError, KeyError, TypeError)  # whatever the numbers are
 _ROWS, _TOKENS = 1, 16  # several rows would ask for a padding token, which some families have none of
+_ANYWHERE = ("eager", "sdpa", None)  # attention that runs where the weights are now
 
 
 def check_own_code(name: str, config: Any, backbone: Any = None) -> None:
@@ -31,32 +35,72 @@ def check_own_code(name: str, config: Any, backbone: Any = None) -> None:
             )
 
 
-def check_family(model: Any) -> None:
+def check_reading(model: Any) -> None:
+    """Run the backbone of a model once, on a short text, with the inputs that tokenizers make.
+
+    What runs only elsewhere than the weights are now, such as an attention of GPUs, or is spread over processes, is
+    taken as it is.
+
+    Args:
+        model: a multi-task model with its weights, in evaluation mode.
+
+    Raises:
+        ValueError: the family reads something else, as Tapas tables, or texts of one length only.
+    """
+    part, config = reading_part(model.backbone), model.config.backbone_config
+    names = parameter_names(part.forward)
+    elsewhere = config._attn_implementation not in _ANYWHERE or getattr(model.backbone, "is_quantized", False)
+    if "input_ids" not in names or elsewhere or not _whole(part):
+        return
+    ids_NL = torch.ones(_ROWS, _TOKENS, dtype=torch.long, device=model.backbone.device)
+    given = {"input_ids": ids_NL, "attention_mask": ids_NL}
+    if "token_type_ids" in names:
+        given["token_type_ids"] = torch.zeros_like(ids_NL)
+    try:
+        with torch.no_grad():
+            part(**given)
+    except (NotImplementedError, torch.OutOfMemoryError):  # of a dtype on this device
+        return
+    except (*_FAILS, RuntimeError) as problem:
+        raise ValueError(
+            f"The backbone family '{config.model_type}' is not supported: {type(part).__name__}, set as the checkpoint "
+            f"has it, does not read a text of {_TOKENS} tokens ({type(problem).__name__}: "
+            f"{' '.join(str(problem).split())}). Choose another backbone."
+        ) from problem
+
+
+def _whole(module: torch.nn.Module) -> bool:
+    """Whether all weights are in the memory of this process."""
+    return all(weight.numel() and not weight.is_meta for weight in module.parameters())
+
+
+def check_family(model: Any, heads: Mapping[str, torch.nn.Module] | None = None) -> None:
     """Run each type of head of a model once, on states without content.
 
     Args:
         model: a multi-task model with its weights.
+        heads: by task, heads to run in place of the model's.
 
     Raises:
         ValueError: the stock class of a task needs of the family's backbone what other families do not have.
     """
-    config = model.config.backbone_config
+    config, heads = model.config.backbone_config, model.heads if heads is None else heads
     size = getattr(config.get_text_config(), "hidden_size", None)
-    firsts = {type(head): name for name, head in reversed(model.heads.items()) if head.language_model is None}
+    kept = {name: head for name, head in heads.items() if head.language_model is None and _whole(head)}
+    firsts = {type(head): name for name, head in reversed(kept.items())}
     if not isinstance(size, int):
         return
-    kwargs = {"device": model.backbone.device, "dtype": model.backbone.dtype}
-    hidden_NLD = torch.zeros(_ROWS, _TOKENS, size, **kwargs)
-    ids_NL = torch.ones(_ROWS, _TOKENS, dtype=torch.long, device=kwargs["device"])
     for kind, name in firsts.items():
+        weight = next(heads[name].parameters(), next(model.backbone.parameters()))
+        hidden_NLD = torch.zeros(_ROWS, _TOKENS, size, device=weight.device, dtype=model.backbone.dtype)
+        ids_NL = torch.ones(_ROWS, _TOKENS, dtype=torch.long, device=weight.device)
         states = States(last_hidden_state=hidden_NLD, pooler_output=hidden_NLD[:, 0])
         try:
             with torch.no_grad():
-                model.heads[name](fitted(states, model.heads[name]), ids_NL, torch.ones_like(ids_NL))
+                heads[name](fitted(states, heads[name]), ids_NL, torch.ones_like(ids_NL))
         except _FAILS as problem:
             raise ValueError(
-                f"The backbone family '{config.model_type}' is not supported for task '{name}': the stock class of "
-                f"{model.config.task(name)['type']} reads more of {type(model.backbone.base_model).__name__} than the "
-                f"states of its last layer ({kind.__name__}: {' '.join(str(problem).split())}). Choose another "
-                "backbone."
+                f"The backbone family '{config.model_type}' is not supported for task '{name}': the stock class of its "
+                f"type reads more of {type(model.backbone.base_model).__name__} than the states of its last layer "
+                f"({kind.__name__}: {' '.join(str(problem).split())}). Choose another backbone."
             ) from problem

@@ -4,7 +4,8 @@ from dataclasses import fields
 from typing import Any
 
 from ..modeling.config import check_task_name, close_match
-from ..modeling.head_types import suggested_type
+from ..modeling.entries import load_entries
+from ..modeling.kinds import suggested_type
 from ..modeling.values import check_values, hints_of, shown
 from .base import Task
 from .labelled import Labelled
@@ -32,6 +33,9 @@ def build_task(name: str, values: dict[str, Any]) -> Task:
     kind = values.get("type")
     if kind is None:
         raise ValueError(f"Task '{name}' has no 'type'; the types are {', '.join(sorted(TASK_TYPES))}. Give one.")
+    failed = load_entries(kind, TASK_TYPES) if isinstance(kind, str) and kind not in TASK_TYPES else ""
+    if failed:
+        raise ValueError(f"Task '{name}' has the unknown type {shown(kind)}{failed}.")
     if not isinstance(kind, str) or kind not in TASK_TYPES:
         raise ValueError(
             f"Task '{name}' has the unknown type {shown(kind)}; the types are {', '.join(sorted(TASK_TYPES))}."

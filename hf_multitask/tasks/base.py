@@ -3,46 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import inspect
-import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from transformers import BatchEncoding
-
 from ..modeling.config import close_match
-from ..modeling.inputs import WINDOWS, Windows, as_text, text_columns
+from ..modeling.inputs import WINDOWS, as_text, text_columns
+from ..modeling.kinds import reader_of
+from ..modeling.readers import TEXTS
+from .encodings import RowEncodings, read_rows
+from .sources import code_of
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
     from ..modeling.inputs import Encoder
-
-
-class RowEncodings(BatchEncoding):
-    """The tokens of a batch of rows; those of a text that is too long as far as the first window goes.
-
-    ``windows`` holds, by row, those texts whole, and ``notes``, by task, what its labels left for later.
-    """
-
-    windows: dict[int, Windows]
-    notes: dict[str, Any]
-
-    def text(self, row: int) -> Windows:
-        """The windows of a row's text."""
-        if row in self.windows:
-            return self.windows[row]
-        inside = [token for token, sequence in enumerate(self.sequence_ids(row)) if sequence == 0]
-        lead, count = (inside[0], len(inside)) if inside else (0, 0)
-        ids = {"input_ids": self["input_ids"][row]}
-        return Windows([ids], self["offset_mapping"][row][lead : lead + count], [0], lead, count)
+    from ..modeling.readers import Reader
 
 
 @dataclass(kw_only=True)
@@ -105,6 +85,11 @@ class Task(ABC):
         return self.dataset or self.name or ""
 
     @property
+    def reader(self) -> Reader:
+        """What makes model inputs of its rows, as the pipeline does."""
+        return reader_of({"type": self.type, "name": self.name})
+
+    @property
     def text_columns(self) -> tuple[str, str | None]:
         """Columns of the text, and of the second text for pairs."""
         return text_columns(self.to_dict())
@@ -120,14 +105,20 @@ class Task(ABC):
         return True
 
     @property
+    def input_columns(self) -> tuple[str | None, ...]:
+        """Columns of what the model is fed."""
+        reader = self.reader
+        return self.text_columns if reader.modality == TEXTS else tuple(reader.columns(self.to_dict()).values())
+
+    @property
     def columns(self) -> list[str]:
         """All columns it reads."""
-        return [column for column in (*self.text_columns, self.target_column) if column]
+        return [column for column in (*self.input_columns, self.target_column) if column]
 
     @property
     def input_key(self) -> tuple[Any, ...]:
         """What the model is fed: tasks with the same key share a row and a backbone pass. The source comes first."""
-        return (self.source, *self.text_columns, self.max_length, self.language)
+        return (self.source, *self.input_columns, self.max_length, self.language)
 
     @property
     def windows_key(self) -> Any:
@@ -143,16 +134,8 @@ class Task(ABC):
         return {"type": self.type, **dataclasses.asdict(self)}
 
     def code(self) -> str:
-        """A hash of the files that define a class from outside the package, on which the encoded labels depend."""
-        package = __name__.partition(".")[0]
-        digest = hashlib.sha256()
-        for own in type(self).__mro__:
-            if own is not object and own.__module__.partition(".")[0] not in (package, "abc"):
-                try:
-                    digest.update(Path(inspect.getfile(own)).read_bytes())
-                except (OSError, TypeError):  # typed in: nothing tells one version from the next
-                    return secrets.token_hex()
-        return digest.hexdigest()
+        """A hash of the files that define its class, where they are from outside the package, see :func:`code_of`."""
+        return code_of(type(self))
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """See that the tokenizer can do what the task asks of it.
@@ -232,6 +215,8 @@ class Task(ABC):
     ) -> tuple[dict[str, list[Any]], Any, list[bool]]:
         """The model inputs of a batch of rows, what :meth:`encode_labels` gets as ``encoding``, and which were cut.
 
+        What is no text is read as the pipeline reads it, by the type's reader, whose readings are the ``encoding``.
+
         Args:
             rows: the columns, of the batch.
             indices: the rows' numbers in their dataset, for messages.
@@ -239,6 +224,9 @@ class Task(ABC):
             split: name of the split, for messages.
             offsets: whether a task reads where the tokens stand.
         """
+        if self.reader.modality != TEXTS:
+            task = {**self.to_dict(), "name": self.name}
+            return read_rows(self.reader, task, rows, encoder, several=self.several)
         text, pair = self.text_columns
         texts = self.texts(rows[text], text, indices, split)
         pairs = None if pair is None else self.texts(rows[pair], pair, indices, split)

@@ -11,6 +11,7 @@ from ..modeling.heads import IGNORE
 from . import labels as lab
 from .base import Task
 from .constant import entropy
+from .registration import register_task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -245,3 +246,7 @@ class TextGeneration(LanguageModelling):
         import numpy as np
 
         return np.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)
+
+
+register_task(FillMask)
+register_task(TextGeneration)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from .base import Task
 from .constant import entropy
+from .registration import register_task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -137,3 +138,6 @@ class MultipleChoice(Task):
         # Evaluation pads batches of fewer choices with -100, and a batch pads its own with minus infinity.
         best = np.where(predictions == -100, -np.inf, predictions).argmax(-1)
         return Accuracy().compute(predictions=best, references=labels)
+
+
+register_task(MultipleChoice)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..modeling.spans import END, NO_TOKEN, START, answer_text, context_marks, windows
 from .base import Task
 from .constant import entropy
+from .registration import register_task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -236,3 +237,6 @@ def _marks(encoding: Any, window: int, span: tuple[int, int] | None) -> list[int
     marks[first] |= START
     marks[last] |= END
     return marks
+
+
+register_task(QuestionAnswering)

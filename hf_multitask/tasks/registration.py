@@ -1,4 +1,4 @@
-"""Task types of the user's own."""
+"""Making task types known: those of this package, and those from outside."""
 
 from __future__ import annotations
 
@@ -7,16 +7,26 @@ import re
 from dataclasses import fields
 
 from ..modeling import Head
-from ..modeling.decoding import Decoder
+from ..modeling.kinds import KINDS
+from ..modeling.readers import Decoder, Reader
 from ..modeling.registry import add_type
 from .base import Task
 from .types import TASK_TYPES
 
+_OF_TEXTS = ("tokens_column", "source_column")
 _NAME = re.compile(r"[A-Za-z0-9]+(-[A-Za-z0-9]+)*")
 
 
-def register_task(task: type[Task], *, head: type[Head], decode: Decoder) -> None:
-    """Make a task type of your own known, for Python and recipes, under the name ``task.type``.
+def register_task(
+    task: type[Task],
+    *,
+    head: type[Head] | None = None,
+    decode: Decoder | None = None,
+    reader: type[Reader] | None = None,
+) -> None:
+    """Make a task type known, for Python and recipes, under the name ``task.type``.
+
+    The package's own types come through here as well, with head, reader and decoder from their row in ``kinds``.
 
     A saved model takes the file of ``head`` and ``decode`` along, so it loads with ``trust_remote_code=True`` where
     neither this package nor your code is. Where this package is imported, register the type before you load the model,
@@ -26,8 +36,10 @@ def register_task(task: type[Task], *, head: type[Head], decode: Decoder) -> Non
         task: a dataclass derived from :class:`Task`.
         head: its layers and its loss, a subclass of :class:`hf_multitask.modeling.Head`.
         decode: ``decode(task_dict, logits, text, token_words)`` makes of the logits of one row what the pipeline
-            answers. It and ``head`` are defined in a file that imports torch, transformers and
+            answers. It, ``head`` and ``reader`` are defined in files that import torch, transformers and
             ``hf_multitask.modeling`` only, or are the package's own.
+        reader: a subclass of :class:`hf_multitask.modeling.readers.Reader`, for types that read something else than a
+            text or a pair of texts; one that answers by itself needs no ``decode``.
 
     Raises:
         TypeError: an argument is of the wrong kind, or lacks a method.
@@ -48,13 +60,22 @@ def register_task(task: type[Task], *, head: type[Head], decode: Decoder) -> Non
     names = [field.name for field in fields(task)]
     if "type" in names:
         raise TypeError(f"Type '{kind}': `type` is a field of {task.__name__}. Annotate it as ClassVar[str].")
-    if "text_column" not in names and "tokens_column" not in names:
-        raise TypeError(f"Type '{kind}': {task.__name__} does not say what it reads. Add a field `text_column`.")
+    read = _first_field(kind, head, reader)
+    columns = {f"{read}_column", *(_OF_TEXTS if read == "text" else ())}
+    if not columns & {*names}:
+        raise TypeError(f"Type '{kind}': {task.__name__} does not say what it reads. Add a field `{read}_column`.")
     known = TASK_TYPES.get(kind)
     if known is not None and (known.__module__, known.__qualname__) != (task.__module__, task.__qualname__):
         raise ValueError(f"Type '{kind}' is taken by {known.__module__}.{known.__qualname__}. Choose another name.")
-    add_type(kind, head, decode)
+    add_type(kind, head, decode, reader)
     TASK_TYPES[kind] = task
+
+
+def _first_field(kind: str, head: type[Head] | None, reader: type[Reader] | None) -> str:
+    """What a type reads in the first place, as its reader has it."""
+    if head is None and kind in KINDS:
+        return KINDS[kind].reader.fields[0]
+    return getattr(reader or Reader, "fields", Reader.fields)[0]
 
 
 def _name(task: type[Task]) -> str:

@@ -12,6 +12,7 @@ from ..modeling.heads import IGNORE
 from . import labels as lab
 from .base import Task
 from .constant import variance
+from .registration import register_task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -210,3 +211,6 @@ def _guess(group: Sequence[Sequence[int]]) -> float:
     for first, second in group:
         right.setdefault(first, {first}).add(second)
     return sum(math.log(1 + sum(second not in right[first] for _, second in group)) for first, _ in group)
+
+
+register_task(SentenceSimilarity)

@@ -15,6 +15,7 @@ from . import labels as lab
 from .base import Task
 from .constant import entropy, variance
 from .labelled import Labelled
+from .registration import register_task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -383,3 +384,6 @@ def _problem_type(found: str, depth: int) -> str:
     if depth:
         return "multi_label_classification"
     return "regression" if found == "float" else "single_label_classification"
+
+
+register_task(SequenceClassification)

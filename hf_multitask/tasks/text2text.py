@@ -12,6 +12,7 @@ from ..modeling.inputs import as_text, one_at_a_time
 from . import labels as lab
 from .base import Task
 from .constant import entropy
+from .registration import register_task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -201,3 +202,8 @@ class Translation(Text2TextGeneration):
         from .metrics import Translations
 
         return Translations().compute(predictions=written, references=wanted)
+
+
+register_task(Text2TextGeneration)
+register_task(Summarization)
+register_task(Translation)

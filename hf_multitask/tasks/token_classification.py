@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..modeling.decoding import spans_of as decoded_spans
 from ..modeling.heads import IGNORE
 from ..modeling.inputs import as_text
 from ..modeling.readers import window_stride
+from ..modeling.tags import spans_of as decoded_spans
 from ..modeling.words import (
     groups,
     joined,
@@ -21,9 +21,11 @@ from ..modeling.words import (
 )
 from . import labels as lab
 from .alignment import Aligned, align_spans, align_words
-from .base import RowEncodings, Task
+from .base import Task
 from .constant import entropy
+from .encodings import RowEncodings
 from .labelled import Labelled
+from .registration import register_task
 from .span_labels import Span, spans_of
 
 if TYPE_CHECKING:
@@ -258,7 +260,7 @@ class TokenClassification(Labelled):
         unseen: list[Any],
         references: Sequence[Any],
         loss: float,  # noqa: ARG002
-        tokenizer: Any,  # noqa: ARG002
+        tokenizer: Any,
     ) -> dict[str, float]:
         """Metrics of answers as the pipeline gives them; see :meth:`metrics`.
 
@@ -268,24 +270,28 @@ class TokenClassification(Labelled):
             unseen: see :meth:`Task.metrics`.
             references: of every row, what :meth:`more_columns` keeps as ``gold``.
             loss: not used.
-            tokenizer: not used.
+            tokenizer: the backbone's, whose special tokens are words of running text.
         """
         names = self.label_names or []
         known = [*names, *map(str, unseen)]
-        pairs = []
+        pairs, marks = [], tokenizer.all_special_tokens
         for best, gold in zip(predictions, references, strict=True):
             tags = best.argmax(-1) if best.ndim > 1 else best
             told = [names[tags[place]] if place >= 0 else None for place in gold["places"]]
             pairs.append(
-                (told, [known[tag] for tag in gold["tags"]]) if "tags" in gold else self._segments(told, gold, known)
+                (told, [known[tag] for tag in gold["tags"]])
+                if "tags" in gold
+                else self._segments(told, gold, known, marks)
             )
         return self._metrics(pairs)
 
     @staticmethod
-    def _segments(told: list[str | None], gold: dict[str, Any], known: list[str]) -> tuple[list[str | None], list[str]]:
+    def _segments(
+        told: list[str | None], gold: dict[str, Any], known: list[str], marks: Sequence[str]
+    ) -> tuple[list[str | None], list[str]]:
         """Spans of characters, told and true, as tags of the segments between all of their edges."""
         units = list(zip(gold["starts"], gold["ends"], strict=True))
-        found = decoded_spans([tag or "O" for tag in told], units, gold["text"])
+        found = decoded_spans([tag or "O" for tag in told], units, gold["text"], marks)
         spans = [(start, end, kind) for _, _, kind, start, end in found]
         true = [(start, end, split_tag(known[label])[1]) for start, end, label in gold["spans"]]
         edges = sorted({edge for start, end, _ in (*spans, *true) for edge in (start, end)})
@@ -334,3 +340,6 @@ class TokenClassification(Labelled):
 def _canonical(tags: Sequence[str]) -> list[str]:
     """The spans of tags of any scheme, in BIO."""
     return tags_of(groups(tags), len(tags))
+
+
+register_task(TokenClassification)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import set_seed
 
 from ..modeling import MultiTaskModel
+from ..modeling.inputs import tokenizer_of
 from ..tasks import Task
 from .arguments import MultiTaskTrainingArguments
 from .evaluation.rows import Metric
@@ -17,22 +18,20 @@ from .preparation import (
     adopt_model,
     build_tasks,
     check_datasets,
-    check_tokenizer,
-    check_vocabulary,
-    ensure_pad_token,
     resolve_tasks,
     without_streams,
 )
+from .processors import Processing, check_processors, check_vocabulary, ensure_pad_token
 from .ranks import check_alike
 from .requirements import check_output_dir, check_trackers
 
 
 def check_setup(
     args: MultiTaskTrainingArguments | None,
-    processing_class: PreTrainedTokenizerBase | None,
+    processing_class: Processing | None,
     model: MultiTaskModel | None,
     model_init: Callable[..., MultiTaskModel] | None,
-) -> tuple[MultiTaskTrainingArguments, PreTrainedTokenizerBase]:
+) -> tuple[MultiTaskTrainingArguments, Processing]:
     """See that a trainer is given what it cannot do without, and that it can run here; arguments and tokenizer.
 
     Raises:
@@ -58,7 +57,7 @@ def settle_tasks(
     args: MultiTaskTrainingArguments,
     overrides: Mapping[str, Task] | None,
     *,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Processing,
     train: Datasets | None,
     evaluation: Datasets | None,
     own: Mapping[str, Metric],
@@ -80,7 +79,7 @@ def settle_tasks(
         ValueError: something does not fit, or is not the same on all ranks.
     """
     tasks = build_tasks(model.config, overrides)
-    check_tokenizer(tasks, tokenizer)
+    check_processors(tasks, tokenizer)
     check_names("compute_metrics", own, tasks)
     check_arguments_by_name(args, tasks)
     whole = without_streams(tasks, train)
@@ -105,9 +104,11 @@ def adopt(
     model: MultiTaskModel,
     args: MultiTaskTrainingArguments,
     tasks: Mapping[str, Task],
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Processing,
 ) -> None:
     """Tell a model what the data say of its tasks, which token is padding, and what it saves."""
-    adopt_model(model, tasks, tokenizer.pad_token_id)
+    adopt_model(model, tasks)
+    if (own := tokenizer_of(tokenizer)) is not None:
+        model.set_pad_token_id(own.pad_token_id)
     if args.save_adapters_only:
         model.leave_out_backbone()

@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase
 
 from ..data import Mixture, MixtureCollator, SamplingRates, StepLoader, StepSampler, Stream, build_rates, shares_of
 from ..data.workers import leave_sigterm_to_parent
@@ -26,7 +25,7 @@ class Plan:
     Args:
         runtime: where it runs.
         tasks: by name.
-        tokenizer: that encodes them.
+        given: the trainer's ``processing_class``, which encodes them.
         rates: of sampling; None for those of the arguments.
 
     Attributes:
@@ -42,10 +41,10 @@ class Plan:
         self,
         runtime: Runtime,
         tasks: Mapping[str, Task],
-        tokenizer: PreTrainedTokenizerBase,
+        given: Any,
         rates: SamplingRates | None,
     ) -> None:
-        self.runtime, self.tasks, self.tokenizer, self._rates = runtime, dict(tasks), tokenizer, rates
+        self.runtime, self.tasks, self.given, self._rates = runtime, dict(tasks), given, rates
         self.mixture: Mixture | None = None
         self.left: dict[str, int] = {}
         self.anchors: dict[str, dict[str, Any]] = {}
@@ -107,7 +106,7 @@ class Plan:
                 data,
                 split,
                 training=training,
-                tokenizer=self.tokenizer,
+                tokenizer=self.given,
                 config=self.runtime.model.config.backbone_config,
             )
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
-import torch
 from transformers.utils import logging
 
 from ..balancing import Balancer
@@ -23,23 +22,18 @@ from ..data import (
     group_tasks,
 )
 from ..modeling.config import FORMAT_VERSION, MultiTaskConfig, close_match
-from ..modeling.inputs import longest_input
+from ..modeling.readers import TEXTS
 from ..tasks import Task, build_task
 from .named import check_names
+from .processors import check_tokens
 from .report.rows import report_rows
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig
 
     from ..modeling import MultiTaskModel
 
 logger = logging.get_logger(__name__)
-
-# Special tokens that texts are made of or filled up with; a family may have others, by names of its own.
-_OF_TEXTS = {
-    *(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")),
-    *("additional_special_tokens", "extra_special_tokens"),
-}
 
 Datasets = Mapping[str, Any]  # of datasets.Dataset, and in training datasets.IterableDataset
 
@@ -95,8 +89,8 @@ def build_tasks(config: MultiTaskConfig, overrides: Mapping[str, Task] | None) -
     return tasks
 
 
-def adopt_model(model: MultiTaskModel, tasks: Mapping[str, Task], pad_token_id: int) -> None:
-    """Tell a model what the data say of its tasks, and which token is padding."""
+def adopt_model(model: MultiTaskModel, tasks: Mapping[str, Task]) -> None:
+    """Tell a model what the data say of its tasks."""
     if model.config.format_version < FORMAT_VERSION:
         logger.warning(
             f"The model is of format {model.config.format_version}. Training and evaluation read words by the rules of "
@@ -105,7 +99,6 @@ def adopt_model(model: MultiTaskModel, tasks: Mapping[str, Task], pad_token_id: 
         model.config.format_version = FORMAT_VERSION
     for name, task in tasks.items():
         model.set_task(name, task.to_dict())
-    model.set_pad_token_id(pad_token_id)
 
 
 def preprocessing(given: Any, metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -261,18 +254,31 @@ def encode_datasets(
     split: str,
     *,
     training: bool,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Any,
     config: PreTrainedConfig,
 ) -> list[Any]:
     """Features of all datasets, :class:`Encoded`, or :class:`Stream` where one is; tasks without data are left out.
 
     A warning says how many rows were cut or have no label, and which labels are unknown.
+
+    Args:
+        tasks: by name.
+        data: raw rows.
+        split: its name.
+        training: whether the rows are trained on.
+        tokenizer: or whatever else the tasks' readers find their processors in.
+        config: the backbone's configuration.
+
+    Raises:
+        ValueError: a row or a label is not usable, or the backbone does not know a token.
     """
     present = {name: task for name, task in tasks.items() if task.source in data}
-    vocabulary = digest_of(tokenizer)
+    digests: dict[str, str] = {}
     result: list[Encoded | Stream] = []
     for name, members in group_tasks(present).items():
-        rows = data[members[0].source]
+        rows, reader = data[members[0].source], members[0].reader
+        if reader.modality not in digests:  # which takes its time
+            digests[reader.modality] = digest_of(reader.processor(tokenizer))
         if isinstance(rows, datasets.IterableDataset):
             stream = encode_stream(name, rows, members, tokenizer=tokenizer, config=config)
             if not stream.keeps_place:
@@ -290,63 +296,10 @@ def encode_datasets(
             config=config,
             split=split,
             training=training,
-            vocabulary=vocabulary,
+            vocabulary=digests[reader.modality],
         )
-        highest, known = encoded.highest_token(), getattr(config.get_text_config(), "vocab_size", None)
-        if known is not None and highest >= known:  # CANINE, which reads characters, has no vocabulary
-            raise members[0].error(
-                f"the tokenizer makes token {highest} of the {split} data, and the backbone knows {known}. Call "
-                "model.resize_token_embeddings(len(tokenizer)), or give the backbone's own tokenizer."
-            )
-        report_rows(name, encoded, members, split, longest_input(tokenizer, config, members[0].max_length))
+        if reader.modality == TEXTS:
+            check_tokens(encoded, members[0], config, split)
+        report_rows(name, encoded, members, split)
         result.append(encoded)
     return result
-
-
-def check_tokenizer(tasks: Mapping[str, Task], tokenizer: PreTrainedTokenizerBase) -> None:
-    """See that the tokenizer can do what the tasks ask of it.
-
-    Raises:
-        ValueError: it does not.
-    """
-    for task in tasks.values():
-        task.check_tokenizer(tokenizer)
-
-
-def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: Any) -> None:
-    """See that the backbone has an embedding for every token that texts can become.
-
-    Tokens that a family has beside those of texts, as Gemma's place of a picture, may lie behind the embeddings.
-
-    Raises:
-        ValueError: it has not.
-    """
-    table = model.get_input_embeddings()
-    if not isinstance(table, torch.nn.Embedding):  # CANINE, which reads characters, has hashes
-        return
-    given = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
-    beside = {token for name, token in given.items() if name not in _OF_TEXTS}
-    vocabulary = tokenizer.get_vocab()
-    behind = {number: token for token, number in vocabulary.items() if number >= table.num_embeddings}
-    behind = {number: token for number, token in behind.items() if token not in beside}
-    if behind:
-        number = max(behind)
-        raise ValueError(
-            f"The tokenizer has {len(behind)} tokens, up to {number} ({behind[number]!r}), that the backbone has no "
-            f"embedding for: it knows {table.num_embeddings}. Call model.resize_token_embeddings({number + 1}), or "
-            "give the backbone's own tokenizer."
-        )
-
-
-def ensure_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Pad with the end-of-text token where a tokenizer has no padding token, as GPT-2's.
-
-    Raises:
-        ValueError: it has neither.
-    """
-    if tokenizer.pad_token_id is not None:
-        return
-    if tokenizer.eos_token is None:
-        raise ValueError("The tokenizer has neither a padding nor an end-of-text token. Set tokenizer.pad_token.")
-    tokenizer.pad_token = tokenizer.eos_token
-    logger.warning(f"The tokenizer has no padding token; '{tokenizer.eos_token}' is used.")

@@ -15,7 +15,6 @@ from huggingface_hub import CommitInfo
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
-    PreTrainedTokenizerBase,
     PrinterCallback,
     ProgressCallback,
     Trainer,
@@ -41,6 +40,7 @@ from .named import check_arguments_by_name, check_measured, check_metrics
 from .parameters import check_optimizer, check_precision, freeze, regroup
 from .plan import Plan
 from .preparation import Datasets, check_kinds, preprocessing
+from .processors import Processing
 from .ranks import check_alike, release_group_at_exit
 from .report.card import CardCallback, CardWriter
 from .report.console import SEVERAL, PlanCallback, summary_callbacks
@@ -73,7 +73,8 @@ class MultiTaskTrainer(Trainer):
         train_dataset: raw rows by dataset name, ``Dataset`` or ``IterableDataset``; a task reads the dataset of its own
             name unless it names another.
         eval_dataset: likewise, for evaluation.
-        processing_class: the backbone's tokenizer.
+        processing_class: the backbone's tokenizer; for tasks that read something else, what processes that, or a
+            processor that holds both.
         tasks: by name, tasks in place of the model's: other columns, the same labels.
         model_init: makes a fresh model for every training, as in ``Trainer``; what a hyperparameter search needs.
         sampler: sampling rates in place of ``args.sampling``.
@@ -94,7 +95,7 @@ class MultiTaskTrainer(Trainer):
     loss_is_scaled_for_ga = True
     args: MultiTaskTrainingArguments
     model: MultiTaskModel
-    processing_class: PreTrainedTokenizerBase
+    processing_class: Processing
     train_dataset: Mixture | None
     eval_dataset: EvaluationRows | None
     data_collator: MixtureCollator
@@ -112,7 +113,7 @@ class MultiTaskTrainer(Trainer):
         *,
         train_dataset: Datasets | None = None,
         eval_dataset: Datasets | None = None,
-        processing_class: PreTrainedTokenizerBase | None = None,
+        processing_class: Processing | None = None,
         tasks: Mapping[str, Task] | None = None,
         model_init: Callable[..., MultiTaskModel] | None = None,
         sampler: SamplingRates | None = None,
@@ -172,7 +173,7 @@ class MultiTaskTrainer(Trainer):
             metrics=self.metric_by_task,
             preprocess=preprocess,
             collator=collator,
-            tokenizer=processing_class,
+            given=processing_class,
             sweep=self._sweep,
         )
         self.hub_datasets: dict[str, str] = {}  # by dataset, its name on the Hub

@@ -13,7 +13,7 @@ from transformers import AutoModel, pipeline
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from hf_multitask import MultiTaskModel
-from hf_multitask.modeling import head_types
+from hf_multitask.modeling.kinds import KINDS
 
 TEXT = "Ada Lovelace loved this place."
 FILES = files_of("your-own-task.md")
@@ -89,7 +89,7 @@ def other(import_file, registry):
     """Another type of the same name and file name, which answers in other words."""
 
     def make():
-        for table in (head_types.HEADS, sys.modules["hf_multitask.tasks"].TASK_TYPES):
+        for table in (KINDS, sys.modules["hf_multitask.tasks"].TASK_TYPES):
             table.pop("count", None)
         text = FILES["count_head.py"].replace('"count": round(expected)', '"number": round(expected)')
         import_file("count_head", text, folder="other")
@@ -195,7 +195,7 @@ def test_where_it_is_not_registered_the_sentence_says_how(count, save, tmp_path)
     for path in (tmp_path / "saved").glob("*.py"):
         path.write_text("raise SystemExit('the code of the folder ran')")
     sentence = (
-        f"Task 'entities' has the unknown type 'count'; the types are {', '.join(sorted({*head_types.HEADS} - {'count'}))}. "
+        f"Task 'entities' has the unknown type 'count'; the types are {', '.join(sorted({*KINDS} - {'count'}))}. "
         "A type of your own needs register_task first, or trust_remote_code=True to run the code saved with it."
     )
     told, code, line = run(UNREGISTERED, folder)

@@ -259,3 +259,16 @@ def test_forward_compiles_without_a_break(name, compiled_call):
 @pytest.mark.parametrize("name", CALLS)
 def test_compiled_code_agrees(name, compiled_call):
     assert_same_results(compiled_call("inductor", name), 1e-4)
+
+
+def test_weights_that_are_not_finite_make_no_graph(build, tmp_path):
+    pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
+    model, _ = build("bert", ["sequence-classification", "token-classification"])
+    with torch.no_grad():
+        model.heads["token-classification"].native.classifier.bias[0] = torch.nan
+    said = (
+        r"^Weight 'heads.token-classification.native.classifier.bias' is NaN or infinite in 1 of its 9 numbers, so no"
+    )
+    with pytest.raises(ValueError, match=said):
+        model.export_onnx(tmp_path / "graph")
+    assert not (tmp_path / "graph").exists()

@@ -1,5 +1,6 @@
 import random
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -8,8 +9,10 @@ from seqeval.metrics.sequence_labeling import get_entities
 from transformers import AutoTokenizer, pipeline
 
 from hf_multitask import SequenceClassification
+from hf_multitask.data import encode_dataset
 from hf_multitask.modeling.decoding import decode_sequence, decode_tokens, is_bio
 from hf_multitask.modeling.words import groups, running_words, scheme_of
+from hf_multitask.tasks import build_task
 
 
 @pytest.fixture
@@ -231,3 +234,23 @@ def test_a_row_of_the_data_is_read_by_its_words(multitask):
     words = ["A", "fine place", ".", ""]
     one, other = multitask()([words])[0], multitask()({"tokens": words, "text": "Something else."}, tasks=["ner"])
     assert one["ner"] == other["ner"]
+
+
+def test_a_span_on_a_special_token_keeps_its_brackets(build_model, tokenizer):
+    labels, text = ["O", "B-X", "I-X"], "Call [MASK], now."
+    task = build_task("t", {"type": "token-classification", "label_names": labels, "spans_column": "spans"})
+    model = build_model(tasks={"t": task})
+    reader, values = task.reader, model.config.task("t")
+    reading = reader.read(values, {"text": text}, reader.encoder(tokenizer, model.config.backbone_config, values))
+    ids = torch.tensor(reading.rows[0][1]["input_ids"])
+    logits = torch.nn.functional.one_hot((ids == tokenizer.mask_token_id).long(), 3) * 9.0
+    (span,) = reader.answer(values, logits, reading.rest, model, tokenizer)
+    assert (span["word"], span["start"], span["end"]) == ("[MASK]", 5, 11)
+    # And so it counts in evaluation.
+    rows = Dataset.from_list([{"text": text, "spans": [{"start": 5, "end": 11, "label": "X"}]}])
+    options = {"tokenizer": tokenizer, "config": model.config.backbone_config, "split": "test", "training": False}
+    encoded = encode_dataset("t", rows, [task], **options)
+    tags = [np.array([tag for tag in encoded.rows["labels:t"][0] if tag != -100])]
+    references = encoded.references("t")
+    scores = task.score(tags, None, unseen=[], references=references, loss=0.0, tokenizer=tokenizer)
+    assert scores["f1"] == 1.0

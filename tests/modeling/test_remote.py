@@ -8,8 +8,8 @@ from processes import BLOCK, REFUSED, run
 from reading import INPUTS, TASKS, TEXT
 from transformers import AutoModel, AutoTokenizer
 
-from hf_multitask.modeling.head_types import HEADS
-from hf_multitask.training.preparation import ensure_pad_token
+from hf_multitask.modeling.kinds import KINDS
+from hf_multitask.training.processors import ensure_pad_token
 
 READ = """
 import json, sys
@@ -80,7 +80,7 @@ def saved(build_model, backbone_path, tmp_path):
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         asked[folder] = [TEXT, *(INPUTS[kind] for kind in kinds if kind in INPUTS)]
-    assert {kind for kinds in MODELS.values() for kind in kinds} == set(TASKS) == set(HEADS)
+    assert {kind for kinds in MODELS.values() for kind in kinds} == set(TASKS) == set(KINDS)
     return asked
 
 

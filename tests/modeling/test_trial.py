@@ -4,11 +4,34 @@ import json
 
 import pytest
 import torch
+from reading import rows_of
 from safetensors.torch import save_file
-from tiny import BART, ROBERTA, SIZES, VOCAB
-from transformers import AutoConfig, AutoModel, FunnelConfig, FunnelModel, LukeConfig, PLBartConfig, XLNetConfig
+from tiny import BART, COMMON, ROBERTA, SIZES, VOCAB
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    CanineConfig,
+    CanineTokenizer,
+    FunnelConfig,
+    FunnelModel,
+    LukeConfig,
+    NystromformerConfig,
+    PLBartConfig,
+    TapasConfig,
+    XLNetConfig,
+)
 
-from hf_multitask import MultiTaskModel, QuestionAnswering, SequenceClassification, TokenClassification
+from hf_multitask import (
+    MultipleChoice,
+    MultiTaskConfig,
+    MultiTaskModel,
+    MultiTaskPipeline,
+    MultiTaskTrainer,
+    QuestionAnswering,
+    SentenceSimilarity,
+    SequenceClassification,
+    TokenClassification,
+)
 from hf_multitask.modeling.heads import with_one_end
 
 TASKS = {
@@ -16,6 +39,7 @@ TASKS = {
     "tags": TokenClassification(label_names=["O", "B-X"]),
     "answers": QuestionAnswering(),
 }
+XLNET = {"vocab_size": VOCAB, "d_model": 32, "n_layer": 1, "n_head": 4, "d_inner": 37}
 FUNNEL = {"vocab_size": VOCAB, "block_sizes": [1, 1], "block_repeats": [1, 1], "d_model": 32, "n_head": 4, "d_head": 8}
 
 
@@ -23,7 +47,7 @@ FUNNEL = {"vocab_size": VOCAB, "block_sizes": [1, 1], "block_repeats": [1, 1], "
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (lambda: XLNetConfig(vocab_size=VOCAB, d_model=32, n_layer=1, n_head=4, d_inner=37), "no attribute 'mems'"),
+        (lambda: XLNetConfig(**XLNET), "no attribute 'mems'"),
         (lambda: LukeConfig(**ROBERTA, **SIZES, entity_vocab_size=9, entity_emb_size=8), "'entity_hidden_states'"),
     ],
     ids=["xlnet", "luke"],
@@ -45,6 +69,76 @@ def test_plbart_classifies(tmp_path):
     AutoModel.from_config(PLBartConfig(**BART, decoder_start_token_id=3)).save_pretrained(tmp_path)
     model = MultiTaskModel.from_backbone(str(tmp_path), tasks={"classes": TASKS["classes"]})
     assert model(torch.tensor([[2, 9, 3], [9, 8, 7]])).logits["classes"].shape == (2, 2)  # with an end and without
+
+
+@pytest.fixture
+def embedder(tmp_path):
+    """A model of a family that has embeddings, and no head of a stock class."""
+    AutoModel.from_config(XLNetConfig(**XLNET)).save_pretrained(tmp_path / "xlnet")
+    return MultiTaskModel.from_backbone(str(tmp_path / "xlnet"), tasks={"near": SentenceSimilarity()})
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_that_the_family_is_not_for_is_not_added(task, embedder):
+    before = torch.random.get_rng_state()
+    with pytest.raises(ValueError, match=rf"family 'xlnet' is not supported for task '{task}': .* another backbone\.$"):
+        embedder.add_task(task, TASKS[task])
+    assert embedder.config.task_names == list(embedder.heads) == ["near"]
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_saved_model_whose_family_is_not_for_its_task_is_not_loaded(embedder, tmp_path):
+    task = TASKS["tags"].to_dict() | {"name": "tags"}
+    MultiTaskModel(MultiTaskConfig(backbone_config=embedder.config.backbone_config, tasks=[task])).save_pretrained(
+        tmp_path / "saved"
+    )
+    with pytest.raises(ValueError, match=r"family 'xlnet' is not supported for task 'tags'"):
+        MultiTaskModel.from_pretrained(tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (
+            lambda: TapasConfig(**COMMON, **SIZES, type_vocab_sizes=[3, 9, 9, 2, 9, 9, 9]),
+            "IndexError: too many indices",
+        ),
+        (
+            lambda: NystromformerConfig(**COMMON, **SIZES, num_landmarks=4, segment_means_seq_len=64),
+            r"RuntimeError: shape '\[-1, 4, 4, 16, 8\]' is invalid",
+        ),
+    ],
+    ids=["tapas", "nystromformer"],
+)
+def test_families_that_read_no_text_of_any_length_are_refused(config, reason, tmp_path):
+    AutoModel.from_config(config()).save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=rf"set as the checkpoint has it, does not read a text of 16 tokens \({reason}"
+    ):
+        MultiTaskModel.from_backbone(str(tmp_path), tasks={"classes": TASKS["classes"]})
+
+
+def test_canine_chooses_among_texts(arguments, tmp_path):
+    hashes = {"num_hash_functions": 2, "num_hash_buckets": 400, "max_position_embeddings": 400}
+    AutoModel.from_config(CanineConfig(**SIZES, **hashes, pad_token_id=0)).save_pretrained(tmp_path / "canine")
+    model = MultiTaskModel.from_backbone(str(tmp_path / "canine"), tasks={"choice": MultipleChoice()})
+    rows, tokenizer = {"choice": rows_of("multiple-choice", 6)}, CanineTokenizer(model_max_length=400)
+    trainer = MultiTaskTrainer(
+        model, arguments(max_steps=1), train_dataset=rows, eval_dataset=rows, processing_class=tokenizer
+    )
+    trainer.train()
+    metrics = trainer.evaluate()
+    pipe, kept = (
+        MultiTaskPipeline(model=model, tokenizer=tokenizer),
+        [r for r in rows["choice"] if r["label"] is not None],
+    )
+    hits = [pipe({key: row[key] for key in ("question", "choices")})["choice"]["index"] == row["label"] for row in kept]
+    assert metrics["eval_choice_accuracy"] == pytest.approx(sum(hits) / len(hits))
+    ids = torch.tensor([[5, 9, 7, 8, 6], [5, 7, 9, 3, 6]])
+    with torch.no_grad():
+        ours = model(ids, torch.ones_like(ids), task_rows={"choice": torch.tensor([[0, 1]])}).logits["choice"]
+        stock = model.task_model("choice")(ids[None], torch.ones_like(ids)[None]).logits
+    torch.testing.assert_close(ours, stock)
 
 
 CODE = {

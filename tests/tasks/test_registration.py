@@ -17,9 +17,9 @@ from hf_multitask import register_task as register
 from hf_multitask.cli import main
 from hf_multitask.data.encoding import encode_dataset
 from hf_multitask.modeling import Head
-from hf_multitask.modeling.decoding import DECODERS, decode_sequence
-from hf_multitask.modeling.head_types import HEADS
+from hf_multitask.modeling.decoding import decode_sequence
 from hf_multitask.modeling.heads import SequenceClassificationHead
+from hf_multitask.modeling.kinds import KINDS
 from hf_multitask.tasks import TASK_TYPES, build_task
 
 FILES = files_of("your-own-task.md")
@@ -252,10 +252,10 @@ class Textless(Task):
     ],
 )
 def test_unusable_task_classes_fail_when_registered(task, message, registry):
-    before = dict(TASK_TYPES), dict(HEADS), dict(DECODERS)
+    before = dict(TASK_TYPES), dict(KINDS)
     with pytest.raises((TypeError, ValueError), match=message):
         register(task, head=SequenceClassificationHead, decode=decode_sequence)
-    assert before == (TASK_TYPES, HEADS, DECODERS)
+    assert before == (TASK_TYPES, KINDS)
 
 
 def test_a_name_that_another_class_has_is_taken(count):
@@ -299,7 +299,7 @@ def test_heads_that_could_not_travel_fail_when_registered(text, message, import_
     head = import_file("own_head", text)
     with pytest.raises((TypeError, ValueError), match=f"^Type 'plain': .*{message}"):
         register(Plain, head=head.CountHead, decode=head.decode_count)
-    assert "plain" not in {**TASK_TYPES, **HEADS, **DECODERS}
+    assert "plain" not in {**TASK_TYPES, **KINDS}
 
 
 def test_unregistered_types_are_told_how(build_model):

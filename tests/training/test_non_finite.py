@@ -291,6 +291,11 @@ def test_weights_that_are_not_finite_replace_no_checkpoint(build, tmp_path):
     assert before == {path: path.read_bytes() for path in sorted((tmp_path / "model").iterdir())}
     with pytest.raises(ValueError, match=said + ", so its answers would mean nothing"):
         MultiTaskPipeline(model=trainer.model, tokenizer=trainer.processing_class)
+    with pytest.raises(
+        ValueError, match=r"^Weight 'classifier.weight' is NaN or infinite in 1 of its 32 numbers, so the"
+    ):
+        trainer.model.export_task("stars", tmp_path / "stars")
+    assert not (tmp_path / "stars").exists()
     again = build(**saves)
     again.train(resume_from_checkpoint=True)  # from the checkpoint that stayed
     assert again.state.global_step == 4

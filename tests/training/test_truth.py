@@ -14,7 +14,7 @@ from truth import f1, make_rows, make_tasks, measured, question_of
 from hf_multitask import MultiTaskTrainer
 from hf_multitask.cli import main
 from hf_multitask.modeling.inputs import Encoder, padded
-from hf_multitask.modeling.readers import reader_of
+from hf_multitask.modeling.kinds import reader_of
 
 EXAMPLE = DATA.parent
 STRUCTURES = ["bert", "roberta", "gpt2", "xlm-roberta", "deberta-v2", "t5", "llama", "gemma"]

@@ -9,7 +9,6 @@ from typing import cast
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import PredictionOutput, speed_metrics
 
 from ...data import MixtureCollator
@@ -17,6 +16,7 @@ from ...data.workers import leave_sigterm_to_parent
 from ...modeling.generation import generation_kwargs
 from ...modeling.heads import IGNORE, Head
 from ...tasks import Task
+from ..processors import Processing
 from ..runtime import Inputs, Runtime
 from .rows import NUMBERS, EvaluationRows, Metric, Preprocess, prefixed, sweep_loader
 from .scores import Part, Scores, score
@@ -31,7 +31,7 @@ class Evaluator:
         metrics: by task, what takes the place of the task's own metrics.
         preprocess: by task that has such metrics, what is kept for them of the logits and labels of a batch.
         collator: makes a batch of features.
-        tokenizer: the backbone's.
+        given: the trainer's ``processing_class``.
         sweep: runs :meth:`step` on every batch of some rows, under a title; gives the number of batches.
 
     Attributes:
@@ -48,13 +48,13 @@ class Evaluator:
         metrics: Mapping[str, Metric],
         preprocess: Mapping[str, Preprocess],
         collator: MixtureCollator,
-        tokenizer: PreTrainedTokenizerBase,
+        given: Processing,
         sweep: Callable[[EvaluationRows, str], int],
     ) -> None:
         self.primary: dict[str, tuple[str, float]] = {}
         self.metric_names: dict[str, list[str]] = {}
         self.measured_rows: dict[str, dict[str, int]] = {}
-        self._runtime, self._tasks, self._collator, self._tokenizer = runtime, tasks, collator, tokenizer
+        self._runtime, self._tasks, self._collator, self._given = runtime, tasks, collator, given
         self._metrics, self._preprocess, self._sweep = metrics, preprocess, sweep
         self._parts: dict[str, list[Part]] = {}
         self._waiting: list[tuple[str, tuple[torch.Tensor, ...]]] = []
@@ -114,10 +114,10 @@ class Evaluator:
 
     def _written(self, name: str, inputs: Inputs) -> torch.Tensor:
         """The tokens that a task writes for the rows of a batch."""
-        rows, model = inputs["task_rows"][name], self._runtime.model
-        given = {key: inputs[key][rows] for key in ("input_ids", "attention_mask") if key in inputs}
+        rows, reader, model = inputs["task_rows"][name], self._tasks[name].reader, self._runtime.model
+        given = {key: inputs[key][rows] for key in reader.input_names if key in inputs}
         task = {**self._tasks[name].to_dict(), "name": name}
-        kwargs = generation_kwargs(self._tokenizer, task, model.config.backbone_config)
+        kwargs = generation_kwargs(reader.processor(self._given), task, model.config.backbone_config)
         return model.generate(**given, task=name, **kwargs)
 
     def _fetch_parts(self) -> None:
@@ -143,7 +143,7 @@ class Evaluator:
                 task,
                 [part for of_rank in ranks for part in of_rank.get(name, [])],
                 self._metrics.get(name),
-                self._tokenizer,
+                task.reader.processor(self._given),
             )
             for name, task in self._tasks.items()
             if name in rows.by_task

@@ -36,9 +36,15 @@ class EvaluationRows(Mixture):
 
     def order(self) -> np.ndarray:
         """Numbers of the rows that carry a label of any task, the shortest first."""
+        return np.concatenate(self.orders())
+
+    def orders(self) -> list[np.ndarray]:
+        """The same by modality, as no batch has two."""
         rows = np.unique(np.concatenate(list(self.by_task.values())))
         lengths = np.concatenate(list(self.lengths().values()))
-        return rows[np.argsort(lengths[rows], kind="stable")]
+        rows = rows[np.argsort(lengths[rows], kind="stable")]
+        read = np.repeat([dataset.reader.modality for dataset in self.encoded], list(self.sizes.values()))[rows]
+        return [rows[read == modality] for modality in dict.fromkeys(read.tolist())]
 
     def check(self, split: str, processes: int) -> None:
         """See that every task has a row to be measured on, and that all processes measure the same ones.
@@ -65,28 +71,29 @@ class EvaluationRows(Mixture):
 
 
 class SweepSampler(Sampler[list[int]]):
-    """Batches of rows in a given order, each rank's own; every rank has as many batches, and no row comes twice.
+    """Batches of rows in given orders, each rank's own; every rank has as many batches, and no row comes twice.
 
     Args:
-        order: numbers of the rows.
+        orders: numbers of the rows, of which no batch has those of two.
         batch: rows of a batch of one rank.
         world_size: ranks.
         rank: which of them this is.
     """
 
-    def __init__(self, order: np.ndarray, *, batch: int, world_size: int, rank: int) -> None:
-        self.order, self.batch, self.world_size, self.rank = order, batch, world_size, rank
+    def __init__(self, orders: Sequence[np.ndarray], *, batch: int, world_size: int, rank: int) -> None:
+        self.orders, self.batch, self.world_size, self.rank = orders, batch, world_size, rank
 
     def __len__(self) -> int:
         """Batches of a rank."""
-        return -(-len(self.order) // (self.batch * self.world_size))
+        return sum(-(-len(order) // (self.batch * self.world_size)) for order in self.orders)
 
     def __iter__(self) -> Iterator[list[int]]:
         """A rank without a row in the last batch gets filler, a row without its labels."""
         whole = self.batch * self.world_size
-        for start in range(0, len(self.order), whole):
-            rows = self.order[start : start + whole]
-            yield rows[self.rank :: self.world_size].tolist() or [~int(rows[0])]
+        for order in self.orders:
+            for start in range(0, len(order), whole):
+                rows = order[start : start + whole]
+                yield rows[self.rank :: self.world_size].tolist() or [~int(rows[0])]
 
 
 class SweepCollator:
@@ -124,7 +131,7 @@ def sweep_loader(
     """
     return DataLoader(
         rows,
-        batch_sampler=SweepSampler(rows.order(), batch=batch, world_size=world_size, rank=rank),
+        batch_sampler=SweepSampler(rows.orders(), batch=batch, world_size=world_size, rank=rank),
         collate_fn=SweepCollator(collator),
         generator=torch.Generator().manual_seed(0),
         **kwargs,

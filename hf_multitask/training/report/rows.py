@@ -15,7 +15,7 @@ from ...tasks import Task
 logger = logging.get_logger(__name__)
 
 
-def report_rows(name: str, encoded: Encoded, tasks: Sequence[Task], split: str, limit: int | None) -> None:
+def report_rows(name: str, encoded: Encoded, tasks: Sequence[Task], split: str) -> None:
     """Say what of a dataset's rows, targets and labels is cut, missing, unknown, or has no token.
 
     Args:
@@ -23,9 +23,8 @@ def report_rows(name: str, encoded: Encoded, tasks: Sequence[Task], split: str, 
         encoded: its rows.
         tasks: that read it.
         split: for messages.
-        limit: tokens of a row.
     """
-    report_cut(name, encoded, tasks, split, limit)
+    report_cut(name, encoded, tasks, split)
     for task in tasks:
         labelled, count = encoded.labelled_rows(str(task.name)), len(encoded.rows)
         if 0 < labelled < count:
@@ -34,15 +33,16 @@ def report_rows(name: str, encoded: Encoded, tasks: Sequence[Task], split: str, 
             logger.warning(_told_of_unseen(task, encoded, split))
 
 
-def report_cut(name: str, encoded: Encoded, tasks: Sequence[Task], split: str, limit: int | None) -> None:
+def report_cut(name: str, encoded: Encoded, tasks: Sequence[Task], split: str) -> None:
     """Say how many rows and targets were cut, and how many labels no token carries."""
     rows = len(encoded.rows)
     if cut := encoded.cut_rows():
         cutting = [task for task in tasks if task.windows_key is None]
-        windows = any(task.type == "sequence-classification" for task in cutting)
+        unit = tasks[0].reader.unit
+        windows = any(hasattr(task, "stride") for task in cutting)
         logger.warning(
-            f"{cut} of {rows} rows of '{name}' ({split}) are longer than {limit} tokens and were cut. The max_length "
-            f"of the task sets the limit{', and its stride has long texts read whole' if windows else ''}."
+            f"{cut} of {rows} rows of '{name}' ({split}) are longer than {encoded.limit} {unit} and were cut. The "
+            f"max_length of the task sets the limit{', and its stride has long texts read whole' if windows else ''}."
         )
     for task in tasks:
         if cut := encoded.total("cut", str(task.name)):

@@ -224,4 +224,5 @@ def all_tokens(batch: Batch, names: Sequence[str]) -> Batch:
         names: of the inputs.
     """
     parts = batch["forwards"]
-    return {name: torch.cat([part[name].flatten() for part in parts]) for name in names if name in parts[0]}
+    found = {name: [part[name].flatten() for part in parts if name in part] for name in names}
+    return {name: torch.cat(values) for name, values in found.items() if values}

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from ...balancing import Balancer
 from ...data import Mixture, Stream
@@ -157,9 +156,7 @@ class TaskWeights:
         self.balancer.load_state_dict(state["state"])
 
 
-def constant_losses(
-    mixture: Mixture, tasks: Mapping[str, Task], tokenizer: PreTrainedTokenizerBase
-) -> dict[str, float]:
+def constant_losses(mixture: Mixture, tasks: Mapping[str, Task], given: Any) -> dict[str, float]:
     """By task, the loss of its best constant answer on the training data: how much there is to learn.
 
     Streams are not read, and task types without a constant answer are left out.
@@ -167,14 +164,14 @@ def constant_losses(
     Args:
         mixture: the training data.
         tasks: by name.
-        tokenizer: that encoded them.
+        given: the trainer's ``processing_class``.
     """
     losses: dict[str, float] = {}
     for dataset in mixture.datasets:
         for name in [] if isinstance(dataset, Stream) else [name for name in dataset.tasks if name in tasks]:
             rows: Any = dataset.rows  # type: ignore[union-attr]
             labels = [label for label in rows[label_column(name)] if label is not None]
-            loss = tasks[name].constant_loss(labels, rows, tokenizer)
+            loss = tasks[name].constant_loss(labels, rows, tasks[name].reader.processor(given))
             if loss is not None:
                 losses[name] = loss
     return losses
@@ -186,11 +183,11 @@ class Constants:
     Args:
         mixture: the training data.
         tasks: by name.
-        tokenizer: that encoded them.
+        given: the trainer's ``processing_class``.
     """
 
-    def __init__(self, mixture: Mixture, tasks: Mapping[str, Task], tokenizer: PreTrainedTokenizerBase) -> None:
-        self._mixture, self._tasks, self._tokenizer = mixture, dict(tasks), tokenizer
+    def __init__(self, mixture: Mixture, tasks: Mapping[str, Task], given: Any) -> None:
+        self._mixture, self._tasks, self._given = mixture, dict(tasks), given
         self._losses: dict[str, float] | None = None
 
     def __call__(self, names: Collection[str]) -> dict[str, float]:
@@ -198,7 +195,7 @@ class Constants:
         if self._losses is None:
             trained = {name for readers in self._mixture.tasks.values() for name in readers}
             self._losses = dict.fromkeys(set(names) - trained, 1.0) | constant_losses(  # frozen ones have no rows
-                self._mixture, {name: self._tasks[name] for name in names}, self._tokenizer
+                self._mixture, {name: self._tasks[name] for name in names}, self._given
             )
         return self._losses
 

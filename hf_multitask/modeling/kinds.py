@@ -1,0 +1,196 @@
+"""The task types: by name, all that the package knows of one beside its columns, labels and metrics."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .choice import ChoiceReader, MultipleChoiceHead
+from .config import close_match
+from .entries import load_entries
+from .extensions import EXTENSIONS
+from .heads import Head, SequenceClassificationHead, TokenClassificationHead
+from .language import (
+    ContinuingReader,
+    FillMaskHead,
+    MaskReader,
+    Text2TextHead,
+    TextGenerationHead,
+    WritingReader,
+)
+from .native import LANGUAGE_MODELS
+from .readers import Decoder, Reader
+from .sequences import SequenceReader, decode_sequence
+from .similarity import SentenceSimilarityHead, SimilarityReader
+from .spans import QuestionAnsweringHead, QuestionReader
+from .tags import TagReader, decode_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A task type.
+
+    Args:
+        head: its layers and its loss.
+        reader: makes model inputs of a raw row, and an answer of the logits.
+        decode: the answer to a row, for readers that leave it to the type.
+        hub: the name that the Hub has for it, which is the pipeline tag of a card; None where it has none.
+        stock: the name of the pipeline of Transformers that serves an exported model, where it is another.
+        columns: what a task of an imported model reads, as the task's class has it by default.
+        aliases: names that others give to it: pipelines and repositories of the Hub, and common words.
+    """
+
+    head: type[Head]
+    reader: Reader
+    decode: Decoder | None = None
+    hub: str | None = None
+    stock: str | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def stock_class(self) -> Any:
+        """The class of Transformers that makes a stock model of a family; None where that is the backbone alone."""
+        language_model = self.head.language_model
+        return LANGUAGE_MODELS[language_model][0] if language_model else getattr(self.head, "auto_class", None)
+
+
+_WRITING = WritingReader()
+
+# In the order in which a card shows an input, and of the types of one stock class the one that it stands for first.
+KINDS: dict[str, Kind] = {
+    "sequence-classification": Kind(
+        head=SequenceClassificationHead,
+        reader=SequenceReader(),
+        decode=decode_sequence,
+        hub="text-classification",
+        columns={"text_column": "text", "label_column": "label"},
+        aliases=(
+            *("text-classification", "sentiment-analysis", "zero-shot-classification", "natural-language-inference"),
+            *("nli", "regression"),
+        ),
+    ),
+    "token-classification": Kind(
+        head=TokenClassificationHead,
+        reader=TagReader(),
+        decode=decode_tokens,
+        hub="token-classification",
+        columns={"tokens_column": "tokens", "tags_column": "ner_tags"},
+        aliases=("ner", "named-entity-recognition", "pos", "tagging"),
+    ),
+    "sentence-similarity": Kind(
+        head=SentenceSimilarityHead,
+        reader=SimilarityReader(),
+        hub="sentence-similarity",
+        columns={"text_column": "sentence1", "text_pair_column": "sentence2"},
+        aliases=("text-ranking", "feature-extraction", "semantic-textual-similarity", "sts"),
+    ),
+    "question-answering": Kind(
+        head=QuestionAnsweringHead,
+        reader=QuestionReader(),
+        hub="question-answering",
+        columns={
+            **{"question_column": "question", "context_column": "context", "answers_column": "answers"},
+            "doc_stride": 128,
+        },
+        aliases=("qa", "extractive-qa", "extractive-question-answering"),
+    ),
+    "fill-mask": Kind(
+        head=FillMaskHead,
+        reader=MaskReader(),
+        hub="fill-mask",
+        columns={"text_column": "text"},
+        aliases=("masked-lm", "masked-language-modeling", "mlm"),
+    ),
+    "multiple-choice": Kind(
+        head=MultipleChoiceHead,
+        reader=ChoiceReader(),
+        hub="multiple-choice",
+        columns={"question_column": "question", "choices_column": "choices", "label_column": "label"},
+    ),
+    "text-generation": Kind(
+        head=TextGenerationHead,
+        reader=ContinuingReader(),
+        hub="text-generation",
+        columns={"text_column": "text"},
+        aliases=("causal-lm", "language-modeling", "clm"),
+    ),
+    "text2text-generation": Kind(
+        head=Text2TextHead,
+        reader=_WRITING,
+        hub="text-generation",  # which has none of its own any more
+        stock="text2text-generation",
+        columns={"source_column": "source", "target_column": "target"},
+        aliases=("text2text", "seq2seq"),
+    ),
+    "translation": Kind(
+        head=Text2TextHead,
+        reader=_WRITING,
+        hub="translation",
+        columns={"source_column": "source", "target_column": "target"},
+    ),
+    "summarization": Kind(
+        head=Text2TextHead,
+        reader=_WRITING,
+        hub="summarization",
+        columns={"source_column": "document", "target_column": "summary"},
+    ),
+}
+
+
+def add_extension(name: str, head: type[Head], decode: Decoder | None, reader: type[Reader] | None = None) -> None:
+    """Add a type from outside the package.
+
+    Without a reader of its own it reads as the built-in type that answers by the same decoder does.
+    """
+    alike = (kind.reader for kind in KINDS.values() if decode is not None and kind.decode is decode)
+    KINDS[name] = Kind(head=head, reader=reader() if reader is not None else next(alike, Reader()), decode=decode)
+
+
+for _name, _parts in EXTENSIONS.items():  # of a saved model, whose code is beside this file
+    add_extension(_name, *_parts)
+
+
+def kind_of(task: Mapping[str, Any]) -> Kind:
+    """The type of a task, which an installed package may have.
+
+    Raises:
+        ValueError: there is no such type.
+    """
+    name = task["type"]
+    if name in KINDS:
+        return KINDS[name]
+    failed = load_entries(name, KINDS)
+    if name not in KINDS:
+        unknown = f"Task '{task.get('name')}' has the unknown type '{name}'"
+        raise ValueError(
+            f"{unknown}{failed}."
+            if failed
+            else f"{unknown}; the types are {', '.join(sorted(KINDS))}."
+            + suggested_type(name, KINDS)
+            + " A type of your own needs register_task first, or trust_remote_code=True to run the code saved with it."
+        )
+    return KINDS[name]
+
+
+def head_class(task: Mapping[str, Any]) -> type[Head]:
+    """The head of a task's type; see :func:`kind_of`."""
+    return kind_of(task).head
+
+
+def reader_of(task: Mapping[str, Any]) -> Reader:
+    """The reader of a task's type; see :func:`kind_of`."""
+    return kind_of(task).reader
+
+
+def num_labels(task: Mapping[str, Any]) -> int:
+    """Outputs of a task's head, see :meth:`Head.outputs`."""
+    return head_class(task).outputs(dict(task))
+
+
+def suggested_type(found: object, known: Iterable[str]) -> str:
+    """The end of an error sentence about an unknown type: what it may stand for; empty where nothing is near."""
+    word = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[_ ]+", "-", str(found)).lower()
+    types = list(known)
+    meant = next((name for name, kind in KINDS.items() if word in kind.aliases), None)
+    return f" Did you mean '{meant}'?" if meant in types else close_match(word, types)

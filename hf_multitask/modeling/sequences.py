@@ -1,0 +1,39 @@
+"""One answer to a text or a pair of texts: labels, label sets or numbers."""
+
+from typing import Any, ClassVar
+
+import torch
+
+from .examples import TEXT
+from .readers import Reader, Row, TokenWords
+
+
+class SequenceReader(Reader):
+    """A text or a pair of texts, of which a long text is cut, or read in windows where the task has a stride."""
+
+    reads_words: ClassVar[bool] = False
+
+    def reads_whole(self, task: Row) -> str:
+        """See :class:`Reader`."""
+        return ", and its stride has long texts read whole" if "stride" in task else ""
+
+    def stock_example(self, task: Row, tokenizer: Any) -> tuple[str, str]:  # noqa: ARG002
+        """See :class:`Reader`."""
+        return TEXT, ", top_k=None" if task.get("problem_type") == "multi_label_classification" else ""
+
+
+def decode_sequence(task: dict[str, Any], logits: torch.Tensor, _: str, __: TokenWords) -> Any:
+    """As ``text-classification``: the best label and its score; all labels of a label set, the likeliest first.
+
+    A regression's score is the number itself, and a list of numbers where the task has several.
+    """
+    names = task.get("label_names") or ["LABEL_0"]
+    if task.get("problem_type") == "regression":
+        values = [{"label": name, "score": value} for name, value in zip(names, logits.tolist(), strict=True)]
+        return values[0] if len(values) == 1 else values
+    if task.get("problem_type") == "multi_label_classification":
+        scores = logits.sigmoid().tolist()
+        values = [{"label": name, "score": score} for name, score in zip(names, scores, strict=True)]
+        return sorted(values, key=lambda value: -value["score"])
+    score, best = logits.softmax(-1).max(-1)
+    return {"label": names[int(best)], "score": float(score)}
