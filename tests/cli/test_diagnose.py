@@ -128,7 +128,11 @@ def test_a_part_that_fails_leaves_the_others(kitchen):
     [
         (["sentiment"], [], "diagnose compares tasks, and the recipe has one. Add another."),
         ([], ["--freeze", "backbone"], "The backbone is frozen, so the tasks share nothing that trains"),
-        ([], ["--resume_from_checkpoint", "true"], "diagnose trains afresh. Leave --resume_from_checkpoint out."),
+        (
+            [],
+            ["--resume_from_checkpoint", "true"],
+            "diagnose does not resume training. Remove --resume_from_checkpoint.",
+        ),
         ([], ["--measured_steps", "1"], "--measured_steps should be 2 or more. Found 1."),
         ([], ["--max_stesp", "3"], "There is no training argument 'max_stesp'. Did you mean 'max_steps'?"),
     ],
