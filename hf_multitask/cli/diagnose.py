@@ -173,7 +173,7 @@ def _affinity(found: Mapping[str, Any], tasks: Sequence[str]) -> str:
 
 
 def _groups(found: Mapping[str, Any], unit: float) -> str:
-    lines = [["models", "groups", "mean affinity", "above one model"]]
+    lines = [["models", "groups", "mean affinity", "gain over one model"]]
     for one in found["by_models"]:
         groups = " ".join("[" + ", ".join(group) + "]" for group in one["groups"])
         gain = "-" if one["models"] == 1 else f"{_signed(one['gain'] / unit, 2)} ± {one['standard_error'] / unit:.2f}"

@@ -56,7 +56,7 @@ def test_all_parts_are_measured_and_what_was_trained_stays(kitchen):
     }
     assert named == {"balancing": set(BALANCING), "aggregation": set(AGGREGATORS)}
     assert "3 rows" in prices["not_measured"]["aggregation"]["krum"]  # of two tasks
-    for words in ("Cosine of", "Affinity:", "highest mean affinity", "alone  together", "Prices, over"):
+    for words in ("Cosine of", "Affinity:", "highest mean affinity", "alone  together", "Costs, relative to"):
         assert words in out
     assert report["conclusion"] in out and report["conclusion"].startswith("Measured with one seed")
     page = (output / "diagnosis" / "report.html").read_text(encoding="utf-8")
