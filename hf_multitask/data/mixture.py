@@ -1,4 +1,4 @@
-"""Several encoded datasets as one, and the batches made of its rows."""
+"""Several encoded datasets as one, and the batches of its rows."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Feature = dict[str, Any]
 
 
 class Mixture(Dataset[Feature]):
-    """The rows of all datasets under one numbering, see :func:`offsets`.
+    """The rows of all datasets with a common numbering, see :func:`offsets`.
 
-    A feature holds ``inputs``, for the model, ``labels`` by task, a task without label for the row being left out, and
-    the name of its ``dataset``, or None where the row only fills a batch, its ``row`` in it, and its ``draw``: step and
-    number; that of a stream also its ``anchor``, see :meth:`Stream.fetch`.
+    A feature contains ``inputs`` for the model; ``labels`` by task, without tasks that have no label for the row; the
+    name of its ``dataset``, or None if the row only fills a batch; its ``row`` in the dataset; and its ``draw``, the
+    step and the row number. A feature of a stream also contains its ``anchor``, see :meth:`Stream.fetch`.
     """
 
     def __init__(self, datasets: Sequence[Encoded | Stream]) -> None:
@@ -34,7 +34,7 @@ class Mixture(Dataset[Feature]):
         self._order = np.argsort(self._offsets, kind="stable")
 
     def lengths(self) -> dict[str, np.ndarray]:
-        """Tokens of every row, by dataset; streams are left out."""
+        """Number of tokens of every row, by dataset, without streams."""
         return self._lengths
 
     @cached_property
@@ -43,12 +43,12 @@ class Mixture(Dataset[Feature]):
 
     @property
     def streams(self) -> dict[str, Stream]:
-        """Those of the datasets that are streams."""
+        """The datasets that are streams."""
         return {dataset.name: dataset for dataset in self.datasets if isinstance(dataset, Stream)}
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Rows of each dataset, by name; 0 of a stream that does not say."""
+        """Number of rows of each dataset, by name; 0 for a stream of unknown size."""
         return {
             dataset.name: dataset.size if isinstance(dataset, Stream) else len(dataset.rows)
             for dataset in self.datasets
@@ -61,19 +61,19 @@ class Mixture(Dataset[Feature]):
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """A hash of the features of each dataset; streams are left out."""
+        """A hash of the features of each dataset, without streams."""
         return {dataset.name: dataset.digest() for dataset in self.datasets if isinstance(dataset, Encoded)}
 
     def __len__(self) -> int:
-        """Rows of all datasets together, as far as they say."""
+        """Number of rows of all datasets, as far as it is known."""
         return sum(self.sizes.values())
 
     def __getitem__(self, row: int) -> Feature:
-        """One row; ``~row`` is the same row without its labels, which fills a batch and counts for nothing."""
+        """One row; ``~row`` is the same row without its labels, which only fills a batch."""
         return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> list[Feature]:
-        """Rows of a micro-batch, those of a dataset fetched at once; what torch's loader calls."""
+        """Rows of a micro-batch, fetched together for each dataset; called by the loader of torch."""
         numbers = np.array([row if row >= 0 else ~row for row in rows])
         owners = self._order[np.searchsorted(self._offsets[self._order], numbers, side="right") - 1]
         features: list[Feature] = [{}] * len(rows)
@@ -95,7 +95,7 @@ class Mixture(Dataset[Feature]):
 
 
 def feature(values: Mapping[str, Any], tasks: Sequence[str]) -> Feature:
-    """A row of an encoded dataset as model inputs and labels of some tasks."""
+    """The model inputs and the labels of some tasks for a row of an encoded dataset."""
     return {
         "inputs": {key: value for key, value in values.items() if isinstance(value, list) and ":" not in key},
         "labels": {task: values[label_column(task)] for task in tasks if values[label_column(task)] is not None},
@@ -103,12 +103,12 @@ def feature(values: Mapping[str, Any], tasks: Sequence[str]) -> Feature:
 
 
 class MixtureCollator:
-    """Features to a batch: padded model inputs, and by task the rows that are its own and their labels.
+    """Collates features into a batch: padded model inputs, and by task its rows and their labels.
 
     Args:
         tokenizer: pads the inputs.
-        tasks: collate the labels, each its own.
-        seed: of what is drawn anew for every (step, row), such as masks.
+        tasks: collate the labels.
+        seed: for random values of a (step, row), such as masks.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, tasks: Mapping[str, Task], *, seed: int = 0) -> None:
@@ -117,10 +117,10 @@ class MixtureCollator:
         self.seed = seed
 
     def __call__(self, features: Sequence[Feature]) -> dict[str, Any]:
-        """Inputs (B, L), and for tasks with rows here ``task_rows``, (N,) or (N, G), and ``labels``, (N, ...)."""
+        """Inputs (B, L), and by task with rows ``task_rows``, (N,) or (N, G), and ``labels``, (N, ...)."""
         features = [self._masked(feature) for feature in features]
         flat: list[dict[str, list[int]]] = []
-        places: list[list[int]] = []  # of each feature, its rows of the batch: several where it has several texts
+        places: list[list[int]] = []  # the rows of the batch for each feature: several if it has several texts
         for feature in features:
             rows = _texts(feature["inputs"])
             places.append(list(range(len(flat), len(flat) + len(rows))))
@@ -149,19 +149,19 @@ class MixtureCollator:
         return {**batch, "task_rows": task_rows, "labels": labels}
 
     def _masked(self, feature: Feature) -> Feature:
-        """A row with what its task changes in it at random, the same for a seed, a step and a row."""
+        """A row with the random changes of its task, which depend on seed, step and row only."""
         for name in feature["labels"]:
             if self.tasks[name].masks:
                 generator = np.random.default_rng([self.seed, 6, *feature.get("draw", (0, 0))])
                 inputs, label = self.tasks[name].masked(
                     feature["inputs"], feature["labels"][name], self.tokenizer, generator
                 )
-                return {**feature, "inputs": inputs, "labels": {name: label}}  # a row that masks has one task
+                return {**feature, "inputs": inputs, "labels": {name: label}}  # a row with masks has one task
         return feature
 
 
 def _texts(inputs: Mapping[str, Any]) -> list[dict[str, list[int]]]:
-    """The texts of a row, or the windows of its text, as model inputs each."""
+    """The model inputs of each text of a row, or of each window of its text."""
     if WINDOWS in inputs:
         lengths = inputs[WINDOWS]
         rest = {name: values for name, values in inputs.items() if name != WINDOWS}
@@ -174,7 +174,7 @@ def _texts(inputs: Mapping[str, Any]) -> list[dict[str, list[int]]]:
 
 
 def _split(values: Sequence[int], lengths: Sequence[int], count: int) -> Iterator[list[int]]:
-    """Values of the windows of a text, one behind the other, by window; nothing for those up to ``count`` it lacks."""
+    """Concatenated values split by window; missing windows up to ``count`` are empty."""
     start = 0
     for length in [*lengths, *[0] * (count - len(lengths))]:
         yield list(values[start : start + length])
@@ -182,7 +182,7 @@ def _split(values: Sequence[int], lengths: Sequence[int], count: int) -> Iterato
 
 
 def longest_text(inputs: Mapping[str, Any]) -> int:
-    """Tokens of the longest text of a row."""
+    """Number of tokens of the longest text of a row."""
     if WINDOWS in inputs:
         return max(inputs[WINDOWS])
     return max(len(row["input_ids"]) for row in _texts(inputs))

@@ -247,7 +247,7 @@ def test_unusable_arguments_fail_when_built(values, message):
 
 def test_types_that_make_other_rows_read_no_stream(build_model, arguments, tokenizer):
     rows = IterableDataset.from_generator(lambda: iter([{"sentence1": "a", "sentence2": "b"}] * 9))
-    with pytest.raises(ValueError, match=r"Task 's': sentence-similarity makes other rows .* ordinary dataset"):
+    with pytest.raises(ValueError, match=r"Task 's': sentence-similarity combines the rows .* ordinary dataset"):
         MultiTaskTrainer(
             build_model(tasks={"s": SentenceSimilarity()}),
             arguments(sampling="uniform"),
