@@ -71,7 +71,7 @@ class Temperature(SamplingRates):
         if not _is_number(temperature) or temperature < 1:
             raise ValueError(f"Parameter `temperature` should be 1 or more. Found `temperature = {temperature!r}`.")
         if cap is not None and (not isinstance(cap, int) or cap < 1):
-            raise ValueError(f"Parameter `cap` should be an integer number of rows, 1 or more. Found `cap = {cap!r}`.")
+            raise ValueError(f"Parameter `cap` should be a whole number of rows, 1 or more. Found `cap = {cap!r}`.")
         self.temperature, self.cap = temperature, cap
 
     def rates(self, sizes: Mapping[str, int]) -> dict[str, float]:

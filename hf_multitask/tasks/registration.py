@@ -1,4 +1,4 @@
-"""Task types of the user's own."""
+"""Registration of user-defined task types."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _NAME = re.compile(r"[A-Za-z0-9]+(-[A-Za-z0-9]+)*")
 
 
 def register_task(task: type[Task], *, head: type[Head], decode: Decoder) -> None:
-    """Make a task type of your own known, for Python and recipes, under the name ``task.type``.
+    """Register your own task type, for Python and recipes, under the name ``task.type``.
 
-    A saved model takes the file of ``head`` and ``decode`` along, so it loads with ``trust_remote_code=True`` where
-    neither this package nor your code is. Where this package is imported, register the type before you load the model,
-    and it needs no trust.
+    A saved model contains the file of ``head`` and ``decode``, so it loads with ``trust_remote_code=True`` where
+    neither this package nor your code is installed. Where this package is imported, register the type before you load
+    the model; then ``trust_remote_code`` is not needed.
 
     Args:
         task: a dataclass derived from :class:`Task`.
         head: its layers and its loss, a subclass of :class:`hf_multitask.modeling.Head`.
-        decode: ``decode(task_dict, logits, text, token_words)`` makes of the logits of one row what the pipeline
-            answers. It and ``head`` are defined in a file that imports torch, transformers and
-            ``hf_multitask.modeling`` only, or are the package's own.
+        decode: ``decode(task_dict, logits, text, token_words)`` converts the logits of one row to the answer of the
+            pipeline. ``head`` and ``decode`` are defined in a file that imports only torch, transformers and
+            ``hf_multitask.modeling``, or are part of this package.
 
     Raises:
-        TypeError: an argument is of the wrong kind, or lacks a method.
-        ValueError: the name is not usable or taken, or the file could not travel with a model.
+        TypeError: an argument has the wrong type, or a method is missing.
+        ValueError: the name is invalid or taken, or the file cannot be saved with a model.
 
     Example::
 
@@ -44,12 +44,14 @@ def register_task(task: type[Task], *, head: type[Head], decode: Decoder) -> Non
         missing = ", ".join(sorted(task.__abstractmethods__))
         raise TypeError(f"Type '{kind}': the class {task.__name__} does not define {missing}. Define it.")
     if "__dataclass_fields__" not in vars(task):
-        raise TypeError(f"Type '{kind}': {task.__name__} is no dataclass. Decorate it with @dataclass(kw_only=True).")
+        raise TypeError(
+            f"Type '{kind}': {task.__name__} is not a dataclass. Decorate it with @dataclass(kw_only=True)."
+        )
     names = [field.name for field in fields(task)]
     if "type" in names:
         raise TypeError(f"Type '{kind}': `type` is a field of {task.__name__}. Annotate it as ClassVar[str].")
     if "text_column" not in names and "tokens_column" not in names:
-        raise TypeError(f"Type '{kind}': {task.__name__} does not say what it reads. Add a field `text_column`.")
+        raise TypeError(f"Type '{kind}': {task.__name__} does not define its text column. Add a field `text_column`.")
     known = TASK_TYPES.get(kind)
     if known is not None and (known.__module__, known.__qualname__) != (task.__module__, task.__qualname__):
         raise ValueError(f"Type '{kind}' is taken by {known.__module__}.{known.__qualname__}. Choose another name.")
@@ -63,7 +65,7 @@ def _name(task: type[Task]) -> str:
         raise TypeError(f'{task.__name__} has no type name. Add a class attribute `type: ClassVar[str] = "my-type"`.')
     if not isinstance(kind, str) or not _NAME.fullmatch(kind):
         raise ValueError(
-            f"Type name {kind!r} of {task.__name__} is not usable: names are made of letters, digits and single '-' "
+            f"Type name {kind!r} of {task.__name__} is invalid: names consist of letters, digits and single '-' "
             "between them. Rename it."
         )
     return kind

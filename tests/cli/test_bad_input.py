@@ -75,12 +75,12 @@ def check(kitchen, result, *parts):
         (
             ("tasks", "sentiment"),
             {"label_column": "text", "problem_type": "regression"},
-            ["Task 'sentiment'", "column 'text' holds names"],
+            ["Task 'sentiment'", "column 'text' contains names"],
         ),
         (
             ("tasks", "sentiment"),
             {"problem_type": "multi_label_classification"},
-            ["Task 'sentiment'", "column 'label' holds names"],
+            ["Task 'sentiment'", "column 'label' contains names"],
         ),
         (("tasks", "sentiment"), {"max_length": "long"}, ["Task 'sentiment'", "`max_length` should be a whole number"]),
         (("datasets", "ner"), {"path": None}, ["Dataset 'ner' has no 'path'"]),
@@ -191,7 +191,7 @@ def test_label_column_that_changes_its_kind(kitchen):
     spoil(
         kitchen, "sentiment/train.jsonl", lambda lines: [*lines[:7], '{"text": "a", "label": ["positive"]}', *lines[8:]]
     )
-    check(kitchen, kitchen.run(["train"]), "Task 'sentiment'", "column 'label' holds values of different kinds")
+    check(kitchen, kitchen.run(["train"]), "Task 'sentiment'", "column 'label' contains values of different kinds")
 
 
 def test_text_column_that_changes_its_kind(kitchen):

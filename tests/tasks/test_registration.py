@@ -240,14 +240,14 @@ class Textless(Task):
         (derived(type="x-"), "Type name 'x-' of Derived is not usable"),
         (derived(type="x\n"), r"Type name 'x\\n' of Derived is not usable"),
         (Unfinished, "Type 'unfinished': the class Unfinished does not define encode_labels, metrics, target_column"),
-        (type("Bare", (Plain,), {"type": "bare"}), "Type 'bare': Bare is no dataclass. Decorate it"),
+        (type("Bare", (Plain,), {"type": "bare"}), "Type 'bare': Bare is not a dataclass. Decorate it"),
         (derived(type="x", __annotations__={"type": "str"}), "Type 'x': `type` is a field of Derived"),
-        (Textless, "Type 'textless': Textless does not say what it reads. Add a field `text_column`"),
+        (Textless, "Type 'textless': Textless does not define its text column. Add a field `text_column`"),
         (
             derived(type="token-classification"),
             "Type 'token-classification' is taken by hf_multitask.tasks.token_class.*Choose another name",
         ),
-        (type("Inherits", (TokenClassification,), {}), "is no dataclass"),
+        (type("Inherits", (TokenClassification,), {}), "is not a dataclass"),
         (dataclass(type("Inherits", (TokenClassification,), {})), "Type 'token-classification' is taken by"),
     ],
 )

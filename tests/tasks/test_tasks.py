@@ -33,7 +33,7 @@ from hf_multitask.tasks import build_task
         ({"type": "sequence-classification", "problem_type": "regresion"}, "Did you mean 'regression'?"),
         (
             {"type": "sequence-classification", "problem_type": "single_label_classification", "label_names": ["a"]},
-            "needs two label_names or more",
+            "needs at least two label_names",
         ),
         (
             {"type": "text-classification"},
