@@ -1,12 +1,13 @@
-"""Joint intent and slots on ATIS: one recipe, two tasks that read the same rows, several seeds.
+"""Joint intent and slots on ATIS: one recipe, two tasks that share rows, several seeds.
 
-Measured: intent accuracy and slot F1 (spans, seqeval) on the test split after training, by seed and on average. Labels
-of the test split that training lacks count as wrong. The recipe is ``atis/recipe.yaml``; ``PATH/atis`` holds
-``train.jsonl``, ``validation.jsonl`` and ``test.jsonl``, whose rows have ``tokens``, ``slot_tags`` and ``intent``::
+The script measures intent accuracy and slot F1 (spans, seqeval) on the test split after training, by seed and on
+average. Labels of the test split that are not in the training data count as wrong. The recipe is ``atis/recipe.yaml``;
+``PATH/atis`` contains ``train.jsonl``, ``validation.jsonl`` and ``test.jsonl``, whose rows have ``tokens``,
+``slot_tags`` and ``intent``::
 
     python benchmarks/atis.py --data PATH --seeds 1 2 3
 
-Further words are training arguments, as in ``--learning_rate 2e-4``.
+Additional arguments are training arguments, such as ``--learning_rate 2e-4``.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Seconds of a step with each balancer over those of a step without.
+"""Time of a step with each balancer relative to a step without a balancer.
 
-Measured: whole optimizer steps of ``MultiTaskTrainer.train()`` on classification tasks that each have rows of their
-own, made of words of the tokenizer's vocabulary and cut to ``--length`` tokens, so that all batches are of one shape. A
-trainer for each balancer, ``exact`` ones beside the lagged, and one without take turns of ``--turn`` steps in an order
-drawn anew for every round; the first round is warm-up. Shown is the median over rounds of each over the one without,
-with its 95 % bootstrap interval, by the clock and by seconds of CPU (for a machine that does other things too; with
-``OMP_NUM_THREADS=1``). CoBa is not asked to evaluate: that costs what an evaluation costs. The memory is the peak of a
-process of its own over one turn::
+The script measures whole optimizer steps of ``MultiTaskTrainer.train()`` on classification tasks with separate rows,
+which consist of words of the tokenizer's vocabulary and are truncated to ``--length`` tokens, so that all batches have
+one shape. A trainer for each balancer, also with ``exact``, and one without a balancer take turns of ``--turn`` steps
+in a random order in every round; the first round is a warm-up. The output is the median over rounds of the ratio to the
+trainer without a balancer, with its 95 % bootstrap interval, by wall clock and by CPU seconds (for a machine with other
+load; with ``OMP_NUM_THREADS=1``). CoBa runs without evaluations, whose cost would be added. The memory is the peak of a
+separate process over one turn::
 
     OMP_NUM_THREADS=1 python benchmarks/balancing.py --steps 200 --memory
 """

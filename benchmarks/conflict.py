@@ -1,20 +1,20 @@
 """Cost of a step with an aggregator, relative to the plain one on the same rows.
 
-Measured: forward, backward and the combination of the task gradients, ``training_step`` of MultiTaskTrainer, without
-the optimizer; plain is the same trainer with ``aggregation="none"``. The rows of a step are divided evenly among K
-sequence classifications; every row has ``--length`` tokens, so that nothing is padded and the step is one forward.
-Beside it, on the same rows, model and heads: torchjd's ``backward`` and ``mtl_backward`` with UPGrad, one task after
-the other, as vmap does not know fused attention, and its ``autogram``, per row and summed to tasks, with positions for
-every row. All take turns of one step, in an order drawn anew for every round; the first round is warm-up. Shown is the
-median over rounds of each over plain with its 95 % bootstrap interval, by the clock and by seconds of CPU. The memory
-is the peak of a process of its own over three steps::
+The script measures the forward pass, the backward pass and the combination of the per-task gradients: the
+``training_step`` of MultiTaskTrainer, without the optimizer; plain is the same trainer with ``aggregation="none"``. The
+rows of a step are divided evenly among K sequence classification tasks; every row has ``--length`` tokens, so that
+there is no padding and the step is one forward pass. For comparison, torchjd runs on the same rows, model and heads:
+``backward`` and ``mtl_backward`` with UPGrad, one task after the other, because vmap does not support fused attention,
+and ``autogram``, per row and summed by task, with positions for every row. All take turns of one step in a random order
+in every round; the first round is a warm-up. The output is the median over rounds of the ratio to plain with its 95 %
+bootstrap interval, by wall clock and by CPU seconds. The memory is the peak of a separate process over three steps::
 
     OMP_NUM_THREADS=1 python benchmarks/conflict.py --rows 32 --length 32 --tasks 2 4 8 --rounds 200
     OMP_NUM_THREADS=1 python benchmarks/conflict.py --rows 64 --length 64 --tasks 8 16 --rounds 200
     OMP_NUM_THREADS=1 python benchmarks/conflict.py --methods upgrad cagrad mgda nash_mtl graddrop --rounds 50
     OMP_NUM_THREADS=1 python benchmarks/conflict.py --torchjd --memory --rounds 20
 
-``measured`` is a plain step whose gradients are measured apart, as ``gradient_logging_steps`` has it every 200 steps::
+``measured`` is a plain step with a measurement of the per-task gradients, as with ``gradient_logging_steps``::
 
     OMP_NUM_THREADS=1 python benchmarks/conflict.py --methods measured --tasks 2 8 --rounds 50
 """

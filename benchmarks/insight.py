@@ -1,11 +1,11 @@
-"""Share of a run's time that measuring the gradients of the tasks takes.
+"""Cost of measuring the per-task gradients in a run.
 
-Measured: whole optimizer steps of ``Trainer.train()`` of two trainers that are the same but for
+The script measures whole optimizer steps of ``Trainer.train()`` for two trainers that only differ in
 ``gradient_logging_steps``, the default and 0. The rows of a step are divided evenly among ``--tasks`` sequence
-classifications; every row has ``--length`` tokens, so that nothing is padded and the step is one forward. Both take
-turns of as many steps as lie between two measurements, in an order drawn anew for every pair of turns; the first pair,
-with the check of the row split in it, is told apart from the others. Shown is the median over pairs of one over the
-other with its 95 % bootstrap interval, by the clock and by seconds of CPU::
+classification tasks; every row has ``--length`` tokens, so that there is no padding and the step is one forward pass.
+Both take turns with the number of steps between two measurements, in a random order for every pair of turns; the first
+pair, which includes the check of the row split, is reported separately. The output is the median over pairs of the
+ratio of the two with its 95 % bootstrap interval, by wall clock and by CPU seconds::
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/insight.py --pairs 5
 """

@@ -1,20 +1,20 @@
 """One model of 2, 10, 100 and 1,000 classification tasks, over the same rows.
 
-The rows of ``overhead.py``, of one length, are dealt in turn to the tasks, so that whatever the number of tasks a step
-has the same batches of the same shape. Measured for every number of tasks:
+The rows of ``overhead.py``, which have one length, are distributed over the tasks in turn, so that a step has the same
+batches of the same shape for any number of tasks. The script measures for every number of tasks:
 
-``step``      seconds of whole optimizer steps of ``MultiTaskTrainer.train()``, a log every ``--turn`` steps with
-              TensorBoard included. All numbers of tasks are trained in turns of ``--turn`` steps in one process, in an
-              order drawn anew in every round; the first round is warm-up. Shown are the median, and the median over
-              rounds of the ratio to the smallest number of tasks with its 95 % bootstrap interval.
+``step``      seconds of whole optimizer steps of ``MultiTaskTrainer.train()``, including a log with TensorBoard every
+              ``--turn`` steps. All numbers of tasks are trained in turns of ``--turn`` steps in one process, in random
+              order in every round; the first round is a warm-up. The output is the median, and the median over rounds
+              of the ratio to the smallest number of tasks with its 95 % bootstrap interval.
 ``build``     seconds of ``from_backbone``.
 ``prepare``   seconds from raw rows and a model to a trainer, with an empty cache of datasets: checks, tokens, labels.
 ``evaluate``  seconds of ``trainer.evaluate()`` over ``--evaluation-rows`` rows.
 ``save``, ``load``  seconds of ``save_pretrained`` and ``from_pretrained``.
-``checkpoint``  seconds of saving one after a few steps, optimizer included.
-``memory``    the most that a process which did all of that but the turns held, in GB.
+``checkpoint``  seconds of saving a checkpoint after a few steps, including the optimizer.
+``memory``    peak memory of a process that does all of this except the turns, in GB.
 
-With ``--ranks 2`` the steps are those of two processes of half the batch, and only they are measured::
+With ``--ranks 2``, only the steps are measured, with two processes and half the batch each::
 
     OMP_NUM_THREADS=1 python benchmarks/many_tasks.py
     OMP_NUM_THREADS=1 python -m torch.distributed.run --standalone --nproc_per_node 2 benchmarks/many_tasks.py --batch 8

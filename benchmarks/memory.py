@@ -1,4 +1,4 @@
-"""Memory, measured in processes of their own, so that nothing that ran before counts."""
+"""Peak memory, measured in separate processes."""
 
 from __future__ import annotations
 

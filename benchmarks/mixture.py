@@ -1,14 +1,14 @@
-"""What every balancer and aggregator makes of one mixture, beside searched fixed weights and single tasks.
+"""Results of every balancer and aggregator on one mixture, with searched fixed weights and single tasks as baselines.
 
 Five datasets, ``--rows`` training rows of each, drawn with the seed, ``--epochs`` epochs in steps of 32 rows;
 all-MiniLM-L6-v2 with mean pooling, which it was pretrained with. The tasks of ``--mixture mixed`` differ in kind, in
 the scale of their losses and in how many labels they have; those of ``alike`` are all classifications with few labels.
-A run is named by what it trains with: ``none`` is the plain sum, ``balancing=famo`` and ``aggregation=pcgrad`` are
+The name of a run is its method: ``none`` is the plain sum, ``balancing=famo`` and ``aggregation=pcgrad`` are
 methods at their defaults (those of ``KWARGS`` apart), ``weights=3`` the third draw of fixed weights, each log-uniform
 between 1/4 and 4, and ``single=trec`` one task on its own with the rows and epochs that it has in the mixture. All runs
 of a seed see the same rows. Shown is each task's primary metric on 1,000 rows of the test split, their average, and the
-average on 300 rows of validation each, by which learning rates, weights and the best methods are to be chosen. ``PATH``
-is a folder with a folder per dataset. Runs that ``--output`` already holds are not run again::
+average on 300 rows of validation each, for the choice of learning rates, weights and the best methods. ``PATH`` is a
+folder with a folder per dataset. Runs that are already in ``--output`` are not repeated::
 
     OMP_NUM_THREADS=1 python benchmarks/mixture.py --data PATH --output mixture.jsonl --seeds 1
     OMP_NUM_THREADS=1 python benchmarks/mixture.py --data PATH --output mixture.jsonl --seeds 2 3 --runs none single
@@ -73,7 +73,7 @@ METHODS = [
 
 
 def build_tasks() -> dict[str, Any]:
-    """The tasks of all mixtures, anew."""
+    """New tasks for all mixtures."""
     return {
         "sentiment": SequenceClassification(),
         "trec": SequenceClassification(label_column="coarse_label"),
@@ -198,7 +198,7 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Train what is asked for, print the table, and return all runs."""
+    """Train the requested runs, print the table, and return all runs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with a folder per dataset")
     parser.add_argument("--mixture", choices=list(MIXTURES), default="mixed")
@@ -216,7 +216,7 @@ def main(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
     tasks = MIXTURES[given.mixture]
-    fixed = ("mixture", "rows", "epochs")  # learning rates stand in one table
+    fixed = ("mixture", "rows", "epochs")  # learning rates are in one table
     runs = [run for run in read(given.output) if all(run[key] == setting(given)[key] for key in fixed)]
     known = {(run["run"], run["seed"], run["learning_rate"]) for run in runs}
     singles = [f"single={task}" for task in tasks]

@@ -1,12 +1,12 @@
-"""Seconds of our Trainer over the plain one, on one task with the same rows.
+"""Time of MultiTaskTrainer relative to the plain Trainer, on one task with the same rows.
 
-Measured: whole optimizer steps of ``Trainer.train()`` - loading, collation, forward, backward, clipping, optimizer,
-logging - of MultiTaskTrainer with one sequence classification, and of ``Trainer`` with the stock class of the same
-backbone. Rows are made of words of the tokenizer's vocabulary and cut to ``--length`` tokens, so that all batches of
-both are of one shape, nothing is padded, and nothing is split into several forwards. Encoded rows are the same object
-for both. Both take turns of ``--turn`` steps, each with one log, in an order drawn anew for every pair of turns; the
-first pair is warm-up. Shown is the median over pairs of ours over theirs with its 95 % bootstrap interval, by the clock
-and by seconds of CPU (for a machine that does other things too; with ``OMP_NUM_THREADS=1``)::
+The script measures whole optimizer steps of ``Trainer.train()`` - loading, collation, forward, backward, clipping,
+optimizer, logging - of MultiTaskTrainer with one sequence classification task, and of ``Trainer`` with the stock class
+of the same backbone. Rows consist of words of the tokenizer's vocabulary and are truncated to ``--length`` tokens, so
+that all batches have one shape, there is no padding, and no batch is split into several forward passes. Both use the
+same object of encoded rows. Both take turns of ``--turn`` steps, each with one log, in a random order for every pair of
+turns; the first pair is a warm-up. The output is the median over pairs of the ratio with its 95 % bootstrap interval,
+by wall clock and by CPU seconds (for a machine with other load; with ``OMP_NUM_THREADS=1``)::
 
     OMP_NUM_THREADS=1 python benchmarks/overhead.py --steps 400
 """

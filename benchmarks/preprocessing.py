@@ -1,15 +1,15 @@
-"""Seconds from raw rows to features, and from the command to the first optimizer step.
+"""Time from raw rows to features, and from the start of the command to the first optimizer step.
 
-Measured by default: ``encode_dataset``, tokens and labels of one task, against ``datasets.map`` with the bare
-tokenizer, batched, with the same truncation and no labels; for tagging also against the function of Transformers' token
-classification example, which aligns labels by ``word_ids``. ``--rows`` different rows made of the real ones, written as
-JSONL and loaded; caches off; the ways take turns, ``--repeats`` times, and medians are shown. ``ours, cached`` is
-``encode_dataset`` again when its result is cached::
+By default, the script compares ``encode_dataset``, which computes tokens and labels of one task, with ``datasets.map``
+and the bare tokenizer, batched, with the same truncation and without labels; for token classification also with the
+function of the example script of Transformers, which aligns labels by ``word_ids``. ``--rows`` different rows are
+derived from the real ones, written as JSONL and loaded, without caches; the variants take turns, ``--repeats`` times,
+and the output shows medians. ``ours, cached`` is ``encode_dataset`` with a cached result::
 
     python benchmarks/preprocessing.py --data PATH
 
-Measured with ``--startup``: a fresh process of ``hf-multitask train RECIPE --max_steps 1`` until the log of the first
-optimizer step, with an empty cache of datasets (cold) and then with what that run left there (warm)::
+With ``--startup``, it measures a new process of ``hf-multitask train RECIPE --max_steps 1`` until the log of the first
+optimizer step, with an empty cache of datasets (cold) and then with the cache of that run (warm)::
 
     python benchmarks/preprocessing.py --startup
 """

@@ -1,4 +1,4 @@
-"""Ratios of what took turns, with an interval."""
+"""Ratios of interleaved measurements, with an interval."""
 
 from __future__ import annotations
 

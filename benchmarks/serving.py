@@ -1,23 +1,24 @@
-"""What serving costs: many heads on one pass, the pipeline in batches, and the import.
+"""Cost of serving: many heads on one pass, the pipeline in batches, and the import.
 
-Measured on tweets of ``tweeteval_emotion``, in evaluation mode, float32. What takes turns takes them in an order drawn
-anew for every round; the first round is warm-up. Shown are medians over rounds with their 95 % bootstrap intervals, by
-the clock and by seconds of CPU (for a machine that does other things too; with ``OMP_NUM_THREADS=1``).
+The measurements use tweets of ``tweeteval_emotion``, in evaluation mode, float32. The variants take turns in a random
+order in every round; the first round is a warm-up. The output shows medians over rounds with their 95 % bootstrap
+intervals, by wall clock and by CPU seconds (for a machine with other load; with ``OMP_NUM_THREADS=1``).
 
-``heads``: ``--heads`` classification tasks on one backbone answer for a batch of ``--batch`` tweets, tokenisation
-included. Beside it the same tasks as stock models of their own (``model.task_model``), each of which tokenises and runs
-its own backbone, and the same model asked for one task only. A round is one batch, the same for all three::
+``heads``: ``--heads`` classification tasks on one backbone answer for a batch of ``--batch`` tweets, including
+tokenization. They are compared with the same tasks as separate stock models (``model.task_model``), each of which
+tokenizes and runs its own backbone, and with the same model running one task only. A round is one batch, the same for
+all three::
 
     OMP_NUM_THREADS=1 python benchmarks/serving.py heads --data PATH --rounds 200
 
 ``pipeline``: ``--tweets`` tweets through ``pipeline("multitask")`` with one task in batches, through the same one at a
-time, and through Transformers' own ``text-classification`` pipeline on the stock model at the same batch size. All
-tweets are read by each of the three, dealt over rounds of ``--turn`` tweets::
+time, and through the ``text-classification`` pipeline of Transformers on the stock model at the same batch size. Each
+of the three reads all tweets, divided into rounds of ``--turn`` tweets::
 
     OMP_NUM_THREADS=1 python benchmarks/serving.py pipeline --data PATH --tweets 2000
 
-``import``: seconds that ``import hf_multitask`` takes in a fresh process that has imported
-``PreTrainedModel`` and ``Trainer`` from Transformers already::
+``import``: seconds that ``import hf_multitask`` takes in a new process that has already imported ``PreTrainedModel``
+and ``Trainer`` from Transformers::
 
     python benchmarks/serving.py import --rounds 10
 """

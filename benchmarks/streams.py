@@ -1,8 +1,8 @@
-"""Resident memory of a training on a stream that declares ten million rows, as it reads the first of them.
+"""Resident memory of training on a stream that declares ten million rows, while it reads the first of them.
 
-The stream repeats the reviews of the example ``sentiment_ner`` in shards of 100,000 rows, beside its NER sentences,
-sampled by size. The model is a BERT with random weights, two layers of 32; steps of 32 rows. Reported is what the
-process holds (``VmRSS`` of Linux) when so many rows of the stream have been trained on, and the seconds until then.
+The stream repeats the reviews of the example ``sentiment_ner`` in shards of 100,000 rows, and is mixed with its NER
+sentences by size. The model is a BERT with random weights, two layers of 32; steps have 32 rows. The output is the
+resident memory of the process (``VmRSS`` of Linux) after the given numbers of rows, and the seconds until then.
 
     python benchmarks/streams.py --rows 20000 100000 200000
 """

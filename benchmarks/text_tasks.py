@@ -1,9 +1,9 @@
-"""Every type of task on a real dataset: metrics on the test split beside those of a trivial answer.
+"""Every task type on a real dataset: metrics on the test split, compared with a trivial baseline.
 
-Encoders' tasks train all-MiniLM-L6-v2 as it comes, with ``MultiTaskTrainer`` and one task each; ``language`` and
-``writing`` train small random models, a GPT-2 and a BART of two layers with MiniLM's tokenizer, as no pretrained one is
-at hand: the first is measured against the unigrams of the training data, the second learns 64 rows by heart.
-``PATH`` is a folder with a folder per dataset. ``--runs`` picks some::
+Tasks on encoders train the pretrained all-MiniLM-L6-v2, with ``MultiTaskTrainer`` and one task each; ``language`` and
+``writing`` train small random models, a GPT-2 and a BART of two layers with the tokenizer of MiniLM, because no
+pretrained model is available: the first is compared with the unigrams of the training data, the second overfits 64
+rows. ``PATH`` is a folder with a folder per dataset. ``--runs`` selects runs::
 
     OMP_NUM_THREADS=1 python benchmarks/text_tasks.py --data PATH --seeds 1
 """

@@ -1,7 +1,7 @@
-"""Tokens a second of mixed training, against plain Trainers on the same rows.
+"""Tokens per second of mixed training, compared with plain Trainers on the same rows.
 
-Measured: real tokens (not padding) a second of whole optimizer steps of ``Trainer.train()``: loading, collation,
-forward, backward, clipping, optimizer, logging. Texts are tokenised beforehand, the same for all. The systems:
+The script measures tokens (without padding) per second of whole optimizer steps of ``Trainer.train()``: loading,
+collation, forward, backward, clipping, optimizer, logging. Texts are tokenized before, the same for all. The systems:
 
 ``ours``                MultiTaskTrainer: one model, every step mixes the tasks.
 ``plain random``        a plain Trainer and a native model for every task, one after the other; random batches.
@@ -9,24 +9,24 @@ forward, backward, clipping, optimizer, logging. Texts are tokenised beforehand,
 ``plain rebalance``     the same with ``train_sampling_strategy="batch_rebalance"``. It moves rows between the
                         micro-batches of a step, so on one device it has a choice only where it accumulates:
                         ``--rebalance`` micro-batches.
-``mixed random``        MultiTaskTrainer without dealing by length and without several forwards: random mixed batches.
+``mixed random``        MultiTaskTrainer without sorting by length and with one forward pass: random mixed batches.
 ``ceiling``             forward and backward only, of a native model, on batches without padding: the rows in order of
                         length, those of a batch cut to the shortest.
 
-Each runs ``--steps`` optimizer steps or more of ``--batch`` rows, in one process, in turns of ``--turn`` steps, in an
-order drawn from ``--seed``: every trainer has a thread of its own, and only the one that holds the baton runs. The
+Each runs at least ``--steps`` optimizer steps of ``--batch`` rows, in one process, in turns of ``--turn`` steps, in a
+random order from ``--seed``: every trainer has a separate thread, and only one of them runs at a time. The
 tasks of a plain system share its steps by their rows, two a turn at least, and its speed is that of running every
 task's share of the tokens one after the other. The first turn of each is warm-up and does not count. Padding is counted
-at the model's door, in the batches that really ran. Shown are the median over turns and its quartiles, all tokens over
-all seconds (``overall``), and all tokens over all seconds of CPU (``by CPU``: for a machine that does other things too,
-and only with ``OMP_NUM_THREADS=1``, since threads that wait for work count as busy). ``group_by_length`` begins with
+at the input of the model, in the actual batches. The output shows the median over turns and its quartiles, all tokens
+over all seconds (``overall``), and all tokens over all CPU seconds (``by CPU``: for a machine with other load, and only
+with ``OMP_NUM_THREADS=1``, because threads that wait for work count as busy). ``group_by_length`` begins with
 its longest rows, so only a whole epoch compares it fairly: 229 steps of 32 rows (``short``), 216 (``long``)::
 
     python benchmarks/throughput.py --data PATH --setting short
     python benchmarks/throughput.py --data PATH --setting long
 
 ``short``: emotion and irony of tweets and named entities of Wikipedia sentences, 23 to 28 tokens on average. ``long``:
-the tweets, and paragraphs of Wikipedia (171 tokens on average, up to the model's 512) to be told apart by article.
+the tweets, and paragraphs of Wikipedia (171 tokens on average, at most 512), to be classified by article.
 """
 
 from __future__ import annotations

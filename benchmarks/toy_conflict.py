@@ -1,11 +1,11 @@
-"""Trajectories of the aggregators on the two-objective problem of CAGrad and Nash-MTL, and where they end.
+"""Trajectories of the aggregators on the two-objective problem of CAGrad and Nash-MTL, and their end points.
 
 The problem and its five starting points are those of Multi-Task Learning as a Bargaining Game (ICML 2022), appendix,
 and of Conflict-Averse Gradient Descent (NeurIPS 2021), section 5.1: two losses of two parameters, of which the first is
 ten times smaller than the second, with a front of Pareto-optimal points from (-7, -8.4) to (7, -8.4). Adam, float64,
-from every starting point; the papers make 35,000 and 100,000 steps at a learning rate of 1e-3. Here a step stands for
-ten of them: the rate is 1e-2, and Adam forgets as much in one step as theirs in ten. A method reaches the front from a
-point when it ends within ``FRONT`` of it. The plots are of the losses, the front in grey::
+from every starting point; the papers make 35,000 and 100,000 steps at a learning rate of 1e-3. Here a step replaces ten
+of them: the rate is 1e-2, and the decay of Adam in one step equals that of ten steps in the papers. A method reaches
+the front from a point if it ends within ``FRONT`` of it. The plots show the losses, with the front in gray::
 
     python benchmarks/toy_conflict.py --output docs/aggregation-toy.png
 """

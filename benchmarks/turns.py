@@ -1,4 +1,4 @@
-"""Trainers that take turns: each in a thread of its own, of which only the one that holds the baton runs."""
+"""Trainers that take turns: each has a separate thread, of which only one runs at a time."""
 
 from __future__ import annotations
 
