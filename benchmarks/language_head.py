@@ -22,7 +22,7 @@ from hf_multitask.modeling.routing import States
 
 
 def run(whole: bool, rows: int, length: int, share: float) -> float:
-    """Memory that one step of the head takes, MiB."""
+    """Memory of one step of the head, in MiB."""
     torch.manual_seed(0)
     config = BertConfig(num_hidden_layers=2, hidden_size=384, num_attention_heads=12, intermediate_size=1536)
     backbone = BertForMaskedLM(config)
@@ -48,7 +48,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--share", type=float, default=0.08, help="share of the labeled tokens")
-    parser.add_argument("--repeats", type=int, default=3, help="processes of each, of which the median counts")
+    parser.add_argument("--repeats", type=int, default=3, help="number of processes of each, whose median is used")
     given = parser.parse_args(words)
     taken = {}
     for whole in (True, False):

@@ -43,7 +43,7 @@ Way = Callable[[], Any]
 
 
 def expand(values: dict[str, list[Any]], text: str, count: int) -> list[dict[str, Any]]:
-    """So many rows, the given ones again and again; each pass begins its texts with a word of its own."""
+    """A number of rows that repeat the given ones; each pass begins its texts with a different word."""
     given = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
     made = []
     for number in range(count):
@@ -55,7 +55,7 @@ def expand(values: dict[str, list[Any]], text: str, count: int) -> list[dict[str
 
 
 def load(rows: list[dict[str, Any]], folder: Path) -> datasets.Dataset:
-    """The rows as a dataset that lies on disk, as a user's does."""
+    """The rows as a dataset on disk."""
     folder.mkdir()
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return datasets.load_dataset(
@@ -64,7 +64,7 @@ def load(rows: list[dict[str, Any]], folder: Path) -> datasets.Dataset:
 
 
 def ways_of(task: Any, dataset: datasets.Dataset, text: str, backbone: str) -> dict[str, Way]:
-    """The ways to features, ours first."""
+    """The variants of preprocessing, that of this package first."""
     tokenizer, config = AutoTokenizer.from_pretrained(backbone), AutoConfig.from_pretrained(backbone)
     limit = longest_input(tokenizer, config)
     task = replace(task.resolve(dataset, []), name="task")
@@ -101,14 +101,14 @@ def ways_of(task: Any, dataset: datasets.Dataset, text: str, backbone: str) -> d
 
 
 def timed(way: Way) -> float:
-    """Seconds it takes."""
+    """The seconds that a call takes."""
     start = time.perf_counter()
     way()
     return time.perf_counter() - start
 
 
 def measure(ways: dict[str, Way], repeats: int) -> dict[str, float]:
-    """Median seconds of every way, without caches, and of ours with its result cached."""
+    """Median seconds of every variant, without caches, and of ours with a cached result."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     datasets.disable_caching()
     for repeat in range(repeats):
@@ -144,7 +144,7 @@ def encoding(given: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 
 def first_step(recipe: Path, cache: str, out: str) -> float:
-    """Seconds from the start of a fresh process to the log of its first optimizer step."""
+    """Seconds from the start of a new process to the log of its first optimizer step."""
     words = ["train", str(recipe), "--max_steps", "1", "--logging_steps", "1", "--output_dir", out]
     command = [sys.executable, "-m", "hf_multitask.cli", *words, "--disable_tqdm", "true"]
     environment = os.environ | {"HF_DATASETS_CACHE": cache, "PYTHONUNBUFFERED": "1"}
@@ -177,7 +177,7 @@ def startup(given: argparse.Namespace) -> dict[str, float]:
 
 
 def main(words: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure, print, and return the figures."""
+    """Measure, print, and return the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with the folders sst2 and demo/ner")
     parser.add_argument("--rows", type=int, default=100_000)

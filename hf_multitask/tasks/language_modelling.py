@@ -195,7 +195,7 @@ class TextGeneration(LanguageModelling):
 
     @property
     def input_key(self) -> tuple[Any, ...]:
-        """See :class:`Task`: blocks are nobody else's."""
+        """See :class:`Task`: blocks are not shared."""
         return (*super().input_key, self.type, self.block_size)
 
     def constant_loss(
