@@ -55,7 +55,7 @@ def check(kitchen, result, *parts):
         (("tasks", "ner"), {"label_all_tokens": "false"}, ["`label_all_tokens` should be true or false", "the quotes"]),
         (("tasks", "ner"), {"tokens_column": 5}, ["Task 'ner'", "`tokens_column` should be a string", "Found"]),
         (("tasks", "ner"), {"label_names": [0, 1]}, ["Task 'ner'", "`label_names` should be a list of strings"]),
-        (("tasks", "ner"), {"name": "pos"}, ["Task 'ner' has the name 'pos' as well"]),
+        (("tasks", "ner"), {"name": "pos"}, ["Task 'ner' also has the name 'pos'"]),
         (("model",), {"droput": 0.1}, ["unknown key 'droput'", "Did you mean 'dropout'?"]),
         (("model",), {"dropout": 2}, ["`dropout` should be at least 0", "Found `dropout = 2`"]),
         (("model",), {"pooling": "maen"}, ["Did you mean 'mean'?"]),

@@ -182,7 +182,7 @@ def test_features_are_cached_under_all_they_depend_on(encode, tmp_path):
         (
             [{"text": "x", "label": float("inf")}],
             {"type": SEQUENCE},
-            "row 0 of the train data should hold 1 finite number",
+            "row 0 of the train data should have 1 finite number",
         ),
         (
             [{"text": "x", "label": [0, 1, 0]}, {"text": "x", "label": [1]}],

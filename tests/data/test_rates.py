@@ -36,7 +36,7 @@ def test_unusable_sampling_fails_when_built(name, kwargs, message):
 
 def test_fixed_rates_fit_the_data():
     rates = build_rates("fixed", {"rates": {"ner": 1, "sentimet": 2}})
-    with pytest.raises(ValueError, match=r"a rate for 'sentimet', and .* Did you mean 'sentiment'?"):
+    with pytest.raises(ValueError, match=r"a rate for 'sentimet', but .* Did you mean 'sentiment'?"):
         rates.rates({"ner": 3, "sentiment": 4})
     with pytest.raises(ValueError, match=r"has no rate for 'pos'"):
         rates.rates({"ner": 3, "sentimet": 4, "pos": 5})

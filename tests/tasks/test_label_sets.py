@@ -144,9 +144,9 @@ def test_names_and_numbers_do_not_go_together(read):
             [[1, 0, 0], [1]],
             List(FLOAT),
             {"label_names": HIDDEN},
-            r"row 1 .* should hold 3 values of 0 or 1 .* Found \[1.0\]",
+            r"row 1 .* should have 3 values of 0 or 1 .* Found \[1.0\]",
         ),
-        ([[1, 0.5, 0]], List(FLOAT), {"label_names": HIDDEN}, "row 0 .* should hold 3 values of 0 or 1"),
+        ([[1, 0.5, 0]], List(FLOAT), {"label_names": HIDDEN}, "row 0 .* should have 3 values of 0 or 1"),
         ([[1, 0, 1], [1, 0]], List(INT), {"label_names": HIDDEN}, "the number 1 twice .* each of the 3 label_names"),
         (
             [[1, 0, 1]] * 2,

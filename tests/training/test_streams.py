@@ -126,7 +126,11 @@ def test_another_stream_is_not_gone_on_with(other, message, trainer):
     ("sentiment", "args", "message"),
     [
         (lambda: stream(0), {}, r"The number of rows of the stream 'sentiment' is unknown\. Set max_steps, and a"),
-        (lambda: stream(0), {"sampling": "uniform", "max_steps": -1}, r"The stream 'sentiment' does not say"),
+        (
+            lambda: stream(0),
+            {"sampling": "uniform", "max_steps": -1},
+            r"The number of rows of the stream 'sentiment' is unknown",
+        ),
         (
             lambda: stream(broken=3),
             {},
