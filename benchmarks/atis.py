@@ -1,12 +1,13 @@
-"""Joint intent and slots on ATIS: one recipe, two tasks that read the same rows, several seeds.
+"""Joint intent and slots on ATIS: one recipe, two tasks that share rows, several seeds.
 
-Measured: intent accuracy and slot F1 (spans, seqeval) on the test split after training, by seed and on average. Labels
-of the test split that training lacks count as wrong. The recipe is ``atis/recipe.yaml``; ``PATH/atis`` holds
-``train.jsonl``, ``validation.jsonl`` and ``test.jsonl``, whose rows have ``tokens``, ``slot_tags`` and ``intent``::
+The script measures intent accuracy and slot F1 (spans, seqeval) on the test split after training, by seed and on
+average. Labels of the test split that are not in the training data count as wrong. The recipe is ``atis/recipe.yaml``;
+``PATH/atis`` contains ``train.jsonl``, ``validation.jsonl`` and ``test.jsonl``, whose rows have ``tokens``,
+``slot_tags`` and ``intent``::
 
     python benchmarks/atis.py --data PATH --seeds 1 2 3
 
-Further words are training arguments, as in ``--learning_rate 2e-4``.
+Additional arguments are training arguments, such as ``--learning_rate 2e-4``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ FIGURES = {"intent accuracy": "test_intent_accuracy", "slot F1": "test_slots_f1"
 
 
 def write_recipe(data: Path, backbone: str | None, folder: Path) -> Path:
-    """The recipe with paths to the data, in a folder of its own."""
+    """The recipe with paths to the data, in a separate folder."""
     recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     files = recipe["datasets"]["atis"]["data_files"]
     recipe["datasets"]["atis"]["data_files"] = {
@@ -41,11 +42,11 @@ def write_recipe(data: Path, backbone: str | None, folder: Path) -> Path:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Train once per seed and print the figures."""
+    """Train once per seed and print the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the folder atis")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--backbone", help="in place of the recipe's")
+    parser.add_argument("--backbone", help="instead of that of the recipe")
     given, rest = parser.parse_known_args(words)
     figures: list[list[float]] = []
     with tempfile.TemporaryDirectory() as temporary:

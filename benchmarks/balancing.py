@@ -1,12 +1,12 @@
-"""Seconds of a step with each balancer over those of a step without.
+"""Time of a step with each balancer relative to a step without a balancer.
 
-Measured: whole optimizer steps of ``MultiTaskTrainer.train()`` on classification tasks that each have rows of their
-own, made of words of the tokenizer's vocabulary and cut to ``--length`` tokens, so that all batches are of one shape. A
-trainer for each balancer, ``exact`` ones beside the lagged, and one without take turns of ``--turn`` steps in an order
-drawn anew for every round; the first round is warm-up. Shown is the median over rounds of each over the one without,
-with its 95 % bootstrap interval, by the clock and by seconds of CPU (for a machine that does other things too; with
-``OMP_NUM_THREADS=1``). CoBa is not asked to evaluate: that costs what an evaluation costs. The memory is the peak of a
-process of its own over one turn::
+The script measures whole optimizer steps of ``MultiTaskTrainer.train()`` on classification tasks with separate rows,
+which consist of words of the tokenizer's vocabulary and are truncated to ``--length`` tokens, so that all batches have
+one shape. A trainer for each balancer, also with ``exact``, and one without a balancer take turns of ``--turn`` steps
+in a random order in every round; the first round is a warm-up. The output is the median over rounds of the ratio to the
+trainer without a balancer, with its 95 % bootstrap interval, by wall clock and by CPU seconds (for a machine with other
+load; with ``OMP_NUM_THREADS=1``). CoBa runs without evaluations, whose cost would be added. The memory is the peak of a
+separate process over one turn::
 
     OMP_NUM_THREADS=1 python benchmarks/balancing.py --steps 200 --memory
 """
@@ -38,7 +38,7 @@ SYSTEMS = [NONE, *BALANCING, *(f"{name}-exact" for name, kind in BALANCING.items
 
 
 def build(name: str, given: argparse.Namespace, out: str) -> Runner:
-    """A trainer with a balancer, ready to take turns."""
+    """A trainer with a balancer that takes turns."""
     path = resolve_backbone(given.backbone)
     tokenizer = AutoTokenizer.from_pretrained(path)
     tasks = {f"task{k}": SequenceClassification(label_names=["no", "yes"]) for k in range(given.tasks)}
@@ -66,7 +66,7 @@ def build(name: str, given: argparse.Namespace, out: str) -> Runner:
 
 
 def run(runners: dict[str, Runner], given: argparse.Namespace) -> dict[str, Any]:
-    """Rounds of turns, and what came of them."""
+    """Run rounds of turns and return the results."""
     take_turns(runners, -(-given.steps // given.turn), given)
     figures: dict[str, Any] = {}
     plain = runners[NONE].turns[1:]
@@ -81,7 +81,7 @@ def run(runners: dict[str, Runner], given: argparse.Namespace) -> dict[str, Any]
 
 
 def memory_of(name: str, given: argparse.Namespace) -> float:
-    """Most memory that a process holds which runs one turn, MiB."""
+    """Peak memory of a process that runs one turn, in MiB."""
     with tempfile.TemporaryDirectory() as out:
         runner = build(name, given, out)
         runner.take_turn(given.turn)
@@ -90,16 +90,16 @@ def memory_of(name: str, given: argparse.Namespace) -> float:
 
 
 def main(words: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure, print, and return the figures."""
+    """Measure, print, and return the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS[1:], default=SYSTEMS[1:], help="beside none")
-    parser.add_argument("--steps", type=int, default=200, help="optimizer steps of each that count")
-    parser.add_argument("--turn", type=int, default=5, help="optimizer steps of a turn")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS[1:], default=SYSTEMS[1:], help="in addition to none")
+    parser.add_argument("--steps", type=int, default=200, help="optimizer steps of each, without warm-up")
+    parser.add_argument("--turn", type=int, default=5, help="optimizer steps per turn")
     parser.add_argument("--tasks", type=int, default=4)
-    parser.add_argument("--batch", type=int, default=32, help="rows of a step")
-    parser.add_argument("--length", type=int, default=32, help="tokens of a row")
-    parser.add_argument("--rows", type=int, default=2000, help="of all tasks together")
-    parser.add_argument("--memory", action="store_true", help="measure the peak memory too")
+    parser.add_argument("--batch", type=int, default=32, help="rows per step")
+    parser.add_argument("--length", type=int, default=32, help="tokens per row")
+    parser.add_argument("--rows", type=int, default=2000, help="rows of all tasks")
+    parser.add_argument("--memory", action="store_true", help="also measure the peak memory")
     given = asked(parser, words)
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as out:

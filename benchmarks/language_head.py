@@ -1,8 +1,8 @@
-"""Peak memory of a language model's head, at the labelled tokens alone and at all of them.
+"""Peak memory of a language model head that is computed for the labeled tokens only, or for all tokens.
 
-Forward, loss and backward of the head of a random BERT of two layers over fixed states of ``--rows`` x ``--length``
-tokens, float32, vocabulary 30,522, 8 % of the tokens labelled. Each runs in a process of its own; what counts is the
-peak of its resident memory over what it held before::
+The script runs the forward pass, the loss and the backward pass of the head of a random BERT of two layers on fixed
+states of ``--rows`` x ``--length`` tokens, float32, vocabulary 30,522, 8 % of the tokens labeled. Each variant runs in
+a separate process; the result is the peak of its resident memory beyond the memory before::
 
     OMP_NUM_THREADS=1 python benchmarks/language_head.py
 """
@@ -22,7 +22,7 @@ from hf_multitask.modeling.routing import States
 
 
 def run(whole: bool, rows: int, length: int, share: float) -> float:
-    """Memory that one step of the head takes, MiB."""
+    """Memory of one step of the head, in MiB."""
     torch.manual_seed(0)
     config = BertConfig(num_hidden_layers=2, hidden_size=384, num_attention_heads=12, intermediate_size=1536)
     backbone = BertForMaskedLM(config)
@@ -47,14 +47,14 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--share", type=float, default=0.08, help="of the tokens that are labelled")
-    parser.add_argument("--repeats", type=int, default=3, help="processes of each, of which the median counts")
+    parser.add_argument("--share", type=float, default=0.08, help="share of the labeled tokens")
+    parser.add_argument("--repeats", type=int, default=3, help="number of processes of each, whose median is used")
     given = parser.parse_args(words)
     taken = {}
     for whole in (True, False):
         values = [in_process(run, whole, given.rows, given.length, given.share) for _ in range(given.repeats)]
         taken[whole] = statistics.median(values)
-        print(f"{'all tokens' if whole else 'labelled tokens':<16} {taken[whole]:8.0f} MiB")
+        print(f"{'all tokens' if whole else 'labeled tokens':<16} {taken[whole]:8.0f} MiB")
     print(f"{'share':<16} {taken[False] / taken[True]:8.2f}")
 
 

@@ -1,20 +1,20 @@
 """One model of 2, 10, 100 and 1,000 classification tasks, over the same rows.
 
-The rows of ``overhead.py``, of one length, are dealt in turn to the tasks, so that whatever the number of tasks a step
-has the same batches of the same shape. Measured for every number of tasks:
+The rows of ``overhead.py``, which have one length, are distributed over the tasks in turn, so that a step has the same
+batches of the same shape for any number of tasks. The script measures for every number of tasks:
 
-``step``      seconds of whole optimizer steps of ``MultiTaskTrainer.train()``, a log every ``--turn`` steps with
-              TensorBoard included. All numbers of tasks are trained in turns of ``--turn`` steps in one process, in an
-              order drawn anew in every round; the first round is warm-up. Shown are the median, and the median over
-              rounds of the ratio to the smallest number of tasks with its 95 % bootstrap interval.
+``step``      seconds of whole optimizer steps of ``MultiTaskTrainer.train()``, including a log with TensorBoard every
+              ``--turn`` steps. All numbers of tasks are trained in turns of ``--turn`` steps in one process, in random
+              order in every round; the first round is a warm-up. The output is the median, and the median over rounds
+              of the ratio to the smallest number of tasks with its 95 % bootstrap interval.
 ``build``     seconds of ``from_backbone``.
 ``prepare``   seconds from raw rows and a model to a trainer, with an empty cache of datasets: checks, tokens, labels.
 ``evaluate``  seconds of ``trainer.evaluate()`` over ``--evaluation-rows`` rows.
 ``save``, ``load``  seconds of ``save_pretrained`` and ``from_pretrained``.
-``checkpoint``  seconds of saving one after a few steps, optimizer included.
-``memory``    the most that a process which did all of that but the turns held, in GB.
+``checkpoint``  seconds of saving a checkpoint after a few steps, including the optimizer.
+``memory``    peak memory of a process that does all of this except the turns, in GB.
 
-With ``--ranks 2`` the steps are those of two processes of half the batch, and only they are measured::
+With ``--ranks 2``, only the steps are measured, with two processes and half the batch each::
 
     OMP_NUM_THREADS=1 python benchmarks/many_tasks.py
     OMP_NUM_THREADS=1 python -m torch.distributed.run --standalone --nproc_per_node 2 benchmarks/many_tasks.py --batch 8
@@ -50,7 +50,7 @@ from hf_multitask.modeling.backbone import resolve_backbone
 
 
 def build_trainer(count: int, given: argparse.Namespace, out: str, clock: Callable[..., Any], **values: Any) -> Any:
-    """A trainer of so many tasks."""
+    """A trainer for a number of tasks."""
     path = resolve_backbone(given.backbone)
     tokenizer = AutoTokenizer.from_pretrained(path)
 
@@ -72,7 +72,7 @@ def build_trainer(count: int, given: argparse.Namespace, out: str, clock: Callab
 
 
 def alone(count: int, given: argparse.Namespace) -> dict[str, float]:
-    """Everything but the steps, in this process."""
+    """Measure everything except the steps in this process."""
     figures: dict[str, float] = {}
 
     def clock(name: str, work: Callable[[], Any]) -> Any:
@@ -95,7 +95,7 @@ def alone(count: int, given: argparse.Namespace) -> dict[str, float]:
 
 
 def peak_memory() -> float:
-    """The most that this process held, in GB: by Linux's own count, as ``ru_maxrss`` begins with the parent's."""
+    """Peak memory of this process in GB, from /proc on Linux, because ``ru_maxrss`` includes that of the parent."""
     status = Path("/proc/self/status")
     if status.exists():
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
@@ -104,7 +104,7 @@ def peak_memory() -> float:
 
 
 def in_a_process(count: int, words: Sequence[str]) -> dict[str, float]:
-    """:func:`alone` in a fresh process, with an empty cache of datasets."""
+    """Run :func:`alone` in a new process, with an empty cache of datasets."""
     with tempfile.TemporaryDirectory() as cache:
         command = [sys.executable, __file__, *words, "--alone", str(count)]
         environment = {**os.environ, "HF_DATASETS_CACHE": cache}
@@ -115,7 +115,7 @@ def in_a_process(count: int, words: Sequence[str]) -> dict[str, float]:
 
 
 def steps(given: argparse.Namespace, out: str) -> dict[str, dict[str, Any]]:
-    """Seconds a step of every number of tasks, in turns."""
+    """Seconds per step for every number of tasks, in turns."""
     trainers = {
         count: build_trainer(
             count, given, f"{out}/{count}", lambda _, work: work(), report_to=["tensorboard"], disable_tqdm=True
@@ -161,14 +161,14 @@ def report(figures: dict[str, dict[str, Any]]) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
-    """Measure, print, and return the figures by number of tasks."""
+    """Measure, print, and return the results by number of tasks."""
     words = list(sys.argv[1:] if words is None else words)
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tasks", type=int, nargs="+", default=[2, 10, 100, 1000])
-    parser.add_argument("--steps", type=int, default=100, help="optimizer steps of each that count")
-    parser.add_argument("--turn", type=int, default=10, help="optimizer steps of a turn")
-    parser.add_argument("--batch", type=int, default=16, help="rows of a step")
-    parser.add_argument("--length", type=int, default=16, help="tokens of a row")
+    parser.add_argument("--steps", type=int, default=100, help="optimizer steps of each, without warm-up")
+    parser.add_argument("--turn", type=int, default=10, help="optimizer steps per turn")
+    parser.add_argument("--batch", type=int, default=16, help="rows per step")
+    parser.add_argument("--length", type=int, default=16, help="tokens per row")
     parser.add_argument("--rows", type=int, default=4000)
     parser.add_argument("--evaluation-rows", type=int, default=2000)
     parser.add_argument("--only-steps", action="store_true")

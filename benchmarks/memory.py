@@ -1,4 +1,4 @@
-"""Memory, measured in processes of their own, so that nothing that ran before counts."""
+"""Peak memory, measured in separate processes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch
 
 
 def peak() -> float:
-    """Most memory that this process has held, MiB; on a GPU, what it has held there."""
+    """Peak memory of this process in MiB; with a GPU, that on the GPU."""
     return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else resident()
 
 
 def resident() -> float:
-    """Most memory of the machine, rather than of a GPU, that this process has held, MiB."""
+    """Peak main memory of this process in MiB."""
     status = Path("/proc/self/status")  # what getrusage says begins with what the process had that started this one
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -27,7 +27,7 @@ def resident() -> float:
 
 
 def in_process(work: Callable[..., float], *given: Any) -> float:
-    """What a function finds in a fresh process."""
+    """The result of a function in a new process."""
     context = multiprocessing.get_context("spawn")
     result: multiprocessing.queues.Queue[float] = context.Queue()
     process = context.Process(target=_put, args=(result, work, *given))

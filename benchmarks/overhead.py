@@ -1,12 +1,12 @@
-"""Seconds of our Trainer over the plain one, on one task with the same rows.
+"""Time of MultiTaskTrainer relative to the plain Trainer, on one task with the same rows.
 
-Measured: whole optimizer steps of ``Trainer.train()`` - loading, collation, forward, backward, clipping, optimizer,
-logging - of MultiTaskTrainer with one sequence classification, and of ``Trainer`` with the stock class of the same
-backbone. Rows are made of words of the tokenizer's vocabulary and cut to ``--length`` tokens, so that all batches of
-both are of one shape, nothing is padded, and nothing is split into several forwards. Encoded rows are the same object
-for both. Both take turns of ``--turn`` steps, each with one log, in an order drawn anew for every pair of turns; the
-first pair is warm-up. Shown is the median over pairs of ours over theirs with its 95 % bootstrap interval, by the clock
-and by seconds of CPU (for a machine that does other things too; with ``OMP_NUM_THREADS=1``)::
+The script measures whole optimizer steps of ``Trainer.train()`` - loading, collation, forward, backward, clipping,
+optimizer, logging - of MultiTaskTrainer with one sequence classification task, and of ``Trainer`` with the stock class
+of the same backbone. Rows consist of words of the tokenizer's vocabulary and are truncated to ``--length`` tokens, so
+that all batches have one shape, there is no padding, and no batch is split into several forward passes. Both use the
+same object of encoded rows. Both take turns of ``--turn`` steps, each with one log, in a random order for every pair of
+turns; the first pair is a warm-up. The output is the median over pairs of the ratio with its 95 % bootstrap interval,
+by wall clock and by CPU seconds (for a machine with other load; with ``OMP_NUM_THREADS=1``)::
 
     OMP_NUM_THREADS=1 python benchmarks/overhead.py --steps 400
 """
@@ -40,7 +40,7 @@ from hf_multitask.modeling.backbone import resolve_backbone
 
 
 def make_rows(tokenizer: Any, count: int, words: int, seed: int) -> datasets.Dataset:
-    """Texts of so many words of a vocabulary, with one of two labels."""
+    """Texts with a number of words of a vocabulary, with one of two labels."""
     draw = random.Random(seed)
     vocabulary = sorted(word for word in tokenizer.get_vocab() if word.isalpha() and word.isascii())
     texts = [" ".join(draw.choices(vocabulary, k=words)) for _ in range(count)]
@@ -48,7 +48,7 @@ def make_rows(tokenizer: Any, count: int, words: int, seed: int) -> datasets.Dat
 
 
 def build(given: argparse.Namespace, out: str) -> dict[str, Runner]:
-    """Ours and the plain one, ready to take turns."""
+    """The trainer of this package and the plain one, which take turns."""
     path = resolve_backbone(given.backbone)
     tokenizer = AutoTokenizer.from_pretrained(path)
     rows = make_rows(tokenizer, given.rows, given.length, given.seed)
@@ -75,7 +75,7 @@ def build(given: argparse.Namespace, out: str) -> dict[str, Runner]:
 
 
 def run(runners: dict[str, Runner], given: argparse.Namespace) -> dict[str, Any]:
-    """Pairs of turns, and what came of them."""
+    """Run pairs of turns and return the results."""
     take_turns(runners, -(-given.steps // given.turn), given)
     turns = {name: runner.turns[1:] for name, runner in runners.items()}
     figures: dict[str, Any] = {"steps": sum(turn.steps for turn in turns["ours"])}
@@ -88,7 +88,7 @@ def run(runners: dict[str, Runner], given: argparse.Namespace) -> dict[str, Any]
 
 
 def check_same_work(turns: dict[str, list[Turn]]) -> None:
-    """See that both ran as many forwards over as many tokens.
+    """Check that both ran the same number of forward passes and tokens.
 
     Raises:
         RuntimeError: they did not.
@@ -100,12 +100,12 @@ def check_same_work(turns: dict[str, list[Turn]]) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure, print, and return the figures."""
+    """Measure, print, and return the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=400, help="optimizer steps of each that count")
-    parser.add_argument("--turn", type=int, default=10, help="optimizer steps of a turn")
-    parser.add_argument("--batch", type=int, default=16, help="rows of a step")
-    parser.add_argument("--length", type=int, default=16, help="tokens of a row")
+    parser.add_argument("--steps", type=int, default=400, help="optimizer steps of each, without warm-up")
+    parser.add_argument("--turn", type=int, default=10, help="optimizer steps per turn")
+    parser.add_argument("--batch", type=int, default=16, help="rows per step")
+    parser.add_argument("--length", type=int, default=16, help="tokens per row")
     parser.add_argument("--rows", type=int, default=2000)
     given = asked(parser, words)
     with tempfile.TemporaryDirectory() as out:

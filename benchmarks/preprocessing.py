@@ -1,15 +1,15 @@
-"""Seconds from raw rows to features, and from the command to the first optimizer step.
+"""Time from raw rows to features, and from the start of the command to the first optimizer step.
 
-Measured by default: ``encode_dataset``, tokens and labels of one task, against ``datasets.map`` with the bare
-tokenizer, batched, with the same truncation and no labels; for tagging also against the function of Transformers' token
-classification example, which aligns labels by ``word_ids``. ``--rows`` different rows made of the real ones, written as
-JSONL and loaded; caches off; the ways take turns, ``--repeats`` times, and medians are shown. ``ours, cached`` is
-``encode_dataset`` again when its result is cached::
+By default, the script compares ``encode_dataset``, which computes tokens and labels of one task, with ``datasets.map``
+and the bare tokenizer, batched, with the same truncation and without labels; for token classification also with the
+function of the example script of Transformers, which aligns labels by ``word_ids``. ``--rows`` different rows are
+derived from the real ones, written as JSONL and loaded, without caches; the variants take turns, ``--repeats`` times,
+and the output shows medians. ``ours, cached`` is ``encode_dataset`` with a cached result::
 
     python benchmarks/preprocessing.py --data PATH
 
-Measured with ``--startup``: a fresh process of ``hf-multitask train RECIPE --max_steps 1`` until the log of the first
-optimizer step, with an empty cache of datasets (cold) and then with what that run left there (warm)::
+With ``--startup``, it measures a new process of ``hf-multitask train RECIPE --max_steps 1`` until the log of the first
+optimizer step, with an empty cache of datasets (cold) and then with the cache of that run (warm)::
 
     python benchmarks/preprocessing.py --startup
 """
@@ -43,7 +43,7 @@ Way = Callable[[], Any]
 
 
 def expand(values: dict[str, list[Any]], text: str, count: int) -> list[dict[str, Any]]:
-    """So many rows, the given ones again and again; each pass begins its texts with a word of its own."""
+    """A number of rows that repeat the given ones; each pass begins its texts with a different word."""
     given = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
     made = []
     for number in range(count):
@@ -55,7 +55,7 @@ def expand(values: dict[str, list[Any]], text: str, count: int) -> list[dict[str
 
 
 def load(rows: list[dict[str, Any]], folder: Path) -> datasets.Dataset:
-    """The rows as a dataset that lies on disk, as a user's does."""
+    """The rows as a dataset on disk."""
     folder.mkdir()
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return datasets.load_dataset(
@@ -64,7 +64,7 @@ def load(rows: list[dict[str, Any]], folder: Path) -> datasets.Dataset:
 
 
 def ways_of(task: Any, dataset: datasets.Dataset, text: str, backbone: str) -> dict[str, Way]:
-    """The ways to features, ours first."""
+    """The variants of preprocessing, that of this package first."""
     tokenizer, config = AutoTokenizer.from_pretrained(backbone), AutoConfig.from_pretrained(backbone)
     limit = longest_input(tokenizer, config)
     task = replace(task.resolve(dataset, []), name="task")
@@ -101,14 +101,14 @@ def ways_of(task: Any, dataset: datasets.Dataset, text: str, backbone: str) -> d
 
 
 def timed(way: Way) -> float:
-    """Seconds it takes."""
+    """The seconds that a call takes."""
     start = time.perf_counter()
     way()
     return time.perf_counter() - start
 
 
 def measure(ways: dict[str, Way], repeats: int) -> dict[str, float]:
-    """Median seconds of every way, without caches, and of ours with its result cached."""
+    """Median seconds of every variant, without caches, and of ours with a cached result."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     datasets.disable_caching()
     for repeat in range(repeats):
@@ -144,7 +144,7 @@ def encoding(given: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 
 def first_step(recipe: Path, cache: str, out: str) -> float:
-    """Seconds from the start of a fresh process to the log of its first optimizer step."""
+    """Seconds from the start of a new process to the log of its first optimizer step."""
     words = ["train", str(recipe), "--max_steps", "1", "--logging_steps", "1", "--output_dir", out]
     command = [sys.executable, "-m", "hf_multitask.cli", *words, "--disable_tqdm", "true"]
     environment = os.environ | {"HF_DATASETS_CACHE": cache, "PYTHONUNBUFFERED": "1"}
@@ -177,7 +177,7 @@ def startup(given: argparse.Namespace) -> dict[str, float]:
 
 
 def main(words: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure, print, and return the figures."""
+    """Measure, print, and return the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with the folders sst2 and demo/ner")
     parser.add_argument("--rows", type=int, default=100_000)

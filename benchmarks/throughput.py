@@ -1,7 +1,7 @@
-"""Tokens a second of mixed training, against plain Trainers on the same rows.
+"""Tokens per second of mixed training, compared with plain Trainers on the same rows.
 
-Measured: real tokens (not padding) a second of whole optimizer steps of ``Trainer.train()``: loading, collation,
-forward, backward, clipping, optimizer, logging. Texts are tokenised beforehand, the same for all. The systems:
+The script measures tokens (without padding) per second of whole optimizer steps of ``Trainer.train()``: loading,
+collation, forward, backward, clipping, optimizer, logging. Texts are tokenized before, the same for all. The systems:
 
 ``ours``                MultiTaskTrainer: one model, every step mixes the tasks.
 ``plain random``        a plain Trainer and a native model for every task, one after the other; random batches.
@@ -9,24 +9,24 @@ forward, backward, clipping, optimizer, logging. Texts are tokenised beforehand,
 ``plain rebalance``     the same with ``train_sampling_strategy="batch_rebalance"``. It moves rows between the
                         micro-batches of a step, so on one device it has a choice only where it accumulates:
                         ``--rebalance`` micro-batches.
-``mixed random``        MultiTaskTrainer without dealing by length and without several forwards: random mixed batches.
+``mixed random``        MultiTaskTrainer without sorting by length and with one forward pass: random mixed batches.
 ``ceiling``             forward and backward only, of a native model, on batches without padding: the rows in order of
                         length, those of a batch cut to the shortest.
 
-Each runs ``--steps`` optimizer steps or more of ``--batch`` rows, in one process, in turns of ``--turn`` steps, in an
-order drawn from ``--seed``: every trainer has a thread of its own, and only the one that holds the baton runs. The
+Each runs at least ``--steps`` optimizer steps of ``--batch`` rows, in one process, in turns of ``--turn`` steps, in a
+random order from ``--seed``: every trainer has a separate thread, and only one of them runs at a time. The
 tasks of a plain system share its steps by their rows, two a turn at least, and its speed is that of running every
 task's share of the tokens one after the other. The first turn of each is warm-up and does not count. Padding is counted
-at the model's door, in the batches that really ran. Shown are the median over turns and its quartiles, all tokens over
-all seconds (``overall``), and all tokens over all seconds of CPU (``by CPU``: for a machine that does other things too,
-and only with ``OMP_NUM_THREADS=1``, since threads that wait for work count as busy). ``group_by_length`` begins with
+at the input of the model, in the actual batches. The output shows the median over turns and its quartiles, all tokens
+over all seconds (``overall``), and all tokens over all CPU seconds (``by CPU``: for a machine with other load, and only
+with ``OMP_NUM_THREADS=1``, because threads that wait for work count as busy). ``group_by_length`` begins with
 its longest rows, so only a whole epoch compares it fairly: 229 steps of 32 rows (``short``), 216 (``long``)::
 
     python benchmarks/throughput.py --data PATH --setting short
     python benchmarks/throughput.py --data PATH --setting long
 
 ``short``: emotion and irony of tweets and named entities of Wikipedia sentences, 23 to 28 tokens on average. ``long``:
-the tweets, and paragraphs of Wikipedia (171 tokens on average, up to the model's 512) to be told apart by article.
+the tweets, and paragraphs of Wikipedia (171 tokens on average, at most 512), to be classified by article.
 """
 
 from __future__ import annotations
@@ -71,13 +71,13 @@ Tasks = dict[str, tuple[Any, datasets.Dataset]]
 
 
 def short(data: Path) -> Tasks:
-    """Two classifications of tweets, and tags of sentences."""
+    """Two classification tasks on tweets, and token classification of sentences."""
     ner = columns(read_rows(data / "demo" / "ner"), "tokens", "ner_tags")
     return {**_tweets(data), "ner": (TokenClassification(), datasets.Dataset.from_dict(ner))}
 
 
 def long(data: Path) -> Tasks:
-    """Two classifications of tweets, and one of paragraphs, by article in eight groups."""
+    """Two classification tasks on tweets, and one on paragraphs, by article in eight groups."""
     rows = columns(read_rows(data / "xquad_en"), "context", "title")
     titles = sorted(set(rows["title"]))
     article = {"text": rows["context"], "label": [titles.index(title) % 8 for title in rows["title"]]}
@@ -85,7 +85,7 @@ def long(data: Path) -> Tasks:
 
 
 def _first_window(row: dict[str, Any]) -> dict[str, Any]:
-    """What of a row others read, who cut a text that does not fit."""
+    """The part of a row that the other systems read, which truncate long texts."""
     if "windows" not in row or len(row["windows"]) == 1:
         return row
     return {
@@ -109,7 +109,7 @@ SETTINGS: dict[str, Callable[[Path], Tasks]] = {"short": short, "long": long}
 
 
 def run_trainer(trainer: Trainer) -> Callable[[Runner], None]:
-    """Train a trainer under a runner."""
+    """Train a trainer with a runner."""
 
     def train(runner: Runner) -> None:
         def seen(module: Any, args: Any, kwargs: dict[str, Any]) -> None:  # noqa: ARG001
@@ -123,7 +123,7 @@ def run_trainer(trainer: Trainer) -> Callable[[Runner], None]:
 
 
 def run_ceiling(model: torch.nn.Module, rows: list[list[int]], batch: int, seed: int) -> Callable[[Runner], None]:
-    """Forward and backward on batches that are cut to their shortest row, so that nothing is padded."""
+    """Forward and backward passes on batches that are truncated to their shortest row, without padding."""
 
     def train(runner: Runner) -> None:
         model.train()
@@ -148,10 +148,10 @@ def run_ceiling(model: torch.nn.Module, rows: list[list[int]], batch: int, seed:
 
 
 class MixedRandom(MultiTaskTrainer):
-    """Random mixed batches, each in one forward: what dealing by length is held against."""
+    """Random mixed batches, each in one forward pass, as a baseline for sorting by length."""
 
     def get_train_dataloader(self) -> Any:
-        """The loader, every micro-batch in one forward."""
+        """The data loader, with every micro-batch in one forward pass."""
         loader = super().get_train_dataloader()
         sampler: StepSampler = self.plan.sampler
         sampler.lengths = None
@@ -185,7 +185,7 @@ def arguments(kind: type[TrainingArguments], out: str, given: argparse.Namespace
 
 
 def build(given: argparse.Namespace, out: str) -> dict[str, list[Runner]]:
-    """By system, its runners: one a task for the plain ones."""
+    """By system, its runners: one per task for plain Trainers."""
     tasks = SETTINGS[given.setting](given.data)
     path = resolve_backbone(given.backbone)
     tokenizer = AutoTokenizer.from_pretrained(path)
@@ -251,7 +251,7 @@ def build(given: argparse.Namespace, out: str) -> dict[str, list[Runner]]:
 
 
 def silence(trainer: Trainer) -> None:
-    """Take away what prints, so that only this script does."""
+    """Remove callbacks that print, so that only this script prints."""
     for callback in list(trainer.callback_handler.callbacks):
         kinds = {kind.__name__ for kind in type(callback).__mro__}
         if kinds & {"PrinterCallback", "PlanCallback", "ProgressCallback"}:
@@ -259,7 +259,7 @@ def silence(trainer: Trainer) -> None:
 
 
 def run(systems: dict[str, list[Runner]], given: argparse.Namespace) -> None:
-    """Rounds in which every runner has one turn, in a drawn order; the first round is warm-up."""
+    """Run rounds in which every runner has one turn, in random order; the first round is a warm-up."""
     draw = random.Random(given.seed)
     runners = [runner for members in systems.values() for runner in members]
     started = time.perf_counter()
@@ -272,7 +272,7 @@ def run(systems: dict[str, list[Runner]], given: argparse.Namespace) -> None:
 
 
 def summary(runners: Sequence[Runner]) -> dict[str, float]:
-    """Figures of one system; those of its tasks are weighted so that each runs its share of the tokens."""
+    """Results of one system; those of its tasks are weighted by their share of the tokens."""
     shares = [runner.share for runner in runners]
     turns = [runner.turns[1:] for runner in runners]
     whole = [sum(of_one, Turn()) for of_one in turns]
@@ -315,14 +315,14 @@ def report(figures: dict[str, dict[str, float]]) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
-    """Measure, print, and return the figures."""
+    """Measure, print, and return the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with a folder per dataset")
     parser.add_argument("--setting", choices=sorted(SETTINGS), required=True)
-    parser.add_argument("--steps", type=int, default=200, help="optimizer steps of each system that count")
-    parser.add_argument("--turn", type=int, default=10, help="optimizer steps of a turn")
-    parser.add_argument("--batch", type=int, default=32, help="rows of a step")
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS, help="which to run (default: all)")
+    parser.add_argument("--steps", type=int, default=200, help="optimizer steps of each system, without warm-up")
+    parser.add_argument("--turn", type=int, default=10, help="optimizer steps per turn")
+    parser.add_argument("--batch", type=int, default=32, help="rows per step")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS, help="systems to run (default: all)")
     parser.add_argument("--rebalance", type=int, default=4, help="micro-batches of a step for batch_rebalance")
     given = asked(parser, words)
     with tempfile.TemporaryDirectory() as out:

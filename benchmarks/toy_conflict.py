@@ -1,11 +1,11 @@
-"""Trajectories of the aggregators on the two-objective problem of CAGrad and Nash-MTL, and where they end.
+"""Trajectories of the aggregators on the two-objective problem of CAGrad and Nash-MTL, and their end points.
 
 The problem and its five starting points are those of Multi-Task Learning as a Bargaining Game (ICML 2022), appendix,
 and of Conflict-Averse Gradient Descent (NeurIPS 2021), section 5.1: two losses of two parameters, of which the first is
 ten times smaller than the second, with a front of Pareto-optimal points from (-7, -8.4) to (7, -8.4). Adam, float64,
-from every starting point; the papers make 35,000 and 100,000 steps at a learning rate of 1e-3. Here a step stands for
-ten of them: the rate is 1e-2, and Adam forgets as much in one step as theirs in ten. A method reaches the front from a
-point when it ends within ``FRONT`` of it. The plots are of the losses, the front in grey::
+from every starting point; the papers make 35,000 and 100,000 steps at a learning rate of 1e-3. Here a step replaces ten
+of them: the rate is 1e-2, and the decay of Adam in one step equals that of ten steps in the papers. A method reaches
+the front from a point if it ends within ``FRONT`` of it. The plots show the losses, with the front in gray::
 
     python benchmarks/toy_conflict.py --output docs/aggregation-toy.png
 """
@@ -59,7 +59,7 @@ def losses(points: torch.Tensor) -> torch.Tensor:
 
 
 def gradients(first: float, second: float) -> torch.Tensor:
-    """The gradients of both losses at a point, (2, 2); by hand, as autograd takes far longer on two numbers."""
+    """The gradients of both losses at a point, (2, 2), computed directly, which is faster than autograd."""
     half, whole = math.tanh(0.5 * second), math.tanh(second)
     slope = 0.5 * (1 - half**2)
     rows = []
@@ -78,7 +78,7 @@ def gradients(first: float, second: float) -> torch.Tensor:
 
 
 def distance(point: torch.Tensor) -> float:
-    """How far a point is from the front, about the segment between (-7, LEVEL) and (7, LEVEL)."""
+    """The distance of a point from the front, approximately the segment between (-7, LEVEL) and (7, LEVEL)."""
     first, second = point.tolist()
     return math.hypot(max(abs(first) - 7, 0.0), second - LEVEL)
 
@@ -144,7 +144,7 @@ def plot(found: dict[str, list[torch.Tensor]], path: Path) -> None:
 
 
 def main(words: Sequence[str] | None = None, tell: Callable[[str], None] = print) -> dict[str, list[float]]:
-    """Run, print and draw; by method, the distances of where it ended."""
+    """Run, print and draw; return the distances of the end points by method."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--steps", type=int, default=10_000)

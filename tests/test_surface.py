@@ -112,9 +112,9 @@ def describe_package(name):
 
 def known_keys(recipe):
     """What the error about an unknown key names as known."""
-    with pytest.raises(ValueError, match="known are") as problem:
+    with pytest.raises(ValueError, match="known keys are") as problem:
         read_recipe(recipe)
-    return re.search(r"known are ([^.;]*)", str(problem.value))[1]
+    return re.search(r"known keys are ([^.;]*)", str(problem.value))[1]
 
 
 def describe_recipe(folder):

@@ -1,4 +1,4 @@
-"""Gradients of several tasks for the shared parameters, and what one update is made of them."""
+"""Per-task gradients of the shared parameters, and their combination into one update."""
 
 from .base import Aggregator, GramianAggregator, VectorAggregator
 from .blocks import Blocks

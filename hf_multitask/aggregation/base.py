@@ -1,4 +1,4 @@
-"""What an aggregator is: the gradients of several tasks in, the weights of their sum or one combined gradient out."""
+"""Base classes of aggregators, which compute weights of the per-task gradients, or one combined gradient."""
 
 from __future__ import annotations
 
@@ -11,69 +11,69 @@ import torch
 
 
 class Aggregator(ABC):  # noqa: B024 - its two kinds have one each
-    """Combines the gradients that the tasks of a step have for the shared parameters.
+    """Combines the per-task gradients of the shared parameters in a step.
 
-    The update is that of the plain summed loss where all weights are 1. Tasks without rows in the step, and those
-    whose gradient is zero, are left out before an aggregator is asked, and with one task left it is not asked at all.
+    If all weights are 1, the update is that of the plain summed loss. Tasks without rows in the step, and tasks with a
+    gradient of zero, are removed before an aggregator is called; with one remaining task it is not called.
 
-    Subclasses are :class:`GramianAggregator` and :class:`VectorAggregator`. One that remembers something from step to
-    step says so in :meth:`state_dict`, by task name, so that tasks which are absent keep what they have.
+    Subclasses are :class:`GramianAggregator` and :class:`VectorAggregator`. An aggregator with a state returns it in
+    :meth:`state_dict`, by task name, so that absent tasks keep their state.
     """
 
     def check_tasks(self, tasks: Sequence[str]) -> None:  # noqa: B027 - most have nothing to check
-        """See that what was given by task name names tasks.
+        """Check that arguments by task name refer to existing tasks.
 
         Raises:
-            ValueError: it does not.
+            ValueError: a name is not a task.
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """What it remembers, in terms of JSON."""
+        """The state, serializable as JSON."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - most remember nothing
-        """Take over what another remembered."""
+        """Restore a state."""
 
 
 class GramianAggregator(Aggregator):
-    """An aggregator that needs no more than the inner products of the gradients."""
+    """An aggregator that only needs the inner products of the gradients."""
 
     @abstractmethod
     def weights(self, gramian_KK: torch.Tensor, tasks: Sequence[str]) -> torch.Tensor:
-        """The weight of each gradient in their sum, (K,).
+        """The weight of each gradient in the sum, (K,).
 
         Args:
             gramian_KK: inner products of the gradients, float64 on the CPU.
             tasks: names of the K tasks.
 
         Raises:
-            ArithmeticError: there is no answer, or none was found; the step then takes the plain sum.
+            ArithmeticError: there is no solution, or none was found; the step then uses the plain sum.
         """
 
 
 class VectorAggregator(Aggregator):
-    """An aggregator that needs the gradients themselves, and treats every entry of them by itself."""
+    """An aggregator that needs the gradients themselves, and processes each of their entries separately."""
 
     @abstractmethod
     def combine(
         self, gradients_KP: torch.Tensor, tasks: Sequence[str], draw: Callable[[], torch.Tensor]
     ) -> torch.Tensor:
-        """One gradient (P,) of those of K tasks, for P entries of the shared parameters.
+        """Combine the gradients of K tasks into one, (P,), for P entries of the shared parameters.
 
         Args:
             gradients_KP: the gradients.
             tasks: names of the K tasks.
-            draw: gives a number between 0 and 1 for each entry (P,), drawn from the seed of the step. Which entries are
-                given at a time, all of an embedding or the touched ones, makes no difference to them.
+            draw: returns a random number between 0 and 1 for each entry (P,), from the seed of the step. The numbers do
+                not depend on which entries are passed at a time, all of an embedding or only the rows in use.
         """
 
 
 def check_number(
     name: str, value: object, *, least: float | None = None, above: float | None = None, whole: bool = False
 ) -> None:
-    """See that an argument is a finite number within its bounds, a whole one where ``whole``.
+    """Check that an argument is a finite number within its bounds, and a whole number if ``whole``.
 
-    Balancers have one of their own: neither room needs the other.
+    Balancers have a separate function, so that neither package depends on the other.
 
     Raises:
         ValueError: it is not.
@@ -91,14 +91,14 @@ def check_number(
 
 
 def trace_scaled(gramian_KK: torch.Tensor) -> torch.Tensor:
-    """The Gramian of gradients whose squared norms average 1: what a method that knows no scale is given.
+    """The Gramian scaled to a mean squared norm of 1, for methods that do not depend on the scale.
 
-    Constants that guard against division by zero are far from gradients of any size then.
+    Constants that avoid division by zero are then small relative to gradients of any size.
     """
     return gramian_KK / gramian_KK.diagonal().mean()
 
 
 def square_root(gramian_KK: torch.Tensor) -> torch.Tensor:
-    """A matrix (K, K) whose rows have the inner products of the Gramian: they stand for gradients of any length."""
+    """A matrix (K, K) whose rows have the inner products of the Gramian, and represent gradients of any length."""
     values_K, vectors_KK = torch.linalg.eigh(gramian_KK)
     return vectors_KK * values_K.clamp(min=0).sqrt()

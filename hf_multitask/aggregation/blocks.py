@@ -1,6 +1,6 @@
-"""The gradients of K tasks for the shared parameters, parameter by parameter.
+"""The gradients of K tasks with respect to the shared parameters, by parameter.
 
-Legend: K tasks of a step, P entries of a parameter, U rows of an embedding that any task touched, D their width.
+Legend: K tasks of a step, P entries of a parameter, U rows of an embedding that any task uses, D their width.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from functools import partial
 import torch
 from torch import nn
 
-# Entries of a parameter that are multiplied at once: few enough to stay in a cache, and to sum up exactly enough.
+# Number of entries of a parameter in one product: small enough for the cache and for the precision of the sum.
 _CHUNK = 8192
 
 
 class Blocks:
     """K gradients of every shared parameter.
 
-    Dense gradients of a parameter lie one below the other in a buffer (K, ...) that lives as long as training: fresh
-    memory of that size would cost as much as filling it. Of an embedding only the touched rows are kept.
+    Dense gradients of a parameter are stored in a buffer (K, ...) that is kept during training, because allocating
+    memory of this size takes as long as filling it. Of an embedding, only the rows in use are kept.
 
     Args:
-        parameters: the shared ones, those that train.
+        parameters: the trainable shared parameters.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -31,7 +31,7 @@ class Blocks:
         self.begin(0)
 
     def begin(self, tasks: int) -> None:
-        """Forget the gradients of the last step, and make ready for those of so many tasks."""
+        """Discard the gradients of the last step, and prepare for those of a number of tasks."""
         self.tasks = tasks
         self._filled: dict[nn.Parameter, set[int]] = {}
         self._rows: dict[nn.Parameter, list[tuple[int, torch.Tensor, torch.Tensor]]] = {}
@@ -39,14 +39,14 @@ class Blocks:
         self._compact: dict[nn.Parameter, torch.Tensor] = {}
 
     def release(self) -> None:
-        """Give the memory back, until the next step."""
+        """Release the memory until the next step."""
         self._buffers = {}
         self.begin(0)
 
     def target(self, parameter: nn.Parameter, task: int) -> tuple[torch.Tensor, bool]:
-        """Where a task's gradient of a parameter belongs, and whether there is one already that it is to be added to.
+        """The memory for a task's gradient of a parameter, and whether it contains a gradient to add to.
 
-        The caller has to fill it.
+        The caller must fill it.
         """
         buffer = self._buffers.get(parameter)
         if buffer is None or len(buffer) < self.tasks:
@@ -60,7 +60,7 @@ class Blocks:
         return buffer[task], adds
 
     def add(self, parameter: nn.Parameter, task: int, gradient: torch.Tensor) -> None:
-        """Add to a task's gradient of a parameter; a sparse gradient counts by its rows."""
+        """Add to a task's gradient of a parameter; a sparse gradient is added by rows."""
         if gradient.is_sparse:
             self.add_rows(parameter, task, gradient._indices()[0], gradient._values())
             return
@@ -71,14 +71,14 @@ class Blocks:
             target.copy_(gradient)
 
     def add_rows(self, parameter: nn.Parameter, task: int, rows_M: torch.Tensor, values_MD: torch.Tensor) -> None:
-        """Add to some rows of a task's gradient of a parameter; a row may come several times."""
+        """Add to some rows of a task's gradient of a parameter; a row may occur several times."""
         self._rows.setdefault(parameter, []).append((task, rows_M, values_MD))
 
     def close(self, average: Callable[[torch.Tensor], None] | None = None) -> None:
-        """See that every parameter has K gradients, zero where a task has none; or none at all.
+        """Complete the gradients, so that every parameter has K gradients, zero if a task has none, or no gradient.
 
         Args:
-            average: replaces a tensor by its mean over ranks, in place, where there are several.
+            average: replaces a tensor by its mean over ranks, in place, if there are several.
         """
         used = torch.tensor(
             [[parameter in self._filled, parameter in self._rows] for parameter in self.parameters],
@@ -121,7 +121,7 @@ class Blocks:
         self._touched[parameter], self._compact[parameter] = touched_U, compact_KUD
 
     def matrices(self) -> Iterator[tuple[nn.Parameter, torch.Tensor]]:
-        """Every parameter that has gradients, with those of the K tasks, (K, P); after :meth:`close`."""
+        """Every parameter with gradients, and those of the K tasks, (K, P); after :meth:`close`."""
         for parameter in self.parameters:
             if parameter in self._compact:
                 yield parameter, self._compact[parameter].flatten(1)
@@ -137,10 +137,10 @@ class Blocks:
         return torch.zeros(self.tasks, self.tasks, dtype=torch.float64) if total_KK is None else total_KK.cpu()
 
     def write(self, combined: Callable[[torch.Tensor, Callable[[], torch.Tensor]], torch.Tensor]) -> None:
-        """Set the gradients of the parameters to what a function makes of those of the tasks, (K, P) to (P,).
+        """Set the gradients of the parameters with a function of the per-task gradients, (K, P) to (P,).
 
         Args:
-            combined: also gets a function that draws a number between 0 and 1 for each of the P entries.
+            combined: also receives a function that returns a random number between 0 and 1 for each of the P entries.
         """
         for parameter, matrix_KP in self.matrices():
             entries = combined(matrix_KP, partial(self._draw, parameter)).to(parameter.dtype)
@@ -151,12 +151,12 @@ class Blocks:
                 parameter.grad = entries.view(parameter.shape)
 
     def _draw(self, parameter: nn.Parameter) -> torch.Tensor:
-        """Numbers for the entries of a parameter, for all of it even where some rows are wanted only."""
+        """Random numbers for the entries of a parameter, sampled for all rows even if only some are needed."""
         drawn = torch.rand(parameter.shape, dtype=parameter.dtype, device=parameter.device)
         return (drawn[self._touched[parameter]] if parameter in self._compact else drawn).flatten()
 
     def gradient(self, parameter: nn.Parameter, task: int) -> torch.Tensor | None:
-        """One task's whole gradient of a parameter, None where no task has one; after :meth:`close`."""
+        """The whole gradient of a parameter for one task, None if no task has one; after :meth:`close`."""
         if parameter in self._compact:
             whole = torch.zeros_like(parameter)
             whole[self._touched[parameter]] = self._compact[parameter][task]
@@ -165,7 +165,7 @@ class Blocks:
 
 
 def _gramian(matrix_KP: torch.Tensor) -> torch.Tensor:
-    """Inner products of the rows, (K, K), in float64: over millions of entries float32 would be off by 1e-3."""
+    """Inner products of the rows, (K, K), in float64: float32 would have an error of 1e-3 for millions of entries."""
     tasks, entries = matrix_KP.shape
     whole = entries // _CHUNK * _CHUNK
     exact = torch.promote_types(matrix_KP.dtype, torch.float32)

@@ -1,4 +1,4 @@
-"""One step of an aggregator: what it makes of the gradients, and what is done where it cannot."""
+"""One step of an aggregator: the combination of the gradients, and the fallback if it fails."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .blocks import Blocks
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a step.
+    """The result of a step.
 
     Args:
-        tasks: those with rows in it, K of them.
+        tasks: the K tasks with rows in the step.
         gramian: inner products of their gradients, (K, K).
-        weights: of their gradients, (K,); None where the method has none.
-        problem: why the step took the plain sum instead, in words; None where it did not.
+        weights: of their gradients, (K,); None if the method has none.
+        problem: the reason why the step used the plain sum instead; None if it did not.
     """
 
     tasks: tuple[str, ...]
@@ -29,7 +29,7 @@ class Outcome:
 
     @property
     def cosines(self) -> torch.Tensor:
-        """Cosines between the gradients, (K, K); 0 where one of them is zero."""
+        """Cosines between the gradients, (K, K); 0 if one of them is zero."""
         norms_K = self.gramian.diagonal().sqrt()
         return torch.nan_to_num(self.gramian / torch.outer(norms_K, norms_K), nan=0.0)
 
@@ -45,10 +45,10 @@ def combine(aggregator: Aggregator, blocks: Blocks, tasks: Sequence[str], *, see
 
     Args:
         aggregator: the method.
-        blocks: closed.
+        blocks: the gradients, after :meth:`Blocks.close`.
         tasks: names of its tasks.
-        seed: of what the method draws; that of the caller's generators stays as it is.
-        scale: what all gradients are multiplied by, as mixed precision does.
+        seed: for random numbers of the method; the random state of the caller does not change.
+        scale: factor of all gradients, as in mixed precision.
     """
     gramian_KK = blocks.gramian() / scale**2
     norms = gramian_KK.diagonal().tolist()
@@ -67,7 +67,7 @@ def combine(aggregator: Aggregator, blocks: Blocks, tasks: Sequence[str], *, see
                 if isinstance(aggregator, VectorAggregator):
                     return _combine_vectors(aggregator, blocks, tuple(tasks), active, gramian_KK)
                 weights_K[active] = _weights(aggregator, gramian_KK[active][:, active], names)
-            except Exception as problem_found:  # whatever a solver raises: it is told, and the step goes on
+            except Exception as problem_found:  # any error of a solver is reported, and the step continues
                 problem = _words(problem_found)
     blocks.write(lambda matrix_KP, _draw: _weighted(weights_K, matrix_KP))
     return Outcome(tuple(tasks), gramian_KK, weights_K, problem)

@@ -1,8 +1,8 @@
-"""Layers whose weight gradients are told apart by rows.
+"""Layers whose weight gradients are computed separately for the rows of each task.
 
 A linear layer with the input X and the gradient D of its output has the weight gradient :math:`D^T X`, a sum over rows.
-Task t's part of it is :math:`D_t^T X_t` over its own rows: the same arithmetic, in K pieces. The functions here run a
-layer as usual, and hand the pieces to ``Blocks`` where autograd would compute the whole.
+The part of task t is :math:`D_t^T X_t` over its own rows: the same arithmetic, in K pieces. The functions here run a
+layer as usual, and add the pieces to ``Blocks`` instead of the sum that autograd would compute.
 
 Legend: B rows of the batch, M = B x tokens, I inputs, O outputs, D width of an embedding.
 """
@@ -25,7 +25,7 @@ class Segment:
     """The rows ``start`` to ``stop`` of a batch, all of one task.
 
     Args:
-        task: its place in :class:`Blocks`.
+        task: its index in :class:`Blocks`.
         start: first row.
         stop: row after the last.
     """
@@ -37,7 +37,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Split:
-    """Whose the rows of a batch are, and where their gradients go."""
+    """The tasks of the rows of a batch, and the destination of their gradients."""
 
     blocks: Blocks
     segments: Sequence[Segment]
@@ -48,14 +48,14 @@ class Split:
         return self.segments[-1].stop
 
     def add(self, parameter: nn.Parameter | None, piece: Callable[[slice], torch.Tensor]) -> None:
-        """Add to the gradients of a parameter what its rows give each task."""
+        """Add the part of each task to the gradients of a parameter."""
         if parameter is None or not parameter.requires_grad:
             return
         for segment in self.segments:
             self.blocks.add(parameter, segment.task, piece(slice(segment.start, segment.stop)))
 
     def add_products(self, parameter: nn.Parameter, left: torch.Tensor, right: torch.Tensor) -> None:
-        """Add to the gradients of a matrix (O, I) the products of (B, ..., O) and (B, ..., I) over each task's rows."""
+        """Add the products of (B, ..., O) and (B, ..., I) over the rows of each task to the gradients of a matrix."""
         if not parameter.requires_grad:
             return
         for segment in self.segments:
@@ -72,7 +72,7 @@ class Split:
 
 
 def _computing_dtype(inputs: torch.Tensor) -> torch.dtype:
-    """What autocast would have a matrix product computed in."""
+    """The dtype in which autocast would compute a matrix product."""
     kind = inputs.device.type
     if torch.is_autocast_enabled(kind) and inputs.dtype != torch.float64:
         return torch.get_autocast_dtype(kind)
@@ -80,7 +80,7 @@ def _computing_dtype(inputs: torch.Tensor) -> torch.dtype:
 
 
 class _Linear(torch.autograd.Function):
-    """``inputs @ weight.T + bias``, or ``inputs @ weight + bias`` where the weight is (I, O)."""
+    """``inputs @ weight.T + bias``, or ``inputs @ weight + bias`` if the weight is (I, O)."""
 
     @staticmethod
     def forward(ctx: Any, inputs: torch.Tensor, weight: Any, bias: Any, turned: bool, split: Split) -> torch.Tensor:
@@ -151,7 +151,7 @@ class _Embedding(torch.autograd.Function):
 
 
 class _ByRow(torch.autograd.Function):
-    """A parameter (D,) as (B, 1, ..., D), for layers that multiply by it or add it."""
+    """A parameter (D,) as (B, 1, ..., D), for layers that multiply or add it."""
 
     @staticmethod
     def forward(ctx: Any, parameter: Any, axes: int, split: Split) -> torch.Tensor:
@@ -166,7 +166,7 @@ class _ByRow(torch.autograd.Function):
 
 
 def run_linear(layer: Any, split: Split, inputs: torch.Tensor) -> torch.Tensor:
-    """``nn.Linear``, or GPT-2's ``Conv1D``, which keeps its weight the other way round."""
+    """``nn.Linear``, or GPT-2's ``Conv1D``, whose weight is transposed."""
     turned = not isinstance(layer, nn.Linear)
     return _Linear.apply(inputs, layer.weight, layer.bias, turned, split)
 
@@ -174,17 +174,17 @@ def run_linear(layer: Any, split: Split, inputs: torch.Tensor) -> torch.Tensor:
 def run_layer_norm(layer: nn.LayerNorm, split: Split, inputs: torch.Tensor) -> torch.Tensor:
     """``nn.LayerNorm``."""
     if inputs.device.type == "cuda" and torch.is_autocast_enabled("cuda"):
-        inputs = inputs.float()  # as autocast has it there
+        inputs = inputs.float()  # as autocast does on CUDA
     return _LayerNorm.apply(inputs, layer.weight, layer.bias, layer.eps, split)
 
 
 def run_embedding(layer: nn.Embedding, split: Split, ids: torch.Tensor) -> torch.Tensor:
-    """``nn.Embedding``; ids of shape (1, L), such as positions that all rows have, are made (B, L)."""
+    """``nn.Embedding``; ids of shape (1, L), such as positions of all rows, are expanded to (B, L)."""
     if ids.ndim > 1 and ids.shape[0] == 1:
         ids = ids.expand(split.rows, *ids.shape[1:])
     return _Embedding.apply(ids, layer.weight, layer.padding_idx, split)
 
 
 def by_row(parameter: nn.Parameter, split: Split, inputs: torch.Tensor) -> torch.Tensor:
-    """A parameter (D,) for layers that multiply inputs (B, ..., D) by it, once for every row."""
+    """A parameter (D,) for layers that multiply inputs (B, ..., D) by it, expanded for every row."""
     return _ByRow.apply(parameter, inputs.ndim, split)

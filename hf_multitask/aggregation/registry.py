@@ -56,7 +56,7 @@ def _krum(*, n_byzantine: int = 0, n_selected: int = 1) -> Aggregator:
 def _cr_mogm(*, method: str = "upgrad", alpha: float = 0.9, **kwargs: Any) -> Aggregator:
     other = build_aggregator(method, kwargs)
     if not isinstance(other, GramianAggregator):
-        raise ValueError(f"Aggregation 'cr_mogm' smooths weights, and '{method}' has none. Choose another method.")
+        raise ValueError(f"Aggregation 'cr_mogm' smooths weights, but '{method}' has none. Choose another method.")
     return CRMOGM(other, alpha=alpha)
 
 
@@ -83,26 +83,26 @@ AGGREGATORS: dict[str, Callable[..., Aggregator]] = {
     "sum": partial(torchjd_weighting, "sum"),
 }
 
-# torchjd's methods that do not fit a step, and why.
+# Methods of torchjd that are not supported, with the reason.
 LEFT_OUT = {
-    "modo": "wants gradients of two or three independent halves of a step, and a step has one",
-    "sdmgrad": "wants gradients of two or three independent halves of a step, and a step has one",
+    "modo": "needs gradients of two or three independent parts of a step, but a step has one",
+    "sdmgrad": "needs gradients of two or three independent parts of a step, but a step has one",
     "excess_mtl": "keeps a sum of squares as large as K models for the whole run",
 }
 
 
 def build_aggregator(name: str, kwargs: Mapping[str, Any] | None = None) -> Aggregator | None:
-    """The method of a name and its arguments; None for ``none``.
+    """The method with a name and arguments; None for ``none``.
 
     Raises:
-        ValueError: the name or an argument is unknown or not usable.
+        ValueError: the name or an argument is unknown or invalid.
         ImportError: the method needs a solver that is not installed.
     """
     word = str(name).lower().replace("-", "_")
     given = dict(kwargs or {})
     if word == NONE:
         if given:
-            raise ValueError("Parameter `aggregation_kwargs` needs an aggregation. Name one, or leave them out.")
+            raise ValueError("Parameter `aggregation_kwargs` needs an aggregation. Set one, or remove it.")
         return None
     if word in LEFT_OUT:
         raise ValueError(f"Aggregation '{word}' is not supported: it {LEFT_OUT[word]}. Choose another one.")
@@ -130,10 +130,10 @@ def _check_arguments(word: str, given: Mapping[str, Any]) -> None:
     known = [] if isinstance(AGGREGATORS[word], partial) else list(parameters)
     for key in given:
         if key not in known:
-            takes = f"takes {', '.join(known)}" if known else "takes none"
+            takes = f"its arguments are {', '.join(known)}" if known else "it has no arguments"
             near = get_close_matches(key, known, n=1)
             raise ValueError(
-                f"Aggregation '{word}' does not know `{key}` of aggregation_kwargs; it {takes}."
+                f"Aggregation '{word}' has no argument `{key}` for aggregation_kwargs; {takes}."
                 + (f" Did you mean '{near[0]}'?" if near else "")
             )
     for key, parameter in parameters.items():
@@ -143,10 +143,10 @@ def _check_arguments(word: str, given: Mapping[str, Any]) -> None:
 
 
 def as_aggregator(given: Any) -> Aggregator:
-    """An object of the user's as an aggregator: one of ours, or a weighting of torchjd's, alone or in its aggregator.
+    """Convert an object of the user to an aggregator: one of this package, or a weighting or aggregator of torchjd.
 
     Raises:
-        TypeError: it is none of them, or one of torchjd's that remembers something, which it cannot save.
+        TypeError: it has another type, or is an object of torchjd with a state, which cannot be saved.
     """
     if isinstance(given, GramianAggregator | VectorAggregator):
         return given
@@ -155,8 +155,8 @@ def as_aggregator(given: Any) -> Aggregator:
 
     if isinstance(given, Stateful):
         raise TypeError(
-            f"torchjd's {type(given).__name__} remembers things between steps and cannot save them. Give its name as "
-            f"`aggregation` instead: {', '.join(AGGREGATORS)}."
+            f"{type(given).__name__} of torchjd has a state that it cannot save. Set its name as `aggregation` "
+            f"instead: {', '.join(AGGREGATORS)}."
         )
     if isinstance(given, aggregation.GramianWeightedAggregator):
         return Weighting(given.gramian_weighting)
@@ -166,5 +166,5 @@ def as_aggregator(given: Any) -> Aggregator:
         return Weighting(given)
     raise TypeError(
         "`aggregator` should be a GramianAggregator or VectorAggregator of hf_multitask.aggregation, or a weighting of "
-        f"torchjd's. Found {type(given).__name__}."
+        f"torchjd. Found {type(given).__name__}."
     )

@@ -1,4 +1,4 @@
-"""The row split: one forward and one backward over rows of several tasks, with their gradients told apart."""
+"""The row split: per-task gradients from one forward and one backward pass over rows of several tasks."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["NoRowAxisError", "RowSplit", "Segment"]
 
 
 class NoRowAxisError(Exception):
-    """A layer of the shared part saw something else than one entry for every row of the batch."""
+    """The input of a shared layer does not have one entry for every row of the batch."""
 
 
-# By kind of layer, what runs it on a split batch; the others keep their own forward.
+# By kind of layer, the function that runs it on a split batch; other layers keep their forward method.
 _RUN: dict[str, Any] = {"linear": run_linear, "layer norm": run_layer_norm, "embedding": run_embedding}
 
 
 def _kind(layer: nn.Module) -> str | None:
-    """How a layer's weight gradients are told apart; None where nobody knows."""
+    """How the weight gradients of a layer are separated by task; None if that is not supported."""
     own = dict(layer.named_parameters(recurse=False))
     if "forward" in layer.__dict__:  # another library has replaced it
         return None
@@ -42,14 +42,14 @@ def _kind(layer: nn.Module) -> str | None:
 
 
 class RowSplit:
-    """The shared part of a model, whose layers tell the rows of a batch apart.
+    """The shared part of a model, whose layers compute gradients separately for the rows of each task.
 
     Args:
         module: the shared part.
 
     Attributes:
-        unknown: by name, kinds of layers with parameters that train and that nobody knows how to tell apart. A model
-            that has any cannot be split.
+        unknown: by name, the classes of layers with trainable parameters that are not supported. A model with such
+            layers cannot be split.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -65,14 +65,14 @@ class RowSplit:
 
     @contextmanager
     def rows(self, blocks: Blocks, segments: Sequence[Segment]) -> Iterator[None]:
-        """Within it, forward and backward passes put the gradients of the shared parameters into blocks.
+        """In this context, forward and backward passes add the gradients of the shared parameters to blocks.
 
         Args:
-            blocks: where they go.
-            segments: whose the rows of the batch are, from the first row to the last.
+            blocks: the destination of the gradients.
+            segments: the tasks of the rows of the batch, from the first row to the last.
 
         Raises:
-            NoRowAxisError: by the forward pass, a layer does not see the rows one by one.
+            NoRowAxisError: in the forward pass, the input of a layer has no row axis.
         """
         split = Split(blocks, segments)
         for parameter in blocks.parameters:
@@ -87,18 +87,18 @@ class RowSplit:
         for parameter in blocks.parameters:
             if parameter.grad is not None:
                 parameter.grad = None
-                raise NoRowAxisError("a parameter is used by something else than its layer")
+                raise NoRowAxisError("a parameter is used outside of its layer")
 
 
 def _patched(name: str, kind: str, layer: nn.Module, split: Split) -> Callable[..., torch.Tensor]:
-    """The forward of a layer for a batch whose rows are told apart."""
+    """The forward method of a layer for a split batch."""
     before: Any = type(layer).forward
     run: Any = _RUN.get(kind)
 
     def forward(inputs: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         shared = kind == "embedding" and inputs.ndim > 1 and inputs.shape[0] == 1
         if inputs.shape[0] != split.rows and not shared:
-            raise NoRowAxisError(f"layer '{name}' sees {tuple(inputs.shape)}, and the batch has {split.rows} rows")
+            raise NoRowAxisError(f"layer '{name}' gets {tuple(inputs.shape)}, but the batch has {split.rows} rows")
         if run is not None:
             return run(layer, split, inputs)
         layer.__dict__["weight"] = by_row(layer.weight, split, inputs)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Aggregators of torchjd that remember something from step to step, kept here by task name."""
+"""Aggregators of torchjd with a state, which is kept here by task name."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from .base import GramianAggregator, check_number, trace_scaled
 
 
 class GradVac(GramianAggregator):
-    r"""Gradient Vaccine: lifts the cosine of two gradients to a target where it is below.
+    r"""Gradient Vaccine: raises the cosine of two gradients to a target if it is lower.
 
-    The target :math:`\hat\phi_{ij}` is the mean of that cosine over the steps before, exponentially weighted. Gradient
+    The target :math:`\hat\phi_{ij}` is the exponential moving average of this cosine over earlier steps. Gradient
     Vaccine: Investigating and Improving Multi-task Optimization in Massively Multilingual Models (ICLR 2021),
     https://arxiv.org/abs/2010.05874; ``torchjd.aggregation.GradVacWeighting``.
 
     Args:
-        beta: weight of a step in that mean; the paper's 0.01.
+        beta: weight of a step in this average; 0.01 as in the paper.
         eps: added to denominators.
 
     .. note::
-        The whole of the shared parameters is one group. torchjd's default of ``beta`` is 0.5, the paper's 0.01. torchjd
-        forgets its targets when the number of tasks changes; here pairs keep theirs through the steps in which one of
+        All shared parameters are one group. The default of ``beta`` is 0.5 in torchjd and 0.01 in the paper. torchjd
+        resets its targets when the number of tasks changes; here pairs keep their target during steps in which one of
         them is absent.
     """
 
@@ -49,25 +49,25 @@ class GradVac(GramianAggregator):
         return {"targets": self.targets}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the targets of another."""
+        """Restore the targets."""
         self.targets = {one: dict(row) for one, row in state["targets"].items()}
 
 
 class PCD(GramianAggregator):
-    r"""Follows one task's gradient as closely as the others still make some progress.
+    r"""Follows the gradient of one task as closely as possible while the others still make some progress.
 
     Not All Objectives Are Born Equal: Priority-Constrained Descent for Hierarchical Multi-Objective Optimization (TMLR
     2026), https://arxiv.org/abs/2606.29521; ``torchjd.aggregation.PCDWeighting``.
 
     Args:
         primary: name of the task to follow.
-        tau: the progress of the others, as a fraction of what a step along their own normalised gradient gives.
+        tau: the progress of the others, as a fraction of that of a step along their own normalized gradient.
         beta: decay of the moving average of the squared norms.
         eps: added to that average.
 
     .. note::
-        A task that was absent enters with the average that it had, and a new one with its present norm. Steps without
-        the primary task take the plain sum.
+        A task that was absent returns with its last average, and a new task begins with its current norm. Steps without
+        the primary task use the plain sum.
     """
 
     def __init__(self, *, primary: str, tau: float = 0.02, beta: float = 0.999, eps: float = 1e-8) -> None:
@@ -111,22 +111,22 @@ class PCD(GramianAggregator):
         return {"averages": self.averages, "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the averages of another."""
+        """Restore the averages."""
         self.averages, self.steps = dict(state["averages"]), int(state["steps"])
 
 
 class CRMOGM(GramianAggregator):
-    r"""Another method's weights, smoothed over steps: :math:`\lambda_k = a \lambda_{k-1} + (1 - a) \hat\lambda_k`.
+    r"""The weights of another method, smoothed over steps: :math:`\lambda_k = a \lambda_{k-1} + (1 - a) \hat\lambda_k`.
 
     On the Convergence of Stochastic Multi-Objective Gradient Manipulation and Beyond (NeurIPS 2022),
     https://openreview.net/forum?id=ScwfQ7hdwyP; ``torchjd.aggregation.CRMOGMWeighting``.
 
     Args:
-        method: the other one, which works on the Gramian.
-        alpha: a, constant; the paper lets it grow as the learning rate falls.
+        method: the other method, which uses the Gramian.
+        alpha: a, constant; in the paper it increases as the learning rate decreases.
 
     .. note::
-        A task's first weight is not smoothed, and its weight stays as it was while it is absent.
+        The first weight of a task is not smoothed, and its weight does not change while the task is absent.
     """
 
     def __init__(self, method: GramianAggregator, *, alpha: float = 0.9) -> None:
@@ -152,6 +152,6 @@ class CRMOGM(GramianAggregator):
         return {"smoothed": self.smoothed, "method": self.method.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the weights of another."""
+        """Restore the weights."""
         self.smoothed = dict(state["smoothed"])
         self.method.load_state_dict(state["method"])

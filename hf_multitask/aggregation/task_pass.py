@@ -1,4 +1,4 @@
-"""The per-task pass: one forward and one backward for every task, over its rows only."""
+"""The per-task pass: one forward and one backward pass for every task over its rows."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch import nn
 
 from .blocks import Blocks
 
-# Entries from which on an embedding is asked for the rows that it touched, in place of a gradient for all of it.
+# Number of entries from which on an embedding computes a sparse gradient.
 _LARGE = 100_000
 
 
 @contextmanager
 def collect_task(module: nn.Module, blocks: Blocks, task: int) -> Iterator[None]:
-    """Within it, what a backward pass adds to the gradients of the shared parameters counts as one task's.
+    """In this context, the gradients that a backward pass adds to the shared parameters are collected for one task.
 
     Args:
         module: the shared part of the model; its parameters end without a gradient.
-        blocks: where the gradients go.
-        task: whose they are.
+        blocks: the destination of the gradients.
+        task: index of the task.
     """
     embeddings = [
         one

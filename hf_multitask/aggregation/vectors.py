@@ -1,4 +1,4 @@
-"""Aggregators that treat every entry of the gradients by itself."""
+"""Aggregators that process every entry of the gradients separately."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from .base import VectorAggregator, check_number
 
 
 class GradDrop(VectorAggregator):
-    r"""Lets through, entry by entry, either the positive or the negative parts of the gradients, by chance.
+    r"""Keeps, for each entry, either the positive or the negative parts of the gradients at random.
 
-    Positive parts pass with the probability :math:`\tfrac12 (1 + \sum_i g_i / \sum_i |g_i|)`. Just Pick a Sign:
+    Positive parts are kept with the probability :math:`\tfrac12 (1 + \sum_i g_i / \sum_i |g_i|)`. Just Pick a Sign:
     Optimizing Deep Multitask Models with Gradient Sign Dropout (NeurIPS 2020), https://arxiv.org/abs/2010.06808; as
     ``torchjd.aggregation.GradDrop``.
 
     Args:
-        leak: the part of its gradient that passes anyway, a number for all tasks or one by task; 0 for others.
+        leak: the fraction of a gradient that is always kept, a number for all tasks or one by task; 0 by default.
 
     .. note::
-        The paper drops signs of the gradients at a shared activation, and multiplies them by the activation first;
-        here, as in torchjd, signs are those of the gradients of the shared parameters.
+        In the paper, the signs are those of the gradients at a shared activation, multiplied by the activation; here,
+        as in torchjd, they are those of the gradients of the shared parameters.
     """
 
     def __init__(self, *, leak: float | Mapping[str, float] = 0.0) -> None:
@@ -42,7 +42,7 @@ class GradDrop(VectorAggregator):
         leak = self.leak
         parts = [leak.get(name, 0.0) if isinstance(leak, Mapping) else leak for name in tasks]
         leak_K1 = gradients_KP.new_tensor(parts).unsqueeze(1)
-        positive_P = 0.5 * (1 + gradients_KP.sum(0) / gradients_KP.abs().sum(0))  # not a number where all are zero
+        positive_P = 0.5 * (1 + gradients_KP.sum(0) / gradients_KP.abs().sum(0))  # NaN if all are zero
         drawn_P = draw()
         passes_KP = ((positive_P > drawn_P) & (gradients_KP > 0)) | ((positive_P < drawn_P) & (gradients_KP < 0))
         return ((leak_K1 + (1 - leak_K1) * passes_KP) * gradients_KP).sum(0)
@@ -55,10 +55,11 @@ class TrimmedMean(VectorAggregator):
     https://arxiv.org/abs/1803.01498; ``torchjd.aggregation.TrimmedMean``.
 
     Args:
-        trim_number: how many of the largest, and of the smallest, are left out.
+        trim_number: number of the largest and of the smallest values that are left out.
 
     .. note::
-        Times K, so that gradients that are alike sum as in the plain loss. Steps with too few tasks take the plain sum.
+        The mean is multiplied by K, so that equal gradients sum up as in the plain loss. Steps with too few tasks use
+        the plain sum.
     """
 
     def __init__(self, *, trim_number: int = 1) -> None:
@@ -80,11 +81,11 @@ class TrimmedMean(VectorAggregator):
 
 
 def check_named(argument: str, values: Mapping[str, float], tasks: Sequence[str]) -> None:
-    """See that the keys of an argument are tasks.
+    """Check that the keys of an argument are tasks.
 
     Raises:
-        ValueError: one is not.
+        ValueError: a key is not a task.
     """
     for name in values:
         if name not in tasks:
-            raise ValueError(f"Parameter `{argument}` names '{name}'; the tasks are {', '.join(tasks)}. Mend it.")
+            raise ValueError(f"Parameter `{argument}` names '{name}'; the tasks are {', '.join(tasks)}. Fix it.")

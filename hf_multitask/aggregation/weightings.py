@@ -1,4 +1,4 @@
-"""Aggregators that weigh gradients by what torchjd makes of their Gramian, afresh in every step."""
+"""Aggregators without a state that compute weights from the Gramian with torchjd."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .vectors import check_named
 
 
 class Weighting(GramianAggregator):
-    """One of torchjd's weightings.
+    """A weighting of torchjd.
 
     Args:
-        weighting: a callable of the Gramian; or of a matrix of gradients, where ``on_matrix``.
-        on_matrix: whether it wants the gradients. It gets a (K, K) matrix with the same inner products.
-        times_tasks: whether its weights are those of a mean, and are multiplied by K to be those of a sum.
+        weighting: a callable on the Gramian, or on a matrix of gradients if ``on_matrix``.
+        on_matrix: whether it needs the gradients. It receives a (K, K) matrix with the same inner products.
+        times_tasks: whether its weights are those of a mean, which are multiplied by K to be those of a sum.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Weighting(GramianAggregator):
 
 
 class ConFIG(GramianAggregator):
-    r"""The direction that has the same cosine with all gradients, as long as their projections on it together.
+    r"""The direction with the same cosine to all gradients, whose length is the sum of their projections onto it.
 
     ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks (ICLR 2025), equation 2,
     https://arxiv.org/abs/2408.11104; ``torchjd.aggregation.ConFIG``. With the cosines :math:`C` and norms :math:`n`
@@ -57,7 +57,7 @@ class Constant(GramianAggregator):
     """Constant weights.
 
     Args:
-        weights: by task; 1 for those that are not named.
+        weights: by task; 1 by default.
     """
 
     def __init__(self, *, weights: Mapping[str, float]) -> None:
@@ -76,8 +76,8 @@ class Constant(GramianAggregator):
         return gramian_KK.new_tensor([self.by_task.get(name, 1.0) for name in tasks])
 
 
-# By name, weightings of torchjd that remember nothing: the class there, the arguments that they get beside the user's,
-# whether they want a matrix, and whether their weights are those of a mean.
+# By name, weightings of torchjd without a state: the class, arguments in addition to those of the user, whether they
+# need a matrix, and whether their weights are those of a mean.
 _TORCHJD: dict[str, tuple[str, dict[str, Any], bool, bool]] = {
     "pcgrad": ("PCGradWeighting", {}, False, False),
     "cagrad": ("CAGradWeighting", {"c": 0.4}, False, True),
@@ -94,7 +94,7 @@ _TORCHJD: dict[str, tuple[str, dict[str, Any], bool, bool]] = {
 
 
 def torchjd_weighting(name: str, **kwargs: Any) -> Weighting:
-    """One of torchjd's weightings by our name."""
+    """A weighting of torchjd, by the name in this package."""
     import torchjd.aggregation
 
     kind, defaults, on_matrix, times_tasks = _TORCHJD[name]
@@ -103,12 +103,12 @@ def torchjd_weighting(name: str, **kwargs: Any) -> Weighting:
 
 
 def projected_weighting(name: str, *, reg_eps: float) -> Weighting:
-    """One of torchjd's weightings that project onto the cone of no conflict.
+    """A weighting of torchjd that projects onto the cone without conflict.
 
     Args:
-        name: ours.
-        reg_eps: added to the diagonal of the Gramian, over the sum of the squared norms, for the solver's sake. A
-            gradient whose square is not far above it is hardly protected.
+        name: in this package.
+        reg_eps: added to the diagonal of the Gramian, relative to the sum of the squared norms, for the solver.
+            Conflicts with a gradient whose squared norm is not far above it are hardly avoided.
     """
     from torchjd.linalg import QuadprogProjector
 

@@ -1,4 +1,4 @@
-"""Balancers: losses of the tasks to weights of the tasks. torch and torchjd only."""
+"""Balancers, which compute the weights of the losses of tasks. They need torch and torchjd only."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ BALANCING: dict[str, type[Balancer]] = {
     "gradnorm": GradNorm,
     "coba": CoBa,
 }
-# What the papers call them.
+# Names in the papers.
 _ALSO = {"uw": "uncertainty", "rlw": "random", "gls": "geometric_mean", "imtl-l": "imtl_l", "equal": "uniform"}
 NONE = "none"
 
 
 def build_balancer(name: str, kwargs: Mapping[str, Any] | None) -> Balancer | None:
-    """The balancer of a name and its arguments; None for ``none``.
+    """The balancer with a name and arguments; None for ``none``.
 
     Raises:
-        ValueError: the name or an argument is unknown or not usable.
+        ValueError: the name or an argument is unknown or invalid.
     """
     known = [NONE, *BALANCING]
     if name not in known:
@@ -55,15 +55,15 @@ def build_balancer(name: str, kwargs: Mapping[str, Any] | None) -> Balancer | No
         )
     if name == NONE:
         if kwargs:
-            raise ValueError("Parameter `balancing_kwargs` goes with a balancing. Name one, or leave it out.")
+            raise ValueError("Parameter `balancing_kwargs` needs a balancing. Set one, or remove it.")
         return None
     taken = list(inspect.signature(BALANCING[name]).parameters)
     for argument in kwargs or {}:
         if argument not in taken:
             close = get_close_matches(str(argument), taken, n=1)
             raise ValueError(
-                f"Balancing '{name}' takes {', '.join(taken)}. Found '{argument}' in balancing_kwargs."
-                + (f" Did you mean '{close[0]}'?" if close else " Take it out.")
+                f"The arguments of balancing '{name}' are {', '.join(taken)}. Found '{argument}' in balancing_kwargs."
+                + (f" Did you mean '{close[0]}'?" if close else " Remove it.")
             )
     return BALANCING[name](**(kwargs or {}))
 

@@ -1,4 +1,4 @@
-"""The small optimizer of balancers that learn: Adam, with a state for each task."""
+"""The optimizer of balancers with learned weights: Adam, with a state for each task."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _BETAS, _EPS = (0.9, 0.999), 1e-8  # those of torch.optim.Adam
 
 
 class TaskAdam:
-    """Adam on one number per task, of which only those of present tasks move, and count a step.
+    """Adam on one number per task, which only updates the numbers of present tasks and counts their steps.
 
-    As long as all tasks are present it is ``torch.optim.Adam``; that one would let momentum move absent ones.
+    If all tasks are always present, it equals ``torch.optim.Adam``, whose momentum would also update absent tasks.
 
     Args:
-        tasks: their number.
+        tasks: number of tasks.
         lr: learning rate.
         weight_decay: added to the gradient, as in ``torch.optim.Adam``.
     """
@@ -38,11 +38,11 @@ class TaskAdam:
         return torch.where(present_K, values_K - self.lr * mean_K / (root_K + _EPS), values_K)
 
     def state_dict(self) -> dict[str, Any]:
-        """Both means and the steps, as lists."""
+        """Both means and the steps as lists."""
         return {"mean": self.mean_K.tolist(), "square": self.square_K.tolist(), "steps": self.steps_K.tolist()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what :meth:`state_dict` gave."""
+        """Restore the state of :meth:`state_dict`."""
         self.mean_K, self.square_K, self.steps_K = (
             torch.tensor(state[name], dtype=torch.float64) for name in ("mean", "square", "steps")
         )

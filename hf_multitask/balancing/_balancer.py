@@ -1,4 +1,4 @@
-"""The contract of a balancer: losses of the tasks in, weights of the tasks out. Legend: K tasks."""
+"""The base class of balancers, which compute the weights of tasks from their losses. Legend: K tasks."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ import torch
 
 
 class Balancer(ABC):
-    """Gives every task of a step the weight of its loss.
+    """Computes the weight of the loss of every task in a step.
 
-    The loss of a step is ``sum over tasks t of w_t * (mean loss of t over the step's items)``. Before a step
-    :meth:`weights` is asked for the weights of the tasks that it has; after it :meth:`on_step` is told their losses,
-    over all micro-batches and ranks. So weights come from the step before, unless ``exact=True`` lets a forward without
-    gradient measure the losses of the very step first.
+    The loss of a step is ``sum over tasks t of w_t * (mean loss of t over the step's items)``. Before a step,
+    :meth:`weights` returns the weights of its tasks; after the step, :meth:`on_step` receives their losses, over all
+    micro-batches and ranks. So weights come from the previous step, unless ``exact=True`` measures the losses of the
+    current step first, in a forward pass without gradients.
 
-    A balancer is begun once per training, by :meth:`begin`. Everything that it learns stands in the attributes that
-    ``remembered`` names: float64 tensors on the CPU, numbers, or objects with ``state_dict`` and ``load_state_dict`` of
-    their own. They go into checkpoints as JSON. Weights are no parameters of the model's optimizer: descent on it would
-    reward small ones. The state of a task is left alone while a step has none of its items.
+    :meth:`begin` is called once per training. The state of a balancer is in the attributes that ``remembered`` lists:
+    float64 tensors on the CPU, numbers, or objects with ``state_dict`` and ``load_state_dict``. They are saved in
+    checkpoints as JSON. Weights are not parameters of the optimizer of the model, because minimizing the loss would
+    reward small weights. The state of a task does not change in steps without its items.
 
     Args:
-        exact: measure the losses of a step before its weights are asked for. Balancers whose weights do not depend on
-            them do without, and nothing changes.
+        exact: measure the losses of a step before its weights are computed. It has no effect on balancers whose weights
+            do not depend on these losses.
     """
 
     # Whether the weights of a step depend on its losses.
     reads_losses: ClassVar[bool] = False
-    # Whether on_gradients is to be called.
+    # Whether on_gradients is called.
     reads_gradients: ClassVar[bool] = False
-    # Whether on_evaluate is to be called; there have to be evaluations then.
+    # Whether on_evaluate is called, which requires evaluations.
     reads_evaluations: ClassVar[bool] = False
-    # Whether begin is to be told the loss of every task's best constant answer.
+    # Whether begin receives the loss of the best constant answer of every task.
     reads_constants: ClassVar[bool] = False
-    # Whether an exact run measures the losses of a step once more after it, for after_step.
+    # Whether an exact balancer also measures the losses after the update, for after_step.
     looks_back: ClassVar[bool] = False
-    # Attributes that are the state.
+    # Names of the attributes that form the state.
     remembered: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, *, exact: bool = False) -> None:
@@ -50,68 +50,68 @@ class Balancer(ABC):
         self.seed = 0
 
     def begin(self, tasks: Sequence[str], *, seed: int = 0, constants: Mapping[str, float] | None = None) -> None:
-        """Start anew, for these tasks.
+        """Start a training with these tasks.
 
         Args:
             tasks: their names, in the order of all tensors.
-            seed: of what is drawn.
-            constants: by task, the loss of its best constant answer, for balancers that read it.
+            seed: for random numbers.
+            constants: by task, the loss of its best constant answer, for balancers that use it.
 
         Raises:
-            ValueError: the balancer's arguments name other tasks.
+            ValueError: an argument of the balancer names an unknown task.
         """
         del constants
         self.tasks, self.seed = list(tasks), seed
         self.reset()
 
     def reset(self) -> None:  # noqa: B027 - most have nothing to forget
-        """Put what is remembered to its beginning, for ``self.tasks``."""
+        """Reset the state, for ``self.tasks``."""
 
     @abstractmethod
     def weights(self, losses_K: torch.Tensor, present_K: torch.Tensor) -> torch.Tensor:
-        """Weights of the tasks of the step that comes next, (K,), 0 for those that it does not have.
+        """Weights of the tasks for the next step, (K,), 0 for absent tasks.
 
-        Changes nothing that is remembered: a step may ask twice.
+        The method must not change the state, because a step may call it twice.
 
         Args:
-            losses_K: of each task, its loss in the last step that had it, the mean of the others' where there was none
-                (1 where there was none at all); of the step itself where the balancer is exact.
-            present_K: which tasks the step has.
+            losses_K: by task, its loss in the last step with this task, or the mean of the other losses if there was
+                none (1 if there was no loss at all); the losses of the current step if the balancer is exact.
+            present_K: which tasks are present in the step.
         """
 
-    # Told after a step: on_gradients first, then on_step, then after_step.
+    # Called after a step: on_gradients first, then on_step, then after_step.
 
     def on_gradients(self, norms_K: torch.Tensor, present_K: torch.Tensor) -> None:  # noqa: B027
-        """Take in the norm of each present task's gradient, not weighted, at the last shared layer."""
+        """Receive the norm of the unweighted gradient of each present task at the last shared layer."""
 
     def on_step(self, losses_K: torch.Tensor, present_K: torch.Tensor) -> None:  # noqa: B027
-        """Take in the finite losses of a step, of the tasks that were present."""
+        """Receive the finite losses of the tasks that were present in a step."""
 
     def after_step(self, losses_K: torch.Tensor, present_K: torch.Tensor) -> None:  # noqa: B027
-        """Take in the losses of the same rows after the update; of exact balancers that look back."""
+        """Receive the losses of the same rows after the update, if the balancer is exact and ``looks_back``."""
 
     def on_epoch(self) -> None:  # noqa: B027
-        """An epoch is over."""
+        """Called at the end of an epoch."""
 
     def on_evaluate(self, losses_K: torch.Tensor, present_K: torch.Tensor) -> None:  # noqa: B027
-        """Take in the losses of an evaluation, of the tasks that it measured."""
+        """Receive the losses of the tasks in an evaluation."""
 
     # State
 
     def state_dict(self) -> dict[str, Any]:
-        """What is remembered, as plain numbers and lists."""
+        """The state as plain numbers and lists."""
         return {name: _plain(getattr(self, name)) for name in self.remembered}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Put back what :meth:`state_dict` gave; the balancer has begun, with the same tasks.
+        """Restore the state of :meth:`state_dict`, after :meth:`begin` with the same tasks.
 
         Raises:
-            ValueError: something is missing or foreign.
+            ValueError: a value is missing or unknown.
         """
         if set(state) != set(self.remembered):
             raise ValueError(
-                f"The state of {type(self).__name__} should hold {', '.join(self.remembered) or 'nothing'}. "
-                f"Found {', '.join(state) or 'nothing'}. Go on with the version that wrote it."
+                f"The state of {type(self).__name__} should contain {', '.join(self.remembered) or 'nothing'}. "
+                f"Found {', '.join(state) or 'nothing'}. Use the version that saved it."
             )
         for name, value in state.items():
             own = getattr(self, name)
@@ -125,20 +125,20 @@ class Balancer(ABC):
     # For subclasses
 
     def by_task(self, argument: str, values: Mapping[str, float] | None, default: float) -> torch.Tensor:
-        """An argument by task as a tensor, (K,), the default where a task is not named.
+        """An argument by task as a tensor, (K,), with a default for tasks that are not named.
 
         Raises:
-            ValueError: a name is none of the tasks'.
+            ValueError: a name is not a task.
         """
         for name in values or {}:
             if name not in self.tasks:
                 close = get_close_matches(str(name), self.tasks, n=1)
                 hint = f" Did you mean '{close[0]}'?" if close else f" The tasks are {', '.join(self.tasks)}."
-                raise ValueError(f"Parameter `{argument}` of the balancer names '{name}', which is no task.{hint}")
+                raise ValueError(f"Parameter `{argument}` of the balancer names '{name}', which is not a task.{hint}")
         return torch.tensor([(values or {}).get(name, default) for name in self.tasks], dtype=torch.float64)
 
     def zeros(self, value: float = 0.0) -> torch.Tensor:
-        """A number for each task, (K,)."""
+        """A tensor with one number per task, (K,)."""
         return torch.full((len(self.tasks),), value, dtype=torch.float64)
 
 
@@ -149,7 +149,7 @@ def _plain(value: Any) -> Any:
 
 
 def check_number(name: str, value: object, *, above: float | None = None, least: float | None = None) -> None:
-    """See that an argument is a finite number within its bounds.
+    """Check that an argument is a finite number within its bounds.
 
     Raises:
         ValueError: it is not.
@@ -163,7 +163,7 @@ def check_number(name: str, value: object, *, above: float | None = None, least:
 def check_numbers(
     name: str, values: object, *, above: float | None = None, least: float | None = None
 ) -> dict[str, float]:
-    """See that an argument holds numbers by task; none where it is None.
+    """Check that an argument maps tasks to numbers, and return it; empty if it is None.
 
     Raises:
         ValueError: it does not.

@@ -12,29 +12,29 @@ class CoBa(Balancer):
 
     CoBa: Convergence Balancer for Multitask Finetuning of Large Language Models (EMNLP 2024),
     https://arxiv.org/abs/2410.06741. :math:`\alpha_t(s)` is the slope of a line through the last N evaluation losses of
-    task t, each over the first, at evaluation s; :math:`\alpha_{max}` the largest of an evaluation. Then, now being
-    evaluation n,
+    task t, each divided by the first, at evaluation s; :math:`\alpha_{max}` is the largest slope of an evaluation. At
+    the current evaluation n,
 
-    - :math:`RCS_t = \mathrm{softmax}_t(K \alpha_t(n) / \sum_i |\alpha_i(n)|)`: who converges more slowly than others
-      gets more;
-    - :math:`ACS_t = \mathrm{softmax}_t(-N \alpha_t(n) / \sum_s |\alpha_t(s)|)`, over the last N evaluations: who
-      diverges, measured by its own past, gets less;
+    - :math:`RCS_t = \mathrm{softmax}_t(K \alpha_t(n) / \sum_i |\alpha_i(n)|)`: a task that converges more slowly
+      than others gets a larger weight;
+    - :math:`ACS_t = \mathrm{softmax}_t(-N \alpha_t(n) / \sum_s |\alpha_t(s)|)`, over the last N evaluations: a
+      task that diverges, relative to its own past, gets a smaller weight;
     - :math:`DF = \min(n \, \mathrm{softmax}_s(-\tau n \alpha_{max}(s) / \sum_s |\alpha_{max}(s)|) [n], 1)`, over all
-      evaluations: 1 while all converge.
+      evaluations: 1 while all tasks converge.
 
-    Weights come from the step before, or rather from the evaluations before it: that is the paper's own order; so
-    ``exact`` changes nothing. Choose ``eval_steps`` so that a run has many.
+    Weights come from the evaluations before a step, as in the paper, so ``exact`` has no effect. Choose ``eval_steps``
+    so that a run has many evaluations.
 
-    .. note:: The authors' code evaluates one batch of M after every step, and advises a history of 2 M to 5 M and a
-        warm-up of M such steps. Here an evaluation is of all rows, whenever the arguments say, so the history is 5
-        evaluations, and the warm-up the two that a slope needs.
-    .. note:: The official code puts another softmax over K w and a least weight; here w is the paper's.
+    .. note:: The code of the authors evaluates one batch of M after every step, and recommends a history of 2 M to 5 M
+        and a warm-up of M such steps. Here an evaluation covers all rows, at the steps set by the training arguments,
+        so the history is 5 evaluations, and the warm-up is the two that a slope needs.
+    .. note:: The official code applies another softmax to K w and a minimum weight; here w is that of the paper.
 
     Args:
         history: N, in evaluations, 2 or more.
-        warmup: evaluations after which weights are no more the same for all, :math:`1 / K`; 2 or more.
-        tau: :math:`\tau`; 5, as the authors' code advises.
-        exact: changes nothing.
+        warmup: number of evaluations before which all weights are :math:`1 / K`; 2 or more.
+        tau: :math:`\tau`; 5, as recommended in the code of the authors.
+        exact: has no effect.
     """
 
     reads_evaluations = True
@@ -45,7 +45,8 @@ class CoBa(Balancer):
         for name, value in (("history", history), ("warmup", warmup)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 2:
                 raise ValueError(
-                    f"Parameter `{name}` should be evaluations in number, 2 or more. Found `{name} = {value!r}`."
+                    f"Parameter `{name}` should be a whole number of evaluations, 2 or more. Found "
+                    f"`{name} = {value!r}`."
                 )
         check_number("tau", tau, above=0)
         self.history, self.warmup, self.tau = history, warmup, tau
@@ -63,7 +64,7 @@ class CoBa(Balancer):
         return torch.where(present_K, self.weights_K, 0.0)
 
     def on_evaluate(self, losses_K: torch.Tensor, present_K: torch.Tensor) -> None:
-        """See :class:`Balancer`. A task that was not measured is taken to stand where it stood."""
+        """See :class:`Balancer`. A task that was not measured keeps its last ratio."""
         self.first_K = torch.where(present_K & (self.first_K < 0), losses_K.clamp(min=1e-8), self.first_K)
         last_K = self.ratios_SK[-1] if len(self.ratios_SK) else self.zeros(1.0)
         ratios_K = torch.where(present_K, losses_K / self.first_K, last_K)
@@ -88,12 +89,12 @@ class CoBa(Balancer):
 
 
 def _slopes(ratios_SK: torch.Tensor) -> torch.Tensor:
-    """Slopes of the lines of least squares through each column, (K,)."""
+    """Slopes of the least-squares lines through each column, (K,)."""
     places_S = torch.arange(len(ratios_SK), dtype=torch.float64)
     places_S = places_S - places_S.mean()
     return (places_S.unsqueeze(1) * ratios_SK).sum(0) / (places_S**2).sum()
 
 
 def _over(values: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
-    """Values over their total, 0 where nothing has a slope."""
+    """Values divided by their total, 0 if all slopes are zero."""
     return torch.where(total > 0, values / total.clamp(min=torch.finfo(torch.float64).tiny), 0.0)

@@ -22,17 +22,16 @@ class DWA(Scalarized):
     :math:`L_t(e)` is the loss of task t averaged over epoch e, T the temperature, K the number of tasks of the step. A
     task whose loss falls more slowly gets a larger weight. During two epochs all weights are 1.
 
-    Weights come from the step before at the latest: from the two averages before it, which is the paper's own order;
-    so ``exact`` changes nothing.
+    Weights come from the two averages before a step, as in the paper, so ``exact`` has no effect.
 
-    .. note:: Fine-tuning takes few epochs, so ``interval`` may average over so many steps instead.
-    .. note:: An average is over the steps that had the task. A task that an epoch does not have keeps its averages;
-        one without two has the ratio 1. Averages below 1e-8 count as 1e-8.
+    .. note:: Fine-tuning takes few epochs, so ``interval`` may average over a number of steps instead.
+    .. note:: An average is over the steps with the task. A task that is absent in an epoch keeps its averages; a task
+        with fewer than two averages has the ratio 1. Averages below 1e-8 count as 1e-8.
 
     Args:
-        temperature: T; the paper's 2.
-        interval: steps of an average; an epoch, as in the paper, where None.
-        exact: changes nothing.
+        temperature: T; 2 as in the paper.
+        interval: number of steps of an average; an epoch, as in the paper, if None.
+        exact: has no effect.
     """
 
     remembered = ("older_K", "newer_K", "averages_K", "sum_K", "count_K", "steps")
@@ -53,7 +52,7 @@ class DWA(Scalarized):
         self.steps = 0
 
     def scalarizer(self, tasks_P: torch.Tensor) -> Scalarizer:
-        """See :class:`Scalarized`: torchjd's, told the two averages of each task as epochs of one batch."""
+        """See :class:`Scalarized`: that of torchjd, with the two averages of each task as epochs of one batch."""
         from torchjd.scalarization import DWA as Reference
 
         made = Reference(self.temperature)
@@ -77,7 +76,7 @@ class DWA(Scalarized):
             self._roll()
 
     def _roll(self) -> None:
-        """The sums become an average, and the last one the one before it."""
+        """Convert the sums to the newer average, and the newer average to the older one."""
         seen_K = self.count_K > 0
         self.older_K = torch.where(seen_K, self.newer_K, self.older_K)
         self.newer_K = torch.where(seen_K, self.sum_K / self.count_K.clamp(min=1), self.newer_K)

@@ -14,7 +14,7 @@ from ._scalarized import Scalarized
 if TYPE_CHECKING:
     from torchjd.scalarization import Scalarizer
 
-_EPSILON = 1e-8  # torchjd's and the official code's
+_EPSILON = 1e-8  # as in torchjd and in the official code
 
 
 class FAMO(Scalarized):
@@ -24,20 +24,21 @@ class FAMO(Scalarized):
     :math:`L_t` is the loss of task t, :math:`b_t` its lower bound, :math:`c = (\sum_t z_t / (L_t - b_t))^{-1}`. After
     a step :math:`\xi` descends along :math:`J^\top \delta`, where J is the Jacobian of the softmax and
     :math:`\delta_t = \log (L_t - b_t) - \log (L_t' - b_t)` with :math:`L_t'` the loss of the same rows after the
-    update: a task that fell more slowly than the others gets a larger weight.
+    update: a task whose loss decreased more slowly than the others gets a larger weight.
 
-    Weights come from the step before: :math:`L_t` is the loss of t in the last step that had it, and :math:`L_t'` that
-    in the next one, of other rows. This costs nothing, and the draw of the rows is in :math:`\delta`. ``exact=True``
-    is the paper's method: :math:`L_t` of the step itself, and one more forward after the update for :math:`L_t'`.
+    Weights come from the previous step: :math:`L_t` is the loss of t in the last step with this task, and :math:`L_t'`
+    that in the next one, with other rows. This costs nothing, but :math:`\delta` also depends on the choice of rows.
+    ``exact=True`` is the method of the paper: :math:`L_t` of the current step, and one more forward pass after the
+    update for :math:`L_t'`.
 
     .. note:: The official code has a weight decay of 1e-5; the paper and torchjd have 1e-3.
-    .. note:: :math:`z` is a softmax over the tasks that the step has; in the paper every step has all. 1e-8 is added to
-        :math:`L_t - b_t`, as in the official code.
+    .. note:: :math:`z` is a softmax over the tasks in the step; in the paper, every step has all tasks. 1e-8 is added
+        to :math:`L_t - b_t`, as in the official code.
 
     Args:
-        lr: learning rate of the Adam on :math:`\xi`; the paper's 0.025.
-        weight_decay: of it, the paper's :math:`\gamma`; 0.001.
-        min_losses: :math:`b` by task; 0 for those that are not named.
+        lr: learning rate of the Adam optimizer of :math:`\xi`; 0.025 as in the paper.
+        weight_decay: of this optimizer, :math:`\gamma` in the paper; 0.001.
+        min_losses: :math:`b` by task; 0 by default.
         exact: see above.
     """
 
@@ -93,7 +94,7 @@ class FAMO(Scalarized):
         self._learn(losses_K, present_K & (self.known_K > 0))
 
     def _learn(self, losses_K: torch.Tensor, present_K: torch.Tensor) -> None:
-        """One step of the logits of some tasks, whose losses before it and now are known."""
+        """One step of the logits of some tasks, whose previous and current losses are known."""
         if not present_K.any():
             return
         change_K = self._log(self.before_K) - self._log(losses_K)

@@ -1,4 +1,4 @@
-"""Weights that the user names."""
+"""Weights that the user sets."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 class Fixed(Scalarized):
-    r"""Weights :math:`w_t` that stay as they are named, 1 for the others.
+    r"""Constant weights :math:`w_t`, 1 by default.
 
     Do Current Multi-Task Optimization Methods in Deep Learning Even Help? (NeurIPS 2022),
-    https://arxiv.org/abs/2209.11379: weights that were searched for, and fixed, keep up with methods that change them.
-    The argument ``task_weights`` does the same beside any balancer; both multiply. Weights do not come from the step
-    before or any other.
+    https://arxiv.org/abs/2209.11379: fixed weights that are found by search perform as well as methods that change
+    them. The argument ``task_weights`` does the same in addition to any balancer; both are multiplied. Weights do not
+    depend on the losses.
 
     Args:
         weights: by task, 0 or more.
-        exact: changes nothing.
+        exact: has no effect.
     """
 
     def __init__(self, *, weights: Mapping[str, float] | None = None, exact: bool = False) -> None:

@@ -19,13 +19,13 @@ class GeometricMean(Scalarized):
 
     MultiNet++: Multi-Stream Feature Aggregation and Geometric Loss Strategy for Multi-Task Learning (CVPR Workshops
     2019), https://arxiv.org/abs/1904.08492. :math:`L_t` is the loss of task t, K the number of tasks of the step. All
-    weighted losses are as large as each other, whatever their scales.
+    weighted losses are equal, whatever their scales.
 
-    Weights come from the step before: :math:`L_t` is the loss of t in the last step that had it. ``exact=True`` takes
-    that of the step itself, as the paper does.
+    Weights come from the previous step: :math:`L_t` is the loss of t in the last step with this task. ``exact=True``
+    uses that of the current step, as in the paper.
 
-    .. note:: The mean is over the tasks that the step has; in the paper every step has all.
-    .. note:: A loss below 1e-8 counts as 1e-8, so that a task that is done gets no infinite weight.
+    .. note:: The mean is over the tasks in the step; in the paper, every step has all tasks.
+    .. note:: A loss below 1e-8 counts as 1e-8, so that a converged task does not get an infinite weight.
 
     Args:
         exact: see above.

@@ -16,24 +16,25 @@ class GradNorm(Balancer):
     GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep Multitask Networks (ICML 2018), algorithm 1,
     https://arxiv.org/abs/1711.02257. :math:`G_t = \| w_t \nabla_W L_t \|` is the norm of task t's weighted gradient at
     W, the weights of the last shared layer, :math:`\bar G` the mean over tasks, :math:`r_t = \tilde L_t / \bar{\tilde
-    L}` the task's inverse training rate, :math:`\tilde L_t = L_t / L_t(0)` its loss over the first one. What follows
-    the minus is held constant. A task that learns more slowly than the others is to have larger gradients.
+    L}` the task's inverse training rate, :math:`\tilde L_t = L_t / L_t(0)` its loss divided by the first one. The term
+    after the minus sign is held constant. A task that learns more slowly than the others gets larger gradients.
 
-    Weights come from the step before: its losses and gradients move them after it, which is the paper's own order; so
-    ``exact`` changes nothing.
+    Weights come from the previous step: its losses and gradients update them after the step, as in the paper, so
+    ``exact`` has no effect.
 
-    .. note:: W is the last matrix of the backbone's top layer. Its gradient is summed over all micro-batches and ranks
-        of a step before the norm is taken.
-    .. note:: A step moves and scales the weights of its tasks only, whose sum stays what it was. No weight falls below
-        1e-3, as one below 0 would let its task be unlearned; the paper has no bound.
-    .. note:: The first loss is that of the first step that had the task; the paper allows the logarithm of the number
-        of classes in its place.
+    .. note:: W is the last matrix of the top layer of the backbone. Its gradient is summed over all micro-batches and
+        ranks of a step before the norm is computed.
+    .. note:: A step only updates and scales the weights of its tasks, whose sum does not change. The minimum weight is
+        1e-3, because the loss of a task with a weight below 0 would be maximized; the paper has no bound.
+    .. note:: The first loss is that of the first step with the task; the paper allows the logarithm of the number of
+        classes instead.
 
     Args:
-        alpha: :math:`\alpha`, how strongly rates are evened out. The paper's 1.5 for tasks that differ much, as those
-            of NYUv2; it takes 0.12 where they are alike.
-        lr: learning rate of the Adam on the weights. The default moves one by 1 in some 40 steps.
-        exact: changes nothing.
+        alpha: :math:`\alpha`, how strongly training rates are equalized. The default is the 1.5 of the paper for tasks
+            that differ strongly, as in NYUv2; the paper uses 0.12 for similar tasks.
+        lr: learning rate of the Adam optimizer of the weights. With the default, a weight changes by 1 in about 40
+            steps.
+        exact: has no effect.
     """
 
     reads_gradients = True

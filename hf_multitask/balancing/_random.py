@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 class Random(Scalarized):
-    r"""Weights :math:`w = \mathrm{softmax}(z)` of numbers :math:`z_t \sim N(0, 1)` that every step draws anew.
+    r"""Weights :math:`w = \mathrm{softmax}(z)` of numbers :math:`z_t \sim N(0, 1)` that are sampled in every step.
 
     Reasonable Effectiveness of Random Weighting: A Litmus Test for Multi-Task Learning (TMLR 2022), algorithm 2,
-    https://arxiv.org/abs/2111.10603. A method that does no better than this one does little.
+    https://arxiv.org/abs/2111.10603. It is a baseline for the other methods.
 
-    Weights do not come from the step before or any other; they are a function of the seed and the number of the step.
+    Weights do not depend on the losses; they are a function of the seed and the number of the step.
 
-    .. note:: The numbers are drawn for the tasks that the step has, so that weights sum to 1 always.
+    .. note:: The numbers are sampled for the tasks in the step, so that weights always sum to 1.
 
     Args:
-        exact: changes nothing.
+        exact: has no effect.
     """
 
     remembered = ("drawn",)
@@ -40,7 +40,7 @@ class Random(Scalarized):
 
     def weights(self, losses_K: torch.Tensor, present_K: torch.Tensor) -> torch.Tensor:
         """See :class:`Balancer`."""
-        with torch.random.fork_rng(devices=[]):  # torchjd draws from torch's own generator
+        with torch.random.fork_rng(devices=[]):  # torchjd uses the default generator of torch
             torch.default_generator.manual_seed((self.seed * 1_000_003 + self.drawn) % 2**63)
             return super().weights(losses_K, present_K)
 

@@ -1,8 +1,7 @@
-"""torchjd's scalarizers as balancers: the weights are the gradient of the scalarizer at the losses.
+"""Scalarizers of torchjd as balancers: the weights are the gradient of the scalarizer at the losses.
 
-A scalarizer is made anew for the tasks of a step, of P tasks, and given what is remembered of them; so its whole
-history is ours to save, and absent tasks keep theirs. torchjd 0.18 keeps history in attributes that its ``state_dict``
-leaves out.
+A new scalarizer is created for the P tasks of a step from the state of the balancer. So the whole history can be saved,
+and absent tasks keep theirs. torchjd 0.18 keeps history in attributes that its ``state_dict`` does not contain.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ _LEAST = 1e-8
 
 
 class Scalarized(Balancer):
-    """A balancer of one of torchjd's scalarizers."""
+    """A balancer that uses a scalarizer of torchjd."""
 
     @abstractmethod
     def scalarizer(self, tasks_P: torch.Tensor) -> Scalarizer:
-        """The scalarizer of the losses of some tasks, by their numbers."""
+        """The scalarizer for some tasks, given by their indices."""
 
     def values(self, losses_K: torch.Tensor, tasks_P: torch.Tensor) -> torch.Tensor:
-        """What is scalarized, (P,): the losses, raised to the least that the method can take."""
+        """The values to scalarize, (P,): the losses, raised to the minimum that the method supports."""
         return losses_K[tasks_P]
 
     def weights(self, losses_K: torch.Tensor, present_K: torch.Tensor) -> torch.Tensor:
@@ -44,12 +43,12 @@ class Scalarized(Balancer):
 
 
 class Learned(Scalarized):
-    """A scalarizer with one parameter a task, which descends on the scalarized loss by an Adam of its own.
+    """A scalarizer with one parameter per task, which minimizes the scalarized loss with a separate Adam optimizer.
 
-    A loss below 1e-8 counts as 1e-8: of a task that is done the weight would grow for ever.
+    A loss below 1e-8 counts as 1e-8, because the weight of a converged task would grow without bound.
 
     Args:
-        lr: learning rate of that Adam.
+        lr: learning rate of this optimizer.
         exact: see :class:`Balancer`.
     """
 
@@ -63,7 +62,7 @@ class Learned(Scalarized):
         self.lr = lr
 
     def reset(self) -> None:
-        """See :class:`Balancer`: zeros, as torchjd begins."""
+        """See :class:`Balancer`: zeros, as in torchjd."""
         self.learned_K = self.zeros()
         self.adam = TaskAdam(len(self.tasks), lr=self.lr)
 
@@ -73,7 +72,7 @@ class Learned(Scalarized):
 
     @abstractmethod
     def fresh(self, tasks: int) -> Scalarizer:
-        """The scalarizer of so many tasks, whatever its parameter is."""
+        """A new scalarizer for this number of tasks."""
 
     def scalarizer(self, tasks_P: torch.Tensor) -> Scalarizer:
         """See :class:`Scalarized`."""

@@ -1,4 +1,4 @@
-"""Losses over those of the best constant answer."""
+"""Losses relative to those of the best constant answer."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 class Scale(Scalarized):
     r"""Weights :math:`w_t = 1 / C_t`, where :math:`C_t` is the loss of task t's best constant answer.
 
-    Of no paper; it is the plain sum of losses that are comparable. :math:`C_t` is what one can reach without reading
-    the input, measured on the labels of the training data: their entropy for classes, the mean over classes for sets,
-    the variance for numbers, the entropy of the tags or tokens, one by one, for those. So every task's weighted loss
-    is near 1 when training begins in earnest and says which part of its uncertainty is left.
+    The method is not from a paper; it is the plain sum of comparable losses. :math:`C_t` is the best loss without
+    reading the input, computed from the labels of the training data: their entropy for classes, its mean over classes
+    for sets, the variance for numbers, and the entropy of the single tags or tokens. So the weighted loss of every task
+    is close to 1 at the beginning of training, and is the share of its uncertainty that is left.
 
-    Weights do not come from the step before or any other: they are fixed.
+    Weights do not depend on the losses of a step: they are fixed.
 
     Args:
-        losses: by task, :math:`C_t` in place of the measured one, more than 0. Streams are not read for it, and types
-            of one's own may not know it, so they need theirs here.
-        exact: changes nothing.
+        losses: by task, :math:`C_t` instead of the computed value, more than 0. It is required for streams, which are
+            not read for it, and for user-defined task types that do not define it.
+        exact: has no effect.
     """
 
     reads_constants = True
@@ -45,7 +45,7 @@ class Scale(Scalarized):
             if not known.get(name, 0.0) > 0:
                 raise ValueError(
                     f"Task '{name}': balancing 'scale' needs the loss of its best constant answer, more than 0. "
-                    f"Found {known.get(name)}. Give one, balancing_kwargs={{'losses': {{'{name}': ...}}}}."
+                    f"Found {known.get(name)}. Set it with balancing_kwargs={{'losses': {{'{name}': ...}}}}."
                 )
         self.weights_K = torch.tensor([1 / known[name] for name in self.tasks], dtype=torch.float64)
 

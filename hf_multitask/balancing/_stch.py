@@ -20,19 +20,19 @@ class STCH(Scalarized):
     Smooth Tchebycheff Scalarization for Multi-Objective Optimization (ICML 2024), https://arxiv.org/abs/2402.19078:
     the gradient of :math:`\mu \log \sum_t \exp(\lambda_t (L_t - z_t) / \mu)`. :math:`L_t` is the loss of task t,
     :math:`\lambda_t` its preference, :math:`z_t` the loss that it could reach alone. The worst task gets the largest
-    weight; the smaller :math:`\mu`, the more so.
+    weight, and more so for smaller :math:`\mu`.
 
-    Weights come from the step before: :math:`L_t` is the loss of t in the last step that had it. ``exact=True`` takes
-    that of the step itself, as the paper does.
+    Weights come from the previous step: :math:`L_t` is the loss of t in the last step with this task. ``exact=True``
+    uses that of the current step, as in the paper.
 
-    .. note:: Losses of different kinds make the one with the largest scale the worst; preferences or ``z`` even that
-        out. LibMTL takes logarithms of losses over those of its warm-up instead.
-    .. note:: Preferences are divided by their sum over the tasks that the step has; in the paper every step has all.
+    .. note:: With losses of different kinds, the task with the largest scale is the worst; preferences or ``z`` can
+        compensate for that. LibMTL uses logarithms of losses relative to those of a warm-up instead.
+    .. note:: Preferences are divided by their sum over the tasks in the step; in the paper, every step has all tasks.
 
     Args:
-        mu: :math:`\mu`. The paper tries 0.01, 0.1, 0.5 and 1, finds small ones good, and fixes none.
-        weights: :math:`\lambda` by task, more than 0; the same for all where None.
-        reference: :math:`z` by task; 0 for those that are not named.
+        mu: :math:`\mu`. The paper tests 0.01, 0.1, 0.5 and 1, recommends small values, and gives no default.
+        weights: :math:`\lambda` by task, more than 0; equal for all if None.
+        reference: :math:`z` by task; 0 by default.
         exact: see above.
     """
 

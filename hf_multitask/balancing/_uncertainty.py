@@ -15,20 +15,21 @@ class Uncertainty(Learned):
 
     Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry and Semantics (CVPR 2018),
     https://arxiv.org/abs/1705.07115. :math:`L_t` is the loss of task t, :math:`s_t = \log \sigma_t^2` the logarithm of
-    its noise, 0 at first. At rest :math:`e^{s_t} = L_t`: a task of large losses gets a small weight.
+    its noise, initially 0. At the optimum :math:`e^{s_t} = L_t`: a task with large losses gets a small weight.
 
-    Weights come from the step before: they depend on the losses up to it. That is the paper's own order, in which
-    weights and s of a step are those before its update; so ``exact`` changes nothing.
+    Weights come from the previous step: they depend on the losses up to it, as in the paper, where the weights and s of
+    a step are those before its update. So ``exact`` has no effect.
 
-    .. note:: The paper has :math:`\sigma_t^{-2} L_t + \log \sigma_t` for classifications, twice the weight. Here, as
-        in torchjd and most implementations, all tasks have the form of a regression.
-    .. note:: The paper trains s with the model's optimizer. Here it has an Adam of its own, so that neither weight
-        decay nor the small rates of fine-tuning, which would leave s where it is, have a hand in it.
-    .. note:: A loss below 1e-8 counts as 1e-8, so that the weight of a task that is done does not grow for ever.
+    .. note:: The paper uses :math:`\sigma_t^{-2} L_t + \log \sigma_t` for classification, with twice the weight. Here,
+        as in torchjd and most implementations, all tasks have the form for regression.
+    .. note:: The paper trains s with the optimizer of the model. Here it has a separate Adam optimizer, so that neither
+        weight decay nor the small learning rates of fine-tuning, with which s would hardly change, affect it.
+    .. note:: A loss below 1e-8 counts as 1e-8, so that the weight of a converged task does not grow without bound.
 
     Args:
-        lr: learning rate of that Adam. The default lets s move by 1 in some 40 steps; the paper names none.
-        exact: changes nothing.
+        lr: learning rate of this Adam optimizer. With the default, s changes by 1 in about 40 steps; the paper gives no
+            value.
+        exact: has no effect.
     """
 
     parameter = "log_var"

@@ -16,13 +16,13 @@ class Uniform(Scalarized):
     r"""The same weight for every task: :math:`w_t = 1`.
 
     In Defense of the Unitary Scalarization for Deep Multi-Task Learning (NeurIPS 2022),
-    https://arxiv.org/abs/2201.04122: the plain sum, :math:`\sum_t L_t`, trained well, keeps up with methods that are
-    dearer. It is what ``balancing="none"`` does, as a balancer. Weights do not come from the step before or any other.
+    https://arxiv.org/abs/2201.04122: the plain sum, :math:`\sum_t L_t`, tuned well, performs as well as methods
+    with higher costs. The balancer equals ``balancing="none"``. Weights do not depend on the losses.
 
-    .. note:: The mean of the losses would be the same direction; an optimizer such as Adam makes no difference.
+    .. note:: The mean of the losses has the same direction; with an optimizer such as Adam there is no difference.
 
     Args:
-        exact: changes nothing.
+        exact: has no effect.
     """
 
     def scalarizer(self, tasks_P: torch.Tensor) -> Scalarizer:  # noqa: ARG002

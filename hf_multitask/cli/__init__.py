@@ -16,7 +16,7 @@ from ..modeling.saving import storage_failure
 from ..training.step.guard import LossError
 from . import diagnose, evaluate, export, predict, train
 
-MISTAKES = (ValueError, TypeError, OSError, ImportError)  # which say in a sentence what the user did wrong
+MISTAKES = (ValueError, TypeError, OSError, ImportError)  # their messages explain the mistake in one sentence
 _GRACE = 15.0  # seconds
 _COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "export": export, "diagnose": diagnose}
 
@@ -25,9 +25,9 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0 when it went well, 2 for a user's mistake, or a training that losses or weights which are not finite have
-        ended, which is told in one sentence, 130 when interrupted; a run that SIGTERM ends saves first and exits with
-        143.
+        0 on success; 2 for a mistake of the user, or if losses or weights that are not finite have ended the
+        training, with a message of one sentence; 130 if interrupted. A run that receives SIGTERM saves first and
+        exits with 143.
     """
     parser = argparse.ArgumentParser(
         prog="hf-multitask", description="Multi-task fine-tuning on the Hugging Face stack."
@@ -36,17 +36,17 @@ def main(words: Sequence[str] | None = None) -> int:
     for command in _COMMANDS.values():
         command.add_parser(commands)
     namespace, rest = parser.parse_known_args(words)
-    rank = os.environ.get("RANK", "0")  # of a launcher's process
+    rank = os.environ.get("RANK", "0")  # set by a launcher
     try:
         with contextlib.nullcontext() if rank == "0" else contextlib.redirect_stdout(io.StringIO()):
             _COMMANDS[namespace.command].run(namespace, rest)
     except MISTAKES as problem:
         told = isinstance(problem, PushError | LossError | WeightsError) or storage_failure(problem)
         if getattr(namespace, "prepared", False) and not told:
-            raise  # training has begun: this is no mistake in the recipe
+            raise  # training has started, so this is not a mistake in the recipe
         if rank != "0":
-            time.sleep(_GRACE)  # the launcher ends this process if the first one has said the same
-        below = "\n" if getattr(namespace, "prepared", False) else ""  # a bar of progress, which is not at its end
+            time.sleep(_GRACE)  # the launcher ends this process if the first one has failed with the same message
+        below = "\n" if getattr(namespace, "prepared", False) else ""  # after an unfinished progress bar
         sys.stderr.write(f"{below}hf-multitask: error: {' '.join(str(problem).split())}\n")
         return 2
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Answers to many inputs: a file of one JSON object a line, which an interrupted run goes on with."""
+"""Answers to many inputs: a file with one JSON object per line, which an interrupted run can resume."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from typing import Any
 
 from .inputs import Input
 
-WINDOW = 2048  # inputs that are held in memory, sorted by length, and answered before the next are read
+WINDOW = 2048  # inputs that are kept in memory, sorted by length, and answered before the next ones are read
 
 
 class AnswerFile:
-    """A file of answers, a line each, and beside it, until it is whole, what the run that writes it has read.
+    """A file with one answer per line, and until it is complete a second file with the state of the run.
 
-    Windows of the input are answered one after the other, whatever came before, so a run that goes on writes the bytes
-    that it would have written without the interruption.
+    Windows of the input are answered one after the other, independently of each other, so a resumed run writes the
+    same bytes as an uninterrupted run.
 
     Args:
         path: of the answers.
-        settings: what the answers depend on beside the input, as JSON can hold it.
+        settings: what the answers depend on in addition to the input, serializable as JSON.
 
     Raises:
-        ValueError: the file is there, and no run with these settings that was interrupted has left it.
+        ValueError: the file exists and was not left by an interrupted run with these settings.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path, self.beside = path, path.with_name(path.name + ".unfinished.json")
         self.settings, self.digest = settings, hashlib.sha256()
-        self.read = self.done = 0  # inputs that this run has read, and answers that the file held before
+        self.read = self.done = 0  # inputs that this run has read, and answers that the file contained before
         if self.beside.is_file() and path.exists():
             self._before = json.loads(self.beside.read_text(encoding="utf-8"))
             self._check_settings()
             self.done = _cut_torn_line(path)
             if self.done > self._before["read"]:
-                raise ValueError(f"'{path}' holds more answers than its run has given. Remove it.")
-            sys.stderr.write(f"'{path}' holds {self.done} answers of an interrupted run. Going on after them.\n")
+                raise ValueError(f"'{path}' contains more answers than its run has written. Remove it.")
+            sys.stderr.write(f"'{path}' contains {self.done} answers of an interrupted run. Resuming after them.\n")
         elif path.exists() and path.stat().st_size:
             raise ValueError(
-                f"'{path}' is there already, and no interrupted run has left it. Remove it, or name another --output."
+                f"'{path}' already exists and was not left by an interrupted run. Remove it, or set another --output."
             )
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,15 +53,15 @@ class AnswerFile:
         changed = [name for name in self.settings if before.get(name) != self.settings[name]]
         if changed:
             raise ValueError(
-                f"'{self.path}' is of an interrupted run with another {changed[0]}: {before.get(changed[0])!r}, and "
-                f"now {self.settings[changed[0]]!r}. Give the same, or remove '{self.path}'."
+                f"'{self.path}' is from an interrupted run with another {changed[0]}: {before.get(changed[0])!r}, and "
+                f"now {self.settings[changed[0]]!r}. Use the same value, or remove '{self.path}'."
             )
 
     def takes(self, window: Sequence[Input]) -> bool:
-        """Take note of the next inputs, and tell whether some of them have no answer yet.
+        """Record the next inputs, and return whether some of them have no answer yet.
 
         Raises:
-            ValueError: they are not those that the interrupted run has read.
+            ValueError: they differ from those that the interrupted run has read.
         """
         for one in window:
             self.digest.update(json.dumps(one.noted).encode() + b"\n")
@@ -69,25 +69,25 @@ class AnswerFile:
             if self.read == self._before["read"] and self.digest.hexdigest() != self._before["digest"]:
                 self._refuse_input()
         if self.done < self.read < self._before["read"]:
-            self._refuse_input()  # it ends where it went on before
+            self._refuse_input()  # it ends where the earlier one continued
         return self.read > self.done
 
     def write(self, lines: Sequence[str]) -> None:
-        """Add the answers of the inputs noted last, but for those that are there already."""
+        """Add the answers to the inputs recorded last, except those that already exist."""
         self._note()
         first = self.read - len(lines)
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(lines[max(self.done - first, 0) :])
 
     def _note(self) -> None:
-        """Write down, before the answers to them are, which inputs have been read."""
+        """Save which inputs have been read, before their answers are written."""
         self._before = {"settings": self.settings, "read": self.read, "digest": self.digest.hexdigest()}
         new = self.beside.with_name(self.beside.name + ".new")
         new.write_text(json.dumps(self._before) + "\n", encoding="utf-8")
         os.replace(new, self.beside)
 
     def finish(self) -> None:
-        """All inputs are answered.
+        """Finish the file after all inputs are answered.
 
         Raises:
             ValueError: there were fewer than the interrupted run has read.
@@ -99,13 +99,13 @@ class AnswerFile:
 
     def _refuse_input(self) -> None:
         raise ValueError(
-            f"The first {self._before['read']} inputs are not those that the interrupted run has read. "
-            f"Give the same --input, or remove '{self.path}'."
+            f"The first {self._before['read']} inputs differ from those that the interrupted run has read. "
+            f"Use the same --input, or remove '{self.path}'."
         )
 
 
 def _cut_torn_line(path: Path) -> int:
-    """Cut what stands behind the last whole line of a file, and count the lines."""
+    """Remove an incomplete last line of a file, and count the lines."""
     count = end = position = 0
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):

@@ -1,4 +1,4 @@
-"""Training arguments from a recipe and from the command line, with the types that their fields declare."""
+"""Training arguments from a recipe and from the command line, converted to the types of their fields."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..training.ranges import BY_NAME
 
 _HINTS = hints_of(MultiTaskTrainingArguments)
 _DICTS = MultiTaskTrainingArguments._VALID_DICT_FIELDS
-JSON_FILES = ("deepspeed", "fsdp_config", "accelerator_config")  # which may be the path of one
-_EXPONENT = re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+")  # 1e-3 and 1.5e3, which YAML takes for words
+JSON_FILES = ("deepspeed", "fsdp_config", "accelerator_config")  # each may be the path of a JSON file
+_EXPONENT = re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+")  # 1e-3 and 1.5e3, which YAML reads as strings
 
 
 class _Parser(HfArgumentParser):
@@ -35,7 +35,7 @@ class _Parser(HfArgumentParser):
         for action in self._actions:
             action.default = argparse.SUPPRESS
             action.required = False
-            if action.dest in CHOICES:  # the arguments check them, with the close match
+            if action.dest in CHOICES:  # checked by the arguments, with a close match
                 action.choices, action.type = None, str
 
     def error(self, message: str) -> NoReturn:
@@ -46,10 +46,10 @@ class _Parser(HfArgumentParser):
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """``--name value`` pairs of the command line as typed training arguments; only those that are given.
+    """``--name value`` pairs of the command line as typed training arguments, without defaults.
 
     Raises:
-        ValueError: a name is unknown, or a value is of the wrong kind.
+        ValueError: a name is unknown, or a value has the wrong type.
     """
     parser = _Parser()
     try:
@@ -60,17 +60,17 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
         name = rest[0].lstrip("-").split("=")[0].replace("-", "_")
         if not rest[0].startswith("-"):
             raise ValueError(
-                f"'{rest[0]}' belongs to no argument. Name the argument before it, as in --learning_rate 5e-5."
+                f"'{rest[0]}' does not belong to an argument. Put the name before it, as in --learning_rate 5e-5."
             )
         raise ValueError(f"There is no training argument '{name}'." + close_match(name, parser.known()))
     return _parse_json(vars(namespace))
 
 
 def typed(training: Mapping[str, Any]) -> dict[str, Any]:
-    """The ``training`` of a recipe with the types of its fields: ``5e-5``, a word to YAML, becomes a number.
+    """The ``training`` of a recipe with the types of its fields: ``5e-5``, a string in YAML, becomes a number.
 
     Raises:
-        ValueError: a key is unknown, or a value is of the wrong kind.
+        ValueError: a key is unknown, or a value has the wrong type.
     """
     parser = _Parser()
     actions = {action.dest: action for action in parser._actions}
@@ -84,9 +84,9 @@ def typed(training: Mapping[str, Any]) -> dict[str, Any]:
             try:
                 check_value(name, value, _HINTS.get(name, Any))
             except ValueError as problem:
-                raise ValueError(f"Key 'training': {problem} Give one value, or leave it out.") from None
+                raise ValueError(f"Key 'training': {problem} Set one value, or remove it.") from None
         if value is False and name.endswith("_strategy"):
-            value = "no"  # which YAML takes for a truth value
+            value = "no"  # which YAML reads as a boolean
         if isinstance(value, Mapping):
             value = {part: _number(number) for part, number in value.items()} if name in BY_NAME else _numbers(value)
         if value is None or isinstance(value, Mapping | list):
@@ -100,7 +100,7 @@ def typed(training: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number(value: Any) -> Any:
-    """``1e-3``, a word to YAML, as the number it is."""
+    """A number such as ``1e-3``, which YAML reads as a string."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
@@ -108,7 +108,7 @@ def _number(value: Any) -> Any:
 
 
 def _numbers(value: Any) -> Any:
-    """Likewise in arguments of a method, which may be words, and by task."""
+    """Likewise for the arguments of a method, which may be strings, and by task."""
     if isinstance(value, Mapping):
         return {key: _numbers(inner) for key, inner in value.items()}
     return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
@@ -135,17 +135,17 @@ def _check_json_file(name: str, path: str) -> None:
             json.load(file)
     except (OSError, ValueError) as problem:
         raise ValueError(
-            f"Training argument '{name}' should be a mapping, or a JSON file of one ({problem}). Found {shown(path)}."
+            f"Training argument '{name}' should be a mapping, or a JSON file with one ({problem}). Found {shown(path)}."
         ) from None
 
 
 def build_arguments(
     training: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> tuple[MultiTaskTrainingArguments, Any]:
-    """The training arguments, and what ``resume_from_checkpoint`` says: a path, True or None.
+    """The training arguments, and the value of ``resume_from_checkpoint``: a path, True or None.
 
     Raises:
-        ValueError: an argument is unknown or not usable.
+        ValueError: an argument is unknown or invalid.
     """
     values = {**typed(training), **overrides}
     resume = values.pop("resume_from_checkpoint", None)

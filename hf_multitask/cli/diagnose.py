@@ -1,4 +1,4 @@
-"""``hf-multitask diagnose RECIPE``: what the tasks of a recipe do to each other, and what each method costs."""
+"""``hf-multitask diagnose RECIPE``: how the tasks of a recipe affect each other, and what each method costs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .recipe import read_recipe
 from .train import load_tokenizer, read_data, splits
 
 FOLDER = "diagnosis"
-_WIDE = 8  # tasks up to which a table of pairs is printed whole
+_WIDE = 8  # maximum number of tasks for which a table of pairs is printed in full
 _FEW = 5
 
 
 def add_parser(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
-        "diagnose", help="measure what tasks do to each other", description=(__doc__ or "").replace("``", "")
+        "diagnose", help="measure how tasks affect each other", description=(__doc__ or "").replace("``", "")
     )
     parser.add_argument("recipe", help="a YAML file; any training argument may follow, as in --max_steps 500")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure (default: all)")
@@ -42,11 +42,11 @@ def add_parser(commands: Any) -> None:
 
 
 def prepare(namespace: argparse.Namespace, words: Sequence[str]) -> tuple[Diagnosis, Path]:
-    """Everything up to the first step, and the folder of the report."""
+    """Prepare everything up to the first step, and return the diagnosis and the folder of the report."""
     recipe = read_recipe(namespace.recipe)
     overrides = parse_overrides(words)
     if "resume_from_checkpoint" in overrides:
-        raise ValueError("diagnose trains afresh. Leave --resume_from_checkpoint out.")
+        raise ValueError("diagnose does not resume training. Remove --resume_from_checkpoint.")
     if namespace.measured_steps < 2:
         raise ValueError(f"--measured_steps should be 2 or more. Found {namespace.measured_steps}.")
     changes = quiet(typed(recipe.training) | overrides)
@@ -85,16 +85,16 @@ def prepare(namespace: argparse.Namespace, words: Sequence[str]) -> tuple[Diagno
 
 
 def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
-    """Measure, print, and leave ``report.json`` and ``report.html`` in ``output_dir/diagnosis``.
+    """Measure, print, and write ``report.json`` and ``report.html`` to ``output_dir/diagnosis``.
 
     Raises:
-        SystemExit: with code 1, a part failed.
+        SystemExit: with code 1, if a part failed.
     """
     diagnosis, folder = prepare(namespace, words)
     namespace.prepared = True
     report = diagnosis.run()
     (folder / "report.html").write_text(diagnosis_page(report), encoding="utf-8")
-    print(f"\n{describe(report)}\n\nThe report is in {folder / 'report.html'}, its numbers in report.json beside it.")
+    print(f"\n{describe(report)}\n\nThe report is in {folder / 'report.html'}, its numbers are in report.json.")
     if report["failed"]:
         raise SystemExit(1)
 
@@ -107,7 +107,7 @@ def _save(folder: Path, report: Mapping[str, Any]) -> None:
 
 
 def describe(report: Mapping[str, Any]) -> str:
-    """A report as tables to print."""
+    """The report as tables for the console."""
     parts = []
     if "cosines" in report:
         parts.append(_cosines(report["cosines"], report["tasks"]))
@@ -125,14 +125,14 @@ def describe(report: Mapping[str, Any]) -> str:
 
 
 def _pairs(title: str, tasks: Sequence[str], cell: Any, order: Any, *, both: bool) -> str:
-    """A table of all pairs of tasks, or of many tasks the lowest and the highest few.
+    """A table of all pairs of tasks, or with many tasks of the lowest and highest pairs.
 
     Args:
-        title: above it.
+        title: of the table.
         tasks: their names.
-        cell: gives the words for a pair.
-        order: gives the number that it is ranked by.
-        both: whether a pair the other way round is another one.
+        cell: returns the text for a pair.
+        order: returns the number by which a pair is ranked.
+        both: whether the reversed pair is a different pair.
     """
     if len(tasks) <= _WIDE:
         lines = [["", *tasks], *([one, *(cell(one, other) for other in tasks)] for one in tasks)]
@@ -151,7 +151,7 @@ def _cosines(found: Mapping[str, Any], tasks: Sequence[str]) -> str:
             return "-"
         return "?" if mean is None else f"{_signed(mean, 2)} ({share:.0%})"
 
-    title = "Cosine of the tasks' gradients, mean (share of measured steps below 0)"
+    title = "Cosine of the per-task gradients, mean (share of measured steps below 0)"
     told = _pairs(title, tasks, cell, lambda one, other: found["mean"][one][other], both=False)
     norms = sorted((norm, name) for name, norm in found["norms"].items() if norm is not None)
     shown = norms if len(norms) <= 2 * _FEW else [*norms[:_FEW], *norms[-_FEW:]]
@@ -166,14 +166,14 @@ def _affinity(found: Mapping[str, Any], tasks: Sequence[str]) -> str:
         return "?" if mean is None else _signed(mean / unit, 2) + ("" if error is None else f" ± {error / unit:.2f}")
 
     title = (
-        "Affinity: by which part of itself a loss above falls after a step of the task on the left, in units of "
+        "Affinity: relative loss decrease of the task above after a step of the task on the left, in units of "
         f"{unit:.0e} (± standard error)"
     )
     return _pairs(title, tasks, cell, lambda one, other: found["mean"][one][other], both=True)
 
 
 def _groups(found: Mapping[str, Any], unit: float) -> str:
-    lines = [["models", "groups", "mean affinity", "above one model"]]
+    lines = [["models", "groups", "mean affinity", "gain over one model"]]
     for one in found["by_models"]:
         groups = " ".join("[" + ", ".join(group) + "]" for group in one["groups"])
         gain = "-" if one["models"] == 1 else f"{_signed(one['gain'] / unit, 2)} ± {one['standard_error'] / unit:.2f}"
@@ -182,7 +182,7 @@ def _groups(found: Mapping[str, Any], unit: float) -> str:
 
 
 def _single(found: Mapping[str, Any], rows: Mapping[str, int]) -> str:
-    lines = [["task", "metric", "rows", "alone", "together", "difference", "noise of the rows"]]
+    lines = [["task", "metric", "rows", "alone", "together", "difference", "noise"]]
     both = {name: (found["alone"].get(name), together) for name, together in found["together"].items()}
     for name, (alone, together) in both.items():
         values = ["-", f"{together:.4f}", "-", ""]
@@ -192,24 +192,24 @@ def _single(found: Mapping[str, Any], rows: Mapping[str, int]) -> str:
     if all(alone is not None for alone, _ in both.values()):
         alone, together = (sum(pair[side] for pair in both.values()) / len(both) for side in (0, 1))
         lines.append(["average", "", "", f"{alone:.4f}", f"{together:.4f}", _signed(together - alone), ""])
-    return f"Each task alone and all together: the same steps, with the same rows of the task\n{table(lines)}"
+    return f"Single and joint training: the same steps, with the same rows of each task\n{table(lines)}"
 
 
 def _signed(value: float, digits: int = 4) -> str:
-    return f"{round(value, digits) + 0.0:+.{digits}f}"  # no minus before nothing
+    return f"{round(value, digits) + 0.0:+.{digits}f}"  # no minus sign before zero
 
 
 def _prices(found: Mapping[str, Any]) -> str:
     on_device = any(
         price["peak_mb"] is not None for kind in ("balancing", "aggregation") for price in found[kind].values()
     )
-    lines = [["method", "time of a step", "quartiles", "memory measured, MB" if on_device else "gradients kept, MB"]]
+    lines = [["method", "time of a step", "quartiles", "measured memory, MB" if on_device else "stored gradients, MB"]]
     for kind in ("balancing", "aggregation"):
         for name, price in sorted(found[kind].items(), key=lambda entry: entry[1]["time"]):
             memory = price["peak_mb" if on_device else "kept_mb"]
             spread = f"{price['low']:.2f}-{price['high']:.2f}"
             lines.append([f"{kind}: {name}", f"{price['time']:.2f}", spread, f"{memory:,.{int(0 < memory < 10)}f}"])
-    told = f"Prices, over a plain step of {found['seconds_of_a_plain_step']:.3g} s\n{table(lines)}"
+    told = f"Costs, relative to a plain step of {found['seconds_of_a_plain_step']:.3g} s\n{table(lines)}"
     for words in not_measured_in_words(found["not_measured"]):
         told += f"\nNot measured: {words}"
     return told

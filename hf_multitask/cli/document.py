@@ -1,4 +1,4 @@
-"""YAML documents: keys that stand twice, and aliases that hold themselves, are mistakes."""
+"""YAML documents in which duplicate keys, and aliases that contain themselves, are errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 _MERGE = "tag:yaml.org,2002:merge"
-_MOST = 1_000_000  # values, with every alias counted as what it stands for
+_MOST = 1_000_000  # values, with every alias expanded
 
 
 class _Loader(yaml.SafeLoader):
@@ -25,7 +25,7 @@ class _Loader(yaml.SafeLoader):
             event = self.peek_event()
             if event.anchor in self._open:
                 raise yaml.composer.ComposerError(
-                    None, None, f"the alias '*{event.anchor}' stands inside what it stands for", event.start_mark
+                    None, None, f"the alias '*{event.anchor}' is inside of its own anchor", event.start_mark
                 )
         node: Any = super().compose_node(parent, index)
         self._sizes.setdefault(id(node), 1)
@@ -48,7 +48,7 @@ class _Loader(yaml.SafeLoader):
             line, found = key.start_mark.line + 1, lines.get((key.tag, key.value))
             if found is not None:
                 where = f"in line {line}" if line == found else f"in lines {found} and {line}"
-                raise yaml.composer.ComposerError(None, None, f"the key '{key.value}' stands twice {where}; keep one")
+                raise yaml.composer.ComposerError(None, None, f"the key '{key.value}' occurs twice {where}; keep one")
             lines[key.tag, key.value] = line
         return node
 
@@ -57,7 +57,7 @@ class _Loader(yaml.SafeLoader):
         size = self._sizes[id(node)] = 1 + sum(self._sizes[id(part)] for part in parts)
         if size > _MOST:
             raise yaml.composer.ComposerError(
-                None, None, f"the aliases stand for more than {_MOST:,} values", node.start_mark
+                None, None, f"the aliases expand to more than {_MOST:,} values", node.start_mark
             )
 
 
@@ -67,10 +67,10 @@ _Loader.add_implicit_resolver(
 
 
 def read_document(path: Path) -> Any:
-    """What a YAML file holds.
+    """The content of a YAML file.
 
     Raises:
-        ValueError: the file is no YAML, or a key stands in it twice.
+        ValueError: the file is not valid YAML, or contains a duplicate key.
     """
     try:
         loader = _Loader(path.read_text(encoding="utf-8"))
@@ -79,10 +79,10 @@ def read_document(path: Path) -> Any:
         finally:
             loader.dispose()
     except RecursionError:
-        raise ValueError(f"Recipe '{path}' is not valid YAML: it has too many brackets inside each other.") from None
+        raise ValueError(f"Recipe '{path}' is not valid YAML: its brackets are nested too deeply.") from None
     except (LookupError, AttributeError, TypeError) as problem:
         raise ValueError(
-            f"Recipe '{path}' is not valid YAML: it holds a value that does not fit its tag ({problem})."
+            f"Recipe '{path}' is not valid YAML: it contains a value that does not match its tag ({problem})."
         ) from None
-    except (yaml.YAMLError, ValueError) as problem:  # the latter of a date in month 13
+    except (yaml.YAMLError, ValueError) as problem:  # the latter for a date in month 13
         raise ValueError(f"Recipe '{path}' is not valid YAML: {' '.join(str(problem).split())}.") from None

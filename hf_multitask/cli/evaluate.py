@@ -1,4 +1,4 @@
-"""``hf-multitask evaluate MODEL RECIPE``: measure a saved model on a split of a recipe's data."""
+"""``hf-multitask evaluate MODEL RECIPE``: evaluate a saved model on a split of a recipe's data."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from .train import show_metrics, splits
 def add_parser(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
-        "evaluate", help="measure a saved model", description=(__doc__ or "").replace("``", "")
+        "evaluate", help="evaluate a saved model", description=(__doc__ or "").replace("``", "")
     )
     parser.add_argument("model", help="folder or Hub id of a multi-task model")
     parser.add_argument("recipe", help="a YAML file with the data")
-    parser.add_argument("--split", default="test", help="split to measure (default: test)")
+    parser.add_argument("--split", default="test", help="split to evaluate (default: test)")
 
 
 def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
-    """Evaluate and print the table; with ``--output_dir`` leave the results there as JSON."""
+    """Evaluate and print the table; with ``--output_dir``, write the results there as JSON."""
     recipe = read_recipe(namespace.recipe)
     overrides = parse_overrides(words)
     split = split_name(namespace.split)
     data = splits(recipe.load([split]), split)
     if not data:
-        raise ValueError(f"No dataset of the recipe has a split '{split}'. Name another with --split.")
+        raise ValueError(f"No dataset of the recipe has a split '{split}'. Set another with --split.")
     model, tokenizer = load_saved(namespace.model)
     prefix = "eval" if split == "validation" else split
     with tempfile.TemporaryDirectory() as scratch:

@@ -14,29 +14,29 @@ from .saved import load_saved
 def add_parser(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
-        "export", help="a task as a stock model", description=(__doc__ or "").replace("``", "")
+        "export", help="export a task as a stock model", description=(__doc__ or "").replace("``", "")
     )
     parser.add_argument("model", help="folder or Hub id of a multi-task model")
-    parser.add_argument("--task", nargs="+", help="name of the task; of several, each in a folder of its name")
-    parser.add_argument("--all", action="store_true", help="every task that a stock class can hold")
+    parser.add_argument("--task", nargs="+", help="name of the task; several are each saved in a folder of their name")
+    parser.add_argument("--all", action="store_true", help="every task that has a stock class")
     parser.add_argument(
-        "--onnx", action="store_true", help="one ONNX graph of all tasks, or of those named, in place of stock models"
+        "--onnx", action="store_true", help="one ONNX graph of all tasks, or of the named ones, instead of stock models"
     )
-    parser.add_argument("--output", required=True, help="folder of what is exported")
+    parser.add_argument("--output", required=True, help="folder of the exported files")
 
 
 def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
-    """Export, and say where each task, or their graph, is and why one is not.
+    """Export, and print where each task, or the graph, is, and why a task is not exported.
 
     Raises:
-        ValueError: a task that was asked for by name, or with ``--all`` every task, cannot be exported.
+        ValueError: a task that was named, or with ``--all`` every task, cannot be exported.
     """
     if words:
-        raise ValueError(f"export does not take '{words[0]}'.")
+        raise ValueError(f"export does not accept the argument '{words[0]}'. Remove it.")
     if namespace.task is not None and namespace.all:
-        raise ValueError("Give either --task NAME or --all.")
+        raise ValueError("Use either --task NAME or --all.")
     if namespace.task is None and not namespace.all and not namespace.onnx:
-        raise ValueError("Say which task to export. Give --task NAME, or --all.")
+        raise ValueError("No task is selected for export. Set --task NAME, or --all.")
     model, tokenizer = load_saved(namespace.model)
     output = Path(namespace.output).expanduser()
     if namespace.onnx:

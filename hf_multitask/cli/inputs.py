@@ -1,4 +1,4 @@
-"""From the rows of a file to inputs of the pipeline: which columns are read, and what is told with the answers."""
+"""From the rows of a file to inputs of the pipeline: which columns are read, and what is added to the answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..modeling.kinds import reader_of
 from .rows import RowFile
 
 KEYS = ("text", "text_pair", "question", "context", "choices")
-# Usual names of columns, where a file has none that a task or the pipeline names; in small letters, the first counts.
+# Common column names, for files without the columns of a task or of the pipeline; lower case, the first match is used.
 _TEXTS = ("text", "sentence", "tokens", "words", "sentence1", "premise", "content", "document", "review", "utterance")
 _PAIRS = ("text_pair", "sentence2", "hypothesis")
 USUAL = {*KEYS, *_TEXTS, *_PAIRS}
@@ -25,9 +25,9 @@ class Input:
 
     Args:
         number: of its line.
-        parts: what is read, and by which tasks, all that take it where None. There are several parts where tasks read
-            different columns.
-        told: what is told with the answers.
+        parts: the tasks, or None for all that accept the input, and what they read. There are several parts if tasks
+            read different columns.
+        told: what is added to the answers.
     """
 
     number: int
@@ -36,26 +36,26 @@ class Input:
 
     @property
     def noted(self) -> Any:
-        """All that the answer depends on and holds, as JSON can hold it."""
+        """Everything that the answer depends on and contains, serializable as JSON."""
         return self.parts[0][1] if len(self.parts) == 1 and not self.told else [self.parts, self.told]
 
 
 class Columns:
-    """Which columns of a file the tasks read.
+    """The columns of a file that the tasks read.
 
-    A task reads its own columns, as in training; where a row lacks one, the column that is named as the pipeline names
-    its input, and where no task finds a text so, a column of a usual name.
+    A task reads its own columns, as in training; if a row does not have one, the column with the name of the pipeline's
+    input; and if no task finds a text in this way, a column with a common name.
 
     Args:
-        tasks: the dicts of those that are asked.
-        text_column: of the text, in place of all that.
-        text_pair_column: of the second text, likewise.
-        id_column: is told with the answers, as ``id``.
-        include_line_numbers: tell the number of the line, as ``id``.
-        include_inputs: tell what was read, as ``input``.
+        tasks: the dicts of the selected tasks.
+        text_column: column of the text, instead of these rules.
+        text_pair_column: column of the second text, likewise.
+        id_column: a column that is added to the answers as ``id``.
+        include_line_numbers: add the line number as ``id``.
+        include_inputs: add what was read as ``input``.
 
     Raises:
-        ValueError: the column of a text is given, and no task reads one.
+        ValueError: a text column is given, but no task reads a text.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class Columns:
             if column is not None and not any("text" in own for own in self.own.values()):
                 name, own = next(iter(self.own.items()))
                 raise ValueError(
-                    f"Task '{name}' reads {' and '.join(own)}, and no text of the column '{column}'. Leave out "
-                    f"--{key}_column, or name other --tasks."
+                    f"Task '{name}' reads {' and '.join(own)}, not the text of the column '{column}'. Remove "
+                    f"--{key}_column, or select other --tasks."
                 )
         self.id_column, self.include_line_numbers = id_column, include_line_numbers
         self.include_inputs = include_inputs
@@ -85,7 +85,7 @@ class Columns:
 
     @property
     def names(self) -> set[str]:
-        """All columns that are read where a file has them."""
+        """All columns that are read if a file has them."""
         given = [name for name in (*self.given.values(), self.id_column) if name]
         return {*given, *(column for own in self.own.values() for column in own.values())}
 
@@ -93,7 +93,7 @@ class Columns:
         """A row of a file as an input.
 
         Raises:
-            ValueError: nothing in it can be read, or a column that was asked for is not there.
+            ValueError: nothing in it can be read, or a requested column is missing.
         """
         where = file.where(number)
         told: dict[str, Any] = {"id": number} if self.include_line_numbers else {}
@@ -107,7 +107,7 @@ class Columns:
         else:
             asked = next((name for name in (self.id_column, *self.given.values()) if name), None)
             if asked is not None:
-                raise ValueError(f"{where} is a text without columns, so there is no column '{asked}'. Leave it out.")
+                raise ValueError(f"{where} is a text without columns and has no column '{asked}'. Remove the option.")
             if not isinstance(row, str) and not (isinstance(row, list) and all(isinstance(word, str) for word in row)):
                 raise ValueError(
                     f"{where} should be an object with 'text' or 'question', a text, or a list of words. Found {row!r}."
@@ -121,7 +121,7 @@ class Columns:
     def _columns(
         self, row: dict[str, Any], file: RowFile, where: str
     ) -> list[tuple[tuple[str, ...] | None, dict[str, str]]]:
-        """By tasks that read the same, the columns of a row, by key of the pipeline's input."""
+        """Tasks that read the same columns, with these columns by key of the pipeline's input."""
         present = tuple(name for name, value in row.items() if value is not None)
         if present not in self._found:
             for name in self.given.values():
@@ -160,7 +160,7 @@ class Columns:
         ]
 
     def _usual(self, present: tuple[str, ...], file: RowFile, where: str) -> dict[str, str]:
-        """Columns of usual names, said once."""
+        """Columns with common names, reported once."""
         folded = {name.casefold(): name for name in reversed(present)}
         found = {}
         for key, names in (("text", _TEXTS), ("text_pair", _PAIRS)):
@@ -171,8 +171,8 @@ class Columns:
             columns = f"the columns {', '.join(present)}" if present else "no columns"
             problem = f"{where} should be an object with 'text' or 'question'. Found {columns}."
             if file.kind == "table":
-                problem = f"{where} has {columns}, and none is known to hold a text."
-            raise ValueError(f"{problem} Name the column of the text with --text_column.")
+                problem = f"{where} has {columns}, and none has a known name for a text."
+            raise ValueError(f"{problem} Set the column of the text with --text_column.")
         if not self._said and not self.given["text"]:
             sys.stderr.write(f"The texts of '{file.path}' are read from the column '{found['text']}'.\n")
             self._said = True
@@ -204,7 +204,7 @@ def _cell(row: Mapping[str, Any], column: str, where: str) -> Any:
 
 
 def _list(cell: Any, column: str, where: str) -> Any:
-    """A cell of a table that holds a list, which begins with a bracket."""
+    """A cell of a table with a list, which begins with a bracket."""
     if not str(cell).lstrip().startswith("["):
         return cell
     try:
@@ -213,13 +213,13 @@ def _list(cell: Any, column: str, where: str) -> Any:
         value = None
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         raise ValueError(
-            f'{where}: column \'{column}\' should hold a JSON list of texts, such as ["a", "b"]. Found {cell!r}.'
+            f'{where}: column \'{column}\' should contain a JSON list of texts, such as ["a", "b"]. Found {cell!r}.'
         )
     return value
 
 
 def _words(cell: Any) -> Any:
-    """A cell of a column that may hold texts or lists of words: a list where it is one in JSON."""
+    """A cell of a column with texts or lists of words: a list if the cell is a JSON list."""
     try:
         value = json.loads(cell) if str(cell).lstrip().startswith("[") else None
     except ValueError:
@@ -228,5 +228,5 @@ def _words(cell: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """What was read, a text alone without its key."""
+    """What was read; a single text without its key."""
     return value["text"] if isinstance(value, dict) and value.keys() == {"text"} else value

@@ -1,4 +1,4 @@
-"""The lines of a text file: unpacked, decoded strictly, and numbered."""
+"""The lines of a text file: decompressed, decoded strictly, and numbered."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
-# The longer mark first: UTF-32's begins with UTF-16's.
+# The longer mark is first, because that of UTF-32 begins with that of UTF-16.
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -22,7 +22,7 @@ _PIECES = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """A file as bytes, unpacked if its first bytes are those of gzip, whatever its name."""
+    """A file as bytes, decompressed if its first bytes are those of gzip, whatever its name."""
     file = path.open("rb")
     if file.peek(2)[:2] != b"\x1f\x8b":
         return file
@@ -31,10 +31,10 @@ def open_bytes(path: Path) -> BinaryIO:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    r"""The lines with their ends, ``\n``, ``\r\n`` or ``\r``, numbered from 1, of UTF-8 or of UTF-16 with its mark.
+    r"""The lines of UTF-8, or UTF-16 with its mark, with their ends, ``\n``, ``\r\n`` or ``\r``, numbered from 1.
 
     Raises:
-        ValueError: the file is in another encoding, holds no text, or is damaged.
+        ValueError: the file is in another encoding, contains no text, or is damaged.
     """
     number = 0
     try:
@@ -42,28 +42,28 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
             for number, line in enumerate(_decoded(path, file), 1):
                 if "\0" in line:
                     raise ValueError(
-                        f"line {number} of '{path}' holds a null character, as binary files do and UTF-16 without a "
-                        "byte order mark. Save the file as text in UTF-8."
+                        f"line {number} of '{path}' contains a null character, like binary files and UTF-16 without "
+                        "a byte order mark. Save the file as text in UTF-8."
                     )
                 yield number, line
     except (EOFError, gzip.BadGzipFile, zlib.error) as problem:
         raise ValueError(
-            f"'{path}' is a damaged gzip file: {problem} (behind line {number}). Write it again."
+            f"'{path}' is a damaged gzip file: {problem} (after line {number}). Create it again."
         ) from None
 
 
 def _decoded(path: Path, file: BinaryIO) -> Iterator[str]:
-    head = file.peek(4)[:4]  # type: ignore[attr-defined]  # of both readers given, not of BinaryIO
+    head = file.peek(4)[:4]  # type: ignore[attr-defined]  # a method of both readers, not of BinaryIO
     encoding = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
     if encoding is not None:
         number = 0
         try:
             with io.TextIOWrapper(file, encoding, newline="") as decoded:
-                for number, line in enumerate(decoded, 1):  # noqa: B007 - told where decoding fails
+                for number, line in enumerate(decoded, 1):  # noqa: B007 - used where decoding fails
                     yield line
         except UnicodeError as problem:
             raise ValueError(
-                f"'{path}' begins as {encoding.upper()} and goes on as something else behind line {number} "
+                f"'{path}' begins as {encoding.upper()} and continues in another encoding after line {number} "
                 f"({problem}). Save it as UTF-8."
             ) from None
         return
@@ -84,7 +84,7 @@ def _decoded(path: Path, file: BinaryIO) -> Iterator[str]:
 
 
 def count_lines(path: Path) -> int:
-    """How many lines a file has, unpacked."""
+    """The number of lines of a file, decompressed."""
     count = 0
     with open_bytes(path) as file:
         while chunk := file.read(1 << 20):

@@ -1,4 +1,4 @@
-"""``hf-multitask predict MODEL``: what every task says about a text, or about each row of a file."""
+"""``hf-multitask predict MODEL``: the answers of every task for a text, or for each row of a file."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from .jsonl import HALF
 from .rows import RowFile, open_rows
 from .saved import load_saved
 
-_LONG = 10_000  # rows, from which progress is shown in a log as well
+_LONG = 10_000  # rows, from which on progress is also shown in a log
 _OF_FILES = ("text_column", "text_pair_column", "id_column", "include_line_numbers")
 
 
 def add_parser(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
-        "predict", help="answers of a saved model", description=(__doc__ or "").replace("``", "")
+        "predict", help="print the answers of a saved model", description=(__doc__ or "").replace("``", "")
     )
     parser.add_argument("model", help="folder or Hub id of a multi-task model")
     parser.add_argument("text", nargs="?", help="the text")
     parser.add_argument(
         "--input",
         help="a file instead: CSV, TSV, a JSON list, or JSON lines, with the columns of the tasks or with 'text' (and "
-        "'text_pair'), or 'question' and 'context' or 'choices'; or a text a line; or any of them in gzip",
+        "'text_pair'), or 'question' and 'context' or 'choices'; or one text per line; or any of them in gzip",
     )
     parser.add_argument(
         "--output",
-        help="a file for the answers (default: standard output), which the same command goes on with if interrupted",
+        help="a file for the answers (default: standard output); the same command resumes it if interrupted",
     )
-    parser.add_argument("--tasks", nargs="+", help="names of the tasks to ask (default: all)")
-    parser.add_argument("--batch_size", type=int, default=16, help="rows of a forward (default: 16)")
-    parser.add_argument("--text_column", help="the column of the text (default: found)")
-    parser.add_argument("--text_pair_column", help="the column of the second text of pairs (default: found)")
+    parser.add_argument("--tasks", nargs="+", help="names of the tasks to run (default: all)")
+    parser.add_argument("--batch_size", type=int, default=16, help="rows per forward pass (default: 16)")
+    parser.add_argument("--text_column", help="the column of the text (default: detected)")
+    parser.add_argument("--text_pair_column", help="the column of the second text of pairs (default: detected)")
     parser.add_argument("--id_column", help="a column that is repeated in the output, as 'id'")
     parser.add_argument(
-        "--include_line_numbers", action="store_true", default=None, help="add the number of the line, as 'id'"
+        "--include_line_numbers", action="store_true", default=None, help="add the line number to the output, as 'id'"
     )
     parser.add_argument(
         "--include_inputs", action="store_true", default=None, help="repeat what was read in the output, as 'input'"
@@ -64,8 +64,8 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
     clash = next((key for key, wanted in told.items() if wanted and key in names), None)
     if clash is not None:
         raise ValueError(
-            f"The answers of the task '{clash}' need the key that would hold the {clash} of a row. Leave the {clash} "
-            "out, or name other --tasks."
+            f"The answers of the task '{clash}' use the same key as the {clash} of a row. Remove the option for the "
+            f"{clash}, or select other --tasks."
         )
     columns = {name: getattr(namespace, name) for name in (*_OF_FILES, "include_inputs")}
     reader = Columns([model.config.task(name) for name in names], **columns)
@@ -87,26 +87,26 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
 
 def _check(namespace: argparse.Namespace, words: Sequence[str]) -> None:
     if words:
-        raise ValueError(f"predict does not take '{words[0]}'. Quote the text if it has several words.")
+        raise ValueError(f"predict does not accept the argument '{words[0]}'. Quote the text if it has several words.")
     if (namespace.text is None) == (namespace.input is None):
-        raise ValueError("Give either a text or --input FILE.")
+        raise ValueError("Use either a text or --input FILE.")
     if namespace.text is not None and HALF.search(namespace.text):
         raise ValueError(
-            f"The text {namespace.text!r} is not in UTF-8. Set the terminal to UTF-8, or give --input FILE."
+            f"The text {namespace.text!r} is not in UTF-8. Set the terminal to UTF-8, or use --input FILE."
         )
     if namespace.batch_size < 1:
         raise ValueError(f"--batch_size should be 1 or more. Found {namespace.batch_size}.")
     of_files = next((name for name in _OF_FILES if getattr(namespace, name)), None)
     if namespace.input is None and of_files is not None:
-        raise ValueError(f"--{of_files} is for the rows of a file. Give --input FILE, or leave it out.")
+        raise ValueError(f"--{of_files} applies to the rows of a file. Set --input FILE, or remove it.")
     if namespace.id_column and namespace.include_line_numbers:
-        raise ValueError("Both --id_column and --include_line_numbers give the 'id'. Leave out one of them.")
+        raise ValueError("Both --id_column and --include_line_numbers set the 'id'. Remove one of them.")
     if namespace.input is not None and not Path(namespace.input).is_file():
         raise ValueError(f"There is no file '{namespace.input}'. Check --input.")
 
 
 def read_inputs(file: RowFile | None, reader: Columns, text: str | None = None) -> Iterator[Input]:
-    """The inputs of a file, or of a text alone.
+    """The inputs of a file, or of a single text.
 
     Raises:
         ValueError: a row cannot be read.
@@ -121,7 +121,7 @@ def read_inputs(file: RowFile | None, reader: Columns, text: str | None = None) 
 def _answers(
     pipeline: MultiTaskPipeline, window: list[Input], tasks: list[str] | None, file: RowFile | None
 ) -> list[str]:
-    """The lines for some inputs, which are batched among themselves, so that they depend on no others."""
+    """The output lines for a window of inputs, which are batched without any other inputs."""
     answers: list[dict[str, Any]] = [{} for _ in window]
     parts: dict[tuple[str, ...] | None, list[tuple[int, Any]]] = {}
     for place, one in enumerate(window):
@@ -154,7 +154,7 @@ def _progress(file: RowFile | None) -> Any:
 
 
 def _version(name: str, model: Any) -> str:
-    """Which weights a name stands for now: sizes and times of a folder's files, or the commit of a repository."""
+    """The version of the weights: sizes and times of the files in a folder, or the commit of a repository."""
     files = [(path.name, path.stat()) for path in sorted(Path(name).expanduser().glob("*.safetensors"))]
     told = [f"{file} of {stat.st_size} bytes at {stat.st_mtime_ns}" for file, stat in files]
     return ", ".join(told) or str(getattr(model.config, "_commit_hash", None))

@@ -34,7 +34,7 @@ class Recipe:
 
     @property
     def hub_datasets(self) -> dict[str, str]:
-        """Names on the Hub, by dataset, of those that come from there: neither files nor a folder here."""
+        """Names on the Hub of the datasets that are loaded from there, that is, neither from files nor a folder."""
         return {
             name: arguments["path"]
             for name, arguments in self.datasets.items()
@@ -42,22 +42,22 @@ class Recipe:
         }
 
     def check_backbone(self) -> None:
-        """See that the backbone may be there; an evaluation does not need it.
+        """Check that the backbone may exist; an evaluation does not need it.
 
         Raises:
-            ValueError: it is a path that leads to no model.
+            ValueError: it is a path without a model.
         """
         if self.backbone.startswith("package:"):
             return
         local = find_folder(self.backbone, self.path.resolve().parent, "Key 'backbone'")
         if local is not None and not (local / "config.json").is_file():
-            raise ValueError(f"Key 'backbone' names the folder '{local}', which holds no model: it has no config.json.")
+            raise ValueError(f"Key 'backbone' names the folder '{local}', which has no model: there is no config.json.")
 
     def load(self, wanted: Iterable[str] = SPLITS) -> dict[str, dict[str, Any]]:
-        """The datasets, by name, each with its splits; of those with ``streaming`` the training split is a stream.
+        """The datasets by name, each with its splits; with ``streaming``, the training split is a stream.
 
         Args:
-            wanted: splits that are returned.
+            wanted: the splits to return.
 
         Raises:
             ValueError: a file is missing, malformed or empty.
@@ -73,7 +73,7 @@ def read_recipe(path: str | Path) -> Recipe:
     """Read and check a recipe.
 
     Raises:
-        ValueError: the file is missing or no mapping, a key is unknown, or a value is not usable.
+        ValueError: the file is missing or not a mapping, a key is unknown, or a value is invalid.
     """
     path = Path(path)
     if not path.is_file():
@@ -90,19 +90,19 @@ def read_recipe(path: str | Path) -> Recipe:
         model["cache_dir"] = str(local_path(folder, model["cache_dir"]))
     tasks = {
         name: build_task(name, _mapping(values, f"Task '{name}'", "Write it as {type: sequence-classification}."))
-        for name, values in _mapping(recipe["tasks"], "Key 'tasks'", "Name each task, and give its type.").items()
+        for name, values in _mapping(recipe["tasks"], "Key 'tasks'", "Name each task, and set its type.").items()
     }
     datasets = {
         name: check_source(_mapping(values, f"Dataset '{name}'", "Write it as {path: NAME}."), name, folder)
         for name, values in _mapping(
-            recipe.get("datasets"), "Key 'datasets'", "Name each dataset, and give its path."
+            recipe.get("datasets"), "Key 'datasets'", "Name each dataset, and set its path."
         ).items()
     }
     for name, task in tasks.items():
         if task.source not in datasets:
             raise ValueError(
-                f"Task '{name}' reads the dataset '{task.source}', and the recipe has {', '.join(datasets) or 'none'}."
-                + (close_match(task.source, list(datasets)) or " Add it, or name another in `dataset`.")
+                f"Task '{name}' reads the dataset '{task.source}', but the recipe has {', '.join(datasets) or 'none'}."
+                + (close_match(task.source, list(datasets)) or " Add it, or set another in `dataset`.")
             )
     training = _mapping(recipe.get("training"), "Key 'training'", "Write it as training: {output_dir: out}.")
     for key in _PATH_ARGUMENTS:
@@ -112,12 +112,12 @@ def read_recipe(path: str | Path) -> Recipe:
 
 
 def _path_argument(value: Any, key: str, folder: Path) -> Any:
-    """A training argument that may be a path, made absolute where it is one."""
+    """A training argument that may be a path, converted to an absolute path if it is one."""
     if key == "output_dir":
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
         if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"Training argument 'output_dir' should be a path. Found {shown(value)}. Name a folder.")
+            raise ValueError(f"Training argument 'output_dir' should be a path. Found {shown(value)}. Set a folder.")
     if not isinstance(value, str) or value.lower() in ("true", "false") or value.lstrip().startswith("{"):
         return value
     return str(local_path(folder, value))
@@ -140,7 +140,7 @@ def _mapping(value: object, what: str, fix: str) -> dict[str, Any]:
     for key in value:
         if not isinstance(key, str):
             raise ValueError(
-                f"{what} has the key {shown(key)}, which YAML reads as {type(key).__name__}. Keys are words: put it "
+                f"{what} has the key {shown(key)}, which YAML reads as {type(key).__name__}. Keys are strings: put it "
                 f"in quotes."
             )
     return dict(value)
@@ -150,7 +150,7 @@ def _check_keys(values: Mapping[str, Any], known: tuple[str, ...], what: str) ->
     for key in values:
         if key not in known:
             raise ValueError(
-                f"{what} has the unknown key '{key}'; known are {', '.join(known)}."
+                f"{what} has the unknown key '{key}'; known keys are {', '.join(known)}."
                 + close_match(str(key), list(known))
             )
 

@@ -1,4 +1,4 @@
-"""The rows of a file of CSV, TSV, JSON, JSON lines or text, which is recognised by what it holds."""
+"""The rows of a file of CSV, TSV, JSON, JSON lines or text, whose format is detected from its content."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _JSON = (".json", ".jsonl", ".ndjson")
 _LINES = (".jsonl", ".ndjson")
 _TEXT = (".txt", ".text")
 _DELIMITERS = (",", "\t", ";", "|")
-_ALONE = ("text", "sentence")  # headers of a table of one column, which other words may begin a text file as well
-# How JSON begins: an object with a key or without one, or a list of objects, texts, lists, or of nothing.
+_ALONE = ("text", "sentence")  # headers of a table with one column; other words may also begin a text file
+# The beginning of JSON: an object with or without a key, or a list of objects, texts or lists, or an empty list.
 _JSON_START = re.compile(r'\{\s*("|\}?$)|\[\s*(["\[{]|\]?$)')
 
-csv.field_size_limit(2**31 - 1)  # a cell may be a long text
+csv.field_size_limit(2**31 - 1)  # a cell may contain a long text
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class RowFile:
 
     Args:
         path: of the file.
-        kind: ``"text"``, a text a line; ``"lines"``, a JSON value a line; ``"list"``, one JSON list, or one object;
-            ``"table"``, cells below a header.
+        kind: ``"text"``, one text per line; ``"lines"``, one JSON value per line; ``"list"``, one JSON list, or one
+            object; ``"table"``, cells below a header.
         delimiter: between the cells.
     """
 
@@ -41,9 +41,9 @@ class RowFile:
     delimiter: str = ""
 
     def rows(self) -> Iterator[tuple[int, Any]]:
-        """The rows with their numbers: of the line where a row begins, or, in a JSON list, its place from 1.
+        """The rows with their numbers: the line where a row begins, or in a JSON list the position from 1.
 
-        Lines of a text file are rows even if they are empty; elsewhere empty lines are passed over, and numbered.
+        Lines of a text file are rows even if they are empty; in other formats empty lines are skipped, but counted.
 
         Raises:
             ValueError: a row cannot be read.
@@ -58,27 +58,27 @@ class RowFile:
         return enumerate(value if isinstance(value, list) else [value], 1)
 
     def where(self, number: int) -> str:
-        """A row, as a message names it."""
+        """The name of a row in messages."""
         return f"{'row' if self.kind == 'list' else 'line'} {number} of '{self.path}'"
 
     def count(self) -> int:
-        """How many rows there are, about."""
+        """The approximate number of rows."""
         return sum(1 for _ in self.rows()) if self.kind == "list" else count_lines(self.path)
 
 
 def open_rows(path: Path, own: Collection[str], usual: Collection[str]) -> RowFile:
-    """Find out what a file holds: by its first lines, and where they leave it open by its name, in letters of any case.
+    """Detect the format of a file by its first lines, and if they are ambiguous by its name, case-insensitively.
 
-    A table without the ending of one is recognised by its header: names beside each other without spaces around them,
-    one of which is known.
+    A table without the suffix of a table is detected by its header: names without surrounding spaces, at least one of
+    which is known.
 
     Args:
         path: of the file.
-        own: columns that the tasks read, or that are asked for; a header may be one of them alone.
-        usual: other columns that are known, all in small letters.
+        own: columns that the tasks read, or that are requested; a header may consist of one of them.
+        usual: other known columns, in lower case.
 
     Raises:
-        ValueError: there is no such file, it is no text, or its JSON is not valid.
+        ValueError: the file does not exist, is not a text file, or contains invalid JSON.
     """
     if not path.is_file():
         raise ValueError(f"There is no file '{path}'. Check --input.")
@@ -101,11 +101,11 @@ def open_rows(path: Path, own: Collection[str], usual: Collection[str]) -> RowFi
 
 
 def _json_kind(path: Path, ending: str, head: list[str]) -> str | None:
-    """What of JSON a file holds; None if it is a text that begins like JSON."""
+    """The kind of JSON in a file; None if it is a text that begins like JSON."""
     begin = head[0].strip()
     try:
         first = parse_json(begin, "")
-    except ValueError:  # of several lines, or not valid
+    except ValueError:  # JSON over several lines, or not valid
         if ending in (*_TEXT, *TABLES):
             return "list" if _is_json(path) else None
         whole = begin in ("[", "{") or (ending not in _LINES and (begin[0] == "[" or begin[-1] != "}"))
@@ -130,7 +130,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 
 def _delimiter(header: str, usual: str, columns: set[str]) -> str:
-    """What stands between the cells of a header: the usual, unless another makes columns of it that are known."""
+    """The delimiter of a header: the default, unless only another one gives known columns."""
     for delimiter in (usual, *_DELIMITERS):
         if columns.intersection(name.strip().casefold() for name in _cells(header, delimiter)):
             return delimiter
@@ -139,7 +139,7 @@ def _delimiter(header: str, usual: str, columns: set[str]) -> str:
 
 def _is_header(line: str, delimiter: str, own: set[str], usual: Collection[str]) -> bool:
     cells = [name.casefold() for name in _cells(line, delimiter)]
-    names = cells if cells[0] else cells[1:]  # pandas writes its index below no name
+    names = cells if cells[0] else cells[1:]  # pandas writes its index without a name
     if any(not name or name != name.strip() for name in names) or len(set(names)) < len(names):
         return False
     return bool(own.union(_ALONE if len(cells) == 1 else usual).intersection(names))
@@ -154,8 +154,8 @@ def _table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]:
             cells = next(reader, None)
         except csv.Error as problem:
             raise ValueError(
-                f"line {number} of '{path}' is no row of a table ({problem}). Close the quotes that begin a cell, and "
-                "double those inside it."
+                f"line {number} of '{path}' is not a row of a table ({problem}). Close the quotes that begin a cell, "
+                "and double those inside it."
             ) from None
         if cells is None:
             return
@@ -167,8 +167,8 @@ def _table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]:
         elif header is not None and cells:
             if len(cells) > len(header):
                 raise ValueError(
-                    f"line {number} of '{path}' has {len(cells)} cells, and the header has {len(header)}. Put cells "
-                    f"that hold {delimiter!r} in double quotes."
+                    f"line {number} of '{path}' has {len(cells)} cells, but the header has {len(header)}. Put cells "
+                    f"that contain {delimiter!r} in double quotes."
                 )
             yield number, dict(zip(header, cells, strict=False))
 

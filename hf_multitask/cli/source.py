@@ -1,4 +1,4 @@
-"""One dataset of a recipe: its arguments, checked before anything is loaded, and its rows by split."""
+"""A dataset of a recipe: its arguments, which are checked before anything is loaded, and its rows by split."""
 
 from __future__ import annotations
 
@@ -26,64 +26,62 @@ logger = logging.get_logger(__name__)
 SPLITS = ("train", "validation", "test")
 _SYNONYMS = {"dev": "validation", "val": "validation", "valid": "validation"}
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_CHAIN = "::"  # what fsspec takes for a file inside another
-_LONG = 600  # characters of another library's message
+_CHAIN = "::"  # which fsspec reads as a file inside of another
+_LONG = 600  # characters of a message from another library
 _TOO_MANY = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
 
 
 def split_name(name: str) -> str:
-    """The split that a name stands for: ``dev``, ``val`` and ``valid`` are validation."""
+    """The split for a name: ``dev``, ``val`` and ``valid`` are aliases of validation."""
     return _SYNONYMS.get(name, name)
 
 
 def is_format(path: str) -> bool:
-    """Whether a dataset's ``path`` names a builder of ``datasets``, such as csv, and no folder or repository."""
+    """Whether the ``path`` of a dataset is a builder of ``datasets``, such as csv, not a folder or repository."""
     return path in _PACKAGED_DATASETS_MODULES
 
 
 def local_path(folder: Path, name: str) -> Path:
-    """A path of a recipe: relative to its folder, and taken as it is written; ``~`` is the home where it is no name."""
+    """A path of a recipe: relative to its folder, used literally; ``~`` is the home folder unless that file exists."""
     path = folder / name
     return path if os.path.lexists(path) or not name.startswith("~") else Path(os.path.expanduser(name))
 
 
 def find_folder(name: str, folder: Path, what: str) -> Path | None:
-    """The folder that a name stands for, or None where it can only be one of the Hub.
+    """The folder of a name, or None if it can only be a repository of the Hub.
 
     Args:
-        name: as a recipe has it.
+        name: as written in the recipe.
         folder: of the recipe.
-        what: begins the error's sentence.
+        what: the beginning of the error message.
 
     Raises:
-        ValueError: it is a file, or can be neither.
+        ValueError: it is a file, or neither a folder nor a valid repository name.
     """
     local = local_path(folder, name)
     if os.path.isdir(local):
         return local.absolute()
     if os.path.exists(local):
-        raise ValueError(f"{what} names the file '{local}'. Name its folder, or a repository of the Hub.")
+        raise ValueError(f"{what} names the file '{local}'. Use its folder, or a repository of the Hub.")
     if name.startswith(".") or not _HUB_NAME.fullmatch(name):
-        raise ValueError(f"{what} names the folder '{local}', and there is none. Check the path.")
+        raise ValueError(f"{what} names the folder '{local}', which does not exist. Check the path.")
     return None
 
 
 def check_source(values: dict[str, Any], name: str, folder: Path) -> dict[str, Any]:
-    """The arguments of a dataset with absolute paths, its data files as lists by split.
+    """The arguments of a dataset with absolute paths, and its data files as lists by split.
 
     Raises:
-        ValueError: a key is unknown, a value is not usable, or a file is not there.
+        ValueError: a key is unknown, a value is invalid, or a file does not exist.
     """
     path = values.get("path")
     if not isinstance(path, str) or not path.strip():
         raise ValueError(
-            f"Dataset '{name}' has no 'path'. Name a file format such as json, a folder, or a Hub dataset."
+            f"Dataset '{name}' has no 'path'. Set a file format such as json, a folder, or a Hub dataset."
             + (f" Found {shown(path)}." if path is not None else "")
         )
     if "split" in values:
-        raise ValueError(
-            f"Dataset '{name}' names a 'split'. Leave it out: train, validation and test are read as they are."
-        )
+        raise ValueError(f"Dataset '{name}' has a 'split'. Remove it: train, validation and test are read as they are.")
     hints = hints_of(datasets.load_dataset)
     known = [key for key in parameters_of(datasets.load_dataset) if key != "features"]
     if is_format(path):
@@ -93,7 +91,7 @@ def check_source(values: dict[str, Any], name: str, folder: Path) -> dict[str, A
     for key in values:
         if key not in known:
             raise ValueError(
-                f"Dataset '{name}' has the unknown key '{key}'; known are {', '.join(known)}."
+                f"Dataset '{name}' has the unknown key '{key}'; known keys are {', '.join(known)}."
                 + close_match(str(key), known)
             )
     try:
@@ -125,15 +123,17 @@ def _config_class(path: str) -> Any:
 
 
 def _with_folders(values: dict[str, Any], path: str, name: str, folder: Path) -> dict[str, Any]:
-    """The arguments with the folders that they name made absolute."""
+    """The arguments with absolute folders."""
     resolved = dict(values)
     if "cache_dir" in values and values["cache_dir"] is not None:
         resolved["cache_dir"] = str(local_path(folder, str(values["cache_dir"])))
-        if _CHAIN in resolved["cache_dir"]:  # datasets would take another folder, and empty it
-            raise ValueError(f"Dataset '{name}': `cache_dir` cannot hold '{_CHAIN}'. Found {resolved['cache_dir']!r}.")
+        if _CHAIN in resolved["cache_dir"]:  # datasets would use another folder, and delete its content
+            raise ValueError(
+                f"Dataset '{name}': `cache_dir` cannot contain '{_CHAIN}'. Found {resolved['cache_dir']!r}."
+            )
     if is_format(path):
         if not values.get("data_files") and not values.get("data_dir"):
-            raise ValueError(f"Dataset '{name}' has no 'data_files'. Name a file for train, validation and test.")
+            raise ValueError(f"Dataset '{name}' has no 'data_files'. Set a file for train, validation and test.")
         if values.get("data_dir"):
             data_dir = local_path(folder, values["data_dir"])
             if not os.path.isdir(data_dir):
@@ -153,10 +153,10 @@ def _with_folders(values: dict[str, Any], path: str, name: str, folder: Path) ->
 
 
 def _by_split(files: Mapping[Any, Any], name: str) -> dict[str, Any]:
-    """Data files by the splits that their names stand for.
+    """Data files by split.
 
     Raises:
-        ValueError: a name is unknown, or two stand for one split.
+        ValueError: a name is unknown, or two names mean the same split.
     """
     found: dict[str, str] = {}
     for key in files:
@@ -173,22 +173,22 @@ def _by_split(files: Mapping[Any, Any], name: str) -> dict[str, Any]:
 def _check_one(found: dict[str, str], split: str, key: str, name: str) -> None:
     if split in found:
         raise ValueError(
-            f"Dataset '{name}' has the splits '{found[split]}' and '{key}', and both stand for {split}. Name the "
-            f"files of one of them in data_files."
+            f"Dataset '{name}' has the splits '{found[split]}' and '{key}', and both mean {split}. Set the files of "
+            f"one of them in data_files."
         )
     found[split] = key
 
 
 def _files(given: Any, where: str, folder: Path | None) -> list[str]:
-    """The files that a name or a list of names stands for, a pattern only where no file has its name.
+    """The files for a name or a list of names; a name is a pattern only if no such file exists.
 
     Args:
         given: name or names.
-        where: of the dataset, for messages.
-        folder: that names are relative to; None for files of a Hub repository, which are not looked up here.
+        where: the dataset, for messages.
+        folder: to which names are relative; None for files of a Hub repository, which are not checked here.
 
     Raises:
-        ValueError: there is no such file.
+        ValueError: the file does not exist.
     """
     found = []
     for one in given if isinstance(given, list) else [given]:
@@ -206,15 +206,15 @@ def _files(given: Any, where: str, folder: Path | None) -> list[str]:
         if not matches:
             raise ValueError(f"{where}: there is no file '{path}'. Check data_files; paths are relative to the recipe.")
         if not os.path.isfile(matches[0]):
-            raise ValueError(f"{where}: '{path}' is a folder or no regular file. Name files in data_files.")
+            raise ValueError(f"{where}: '{path}' is a folder or not a regular file. Set files in data_files.")
         found += matches
     if not found:
-        raise ValueError(f"{where}: data_files name no file for a split. Name one, or leave the split out.")
+        raise ValueError(f"{where}: data_files has no file for a split. Add one, or remove the split.")
     return found
 
 
 def _with_labels_kept(values: dict[str, Any]) -> dict[str, Any]:
-    """Arguments by which only an empty cell is a missing value, and None, NA and null are words; those given stay."""
+    """Arguments with which only an empty cell is a missing value, and None, NA and null are strings."""
     resolved = dict(values)
     files = [file for split in (values.get("data_files") or {}).values() for file in split]
     if values.get("keep_default_na") is None:
@@ -231,19 +231,19 @@ def _with_labels_kept(values: dict[str, Any]) -> dict[str, Any]:
 def load_source(
     name: str, arguments: dict[str, Any], most: int | None, wanted: Iterable[str] = SPLITS
 ) -> dict[str, Any]:
-    """The splits of a dataset; with ``streaming`` the training split is a stream.
+    """The splits of a dataset; with ``streaming``, the training split is a stream.
 
     Args:
         name: of the dataset, for messages.
         arguments: as checked.
-        most: rows that are kept of a stream that is not for training; all where None.
-        wanted: the splits that are returned. Others are left out, with a message.
+        most: maximum number of rows of a stream that is not for training; all if None.
+        wanted: the splits to return. Others are ignored, with a message.
 
     Raises:
-        ValueError: a file is malformed or empty, or two splits stand for validation.
+        ValueError: a file is malformed or empty, or two splits mean validation.
     """
     files = [file for split in (arguments.get("data_files") or {}).values() for file in split if "://" not in file]
-    files = [file for file in files if os.path.isabs(file)]  # the others are a Hub repository's
+    files = [file for file in files if os.path.isabs(file)]  # the others are in a Hub repository
     for file in files:
         if not os.path.getsize(file):
             raise ValueError(f"Dataset '{name}': the file '{file}' is empty. Add rows.")
@@ -254,7 +254,7 @@ def load_source(
         loaded = _loaded(arguments)
         if isinstance(next(iter(loaded.values())), datasets.IterableDataset):
             loaded = {split: rows if split == "train" else _first(rows, most) for split, rows in loaded.items()}
-    except Exception as problem:  # of datasets, which raises whatever Arrow, pandas and the file system raise
+    except Exception as problem:  # datasets raises whatever Arrow, pandas and the file system raise
         for file in files:
             if arguments["path"] == "json" and "field" not in arguments:
                 _check_lines(name, file)
@@ -276,16 +276,16 @@ def _kept(name: str, loaded: Mapping[str, Any], wanted: Iterable[str]) -> dict[s
     for split in loaded:
         _check_one(found, split_name(split), split, name)
     if extra := [own for split, own in found.items() if split not in wanted and split not in SPLITS]:
-        logger.warning(f"Dataset '{name}' has the splits {', '.join(extra)} as well, which are not read.")
+        logger.warning(f"Dataset '{name}' also has the splits {', '.join(extra)}, which are not read.")
     return {split: loaded[own] for split, own in found.items() if split in wanted}
 
 
 def _loaded(arguments: dict[str, Any]) -> Any:
-    """What ``load_dataset`` makes of the arguments, whose names of files and folders are no patterns."""
+    """The result of ``load_dataset``, with names of files and folders used literally, not as patterns."""
     values, path = dict(arguments), arguments["path"]
     folder = os.path.join("" if is_format(path) else path, values.get("data_dir") or "")
     files: Any = values.get("data_files")
-    if not files and os.path.isabs(folder) and any(mark in folder for mark in "*?[$"):  # nothing would be found there
+    if not files and os.path.isabs(folder) and any(mark in folder for mark in "*?[$"):  # no file would be found there
         values["data_dir"] = None
         folder = glob.escape(folder)
         files = DataFilesDict.from_patterns(get_data_patterns(folder), base_path=folder)
@@ -293,7 +293,7 @@ def _loaded(arguments: dict[str, Any]) -> Any:
         values["data_files"] = {str(split): list(map(_literal, names)) for split, names in files.items()}
     if path != "json" or not values.get("data_files"):
         return datasets.load_dataset(**values)
-    # Split by split: together, the first split's kinds would turn lists and numbers of the others to strings.
+    # Each split is loaded alone: together, the types of the first would turn lists and numbers of others into strings.
     splits = values["data_files"]
     group = datasets.IterableDatasetDict if values.get("streaming") else datasets.DatasetDict
     return group(
@@ -302,10 +302,10 @@ def _loaded(arguments: dict[str, Any]) -> Any:
 
 
 def _literal(file: str) -> str:
-    """A pattern that finds one file.
+    """A pattern that matches one file.
 
-    ``datasets`` reads ``$HOME`` in a name as a variable and ``::`` as the border of an archive: such a file is linked
-    under another name. Its link changes with the file, because ``datasets`` finds its cached rows by that name.
+    ``datasets`` reads ``$HOME`` in a name as a variable and ``::`` as the path inside of an archive: such a file is
+    linked under another name. The link changes with the file, because ``datasets`` finds cached rows by this name.
     """
     if "://" in file or not os.path.isabs(file):
         return file
@@ -321,12 +321,12 @@ def _literal(file: str) -> str:
 
 
 def _first(stream: datasets.IterableDataset, most: int | None) -> datasets.Dataset:
-    """The first rows of a stream, all where None."""
+    """The first rows of a stream; all if None."""
     return datasets.Dataset.from_list(list(stream if most is None else stream.take(most)), features=stream.features)
 
 
 def _check_lines(name: str, file: str) -> None:
-    """Name the first line of a JSONL file that cannot be read; a file that is one JSON list is left to datasets."""
+    """Report the first line of a JSONL file that cannot be read; a file with one JSON list is left to datasets."""
     if Path(file).suffix not in (".jsonl", ".ndjson"):
         return
     try:
@@ -337,15 +337,15 @@ def _check_lines(name: str, file: str) -> None:
 
 
 def _check_cells(name: str, file: str, arguments: Mapping[str, Any], rows: int | None = 1) -> None:
-    """See that the rows of a CSV file have no more cells than its header.
+    """Check that the rows of a CSV file have no more cells than its header.
 
-    Where the first row has more, pandas would take its first cells for the numbers of the rows, and shift the others.
+    If the first row has more, pandas would use its first cells as the index, and shift the others.
 
     Args:
         name: of the dataset, for messages.
         file: path.
         arguments: of the dataset.
-        rows: that are read at least; all where None.
+        rows: minimum number of rows to read; all if None.
 
     Raises:
         ValueError: a row has more cells, or the file cannot be read.
@@ -357,13 +357,13 @@ def _check_cells(name: str, file: str, arguments: Mapping[str, Any], rows: int |
     try:
         index = pd.read_csv(file, **options).index
         if options["index_col"] is None and not isinstance(index, pd.RangeIndex):
-            pd.read_csv(file, **options | {"header": None, "names": None, "nrows": 2})  # which names the line
+            pd.read_csv(file, **options | {"header": None, "names": None, "nrows": 2})  # whose error contains the line
             raise ValueError("its first row has more cells than its header, or than there are column_names")
-    except Exception as problem:  # of pandas, which raises whatever its options lead to
+    except Exception as problem:  # pandas raises different errors depending on its options
         said = " ".join(str(problem).split())
         if found := _TOO_MANY.search(said):
-            said = f"line {found[2]} has {found[3]} cells, and the header has {found[1]}"
+            said = f"line {found[2]} has {found[3]} cells, but the header has {found[1]}"
         raise ValueError(
-            f"Dataset '{name}': the file '{file}' is no usable table: {said or type(problem).__name__}. Quote the "
-            "cells that hold the delimiter, or set delimiter, quotechar or encoding of the dataset."
+            f"Dataset '{name}': the file '{file}' is not a usable table: {said or type(problem).__name__}. Quote the "
+            "cells that contain the delimiter, or set delimiter, quotechar or encoding of the dataset."
         ) from None

@@ -1,4 +1,4 @@
-"""``hf-multitask train RECIPE``: train, evaluate, save, and show what came out."""
+"""``hf-multitask train RECIPE``: train, evaluate, save, and print the results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .recipe import Recipe, read_recipe
 def add_parser(commands: Any) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
-        "train", help="train the recipe's tasks", description=(__doc__ or "").replace("``", "")
+        "train", help="train the tasks of a recipe", description=(__doc__ or "").replace("``", "")
     )
     parser.add_argument("recipe", help="a YAML file; any training argument may follow, as in --learning_rate 5e-5")
 
@@ -35,12 +35,12 @@ def add_parser(commands: Any) -> None:
 def prepare(
     namespace: argparse.Namespace, words: Sequence[str]
 ) -> tuple[MultiTaskTrainer, Any, dict[str, dict[str, Any]]]:
-    """Everything up to the first step: all that can be wrong with a recipe is wrong here."""
+    """Prepare everything up to the first step: all errors in a recipe are raised here."""
     recipe = read_recipe(namespace.recipe)
     overrides = parse_overrides(words)
     args, resume = build_arguments(recipe.training, overrides)
-    if {**recipe.training, **overrides}.get("do_train") is False:  # the arguments' own default is False as well
-        raise ValueError("Parameter `do_train` is False, and this command trains. Leave it out, or use evaluate.")
+    if {**recipe.training, **overrides}.get("do_train") is False:  # the default of the arguments is False as well
+        raise ValueError("Parameter `do_train` is False, but this command trains. Remove it, or use evaluate.")
     data, tasks = read_data(recipe, args)
     tokenizer = load_tokenizer(recipe)
     set_seed(args.seed)
@@ -54,18 +54,18 @@ def prepare(
     )
     trainer.hub_datasets = recipe.hub_datasets
     if test := splits(data, "test"):
-        trainer.evaluation_rows(test, "test")  # so that what is wrong with its rows is said now; cached for the end
+        trainer.evaluation_rows(test, "test")  # so that errors in its rows are raised now; the result is cached
     checkpoint = _checkpoint(resume, trainer)
     if checkpoint is not None:
-        trainer.read_progress(checkpoint)  # what keeps the run from going on is said now
+        trainer.read_progress(checkpoint)  # so that errors that prevent a resume are raised now
     return trainer, checkpoint, data
 
 
 def read_data(recipe: Recipe, args: MultiTaskTrainingArguments) -> tuple[dict[str, dict[str, Any]], dict[str, Task]]:
-    """The datasets of a recipe by name and split, and its tasks, whose labels are known then.
+    """The datasets of a recipe by name and split, and its tasks with resolved labels.
 
     Raises:
-        ValueError: a task has no data where it needs some, or a row is not usable.
+        ValueError: a task has no data for a required split, or a row is invalid.
     """
     data = recipe.load()
     whole = without_streams(recipe.tasks, splits(data, "train"))
@@ -86,12 +86,12 @@ def read_data(recipe: Recipe, args: MultiTaskTrainingArguments) -> tuple[dict[st
 
 
 def splits(data: Mapping[str, Mapping[str, Any]], split: str) -> dict[str, Any]:
-    """The datasets that have a split of that name, by name."""
+    """The datasets with a split of this name, by name."""
     return {name: splits[split] for name, splits in data.items() if split in splits}
 
 
 def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
-    """The backbone's tokenizer."""
+    """The tokenizer of the backbone."""
     hub = {
         key: recipe.model[key] for key in ("revision", "token", "cache_dir", "trust_remote_code") if key in recipe.model
     }
@@ -111,12 +111,12 @@ def _checkpoint(resume: Any, trainer: MultiTaskTrainer) -> str | None:
     if resume is not True:
         if resume is not None and not Path(resume).is_dir():
             raise ValueError(
-                f"There is no checkpoint '{resume}'. Give a checkpoint's folder, or true for the last one."
+                f"There is no checkpoint '{resume}'. Set the folder of a checkpoint, or true for the last one."
             )
         return resume
     output, tell = str(trainer.args.output_dir), print if trainer.is_world_process_zero() else lambda _: None
     last = last_whole_checkpoint(output, tell)
-    tell(f"Resuming from {last}." if last else f"No checkpoint in {output}: starting afresh.")
+    tell(f"Resuming from {last}." if last else f"No checkpoint in {output}: training starts from the beginning.")
     return last
 
 
@@ -132,7 +132,7 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
         begun = getattr(namespace, "prepared", False)
         if begun and trainer.is_world_process_zero() and last_whole_checkpoint(output):
             print(
-                f"\nTraining stopped early. Go on from the last checkpoint in {output}: --resume_from_checkpoint true"
+                f"\nTraining stopped early. Resume from the last checkpoint in {output}: --resume_from_checkpoint true"
             )
         raise
     trainer.save_state()
@@ -157,7 +157,7 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
 
 
 class _Begun(TrainerCallback):
-    """Notes when the first step begins: what fails before it, as an optimizer that is not installed, is a mistake."""
+    """Records that training has started: earlier errors, such as a missing optimizer, are mistakes of the user."""
 
     def __init__(self, namespace: argparse.Namespace) -> None:
         self.namespace = namespace
@@ -167,7 +167,7 @@ class _Begun(TrainerCallback):
 
 
 def show_metrics(measured: Mapping[str, Mapping[str, float]], tasks: Sequence[str]) -> None:
-    """Print metrics as a table, a line per task and metric and a column per split; of many tasks the worst and best."""
+    """Print a table with a line per task and metric and a column per split; of many tasks, the worst and the best."""
     first = next(iter(measured.values()), {})
     if len(tasks) > MANY:
         _, order = ranked(by_task(first, tasks)[0])
@@ -195,7 +195,7 @@ def show_metrics(measured: Mapping[str, Mapping[str, float]], tasks: Sequence[st
 
 
 def _show_example(trainer: MultiTaskTrainer, data: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print what the model says about a row of the data: the first of a task that tags words, if there is one."""
+    """Print the answers for a row of the data: the first one of a token classification task, if there is one."""
     tokenizer: Any = trainer.processing_class
     pipeline = MultiTaskPipeline(model=trainer.model.eval(), tokenizer=tokenizer)
     tasks = [task for task in trainer.model.config.tasks if reader_of(task).answers_rows]
@@ -221,10 +221,10 @@ def _readable(answer: Any) -> str:
         shown = ", ".join(map(_readable, answer[:12]))
         return (shown + (", ..." if len(answer) > 12 else "")) or "nothing"
     if isinstance(answer, dict) and "embedding" in answer:
-        return f"an embedding of {len(answer['embedding'])} numbers"
+        return f"an embedding with {len(answer['embedding'])} numbers"
     if isinstance(answer, dict) and "generated_text" in answer:
         return _short(answer["generated_text"])
-    if not isinstance(answer, dict) or "score" not in answer:  # of a type of the user's own
+    if not isinstance(answer, dict) or "score" not in answer:  # a task type of the user
         return str(answer)
     for key in ("answer", "choice"):
         if key in answer:

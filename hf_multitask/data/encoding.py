@@ -1,4 +1,4 @@
-"""From raw rows to features: tokens once per row, and the labels of every task that reads it."""
+"""From raw rows to features: the tokens of each row, and the labels of every task that reads it."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ CUT = "cut"
 
 @dataclass
 class Encoded:
-    """A dataset of features: model inputs, one column ``labels:<task>`` per task, and whether the row was cut.
+    """A dataset of features: model inputs, a column ``labels:<task>`` per task, and whether the row was truncated.
 
     Args:
         name: name of the dataset.
         rows: the features.
-        unseen: by task, labels that its ``label_names`` lack, numbered after them.
+        unseen: by task, labels that are not in its ``label_names``, numbered after them.
         reader: made the inputs, and says which of them has the length of a row.
         limit: on that length; None without one.
     """
@@ -43,7 +43,7 @@ class Encoded:
 
     @property
     def tasks(self) -> list[str]:
-        """Names of the tasks whose labels it holds."""
+        """Names of the tasks whose labels it contains."""
         return list(self.unseen)
 
     def lengths(self) -> list[int]:
@@ -65,19 +65,19 @@ class Encoded:
         return pc.max(ids).as_py() or 0
 
     def total(self, kind: str, task: str) -> int:
-        """The sum of one of a task's further columns, see :meth:`Task.more_columns`; 0 where it has none."""
+        """The sum of an additional column of a task, see :meth:`Task.more_columns`; 0 if there is none."""
         import pyarrow.compute as pc
 
         name = f"{kind}:{task}"
         return pc.sum(self.column(name)).as_py() or 0 if name in self.rows.column_names else 0
 
     def references(self, task: str) -> Any:
-        """What answers to the rows with a label of a task are compared with."""
+        """The references for the answers to the rows with a label of a task."""
         rows = self.labelled(task)
         return rows[f"gold:{task}" if f"gold:{task}" in rows.column_names else label_column(task)]
 
     def labelled(self, task: str) -> Dataset:
-        """The rows that carry a label of one task."""
+        """The rows with a label of one task."""
         import numpy as np
         import pyarrow.compute as pc
 
@@ -85,17 +85,17 @@ class Encoded:
         return self.rows if valid.all() else self.rows.select(np.flatnonzero(valid))
 
     def labelled_rows(self, task: str) -> int:
-        """How many rows carry a label of one task."""
+        """The number of rows with a label of one task."""
         return len(self.rows) - self.column(label_column(task)).null_count
 
     def column(self, name: str) -> Any:
-        """A column as Arrow has it."""
-        if self.rows._indices is None:  # as encoded: the way through a format takes milliseconds, whatever the size
+        """A column as an Arrow array."""
+        if self.rows._indices is None:  # as encoded: conversion by a format takes milliseconds, whatever the size
             return self.rows.data.column(name)
         return self.rows.select_columns([name]).with_format("arrow")[:][name]
 
     def digest(self) -> str:
-        """A hash of inputs and labels, whatever files they came from."""
+        """A hash of inputs and labels, independent of the files that they come from."""
         import pyarrow as pa
 
         digest = hashlib.blake2b(digest_size=16)
@@ -109,7 +109,7 @@ class Encoded:
         return digest.hexdigest()
 
     def cut_rows(self) -> int:
-        """How many rows were longer than the limit."""
+        """The number of rows that were longer than the limit."""
         return sum(self.rows[CUT])
 
 
@@ -124,15 +124,15 @@ def _depth(kind: Any) -> int:
 
 
 def label_column(task: str) -> str:
-    """The feature column of a task's labels."""
+    """The feature column with the labels of a task."""
     return f"labels:{task}"
 
 
 def group_tasks(tasks: Mapping[str, Task]) -> dict[str, list[Task]]:
-    """Tasks by what they are fed: those that read the same texts of one dataset share a row and a backbone pass.
+    """Tasks grouped by their inputs: tasks that read the same texts of a dataset share rows and the backbone pass.
 
-    Tasks that cut long texts read the first window of those that read all of it, which comes first in a group.
-    A group is named after its dataset, or after its task where one dataset makes several groups.
+    Tasks that truncate long texts read the first window of tasks that read whole texts, which come first in a group.
+    A group has the name of its dataset, or of its first task if a dataset has several groups.
     """
     groups: dict[tuple[tuple[Any, ...], Any], list[Task]] = {}
     for task in tasks.values():
@@ -160,7 +160,7 @@ def encode_dataset(
     training: bool,
     vocabulary: str | None = None,
 ) -> Encoded:
-    """Tokenise a dataset and align its labels; cached by ``datasets`` under everything the result depends on.
+    """Tokenize a dataset and align its labels; ``datasets`` caches the result by everything that it depends on.
 
     Args:
         name: name of the group of tasks.
@@ -173,7 +173,7 @@ def encode_dataset(
         vocabulary: what :func:`digest_of` says of the processor, which takes its time; read anew where None.
 
     Raises:
-        ValueError: a row or a label is not usable; the sentence names the task, the row and the column.
+        ValueError: a row or a label is invalid; the message names the task, the row and the column.
     """
     if len(dataset) == 0:
         raise tasks[0].error(f"the {split} data of dataset '{tasks[0].source}' are empty. Add rows.")
@@ -195,7 +195,7 @@ def encode_dataset(
             with_indices=True,
             remove_columns=encoder.columns,
             new_fingerprint=_fingerprint(dataset, tasks, encoder.encoder, unseen, vocabulary, training),
-            desc=f"Tokenising {name} ({split})",
+            desc=f"Tokenizing {name} ({split})",
         )
     )
     return Encoded(name, rows, unseen, tasks[0].reader, encoder.encoder.limit)
@@ -209,23 +209,23 @@ def encode_stream(
     tokenizer: Any,
     config: PreTrainedConfig,
 ) -> Stream:
-    """A training stream whose rows are tokenised when they are asked for.
+    """A training stream whose rows are tokenized when they are requested.
 
     Args:
         name: name of the group of tasks.
         dataset: raw rows.
         tasks: the tasks of the group; their labels are resolved.
-        tokenizer: a fast one where a task tags words.
-        config: the backbone's configuration.
+        tokenizer: a fast one if a task classifies tokens.
+        config: the configuration of the backbone.
 
     Raises:
-        ValueError: a task makes more or fewer rows of those of the stream.
+        ValueError: a task changes the number of rows.
     """
     for task in tasks:
         if not task.keeps_rows:
             raise task.error(
-                f"{task.type} makes other rows of those of its data, blocks or groups, which a stream cannot be read "
-                "by. Give an ordinary dataset."
+                f"{task.type} combines the rows of its data into blocks or groups, which is not possible for a stream. "
+                "Use an ordinary dataset."
             )
     names = [str(task.name) for task in tasks]
     encoder = RowEncoder(tasks, tokenizer, config, "train", first_rows(dataset), {task: [] for task in names})
@@ -233,16 +233,16 @@ def encode_stream(
 
 
 class RowEncoder:
-    """Columns of raw rows to columns of features.
+    """Converts columns of raw rows to columns of features.
 
     Args:
         tasks: the tasks of a group.
-        tokenizer: a fast one where a task tags words.
-        config: the backbone's configuration.
+        tokenizer: a fast one if a task classifies tokens.
+        config: the configuration of the backbone.
         split: name of the split, for messages.
-        sample: rows that tell what the columns hold.
+        sample: rows that show the types of the columns.
         unseen: by task, labels that are numbered after its ``label_names``.
-        training: whether the rows are trained on, not measured.
+        training: whether the rows are for training, not for evaluation.
     """
 
     def __init__(
@@ -266,7 +266,7 @@ class RowEncoder:
         self.offsets = fast and any(task.aligns_words for task in tasks)
 
     def __call__(self, rows: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        """Features of some rows, whose numbers serve messages."""
+        """Features of some rows, whose indices are used in messages."""
         lead, split = self.lead, self.split
         numbers = {column: _named(rows[column], range(len(names))) for column, names in self.classes.items()}
         rows = rows | {column: _named(rows[column], names) for column, names in self.classes.items()}
@@ -328,9 +328,9 @@ def _fingerprint(
     vocabulary: str | None,
     training: bool,
 ) -> str:
-    """A hash of all that the features depend on.
+    """A hash of everything that the features depend on.
 
-    The default one, over the function's own bytes, would change whenever the tokenizer's padding state does.
+    The default hash of the pickled function would change with the padding state of the tokenizer.
     """
     vocabulary = vocabulary or digest_of(encoder.processor)
     parts = [dataset._fingerprint, __version__, vocabulary, encoder.names, encoder.limit]

@@ -1,4 +1,4 @@
-"""One micro-batch as several forwards of rows of similar length, where that saves more padding than it costs."""
+"""A micro-batch as several forward passes with rows of similar length, if that saves more padding than it costs."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ MOST_FORWARDS = 4
 
 
 def split_by_length(lengths: Sequence[int], overhead: int) -> list[list[int]]:
-    """Rows grouped so that ``sum over groups of (rows x longest row + overhead)`` is least.
+    """Group rows so that ``sum over groups of (rows x longest row + overhead)`` is minimal.
 
-    Found by dynamic programming over the rows in order of length.
+    The groups are found by dynamic programming over the rows in order of length.
 
     Args:
-        lengths: tokens of each row.
-        overhead: what a further forward costs, in tokens.
+        lengths: number of tokens of each row.
+        overhead: cost of an additional forward pass, in tokens.
 
     Returns:
-        Groups of row numbers, at most four, the shortest rows first; rows keep their order inside a group.
+        At most four groups of row indices, the shortest rows first; rows keep their order inside a group.
     """
     order = np.argsort(lengths, kind="stable")
     sorted_B = np.asarray(lengths)[order]
     rows = len(order)
     ends_B = np.arange(1, rows + 1)
-    # cost_B[i]: of the i + 1 shortest rows in so many groups; starts[g][i]: where the last of these groups begins.
+    # cost_B[i]: cost of the i + 1 shortest rows in g groups; starts[g][i]: the begin of the last of these groups.
     cost_B = ends_B * sorted_B + overhead
     starts = [np.zeros(rows, dtype=np.int64)]
     costs = [cost_B]

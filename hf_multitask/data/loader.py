@@ -1,4 +1,4 @@
-"""The loader of a training run: micro-batches of the step sampler, each in one or more forwards."""
+"""The data loader of a training run: micro-batches of the step sampler, each in one or more forward passes."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from .forwards import split_by_length
 from .mixture import Feature, Mixture, MixtureCollator
 from .sampler import StepSampler
 
-# What one more forward costs, in tokens. On a CPU that is mostly the backward's adding to gradients that are there: of
-# MiniLM's 23 million parameters, as long as 53 to 60 tokens take. An accelerator is hardly busy with so few.
+# Cost of an additional forward pass, in tokens. On a CPU it is mostly the accumulation of gradients in the backward
+# pass: for the 23 million parameters of MiniLM, as long as 53 to 60 tokens. So few tokens do not fill an accelerator.
 OVERHEAD_CPU, OVERHEAD_ACCELERATOR = 64, 2048
 _NEVER = 2**40
 
 
 class StepCollator:
-    """A micro-batch as one or more batches of rows of similar length, ``forwards``, with ``rows`` by dataset.
+    """Collates a micro-batch into one or more batches of rows of similar length.
 
-    Rows of different modalities never share one.
+    Rows of different modalities never share a batch.
 
-    ``row_numbers`` has, for each of the forwards, the rows of its tasks, as their datasets number them; ``anchors``
-    says by stream from where on rows can be read that come after this micro-batch.
+    In the result, ``forwards`` are the batches and ``rows`` counts the rows by dataset. ``row_numbers`` holds, for each
+    forward pass, the row indices of its tasks in their datasets; ``anchors`` holds, by stream, the position from which
+    the rows after this micro-batch can be read.
 
     Args:
-        collator: makes a batch of features.
+        collator: creates a batch from features.
         overhead: see :func:`split_by_length`.
     """
 
@@ -37,7 +38,7 @@ class StepCollator:
         self.overhead = overhead
 
     def __call__(self, features: Sequence[Feature]) -> dict[str, Any]:
-        """Features to ``{"forwards": [batch, ...], "row_numbers": [{task: numbers}, ...], "rows": {dataset: rows},
+        """Return ``{"forwards": [batch, ...], "row_numbers": [{task: numbers}, ...], "rows": {dataset: rows},
         "anchors": {stream: anchor}}``.
         """
         groups = [
@@ -69,18 +70,18 @@ class StepCollator:
 
 
 class StepLoader(DataLoader):
-    """Loads what the step sampler draws. The sampler shards by itself, so accelerate is not asked to.
+    """Loads the rows that the step sampler draws. The sampler shards the data, so accelerate does not have to.
 
-    Seeds for workers come from a generator of its own: workers that persist are seeded once in a run, and once more
-    where it goes on from a checkpoint, which must not move the random state of the training.
+    Seeds for workers come from a separate generator: persistent workers are seeded once per run, and again after a
+    resume, which must not change the random state of the training.
 
     Args:
         mixture: the rows.
-        sampler: which of them, in micro-batches of this rank.
-        collator: makes a batch of features.
-        device: type of the device that runs the forwards.
-        in_parts: whether a micro-batch may run as several forwards, on one rank more than on another.
-        kwargs: of ``torch.utils.data.DataLoader``.
+        sampler: draws the rows of the micro-batches of this rank.
+        collator: creates a batch from features.
+        device: type of the device of the model.
+        in_parts: whether a micro-batch may run as several forward passes, whose number may differ between ranks.
+        kwargs: arguments of ``torch.utils.data.DataLoader``.
     """
 
     def __init__(
@@ -106,5 +107,5 @@ class StepLoader(DataLoader):
             stream.keep = sampler.rows_per_step
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that iteration yields."""
+        """Set the epoch of the next iteration."""
         self.step_sampler.set_epoch(epoch)

@@ -1,4 +1,4 @@
-"""Several encoded datasets as one, and the batches made of its rows."""
+"""Several encoded datasets as one, and the batches of its rows."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Feature = dict[str, Any]
 
 
 class Mixture(Dataset[Feature]):
-    """The rows of all datasets under one numbering, see :func:`offsets`.
+    """The rows of all datasets with a common numbering, see :func:`offsets`.
 
-    A feature holds ``inputs``, for the model, ``labels`` by task, a task without label for the row being left out, and
-    the name of its ``dataset``, or None where the row only fills a batch, its ``row`` in it, and its ``draw``: step and
-    number; that of a stream also its ``anchor``, see :meth:`Stream.fetch`.
+    A feature contains ``inputs`` for the model; ``labels`` by task, without tasks that have no label for the row; the
+    name of its ``dataset``, or None if the row only fills a batch; its ``row`` in the dataset; and its ``draw``, the
+    step and the row number. A feature of a stream also contains its ``anchor``, see :meth:`Stream.fetch`.
     """
 
     def __init__(self, datasets: Sequence[Encoded | Stream]) -> None:
@@ -43,12 +43,12 @@ class Mixture(Dataset[Feature]):
 
     @property
     def streams(self) -> dict[str, Stream]:
-        """Those of the datasets that are streams."""
+        """The datasets that are streams."""
         return {dataset.name: dataset for dataset in self.datasets if isinstance(dataset, Stream)}
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Rows of each dataset, by name; 0 of a stream that does not say."""
+        """Number of rows of each dataset, by name; 0 for a stream of unknown size."""
         return {
             dataset.name: dataset.size if isinstance(dataset, Stream) else len(dataset.rows)
             for dataset in self.datasets
@@ -61,19 +61,19 @@ class Mixture(Dataset[Feature]):
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """A hash of the features of each dataset; streams are left out."""
+        """A hash of the features of each dataset, without streams."""
         return {dataset.name: dataset.digest() for dataset in self.datasets if isinstance(dataset, Encoded)}
 
     def __len__(self) -> int:
-        """Rows of all datasets together, as far as they say."""
+        """Number of rows of all datasets, as far as it is known."""
         return sum(self.sizes.values())
 
     def __getitem__(self, row: int) -> Feature:
-        """One row; ``~row`` is the same row without its labels, which fills a batch and counts for nothing."""
+        """One row; ``~row`` is the same row without its labels, which only fills a batch."""
         return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> list[Feature]:
-        """Rows of a micro-batch, those of a dataset fetched at once; what torch's loader calls."""
+        """Rows of a micro-batch, fetched together for each dataset; called by the loader of torch."""
         numbers = np.array([row if row >= 0 else ~row for row in rows])
         owners = self._order[np.searchsorted(self._offsets[self._order], numbers, side="right") - 1]
         features: list[Feature] = [{}] * len(rows)
@@ -95,7 +95,7 @@ class Mixture(Dataset[Feature]):
 
 
 def feature(values: Mapping[str, Any], tasks: Sequence[str]) -> Feature:
-    """A row of an encoded dataset as model inputs and labels of some tasks."""
+    """The model inputs and the labels of some tasks for a row of an encoded dataset."""
     return {
         "inputs": {key: value for key, value in values.items() if isinstance(value, list) and ":" not in key},
         "labels": {task: values[label_column(task)] for task in tasks if values[label_column(task)] is not None},
@@ -103,7 +103,7 @@ def feature(values: Mapping[str, Any], tasks: Sequence[str]) -> Feature:
 
 
 class MixtureCollator:
-    """Features to a batch: padded model inputs, and by task the rows that are its own and their labels.
+    """Collates features into a batch: padded model inputs, and by task its rows and their labels.
 
     Args:
         tokenizer: or whatever else the tasks' readers find their processors in, to pad the inputs.
@@ -170,7 +170,7 @@ class MixtureCollator:
         return max(len(row[reader.input_names[0]]) for row in _texts(inputs, reader))
 
     def _masked(self, feature: Feature) -> Feature:
-        """A row with what its task changes in it at random, the same for a seed, a step and a row."""
+        """A row with the random changes of its task, which depend on seed, step and row only."""
         for name in feature["labels"]:
             if self.tasks[name].masks:
                 generator = np.random.default_rng([self.seed, 6, *feature.get("draw", (0, 0))])
@@ -198,7 +198,7 @@ def _texts(inputs: Mapping[str, Any], reader: Reader) -> list[dict[str, Any]]:
 
 
 def _split(values: Sequence[int], lengths: Sequence[int], count: int) -> Iterator[list[int]]:
-    """Values of the windows of a text, one behind the other, by window; nothing for those up to ``count`` it lacks."""
+    """Concatenated values split by window; missing windows up to ``count`` are empty."""
     start = 0
     for length in [*lengths, *[0] * (count - len(lengths))]:
         yield list(values[start : start + length])

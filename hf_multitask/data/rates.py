@@ -1,4 +1,4 @@
-"""Sampling rates: which share of every step's rows each dataset gets."""
+"""Sampling rates: the share of each dataset in the rows of a step."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from ..modeling.config import close_match
 
 
 class SamplingRates(ABC):
-    """Shares of the datasets of a mixture; a sampler object given to the trainer derives from this.
+    """Shares of the datasets of a mixture; the base class of a ``sampler`` that is passed to the trainer.
 
-    A class attribute ``needs_sizes`` says whether the shares depend on sizes, which a stream may not tell.
+    The class attribute ``needs_sizes`` says whether the shares depend on sizes, which may be unknown for a stream.
     """
 
     needs_sizes: ClassVar[bool] = True
 
     @abstractmethod
     def rates(self, sizes: Mapping[str, int]) -> dict[str, float]:
-        """By dataset, its share of every step's rows; the trainer divides by their sum.
+        """By dataset, its share of the rows of every step; the trainer divides by the sum.
 
         Args:
-            sizes: rows of each dataset; 0 of a stream that does not say, for shares that need no sizes.
+            sizes: rows of each dataset; 0 for a stream of unknown size, if the shares need no sizes.
         """
 
     def rates_at(self, sizes: Mapping[str, int], progress: float) -> dict[str, float]:  # noqa: ARG002
-        """The shares at one step of training; those of :meth:`rates` at every step, unless overridden.
+        """The shares at one step of training; by default those of :meth:`rates` at every step.
 
-        Has to be a function of its arguments alone: a resumed run asks again.
+        The result must depend on the arguments only, because a resumed run calls the method again.
 
         Args:
             sizes: rows of each dataset.
@@ -39,7 +39,7 @@ class SamplingRates(ABC):
 
 
 class Proportional(SamplingRates):
-    """By size: every row is seen once an epoch."""
+    """Shares proportional to the sizes: every row is seen once per epoch."""
 
     def rates(self, sizes: Mapping[str, int]) -> dict[str, float]:
         """See :class:`SamplingRates`."""
@@ -60,11 +60,11 @@ class Temperature(SamplingRates):
     r"""Shares :math:`r_m = \min(e_m, K)^{1/T}` of the sizes :math:`e_m`.
 
     Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer (JMLR 2020), section 3.5.2,
-    https://jmlr.org/papers/v21/20-074.html. ``temperature=1`` is proportional; the larger, the nearer to uniform.
+    https://jmlr.org/papers/v21/20-074.html. ``temperature=1`` is proportional; larger values are closer to uniform.
 
     Args:
-        temperature: T, 1 or more. The paper's mT5-like choice of 2 is the default.
-        cap: K in rows; no cap where None. The paper's own 2**21 is far above the size of fine-tuning sets.
+        temperature: T, 1 or more. The default is the choice of 2 of the paper.
+        cap: K in rows; no limit if None. The 2**21 of the paper is far above the size of fine-tuning sets.
     """
 
     def __init__(self, *, temperature: float = 2.0, cap: int | None = None) -> None:
@@ -85,8 +85,8 @@ class Annealed(SamplingRates):
     BERT and PALs: Projected Attention Layers for Efficient Adaptation in Multi-Task Learning (ICML 2019), section 3.3,
     https://proceedings.mlr.press/v97/stickland19a.html: :math:`\alpha = 1 - 0.8 \frac{e - 1}{E - 1}` in epoch e of E.
 
-    .. note:: Here :math:`\alpha` falls from step to step, as one epoch is a usual length of training, and down to 0,
-        uniform shares; ``end=0.2`` stops where the paper does.
+    .. note:: Here :math:`\alpha` decreases from step to step, because one epoch is a common length of training, and
+        down to 0, uniform shares; ``end=0.2`` is the final value of the paper.
 
     Args:
         end: :math:`\alpha` at the last step, from 0 to 1.
@@ -108,7 +108,7 @@ class Annealed(SamplingRates):
 
 
 class Fixed(SamplingRates):
-    """Shares that the user names.
+    """Shares that the user sets.
 
     Args:
         rates: by dataset, a number of 0 or more; they need not sum to 1.
@@ -119,13 +119,13 @@ class Fixed(SamplingRates):
     def __init__(self, *, rates: Mapping[str, float] | None = None) -> None:
         if not isinstance(rates, Mapping) or not rates:
             raise ValueError(
-                "Parameter `rates` of sampling 'fixed' should name a rate per dataset. Add sampling_kwargs."
+                "Parameter `rates` of sampling 'fixed' should have a rate for each dataset. Add sampling_kwargs."
             )
         for name, rate in rates.items():
             if not _is_number(rate) or rate < 0:
                 raise ValueError(f"The rate of '{name}' should be a number of 0 or more. Found {rate!r}.")
         if not sum(rates.values()):
-            raise ValueError("The rates of sampling 'fixed' sum to nothing. Give one dataset a rate above 0.")
+            raise ValueError("The rates of sampling 'fixed' sum to 0. Set a rate above 0 for one dataset.")
         self._rates = dict(rates)
 
     def rates(self, sizes: Mapping[str, int]) -> dict[str, float]:
@@ -133,12 +133,12 @@ class Fixed(SamplingRates):
         for name in self._rates:
             if name not in sizes:
                 raise ValueError(
-                    f"Sampling names a rate for '{name}', and the training data are {', '.join(sizes)}."
+                    f"Sampling has a rate for '{name}', but the training data are {', '.join(sizes)}."
                     + close_match(name, list(sizes))
                 )
         missing = [name for name in sizes if name not in self._rates]
         if missing:
-            raise ValueError(f"Sampling names no rate for '{missing[0]}'. Add one; 0 leaves the dataset out.")
+            raise ValueError(f"Sampling has no rate for '{missing[0]}'. Add one; 0 leaves the dataset out.")
         return dict(self._rates)
 
 
@@ -152,10 +152,10 @@ SAMPLING: dict[str, type[SamplingRates]] = {
 
 
 def build_rates(name: str, kwargs: Mapping[str, Any] | None) -> SamplingRates:
-    """The sampling of a name and its arguments.
+    """The sampling with a name and arguments.
 
     Raises:
-        ValueError: the name or an argument is unknown or not usable.
+        ValueError: the name or an argument is unknown or invalid.
     """
     if name not in SAMPLING:
         raise ValueError(
@@ -166,7 +166,7 @@ def build_rates(name: str, kwargs: Mapping[str, Any] | None) -> SamplingRates:
         return SAMPLING[name](**(kwargs or {}))
     except TypeError:
         raise ValueError(
-            f"Sampling '{name}' does not take all of sampling_kwargs {dict(kwargs or {})}. Mend them."
+            f"Sampling '{name}' does not accept all of the sampling_kwargs {dict(kwargs or {})}. Fix them."
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""The step sampler: which rows every optimizer step sees, whatever the accumulation and the number of ranks."""
+"""The step sampler: selects the rows of every optimizer step, independent of accumulation and number of ranks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .rates import SamplingRates
 
 @dataclass(frozen=True)
 class Share:
-    """One line of the plan: what a dataset gets of a training run."""
+    """One line of the plan: the share of a dataset in a training run."""
 
     name: str
     rows: int
@@ -24,15 +24,15 @@ class Share:
 
     @property
     def passes(self) -> float:
-        """How often each row is seen, on average; not a number where nobody knows how many there are."""
+        """How often each row is drawn on average; NaN if the number of rows is unknown."""
         return self.drawn / self.rows if self.rows else math.nan
 
 
 def offsets(sizes: Mapping[str, int], streams: Collection[str] = ()) -> np.ndarray:
     """The number of the first row of every dataset, (K,).
 
-    Rows of ordinary datasets are numbered one dataset after the other. Each stream has a range of its own above them,
-    in which its rows are numbered through all of its passes.
+    Rows of ordinary datasets are numbered consecutively. Each stream has a separate range above them, in which its rows
+    are numbered over all of its passes.
     """
     ends_K = np.cumsum([0 if name in streams else size for name, size in sizes.items()])
     number = iter(range(1, len(sizes) + 1))
@@ -46,7 +46,7 @@ def offsets(sizes: Mapping[str, int], streams: Collection[str] = ()) -> np.ndarr
 
 
 class Draw(int):
-    """The number of a row that knows the optimizer step it is drawn for, counted over all epochs."""
+    """The number of a row, with the optimizer step for which it is drawn, counted over all epochs."""
 
     step: int
 
@@ -57,44 +57,44 @@ class Draw(int):
         return drawn
 
     def __getnewargs__(self) -> tuple[int, int]:  # type: ignore[override]
-        """What a loader's worker makes it from again."""
+        """The arguments for unpickling in a worker of the loader."""
         return int(self), self.step
 
 
 class StepSampler(Sampler[list[int]]):
-    """Draws optimizer steps from a mixture and deals each to ranks and micro-batches.
+    """Draws optimizer steps from a mixture and distributes each over ranks and micro-batches.
 
-    A row is a number, see :func:`offsets`. Every step holds, of each dataset, its share of the rows,
-    rounded down or up; who is rounded up is whoever is furthest behind (largest remainder), ties and the start being
-    drawn from the seed. A dataset's rows come in shuffled passes without end, so an epoch of proportional sampling sees
-    each row once. An epoch has ceil(rows / rows of a step) steps and as many rows as the data, whatever the shares.
+    A row is a number, see :func:`offsets`. Every step contains the share of each dataset, rounded down or up; the
+    dataset that is furthest behind is rounded up (largest remainder), and ties and the start are random. The rows of a
+    dataset are drawn in endless shuffled passes, so an epoch of proportional sampling contains each row once. An epoch
+    has ceil(rows / rows of a step) steps and as many rows as the data, whatever the shares.
 
-    Where lengths are given, rows are sorted by length within windows of steps and dealt so that a step holds, of each
-    dataset, rows of the same rank in length; which step gets the short ones is drawn. Quotas are not touched. Ranks get
-    rows of every length, the micro-batches of a rank rows of similar length.
+    If lengths are given, rows are sorted by length within windows of steps and distributed so that a step contains rows
+    of the same length rank from each dataset; the order of short and long steps is random. The number of rows per
+    dataset does not change. Ranks get rows of every length, the micro-batches of a rank get rows of similar length.
 
-    The rows of a stream come in its own order, so a step holds the next ones, and they have no lengths. With a stream
-    that does not say its size all steps are one epoch.
+    The rows of a stream keep their order, so a step contains the next ones, and they have no lengths. With a stream of
+    unknown size, all steps are one epoch.
 
-    The steps are a pure function of (seed, epoch, who has left): another number of ranks or micro-batches deals the
-    same steps.
+    The steps are a function of the seed, the epoch and the datasets that have left: they are the same for any number of
+    ranks and micro-batches.
 
     Args:
-        sizes: rows of each dataset; 0 of a stream that does not say.
+        sizes: rows of each dataset; 0 for a stream of unknown size.
         rates: their shares.
         streams: names of the datasets that are streams.
-        lengths: tokens of every row of each dataset but the streams.
-        window: steps of a window.
-        rows_per_step: W x A x R rows: ranks, accumulation, batch of a device.
-        total_steps: optimizer steps of the whole training, for shares that change on the way; those of one epoch where
-            None.
+        lengths: number of tokens of every row of each dataset, without streams.
+        window: number of steps of a window.
+        rows_per_step: W x A x R rows: ranks, accumulation, batch size per device.
+        total_steps: optimizer steps of the whole training, for shares that change during training; those of one epoch
+            if None.
         accumulation: A, micro-batches of a step on each rank.
-        world_size: W.
-        rank: which of the W this is.
-        seed: of the order and the rounding.
+        world_size: W, the number of ranks.
+        rank: the index of this rank.
+        seed: for the order and the rounding.
 
     Raises:
-        ValueError: a rate is negative, not finite, or all are zero; or a size is needed that nobody knows.
+        ValueError: a rate is negative or not finite, or all are zero; or a required size is unknown.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class StepSampler(Sampler[list[int]]):
         unknown = [name for name, size in self.sizes.items() if not size]
         if unknown and (not total_steps or rates.needs_sizes):
             raise ValueError(
-                f"The stream '{unknown[0]}' does not say how many rows it has. Set max_steps, and a sampling without "
+                f"The number of rows of the stream '{unknown[0]}' is unknown. Set max_steps, and a sampling without "
                 "sizes: uniform or fixed; or set its info.splits."
             )
         self.total = rows_per_step * (total_steps or 0) if unknown else sum(self.sizes.values())
@@ -135,44 +135,44 @@ class StepSampler(Sampler[list[int]]):
         self._passes: dict[str, tuple[int, np.ndarray]] = {}
         self._changing = type(rates).rates_at is not SamplingRates.rates_at
         self._shares_K = self._shares(0.0)
-        # By epoch: rows drawn of each dataset before it, and how far each is behind its share.
+        # By epoch: the rows of each dataset that were drawn before it, and how far each is behind its share.
         behind_K = np.random.default_rng([seed, 1]).uniform(0, 1e-6, len(self.sizes))
         self._starts = [(np.zeros(len(self.sizes), dtype=np.int64), behind_K)]
         if self._changing:
             self._shares(1.0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that iteration yields."""
+        """Set the epoch of the next iteration."""
         self.epoch = epoch
 
     def leave(self, name: str, epoch: int) -> None:
-        """Draw nothing of a dataset from an epoch on, and give its share to the others."""
+        """Draw no rows of a dataset from an epoch on, and distribute its share over the others."""
         self._left[name] = epoch
         del self._starts[epoch + 1 :]
 
     def __len__(self) -> int:
-        """Micro-batches that one rank gets in an epoch."""
+        """Number of micro-batches of one rank in an epoch."""
         return self.steps_per_epoch * self.accumulation
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Micro-batches of this rank; a negative number ``~row`` is filler, a row whose labels do not count."""
+        """Micro-batches of this rank; a negative number ``~row`` is a filler row, whose labels do not count."""
         for step, rows in enumerate(self.steps(self.epoch), self.epoch * self.steps_per_epoch):
             for micro_batch in np.array_split(self._rows_of_rank(rows), self.accumulation):
                 yield [Draw(row, step) for row in micro_batch.tolist()] or [~int(rows[0])]
 
     def _rows_of_rank(self, rows: np.ndarray) -> np.ndarray:
-        """What this rank gets of a step: as many rows as the others, and nearly as many tokens; the longest first."""
+        """The rows of this rank in a step, the longest first; all ranks get equal rows and nearly equal tokens."""
         if self._lengths_of_rows is None or self.world_size * self.accumulation == 1:
             return rows[self.rank :: self.world_size]
         lengths = np.where(rows < len(self._lengths_of_rows), rows, 0)
         lengths = np.where(rows < len(self._lengths_of_rows), self._lengths_of_rows[lengths], 0)
         rows = rows[np.argsort(-lengths, kind="stable")]
-        # Dealt to and fro, as cards are: 0 1 2 2 1 0 0 1 2 ...
+        # Distributed in alternating order: 0 1 2 2 1 0 0 1 2 ...
         turn, place = np.divmod(np.arange(len(rows)), self.world_size)
         return rows[np.where(turn % 2, self.world_size - 1 - place, place) == self.rank]
 
     def steps(self, epoch: int) -> Iterator[np.ndarray]:
-        """The rows of every step of an epoch, over all ranks, each (rows_per_step,) or fewer in the last."""
+        """The rows of every step of an epoch over all ranks, (rows_per_step,), or fewer in the last step."""
         cursors_K = self._start(epoch)[0].copy()
         for first, window_SK in self._windows(epoch, self._start(epoch)[1].copy()):
             drawn_K = window_SK.sum(0)
@@ -191,7 +191,7 @@ class StepSampler(Sampler[list[int]]):
         order_S = np.arange(len(quotas_S))
         if self.lengths is not None and self._names[k] not in self.streams:
             rows = rows[np.argsort(self.lengths[self._names[k]][rows], kind="stable")]
-            # The same order for every dataset, so that short rows meet short rows.
+            # The same order for every dataset, so that short rows are combined with short rows.
             order_S = np.random.default_rng([self.seed, 4, *window]).permutation(len(quotas_S))
         dealt = [rows] * len(quotas_S)
         for step, chunk in zip(order_S, np.split(rows, np.cumsum(quotas_S[order_S])[:-1]), strict=True):
@@ -199,7 +199,7 @@ class StepSampler(Sampler[list[int]]):
         return dealt
 
     def plan(self, steps: int) -> list[Share]:
-        """What each dataset gets in a run of so many optimizer steps."""
+        """The share of each dataset in a run with this number of optimizer steps."""
         drawn_K = np.zeros(len(self.sizes), dtype=np.int64)
         for epoch in range(-(-steps // self.steps_per_epoch)):
             left = steps - epoch * self.steps_per_epoch
@@ -221,7 +221,7 @@ class StepSampler(Sampler[list[int]]):
         return self._starts[epoch]
 
     def _shares(self, progress: float) -> np.ndarray:
-        """Share of each dataset that has not left by then, (K,), as the rates have it."""
+        """Normalized share of each dataset, (K,), according to the rates."""
         rates = self.rates.rates_at(self.sizes, progress)
         shares_K = np.array([rates.get(name, 0.0) for name in self._names], dtype=np.float64)
         if not np.isfinite(shares_K).all() or (shares_K < 0).any() or not shares_K.sum():
@@ -238,10 +238,10 @@ class StepSampler(Sampler[list[int]]):
         return np.where(stays_K, shares_K, 0.0) / shares_K[stays_K].sum()
 
     def _windows(self, epoch: int, behind_K: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """The first step of every window of an epoch, and the rows of each dataset in its steps, (S, K).
+        """The first step of every window of an epoch, and the number of rows of each dataset in its steps, (S, K).
 
-        ``behind_K``, how far each dataset is behind its share, goes along. Plain numbers: a million steps are counted
-        in seconds.
+        ``behind_K``, how far each dataset is behind its share, is updated. Plain numbers are used, so that a million
+        steps are counted in seconds.
         """
         stays_K = np.array([self._left.get(name, epoch + 1) > epoch for name in self._names])
         behind_K[~stays_K] = 0.0
@@ -260,8 +260,7 @@ class StepSampler(Sampler[list[int]]):
                     whole = int(wanted + 1e-9)
                     quota.append(whole)
                     behind[k] += wanted - whole
-                    # Only a dataset with a fraction may be rounded up, so that every quota stays within one row of its
-                    # share.
+                    # Only a dataset with a fraction is rounded up, so that every quota is within one row of its share.
                     if wanted - whole > 1e-9:
                         due.append(k)
                 left = rows - sum(quota)
@@ -273,7 +272,7 @@ class StepSampler(Sampler[list[int]]):
             yield first, np.array(quotas, dtype=np.int64)
 
     def _draw(self, k: int, start: int, count: int) -> np.ndarray:
-        """``count`` rows of dataset k, from place ``start`` of its endless passes on."""
+        """``count`` rows of dataset k, beginning at position ``start`` of its endless passes."""
         name = self._names[k]
         if name in self.streams:
             return np.arange(start, start + count)
@@ -294,6 +293,6 @@ class StepSampler(Sampler[list[int]]):
 
 
 def shares_of(sizes: Mapping[str, int], drawn: Mapping[str, int]) -> list[Share]:
-    """Lines of a plan, or of what came of it, from the rows drawn of each dataset."""
+    """Lines of a plan, before or after training, from the number of rows drawn from each dataset."""
     total = max(sum(drawn.values()), 1)
     return [Share(name, size, drawn.get(name, 0) / total, drawn.get(name, 0)) for name, size in sizes.items()]

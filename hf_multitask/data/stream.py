@@ -1,4 +1,4 @@
-"""Streams: datasets that are read from their beginning on, in their own order, and resumed in their middle."""
+"""Streaming datasets, which are read in their own order, and resumed at any row."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-_CHUNK = 32  # rows read between two states
+_CHUNK = 32  # number of rows that are read between two states
 _HEAD = 10
-# The parts of a stream, by the names that datasets gives them, which hold as many rows as what they read from.
+# The parts of a stream, by their class names in datasets, that do not change the number of rows.
 _SAME_COUNT = (
     "ExamplesIterable",
     "ArrowExamplesIterable",
@@ -22,24 +22,24 @@ _SAME_COUNT = (
     "BufferShuffledExamplesIterable",
     "InterleavedShardsExamplesIterable",
 )
-# Those whose state does not bring back what they hold in memory.
+# The parts whose state does not include the rows that they hold in memory.
 _FORGETFUL = ("BufferShuffledExamplesIterable",)
 
 
 class StreamError(ValueError):
-    """A stream broke off, or does not hold the rows that it held; the sentence names the task and the row."""
+    """A stream failed, or its rows have changed; the message names the task and the row."""
 
 
 def first_rows(stream: IterableDataset) -> Dataset:
-    """The first few rows of a stream, at most ten, which tell its columns and what they hold."""
+    """The first rows of a stream, at most ten, which show its columns and their types."""
     from datasets import Dataset
 
     return Dataset.from_list(list(stream.with_format(None).take(_HEAD)), features=stream.features)
 
 
 def declared_rows(stream: IterableDataset) -> int:
-    """Rows that a stream says it has, in ``info.splits``; 0 where it does not, or where a step on the way, such as a
-    filter, leaves fewer or more than was said.
+    """The number of rows that a stream declares in ``info.splits``; 0 if it does not, or if an operation, such as a
+    filter, may change the number.
     """
     splits = dict(stream.info.splits or {})
     split = splits.get(str(stream.split), next(iter(splits.values())) if len(splits) == 1 else None)
@@ -55,7 +55,7 @@ def declared_rows(stream: IterableDataset) -> int:
 
 
 def keeps_place(stream: IterableDataset) -> bool:
-    """Whether a stream's ``state_dict`` brings back the very next row; a shuffle buffer's does not."""
+    """Whether the ``state_dict`` of a stream restores the exact next row; that of a shuffle buffer does not."""
     return not any(type(part).__name__ in _FORGETFUL for part in _parts(stream))
 
 
@@ -68,21 +68,21 @@ def _parts(stream: Any) -> Iterator[Any]:
 
 
 class Stream:
-    """A stream of raw rows that become features when a micro-batch asks for them.
+    """A stream of raw rows that are converted to features when a micro-batch needs them.
 
-    Its rows are numbered through its endless passes, in the order in which it yields them. Every process that loads
-    reads all of them, and tokenises those it is asked for. Rows may be asked for in any order within ``keep`` of each
-    other; those further back cost a start from the ``anchor``.
+    Its rows are numbered over its endless passes, in the order of the stream. Every process that loads data reads all
+    rows, and tokenizes the requested ones. Rows may be requested in any order within ``keep`` of each other; for rows
+    further back, the stream is read again from the ``anchor``.
 
     Args:
         name: name of the group of tasks.
         dataset: raw rows; pass p reads it with ``set_epoch(p)``.
         tasks: names of the tasks.
-        features: turns columns of raw rows, and their numbers in a pass, into columns of features.
-        columns: that it reads.
-        size: rows of a pass; 0 where it is known only at its end.
+        features: converts columns of raw rows, and their indices in a pass, into columns of features.
+        columns: the columns that it reads.
+        size: number of rows of a pass; 0 if it is not known before its end.
 
-    ``keeps_place`` says whether reading can begin inside a pass.
+    ``keeps_place`` says whether reading can begin in the middle of a pass.
     """
 
     def __init__(
@@ -97,14 +97,14 @@ class Stream:
         self.name, self.dataset, self.tasks, self.size = name, dataset, list(tasks), size
         self.features, self.columns = features, list(columns)
         self.keep = 1
-        # A row before which reading can begin: its number, the number of the pass's first row, the pass, the state of
-        # the dataset, None at the beginning of a pass, and a hash of the row.
+        # A row at which reading can begin: its number, the number of the first row of the pass, the pass, the state of
+        # the dataset (None at the beginning of a pass), and a hash of the row.
         self.anchor: dict[str, Any] | None = None
         self.keeps_place = keeps_place(dataset)
         self._forget()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What goes to a worker: all but where this process reads."""
+        """The state for a worker: everything except the reading position of this process."""
         return {key: value for key, value in vars(self).items() if key not in _READING}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -118,16 +118,16 @@ class Stream:
         self._next = self._first = self._pass = 0
 
     def begin_at(self, anchor: dict[str, Any] | None) -> None:
-        """Read from there on, or from the first row, when a row is asked for next."""
+        """Read from the anchor, or from the first row, when a row is requested next."""
         self.anchor = anchor
         self._forget()
 
     def fetch(self, numbers: Sequence[int]) -> tuple[dict[str, list[Any]], dict[str, Any]]:
-        """Columns of features of some rows, and a row not after their last from which all later ones can be read.
+        """Columns of features of some rows, and an anchor from which all later rows can be read.
 
         Raises:
-            StreamError: the stream broke off before the last of them, or is another one than the anchor's.
-            ValueError: a row is not usable.
+            StreamError: the stream ended before the last row, or differs from that of the anchor.
+            ValueError: a row is invalid.
         """
         last = max(numbers)
         if self._batches is None or min(numbers) < self._next - len(self._rows):
@@ -143,14 +143,14 @@ class Stream:
         return features, self._anchors[0]
 
     def _drop(self, number: int) -> None:
-        """Forget what is further back than rows near this one need."""
+        """Remove stored rows that are too far before this one."""
         while len(self._rows) > max(self._next - number + self.keep, 0):
             self._rows.popleft()
         while len(self._anchors) > 1 and self._anchors[1]["row"] <= number:
             del self._anchors[0]
 
     def _start(self, number: int) -> None:
-        """Begin to read, no later than at a row."""
+        """Begin to read at a row or before it."""
         self._forget()
         anchor = self.anchor
         if anchor is not None and anchor["row"] > number:
@@ -161,7 +161,7 @@ class Stream:
         self._open(anchor)
 
     def _open(self, anchor: dict[str, Any]) -> None:
-        # A copy, as processes that were forked share the number of the pass.
+        # A copy, because forked processes share the number of the pass.
         self._dataset = self.dataset.with_format(None)
         self._dataset.set_epoch(anchor["pass"])
         if anchor["state"] is not None:
@@ -171,7 +171,7 @@ class Stream:
         self._batches = iter(self._dataset.iter(batch_size=_CHUNK))
 
     def _read(self) -> None:
-        """Read one more chunk, or begin the next pass."""
+        """Read the next chunk, or begin the next pass."""
         place = self._next - self._first
         batch = None
         if not self.size or place < self.size:
@@ -180,19 +180,19 @@ class Stream:
             except Exception as problem:
                 if self._expected is not None and isinstance(problem, KeyError | IndexError | TypeError):
                     raise self._error(
-                        f"row {place} is not found again, as the stream is not built as it was when the checkpoint was "
-                        "written. Put it back"
+                        f"row {place} cannot be found, because the stream has changed since the checkpoint was "
+                        "written. Restore the stream"
                     ) from problem
                 said = " ".join(str(problem).split()) or type(problem).__name__
                 end = min(place + _CHUNK, self.size or place + _CHUNK)
                 raise self._error(
                     f"one of its rows {place} to {end - 1} could not be read ({type(problem).__name__}: {said}). "
-                    "Mend the stream"
+                    "Fix the stream"
                 ) from problem
             if batch is None and (self.size or not place):
                 raise self._error(
-                    f"the stream ends before row {place}, and it declares {self.size} rows. Declare as many as it has "
-                    "in info.splits, and set ignore_data_skip=True, as that is another order of rows"
+                    f"the stream ends before row {place}, but it declares {self.size} rows. Declare its number of rows "
+                    "in info.splits, and set ignore_data_skip=True, because the order of rows changes"
                     if self.size
                     else "the stream has no rows. Add some"
                 )
@@ -201,7 +201,7 @@ class Stream:
             return
         missing = [column for column in self.columns if column not in batch]
         if missing:
-            raise self._error(f"row {place} has no column '{missing[0]}'. Mend the row")
+            raise self._error(f"row {place} has no column '{missing[0]}'. Fix the row")
         rows = [
             dict(zip(self.columns, row, strict=True)) for row in zip(*(batch[c] for c in self.columns), strict=True)
         ]
@@ -210,8 +210,7 @@ class Stream:
         digest = hashlib.blake2b(repr(rows[0]).encode(), digest_size=8).hexdigest()
         if self._expected not in (None, digest):
             raise self._error(
-                f"row {place} is not the one that stood there when the checkpoint was written. Put the stream back "
-                "as it was"
+                f"row {place} differs from the row at this position when the checkpoint was written. Restore the stream"
             )
         self._expected = None
         if self.keeps_place or not place:
@@ -232,7 +231,7 @@ class Stream:
         which = f"Task '{self.tasks[0]}', dataset '{self.name}'" if self.tasks else f"Dataset '{self.name}'"
         in_pass = f" (pass {self._pass + 1})" if self._pass else ""
         return StreamError(
-            f"{which}{in_pass}: {sentence}, then go on from the last checkpoint with resume_from_checkpoint=True."
+            f"{which}{in_pass}: {sentence}, then resume from the last checkpoint with resume_from_checkpoint=True."
         )
 
 

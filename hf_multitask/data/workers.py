@@ -1,4 +1,4 @@
-"""What the workers of a loader do with signals."""
+"""Signal handling in the workers of a loader."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import threading
 
 
 def leave_sigterm_to_parent(worker: int) -> None:  # noqa: ARG001
-    """Let a worker outlive a SIGTERM that is sent to its whole group, as torchrun and schedulers send it.
+    """Keep a worker alive after a SIGTERM to its whole process group, as sent by torchrun and schedulers.
 
-    The run that the worker belongs to goes on until it has saved, and needs its batches for that. The parent's own
-    SIGTERM ends the worker as ever. Where signals do not tell who sent them, nothing changes. Ctrl-C, which a terminal
-    sends to the whole group as well, is the parent's alone.
+    The run of the worker continues until it has saved, and needs batches until then. A SIGTERM from the parent ends the
+    worker as usual. On platforms where the sender of a signal is unknown, nothing changes. Ctrl-C, which a terminal
+    also sends to the whole group, is handled by the parent only.
 
     Args:
-        worker: its number; a ``worker_init_fn`` is called with it.
+        worker: its index, the argument of a ``worker_init_fn``.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):

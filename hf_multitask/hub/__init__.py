@@ -1,4 +1,4 @@
-"""What a model's page on the Hub says."""
+"""The model card and the page of a diagnosis."""
 
 from .card import Run, write_card
 from .edits import UnreadableCard

@@ -31,7 +31,7 @@ CURVES_NAME = "learning_curves.png"
 _CURVES_MARK = "learning curves by hf_multitask, "
 _TAGS = ("generated_from_trainer",)
 
-# The Trainer's arguments that are shown, beside all that a mixture of tasks adds to them.
+# The arguments of the Trainer that are shown, in addition to those of MultiTaskTrainingArguments.
 _SHOWN = (
     "learning_rate",
     "num_train_epochs",
@@ -52,26 +52,26 @@ _SHOWN = (
 )
 _NOT_SHOWN = ("save_best_by_task", "save_adapters_only", "non_finite_patience")
 
-# Metrics whose name on the Hub is another.
+# Metrics with another name on the Hub.
 _HUB_METRICS = {"pearson": "pearsonr", "micro_f1": "f1", "rougeL": "rouge", "bleu": "sacrebleu"}
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a trainer knows of the model that it saves.
+    """What a trainer knows about the model that it saves.
 
     Args:
         arguments: its training arguments.
         history: its log.
-        step: optimizer steps that were made; 0 where the model was not trained.
+        step: number of optimizer steps; 0 if the model was not trained.
         epoch: passes over the mixture.
-        metrics: by task, the names of its metrics in their order; that of the log where there are none.
-        best: the step whose weights were loaded at the end; None where the last ones are saved.
-        plan: what each dataset gets, as text.
+        metrics: by task, the names of its metrics in their order; by default the order of the log.
+        best: the step whose weights were loaded at the end; None if the last ones are saved.
+        plan: the share of each dataset, as text.
         readers: by dataset, the tasks that read it.
-        rows: by split, the rows of each dataset, 0 where nobody knows.
-        hub_datasets: by dataset, its name on the Hub, of those that have one.
-        processes: that trained together.
+        rows: by split, the rows of each dataset, 0 if unknown.
+        hub_datasets: by dataset, its name on the Hub, for those that have one.
+        processes: number of processes of the training.
     """
 
     arguments: Any
@@ -97,24 +97,24 @@ def write_card(
     given: Mapping[str, Any],
     on_hub: str | None = None,
 ) -> bool:
-    """Write the card of a model into its folder, and the picture of its curves; what a user changed in them stays.
+    """Write the card of a model and the picture of its curves into a folder; changes made by the user are kept.
 
-    Each file is written beside itself and then put in its place, so that storage that takes no more leaves the old one.
+    Each file is written under a temporary name and then renamed, so that a full disk leaves the old file intact.
 
     Args:
         folder: where the model is saved.
-        config: the model's configuration.
+        config: the configuration of the model.
         run: what the trainer knows.
         name: title of the card.
-        repository: what ``from_pretrained`` is given, in the card's code.
-        given: metadata that the user gives, such as the licence.
-        on_hub: the card that a push would replace. It is gone on from where it was edited and the one here was not.
+        repository: the argument of ``from_pretrained`` in the code of the card.
+        given: metadata that the user sets, such as the license.
+        on_hub: the card that a push would replace. It is the basis if it was edited and the one in the folder was not.
 
     Returns:
-        Whether the card on the Hub has edits that the one here, which has others, is written without.
+        Whether the card on the Hub has edits that are not in the written card, because both were edited.
 
     Raises:
-        UnreadableCard: there is a card that could not be written anew without losing some of it.
+        UnreadableCard: there is a card that cannot be rewritten without losing a part of it.
         OSError: a file could not be written.
     """
     folder = Path(folder)
@@ -134,7 +134,7 @@ def write_card(
 
 def _read(path: Path) -> str:
     try:
-        return path.read_bytes().decode()  # with its own line ends
+        return path.read_bytes().decode()  # with its own line endings
     except FileNotFoundError:
         return ""
     except UnicodeDecodeError:
@@ -151,10 +151,10 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _write_curves(path: Path, run: Run, tasks: Sequence[str]) -> bool:
-    """Draw the curves, unless those that lie there are of the same figures: drawing takes longer than all the rest.
+    """Draw the curves, unless the existing picture shows the same values: drawing takes longer than everything else.
 
     Returns:
-        Whether there is a picture that belongs to this run.
+        Whether there is a picture of this run.
     """
     losses, metrics = curves(run.history, tasks, run.metrics)
     if not losses and not metrics:
@@ -163,7 +163,7 @@ def _write_curves(path: Path, run: Run, tasks: Sequence[str]) -> bool:
     measured = [norms, sorted(cosines.items())] if norms else []
     mark = _CURVES_MARK + digest([losses, metrics, *measured])
     there = path.read_bytes() if path.is_file() else b""
-    if mark.encode() in there or (there and _CURVES_MARK.encode() not in there):  # the user's own picture
+    if mark.encode() in there or (there and _CURVES_MARK.encode() not in there):  # a picture of the user
         return True
     picture = draw(losses, metrics, norms=norms, cosines=cosines, description=mark)
     if picture is not None:
@@ -201,10 +201,10 @@ def _card(
 
 
 def _eval_results(config: MultiTaskConfig, run: Run, found: Sequence[Result]) -> list[EvalResult]:
-    """The figures in the form of the Hub.
+    """The results in the format of the Hub.
 
-    It knows a result by the kind of the task, the dataset and the split. Where several tasks of a kind read one
-    dataset, the task's name stands as the dataset's configuration and keeps them apart.
+    The Hub identifies a result by the kind of the task, the dataset and the split. If several tasks of a kind read one
+    dataset, the name of the task is used as the configuration of the dataset, to distinguish them.
     """
     sources = {task["name"]: task.get("dataset") or task["name"] for task in config.tasks}
     kinds = {task["name"]: hub_name(task["type"]) or task["type"] for task in config.tasks}
@@ -235,7 +235,7 @@ def _splits(found: Sequence[Result]) -> list[str]:
 
 
 def _measured(found: Sequence[Result], primary: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """The columns of the task table that tell the primary metric and its values."""
+    """The columns of the task table with the primary metric and its values."""
     if not primary:
         return {}
     columns: dict[str, dict[str, str]] = {"metric": dict(primary)}
@@ -268,9 +268,9 @@ def _results_text(
     else:
         parts.append("Not evaluated.")
     if has_curves:
-        shown = "Training loss and primary metric of the tasks by optimizer step"
+        shown = "Training loss and primary metric of each task by optimizer step"
         if gradients(history, tasks)[0]:
-            shown += ", norms of their gradients and the cosines between those"
+            shown += ", norms of the per-task gradients and the cosines between them"
         parts.append(f"![{shown}]({CURVES_NAME})")
     return "\n\n".join(parts)
 
@@ -282,13 +282,13 @@ def _training_text(run: Run) -> str:
     sentence += f" by {run.processes} processes." if run.processes > 1 else "."
     if run.best is not None:
         watched = f"eval_{run.arguments.metric_for_best_model.removeprefix('eval_')}"
-        sentence += f" The weights are those of step {run.best:,}, the best by `{watched}`."
+        sentence += f" The weights are those of step {run.best:,}, with the best `{watched}`."
     parts = [sentence]
     if run.readers:
         parts += ["### Data", _data_table(run)]
     if run.plan:
         parts += ["### Plan", f"```\n{run.plan}\n```"]
-    return "\n\n".join([*parts, "### Hyper-parameters", _hyperparameters(run.arguments)])
+    return "\n\n".join([*parts, "### Hyperparameters", _hyperparameters(run.arguments)])
 
 
 def _data_table(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""Learning curves of all tasks as one picture: losses, metrics on the validation data, and what gradients say."""
+"""Learning curves of all tasks as one picture: losses, validation metrics, gradient norms and cosines."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .history import Cosines, Points
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FEW = 3  # of many tasks, so many of the worst and of the best have a colour and a name
-# Okabe and Ito's colours, which the colour-blind tell apart; with the dashes they name 20 tasks and more.
+FEW = 3  # number of worst and of best tasks that have a color and a name if there are many tasks
+# The palette of Okabe and Ito, suitable for color-blind readers; with the dashes it distinguishes more than 20 tasks.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", "--", ":")
 _MARKERS = "os^Dv"
-_COLUMN = 10  # names below each other
-_WIDE = 30.0  # losses that are so many times apart are drawn on a logarithmic axis
+_COLUMN = 10  # names in one column of the legend
+_WIDE = 30.0  # ratio of losses from which on they are drawn on a logarithmic axis
 
 
 def draw(
@@ -31,14 +31,14 @@ def draw(
     cosines: Cosines | None = None,
     description: str = "",
 ) -> bytes | None:
-    """The curves as a PNG, the same bytes for the same curves; None without matplotlib, of the extra ``report``.
+    """The curves as a PNG, the same bytes for the same curves; None without matplotlib (extra ``report``).
 
     Args:
         losses: by task, mean training losses and their optimizer steps.
-        metrics: by task, the primary metric's name, its values and their steps.
-        norms: by task, those of its gradients, where they were measured; of more than 20 tasks they are not drawn.
+        metrics: by task, the name of the primary metric, its values and their steps.
+        norms: by task, the norms of its gradient, if they were measured; not drawn for more than 20 tasks.
         cosines: between the gradients at the end.
-        description: kept in the file.
+        description: stored in the file.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -60,7 +60,7 @@ def draw(
         if curves
     ]
     order = list(dict.fromkeys([*losses, *values]))
-    wide = 6.4 if len(order) <= _COLUMN or len(order) > MANY else 7.6  # with room for a second column of names
+    wide = 6.4 if len(order) <= _COLUMN or len(order) > MANY else 7.6  # with space for a second column of names
     count = len(panels) + bool(cosines)
     columns = min(count, 2)
     rows = -(-count // columns)
@@ -117,7 +117,7 @@ def _line(axes: Axes, points: Points, number: int, **kwargs: Any) -> None:
 
 
 def _many(axes: Axes, curves: Mapping[str, Points], labels: Mapping[str, str], best: Any) -> None:
-    """All tasks in grey, their mean, and the few that end worst and best by name."""
+    """All tasks in gray, their mean, and the worst and best at the end with their names."""
     for points in curves.values():
         axes.plot(*zip(*points, strict=True), color="#bbbbbb", linewidth=0.6, alpha=0.6, zorder=1)
     by_step: dict[int, list[float]] = {}
@@ -134,7 +134,7 @@ def _many(axes: Axes, curves: Mapping[str, Points], labels: Mapping[str, str], b
 
 
 def _plain(text: str) -> str:
-    """A text without mathematics in it."""
+    """A text without math mode."""
     return text.replace("$", r"\$")
 
 
@@ -143,7 +143,7 @@ def _last(points: Points) -> float:
 
 
 def _scale(axes: Axes, curves: Mapping[str, Points], *, bounded: bool) -> None:
-    """Metrics between 0 and 1 where they lie there, losses far apart on a logarithmic axis."""
+    """Use a range of 0 to 1 for metrics within it, and a logarithmic axis for losses with a large ratio."""
     values = [value for points in curves.values() for _, value in points if math.isfinite(value)]
     if bounded and values and min(values) >= 0 and max(values) <= 1:
         axes.set_ylim(-0.02, 1.02)

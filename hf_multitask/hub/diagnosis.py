@@ -1,4 +1,4 @@
-"""A diagnosis as one page for a browser: tables that are coloured, bars, and nothing that is fetched from anywhere."""
+"""A diagnosis as one page for a browser, with colored tables and bars and without external resources."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from .heatmap import HIGH, LOW
 
-_NUMBERS = 12  # tasks up to which a cell of a heat map shows its number
-_DEEPEST = 0.75  # of a colour, which leaves the text legible in light and dark
+_NUMBERS = 12  # maximum number of tasks for which the cells of a heat map show numbers
+_DEEPEST = 0.75  # maximum opacity of a color, with which the text is legible in light and dark mode
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2128; --dim: #57606a; --line: #d0d7de; --paper: #ffffff; --soft: #f3f5f8;
@@ -55,12 +55,12 @@ tbody th, thead th:first-child, .words { text-align: left; }
 
 
 def diagnosis_page(report: Mapping[str, Any]) -> str:
-    """The page of a report as ``hf-multitask diagnose`` writes it; parts that it lacks are left out."""
+    """The page for a report of ``hf-multitask diagnose``; parts that are not in the report are left out."""
     budget = report["budget"]
     steps, own = budget["steps"], budget["steps_of_the_recipe"]
     told = f"{steps:,} steps of {budget['rows_of_a_step']} rows"
     if own != steps:
-        told += f" (the recipe asks for {own:,})"
+        told += f" (the recipe has {own:,})"
     facts = [str(report["recipe"]), str(report["backbone"]), told, f"seed {report['seed']}", str(report["device"])]
     body = [
         f"<h1>{len(report['tasks'])} tasks on one backbone</h1>",
@@ -111,14 +111,14 @@ def _cosines(report: Mapping[str, Any]) -> list[str]:
 
     norms = [f"{name} {_short(norm)}" for name, norm in found["norms"].items() if norm is not None]
     return [
-        "<h2>Do their gradients agree?</h2>",
-        '<p class="dim">Mean cosine between the gradients that two tasks have for the shared parameters, on the rows '
-        f"of {len(report['budget']['measured_steps'])} steps spread over the run. Above 0 (blue) they pull the same "
-        "way, below (orange) against each other, without a colour neither beyond two standard errors; underneath, the "
-        "share of the steps in which they did.</p>",
+        "<h2>Do the gradients conflict?</h2>",
+        '<p class="dim">The table shows the mean cosine between the gradients of two tasks with respect to the shared '
+        f"parameters, on the rows of {len(report['budget']['measured_steps'])} steps spread over the run. Values above "
+        "0 (blue) mean that the gradients agree, values below 0 (orange) that they conflict; values without a color "
+        "are within two standard errors of 0. The smaller number is the share of the steps with a conflict.</p>",
         _heat(tasks, found, cell, most=1.0, diagonal=False),
-        f'<p class="dim">Mean norms of the gradients: {escape(", ".join(norms))}. One that is many times as long as '
-        "the others drowns them.</p>",
+        f'<p class="dim">Mean norms of the gradients: {escape(", ".join(norms))}. A gradient with a much larger norm '
+        "dominates the others.</p>",
     ]
 
 
@@ -134,11 +134,11 @@ def _affinity(report: Mapping[str, Any]) -> list[str]:
     others = [found["mean"][one][other] for one in tasks for other in tasks if one != other]
     most = max((abs(value) for value in others if value is not None), default=0.0)
     return [
-        "<h2>Does one task's step help the others?</h2>",
-        '<p class="dim">By which part of itself the loss of the task above falls after a step along the gradient of '
-        f"the task on the left alone (inter-task affinity, TAG), in units of {unit:.0e}, with its standard error over "
-        "the measured steps. Blue helps, orange harms; without a colour neither is beyond two standard errors. The "
-        "diagonal has a task's step onto its own loss.</p>",
+        "<h2>Does a step of one task help the others?</h2>",
+        '<p class="dim">The table shows the relative loss decrease of the task above after a step along the gradient '
+        f"of the task on the left alone (inter-task affinity, TAG), in units of {unit:.0e}, with its standard error "
+        "over the measured steps. Blue means that the step helps, orange that it harms; values without a color are "
+        "within two standard errors of 0. The diagonal shows the effect of a task on its own loss.</p>",
         _heat(tasks, found, cell, most=most, diagonal=True),
     ]
 
@@ -151,14 +151,14 @@ def _heat(
     most: float,
     diagonal: bool,
 ) -> str:
-    """A table whose cells are coloured by sign and size, but for those within two standard errors of 0.
+    """A table whose cells are colored by sign and size, except those within two standard errors of 0.
 
     Args:
         tasks: rows and columns.
-        found: ``mean`` and ``standard_error`` of every pair; None where there is none.
-        cell: its number, and a smaller line below it, as HTML.
-        most: size of the deepest colour.
-        diagonal: whether to show the values there, without a colour.
+        found: ``mean`` and ``standard_error`` of every pair; None if there is none.
+        cell: returns the number of a pair, and a smaller line below it, as HTML.
+        most: absolute value with the deepest color.
+        diagonal: whether to show the values on the diagonal, without a color.
     """
     many = len(tasks) > _NUMBERS
     rows = []
@@ -196,13 +196,13 @@ def _groups(report: Mapping[str, Any]) -> list[str]:
             f"<td>{_signed(one['affinity'] / unit)}</td><td>{gain}</td></tr>"
         )
     return [
-        "<h2>Which tasks belong together?</h2>",
-        '<p class="dim">For every number of models the groups with the highest mean affinity onto the tasks, in '
-        f"the same units ({escape(found['search'])}); a task alone counts as 0. The last column is what that is above "
-        "one model for all, with its standard error. ✓ is the suggestion: one model, unless a task is harmed and a "
-        "split helps, both beyond two standard errors.</p>",
+        "<h2>Which tasks should share a model?</h2>",
+        '<p class="dim">The table shows, for every number of models, the groups with the highest mean affinity onto '
+        f"the tasks, in the same units ({escape(found['search'])}); a task alone counts as 0. The last column is the "
+        "gain over one model for all tasks, with its standard error. ✓ marks the suggestion: one model, unless a task "
+        "is harmed and a split helps, both by more than two standard errors.</p>",
         '<div class="wide"><table class="plain"><thead><tr><th>models</th><th class="words">groups</th>'
-        f"<th>affinity</th><th>above one model</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>",
+        f"<th>affinity</th><th>gain over one model</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>",
     ]
 
 
@@ -219,12 +219,12 @@ def _single(report: Mapping[str, Any]) -> list[str]:
         bars.append(_bar('<span class="dim">together</span>', together, 1.0, f"{together:.4f}{difference}"))
         bars.append('<div class="gap"></div>')
     return [
-        "<h2>Are they better together or alone?</h2>",
-        '<p class="dim">Primary metric on the validation data after training <span class="key two"></span>each task '
-        'alone and <span class="key one"></span>all together: the same first weights, the same number of steps, the '
-        "same rows of the task in each of them; alone, the rows of the other tasks are left out. In brackets the "
-        "difference, beside the standard error that a share of right answers has over as many validation rows. One "
-        "seed: another may differ by as much.</p>",
+        "<h2>Is joint training better than single training?</h2>",
+        '<p class="dim">The bars show the primary metric on the validation data after training <span class="key two">'
+        '</span>each task alone and <span class="key one"></span>all tasks together, with the same initial weights, '
+        "the same number of steps, and the same rows of the task in every step; alone, the rows of the other tasks are "
+        "left out. The difference is in parentheses, with the standard error of an accuracy on this number of "
+        "validation rows. The results are from one seed; another seed may differ by as much.</p>",
         f'<div class="bars">{"".join(bars)}</div>',
     ]
 
@@ -235,11 +235,11 @@ def _prices(report: Mapping[str, Any]) -> list[str]:
     every = [price for kind, _ in kinds for price in found[kind].values()]
     most = max([1.0, *(price["time"] for price in every)])
     measured = any(price["peak_mb"] is not None for price in every)
-    what = "memory beyond the plain step's, measured" if measured else "gradients kept in memory, computed"
+    what = "the measured memory beyond the plain step" if measured else "the computed memory of the stored gradients"
     lines = [
         "<h2>What does each method cost?</h2>",
-        f'<p class="dim">Time of a whole step over the plain one of {found["seconds_of_a_plain_step"]:.3g} s, on the '
-        f"same rows (median, with its quartiles), and {what}.</p>",
+        '<p class="dim">The bars show the time of a whole step relative to the plain step, which takes '
+        f"{found['seconds_of_a_plain_step']:.3g} s, on the same rows (median, with its quartiles), and {what}.</p>",
     ]
     for kind, title in kinds:
         if not found[kind]:
@@ -262,7 +262,7 @@ def _prices(report: Mapping[str, Any]) -> list[str]:
 
 
 def not_measured_in_words(reasons: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """A line for every reason, with the methods that have it.
+    """A line for every reason, with its methods.
 
     Args:
         reasons: by kind and name of the method.
@@ -283,7 +283,7 @@ def _bar(words: str, value: float, most: float, told: str, kind: str = "one") ->
 
 
 def _signed(value: float) -> str:
-    return f"{round(value, 2) + 0.0:+.2f}"  # no minus before nothing
+    return f"{round(value, 2) + 0.0:+.2f}"  # no minus sign before zero
 
 
 def _short(value: float) -> str:

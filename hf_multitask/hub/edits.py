@@ -1,9 +1,9 @@
-"""Writing a card anew without losing what a user has changed in it.
+"""Rewriting a card without losing the changes of the user.
 
-A card is made of parts: sections of text between two comments, keys of the metadata, and results of ``model-index``. A
-comment at the end of the card holds a digest of every part as it was written. A part that still has its digest is
-refreshed; one that has another was edited, and one that is gone was deleted, and both stay so. What lies outside of all
-parts is the user's.
+A card consists of parts: sections of text between two comments, keys of the metadata, and results of ``model-index``. A
+comment at the end of the card holds a digest of every part as it was written. A part with this digest is updated; a
+part with another digest was edited, and a missing part was deleted, and both are left unchanged. Everything outside of
+the parts belongs to the user.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 _SECTION = re.compile(r"^<!-- hf_multitask: (\w+) -->[ \t]*\n(.*?)^<!-- end of \1 -->[ \t]*$", re.DOTALL | re.MULTILINE)
 _STATE = re.compile(r"^<!-- hf_multitask keeps what you change here: (\{.*?\}) -->[ \t]*$", re.MULTILINE)
 _INDEX = "model-index"
-# libyaml where it is there: the results of many tasks are long.
+# libyaml if it is available: the results of many tasks are long.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 class UnreadableCard(ValueError):
-    """The card that is there could not be written anew without losing some of it."""
+    """The existing card cannot be rewritten without losing a part of it."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a save has to say.
+    """The content that a save writes.
 
     Args:
-        metadata: keys and values; None where nothing is known.
-        given: keys and values that the user gave in code, which are written whatever is there.
-        sections: by name, a heading, empty where the section brings its own, and a text.
-        vague: sections, and ``model-index``, that say only that nothing is known: what is there is better.
+        metadata: keys and values; None if nothing is known.
+        given: keys and values that the user set in code, which replace existing ones.
+        sections: by name, a heading, empty if the text contains its own, and a text.
+        vague: sections, and ``model-index``, without information, which do not replace existing ones.
     """
 
     metadata: Mapping[str, Any]
@@ -48,25 +48,25 @@ class Card:
 
 
 def digest(value: Any) -> str:
-    """A short hash of a text, whatever its line ends and trailing spaces, or of a value of the metadata."""
+    """A short hash of a text, ignoring line endings and trailing spaces, or of a value of the metadata."""
     if isinstance(value, str):
         value = "\n".join(line.rstrip() for line in value.strip().splitlines())
     try:
         text = json.dumps(value, sort_keys=True, default=str)
-    except TypeError:  # keys of several kinds, which we never write
+    except TypeError:  # keys of several types, which are never written here
         text = repr(value)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def merge(text: str, card: Card) -> str:
-    """The text of a card with its untouched parts brought up to date.
+    """The text of a card with its unchanged parts updated.
 
     Args:
-        text: of the file that is there, empty where there is none.
-        card: what to write.
+        text: of the existing file, empty if there is none.
+        card: the content to write.
 
     Raises:
-        UnreadableCard: the metadata that are there are no YAML, or such that they could not be kept.
+        UnreadableCard: the existing metadata are not YAML, or cannot be preserved.
     """
     lines = text.removeprefix("\ufeff").replace("\r\n", "\n")
     front, body = _split(lines)
@@ -83,14 +83,14 @@ def merge(text: str, card: Card) -> str:
 
 
 class _Parts:
-    """Decides part by part, from the digests of the last save, and keeps those of this one."""
+    """Decides for each part from the digests of the last save, and collects the digests of this one."""
 
     def __init__(self, old: Mapping[str, str]) -> None:
         self.old = old
-        self.new = dict(old)  # parts that this save does not know stay as they are
+        self.new = dict(old)  # parts that are unknown to this save are not changed
 
     def settle(self, part: str, current: Any, new: Any) -> Any:
-        """What a part shall be, None where it shall not be there."""
+        """The new content of a part; None if it should not exist."""
         if self.kept(part, current):
             self.new.setdefault(part, "")
             return current
@@ -135,7 +135,7 @@ def _merge_body(body: str, card: Card, parts: _Parts) -> str:
     for name, (heading, text) in card.sections.items():
         if name in ours or parts.kept(_part(name), None):
             continue
-        if before.strip() and (not heading or heading.lower() in headings):  # a card of the user's own has its like
+        if before.strip() and (not heading or heading.lower() in headings):  # a card of the user has such a section
             parts.new[_part(name)] = ""
             continue
         added += [f"## {heading}", _marked(name, text)] if heading else [_marked(name, text)]
@@ -147,7 +147,7 @@ def _merge_body(body: str, card: Card, parts: _Parts) -> str:
 
 
 def _halves(body: str) -> tuple[str, str, str]:
-    """What stands before the comment that keeps the digests, that comment, and what stands after it."""
+    """The text before the comment with the digests, the comment, and the text after it."""
     match = _STATE.search(body)
     return (body[: match.start()], match[0], body[match.end() :]) if match else (body, "", "")
 
@@ -164,9 +164,9 @@ def _marked(name: str, text: str) -> str:
 
 
 def _merge_front(front: str, card: Card, parts: _Parts) -> str:
-    """The metadata block with the lines of those keys replaced whose values change, and all others as they are."""
+    """The metadata block with the lines of changed keys replaced, and all other lines unchanged."""
     segments, values = _segments(front)
-    noted = {key for key, lines in segments if re.search(r"(^|\s)#", lines, re.MULTILINE)}  # with a comment inside
+    noted = {key for key, lines in segments if re.search(r"(^|\s)#", lines, re.MULTILINE)}  # those with a comment
     new: dict[str, Any] = {}
     for key, value in card.metadata.items():
         current = values.get(key)
@@ -184,20 +184,20 @@ def _merge_front(front: str, card: Card, parts: _Parts) -> str:
             value = [*(current or []), *(tag for tag in value if tag not in (current or []))]
         if value != current:
             new[key] = value
-        parts.new.pop(key, None)  # no part that is refreshed, and none that was edited
+        parts.new.pop(key, None)  # neither an updated nor an edited part
     lines = [text if key not in new else _yaml(key, new[key]) for key, text in segments]
     lines += [_yaml(key, value) for key, value in new.items() if key not in values]
     return "\n".join(line for line in lines if line is not None)
 
 
 def _segments(front: str) -> tuple[list[tuple[str, str]], dict[str, Any]]:
-    """The lines of a metadata block by the key that they belong to, comments and blank lines between having none.
+    """The lines of a metadata block by key; comments and blank lines between keys have no key.
 
     Returns:
         Keys and lines in their order, and the values of the keys.
 
     Raises:
-        UnreadableCard: it is no mapping with a key at the beginning of a line each.
+        UnreadableCard: the block is not a mapping with one key at the beginning of each line.
     """
     blocks: list[tuple[str, list[str]]] = []
     for line in front.split("\n") if front.strip() else []:
@@ -215,25 +215,25 @@ def _segments(front: str) -> tuple[list[tuple[str, str]], dict[str, Any]]:
         segments += [(name, "\n".join(lines[:end])), *(("", line) for line in lines[end:])]
         own = _load("\n".join(lines[:end]))
         if set(own) != ({name} if name else set()):
-            raise UnreadableCard("its metadata are written in a way that could not be kept")
+            raise UnreadableCard("its metadata are written in a way that cannot be preserved")
         values |= own
     return segments, values
 
 
 def _load(text: str) -> dict[str, Any]:
     try:
-        values = yaml.load(text, _LOADER)  # of the safe kind
-    except (yaml.YAMLError, ValueError) as problem:  # ValueError of a day that there is not
-        raise UnreadableCard(f"its metadata are no valid YAML: {' '.join(str(problem).split())}") from None
+        values = yaml.load(text, _LOADER)  # a safe loader
+    except (yaml.YAMLError, ValueError) as problem:  # ValueError for a date that does not exist
+        raise UnreadableCard(f"its metadata are not valid YAML: {' '.join(str(problem).split())}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise UnreadableCard("its metadata are no mapping of keys to values")
+        raise UnreadableCard("its metadata are not a mapping of keys to values")
     return values
 
 
 def _yaml(key: str, value: Any) -> str | None:
-    """A key and its value as the Hub's library writes them; None where it is to go."""
+    """A key and its value as the library of the Hub writes them; None to remove the key."""
     if value is None:
         return None
     return yaml.dump({key: value}, Dumper=_DUMPER, sort_keys=False, allow_unicode=True).strip()
@@ -243,7 +243,7 @@ def _yaml(key: str, value: Any) -> str | None:
 
 
 def _merge_index(current: Any, new: list[Any] | None, parts: _Parts) -> Any:
-    """The results with those of ours replaced that the user has not edited, and all of the user's."""
+    """The results, with those replaced that were written here and not edited, and with all results of the user."""
     if current is None:
         if new is None or parts.kept(_INDEX, None):
             return None
@@ -256,7 +256,7 @@ def _merge_index(current: Any, new: list[Any] | None, parts: _Parts) -> Any:
     known = {_identity(result): result for result in there["results"]}
     own = [result for part, result in known.items() if parts.kept(part, result)]
     for part in [part for part in known if known[part] not in own]:
-        del parts.old[part], parts.new[part]  # untouched: to be written anew, or of a model that was there before
+        del parts.old[part], parts.new[part]  # not edited: to be rewritten, or from an earlier model
     results = []
     for result in fresh["results"]:
         part = _identity(result)

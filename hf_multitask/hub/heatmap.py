@@ -10,22 +10,22 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's vermilion and blue, which the colour-blind tell apart, about white: opposite, at right angles, alike.
+# Vermilion and blue of Okabe and Ito, suitable for color-blind readers, around white: opposite, orthogonal, equal.
 LOW, MIDDLE, HIGH = (213, 94, 0), (255, 255, 255), (0, 114, 178)
 
 
 def ink(cosine: float) -> str:
-    """The colour of a number that is legible on that of a cosine."""
+    """The text color that is legible on the color of a cosine."""
     return "white" if abs(cosine) > 0.6 else "black"
 
 
 def draw_cosines(axes: Axes, cosines: Mapping[tuple[str, str], float], names: Mapping[str, str]) -> None:
-    """A cell for each pair; one that was never measured is grey.
+    """Draw a cell for each pair; a pair that was never measured is gray.
 
     Args:
         axes: of a panel.
         cosines: by pair of tasks.
-        names: by task, in order, what it is called in the picture.
+        names: by task, in order, its name in the picture.
     """
     from matplotlib.colors import LinearSegmentedColormap
 

@@ -21,31 +21,31 @@ from .types import TASK_TYPES
 
 
 def build_task(name: str, values: dict[str, Any]) -> Task:
-    """The task of a dict with ``type`` and arguments, as a recipe or a model's configuration holds it.
+    """The task for a dict with ``type`` and arguments, as in a recipe or the configuration of a model.
 
     Raises:
-        ValueError: the name, the type or an argument is not usable.
+        ValueError: the name, the type or an argument is invalid.
     """
     check_task_name(name)
     if values.get("name") not in (None, name):
-        raise ValueError(f"Task '{name}' has the name {shown(values['name'])} as well. Leave it out.")
+        raise ValueError(f"Task '{name}' also has the name {shown(values['name'])}. Remove it.")
     arguments = {key: value for key, value in values.items() if key not in ("type", "name")}
     kind = values.get("type")
     if kind is None:
-        raise ValueError(f"Task '{name}' has no 'type'; the types are {', '.join(sorted(TASK_TYPES))}. Give one.")
+        raise ValueError(f"Task '{name}' has no 'type'; the types are {', '.join(sorted(TASK_TYPES))}. Set one.")
     failed = load_entries(kind, TASK_TYPES) if isinstance(kind, str) and kind not in TASK_TYPES else ""
     if failed:
         raise ValueError(f"Task '{name}' has the unknown type {shown(kind)}{failed}.")
     if not isinstance(kind, str) or kind not in TASK_TYPES:
         raise ValueError(
             f"Task '{name}' has the unknown type {shown(kind)}; the types are {', '.join(sorted(TASK_TYPES))}."
-            + (suggested_type(kind, TASK_TYPES) or " A type of your own needs register_task first.")
+            + (suggested_type(kind, TASK_TYPES) or " Register a type of your own with register_task first.")
         )
     known = [field.name for field in fields(TASK_TYPES[kind]) if field.name != "name"]
     for key in arguments:
         if key not in known:
             raise ValueError(
-                f"Task '{name}' of type {kind} has no argument '{key}'; it takes {', '.join(sorted(known))}."
+                f"Task '{name}' of type {kind} has no argument '{key}'; its arguments are {', '.join(sorted(known))}."
                 + close_match(key, known)
             )
     defaults = {field.name: field.default for field in fields(TASK_TYPES[kind])}

@@ -1,4 +1,4 @@
-"""Labels of words and of spans on the tokens that carry them."""
+"""Alignment of the labels of words and spans with tokens."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Aligned:
     """The labels of a row.
 
     Args:
-        labels: of the tokens of all its windows, one behind the other.
-        gold: what evaluation compares answers with: ``places``, which of the labelled tokens speaks for each word or
-            unit, and the ``tags`` of words, or the ``spans`` of a ``text``, whose units have ``starts`` and ``ends``.
-        lost: labels that no token carries.
+        labels: of the tokens of all its windows, concatenated.
+        gold: the references for evaluation: ``places``, the index of the labeled token for each word or unit, and the
+            ``tags`` of words, or the ``spans`` of a ``text``, whose units have ``starts`` and ``ends``.
+        lost: number of labels without a token.
     """
 
     labels: list[int]
@@ -30,13 +30,13 @@ class Aligned:
 
 
 def align_words(windows: Windows, words: Sequence[Place], tags: list[int], later: Mapping[int, int] | None) -> Aligned:
-    """Tags of words to labels of their first tokens.
+    """Align tags of words with their first tokens.
 
     Args:
         windows: tokens of the text.
-        words: places of its words.
+        words: character positions of its words.
         tags: of the words.
-        later: by tag, the label of the later tokens of a word; they have none where None.
+        later: by tag, the label of the other tokens of a word; None if they have no label.
     """
     labels, place = _unlabelled(windows)
     firsts = first_tokens(windows.offsets, words)
@@ -56,13 +56,13 @@ def align_words(windows: Windows, words: Sequence[Place], tags: list[int], later
 
 
 def align_spans(windows: Windows, text: str, spans: Sequence[Span], table: Mapping[Any, int], scheme: str) -> Aligned:
-    """Spans to labels of the tokens that overlap them.
+    """Align spans with the tokens that overlap them.
 
     Args:
         windows: tokens of the text.
         text: running text.
-        spans: in rising order, none of which overlap.
-        table: numbers of the tags.
+        spans: in ascending order, without overlap.
+        table: indices of the tags.
         scheme: of the tags.
     """
     labels, place = _unlabelled(windows)
@@ -90,7 +90,7 @@ def align_spans(windows: Windows, text: str, spans: Sequence[Span], table: Mappi
 
 
 def _unlabelled(windows: Windows) -> tuple[list[int], Sequence[int]]:
-    """Labels of all tokens of all windows, none yet, and where among them each token of the text is labelled."""
+    """Empty labels for the tokens of all windows, and the position where each token of the text is labeled."""
     if len(windows.rows) == 1:
         return [IGNORE] * len(windows.rows[0]["input_ids"]), range(windows.lead, windows.lead + len(windows.offsets))
     lengths = [len(row["input_ids"]) for row in windows.rows]
@@ -99,5 +99,5 @@ def _unlabelled(windows: Windows) -> tuple[list[int], Sequence[int]]:
 
 
 def _order(labels: Sequence[int]) -> dict[int, int]:
-    """For every labelled token the number of labelled tokens before it."""
+    """For every labeled token, the number of labeled tokens before it."""
     return {place: number for number, place in enumerate(p for p, label in enumerate(labels) if label != IGNORE)}

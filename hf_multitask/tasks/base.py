@@ -1,4 +1,4 @@
-"""What every task type has: its arguments, its labels in a dataset, alignment, collation and metrics."""
+"""The base class of task types: arguments, labels of a dataset, alignment, collation and metrics."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Task(ABC):
-    """One task: where its texts and labels are, and what its labels mean.
+    """A task: the columns of its texts and labels, and the meaning of its labels.
 
-    A task is an argument list and no more: :meth:`to_dict` is what the model's configuration keeps, and the class is
-    built from it again. It knows its own name, for messages, once :func:`build_task` has made it.
+    A task consists of its arguments only: :meth:`to_dict` is stored in the configuration of the model, and the object
+    is rebuilt from it. A task has a name, for messages, if it was created by :func:`build_task`.
 
-    A type of one's own is a dataclass derived from this one or from another task, made known by :func:`register_task`.
-    It has a class attribute ``type``, its name, and names the column of its text in a field ``text_column``, or of its
-    words in ``tokens_column``.
+    Your own task type is a dataclass derived from this class or from another task, and is registered with
+    :func:`register_task`. Its class attribute ``type`` is the name of the type, and a field ``text_column`` is the
+    column of its text, or ``tokens_column`` that of its words.
 
     Args:
-        dataset: which dataset it reads; the one named like the task where None.
-        max_length: tokens a row is cut to; the most that tokenizer and backbone take where None.
-        language: of the texts, for backbones that are told it, as XLM by its ``lang2id``.
+        dataset: the dataset that it reads; that with the name of the task if None.
+        max_length: tokens to which a row is truncated; the maximum of tokenizer and backbone if None.
+        language: of the texts, for backbones with a language input, such as XLM with its ``lang2id``.
     """
 
     type: ClassVar[str]
-    # Whether a row holds several texts, each an input of its own.
+    # Whether a row contains several texts, each of which is a separate input.
     several: ClassVar[bool] = False
-    # Whether a row is changed at random whenever it is drawn, by :meth:`masked`.
+    # Whether a row is changed at random whenever it is drawn, see :meth:`masked`.
     masks: ClassVar[bool] = False
-    # Whether encode_labels reads the encoding's offset_mapping, which only a fast tokenizer makes.
+    # Whether encode_labels reads the offset_mapping of the encoding, which needs a fast tokenizer.
     aligns_words: ClassVar[bool] = False
-    # Whether a row's labels are those of its tokens, window by window where it has several.
+    # Whether the labels of a row are those of its tokens, by window if it has several.
     labels_tokens: ClassVar[bool] = False
     name: str | None = dataclasses.field(default=None, repr=False)
     dataset: str | None = None
@@ -57,7 +57,7 @@ class Task(ABC):
     language: str | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """See that a type which measures otherwise than the one that it derives from does not say that one's names."""
+        """Reset ``metric_names`` of a type whose metrics differ from those of its base class."""
         super().__init_subclass__(**kwargs)
         if {"metrics", "score", "text_metrics"} & vars(cls).keys() and "metric_names" not in vars(cls):
             cls.metric_names = Task.metric_names  # type: ignore[method-assign]
@@ -66,7 +66,7 @@ class Task(ABC):
         self.check_number("max_length", 1)
 
     def check_number(self, argument: str, least: int, *, none: bool = True) -> None:
-        """See that an argument is a whole number of ``least`` or more, or None where that is allowed.
+        """Check that an argument is a whole number of at least ``least``, or None if that is allowed.
 
         Raises:
             ValueError: it is not.
@@ -81,7 +81,7 @@ class Task(ABC):
 
     @property
     def source(self) -> str:
-        """Name of the dataset this task reads."""
+        """Name of the dataset that the task reads."""
         return self.dataset or self.name or ""
 
     @property
@@ -101,7 +101,7 @@ class Task(ABC):
 
     @property
     def keeps_rows(self) -> bool:
-        """Whether a row of the data is a row that is drawn, neither split into several nor put together with others."""
+        """Whether rows of the data are drawn as they are, neither split nor combined."""
         return True
 
     @property
@@ -122,11 +122,11 @@ class Task(ABC):
 
     @property
     def windows_key(self) -> Any:
-        """How long texts are read in windows, the same for tasks that can share them; None where they are cut."""
+        """The key of the windows of long texts, equal for tasks that can share them; None if texts are truncated."""
         return None
 
     def stride_of(self, limit: int | None) -> int | None:  # noqa: ARG002
-        """Tokens by which windows of ``limit`` tokens overlap; None where long texts are cut."""
+        """Tokens by which windows of ``limit`` tokens overlap; None if long texts are truncated."""
         return None
 
     def to_dict(self) -> dict[str, Any]:
@@ -138,59 +138,59 @@ class Task(ABC):
         return code_of(type(self))
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """See that the tokenizer can do what the task asks of it.
+        """Check that the tokenizer supports the task.
 
         Raises:
             ValueError: it cannot.
         """
         if self.aligns_words and not tokenizer.is_fast:
             raise self.error(
-                f"the tokenizer {type(tokenizer).__name__} is a slow one, which does not know where a token stands in "
-                "the text. Give a fast tokenizer."
+                f"the tokenizer {type(tokenizer).__name__} is slow and does not return the positions of tokens in the "
+                "text. Use a fast tokenizer."
             )
         special = tokenizer.num_special_tokens_to_add(self.text_columns[1] is not None)
         if self.max_length is not None and self.max_length <= special:
             raise self.error(
-                f"`max_length` leaves no token of the text beside {special} special tokens. "
+                f"`max_length` leaves no token for the text in addition to {special} special tokens. "
                 f"Found `max_length = {self.max_length}`."
             )
 
     def check_extras(self) -> None:  # noqa: B027 - most types need none
-        """See that the packages that its metrics need are installed; called before anything is trained.
+        """Check that the packages of its metrics are installed; called before training.
 
         Raises:
-            ValueError: one is not; the sentence says how to install it.
+            ValueError: a package is missing; the message says how to install it.
         """
 
     def error(self, sentence: str) -> ValueError:
-        """An error whose sentence begins with this task's name."""
+        """An error whose message begins with the name of the task."""
         return ValueError(f"Task '{self.name}': {sentence}" if self.name else f"{type(self).__name__}: {sentence}")
 
     def check_columns(self, dataset: Dataset, split: str) -> None:
-        """See that the columns this task names are there.
+        """Check that the columns of the task exist.
 
         Raises:
-            ValueError: one is missing.
+            ValueError: a column is missing.
         """
         for column in self.columns:
             if column not in dataset.column_names:
                 raise self.error(
                     f"the {split} data has no column '{column}'; it has {', '.join(dataset.column_names) or 'none'}."
-                    + (close_match(column, dataset.column_names) or " Name the right one in the task.")
+                    + (close_match(column, dataset.column_names) or " Set the correct column in the task.")
                 )
 
     def resolve(self, train: Dataset | None, others: Sequence[Dataset]) -> Task:  # noqa: ARG002
-        """A copy in which labels that were left out are read from the data: training labels first, then the others.
+        """A copy with missing label names read from the data: training labels first, then the others.
 
-        The task itself where it has nothing to read.
+        The result is the task itself if nothing is missing.
 
         Raises:
-            ValueError: the target column does not hold labels of this type.
+            ValueError: the target column does not contain labels of this type.
         """
         return self
 
     def reading(self, data: Sequence[Dataset]) -> Task:  # noqa: ARG002
-        """A copy that knows how the labels of some data are written; the task itself where it knew before.
+        """A copy with the label format of some data; the task itself if the format is already known.
 
         Raises:
             ValueError: the task cannot read them.
@@ -199,30 +199,30 @@ class Task(ABC):
 
     @property
     def reads_numbers(self) -> bool:
-        """Whether it gets the numbers of a ClassLabel column, and not the names."""
+        """Whether the task reads the numbers of a ClassLabel column, not the names."""
         return False
 
     def unseen(self, dataset: Dataset) -> list[Any]:  # noqa: ARG002
-        """Labels of a dataset that the task does not know, sorted; they are numbered after the known ones."""
+        """Labels of a dataset that are unknown to the task, sorted; they are numbered after the known ones."""
         return []
 
     def batch_rows(self, rows: dict[str, list[Any]], indices: list[int]) -> tuple[dict[str, list[Any]], list[int]]:
-        """Rows of the data to those that are drawn: the same, unless a type puts several together."""
+        """Convert rows of the data to the rows that are drawn: the same, unless a type combines rows."""
         return rows, indices
 
     def encode_inputs(
         self, rows: dict[str, list[Any]], indices: list[int], encoder: Encoder, split: str, *, offsets: bool
     ) -> tuple[dict[str, list[Any]], Any, list[bool]]:
-        """The model inputs of a batch of rows, what :meth:`encode_labels` gets as ``encoding``, and which were cut.
+        """The model inputs of a batch of rows, the ``encoding`` for :meth:`encode_labels`, and the truncated rows.
 
         What is no text is read as the pipeline reads it, by the type's reader, whose readings are the ``encoding``.
 
         Args:
             rows: the columns, of the batch.
-            indices: the rows' numbers in their dataset, for messages.
-            encoder: makes inputs of texts.
+            indices: the indices of the rows in their dataset, for messages.
+            encoder: converts texts to inputs.
             split: name of the split, for messages.
-            offsets: whether a task reads where the tokens stand.
+            offsets: whether a task reads the positions of the tokens.
         """
         if self.reader.modality != TEXTS:
             task = {**self.to_dict(), "name": self.name}
@@ -252,35 +252,35 @@ class Task(ABC):
         """The values of a column as texts.
 
         Raises:
-            ValueError: one is none; the sentence names its row.
+            ValueError: a value is not a text; the message names its row.
         """
         texts = []
         for value, index in zip(values, indices, strict=True):
             try:
                 texts.append(as_text(value))
             except TypeError as problem:
-                raise self.row_error(index, split, f"column '{column}': {problem}. Mend the row.") from None
+                raise self.row_error(index, split, f"column '{column}': {problem}. Fix the row.") from None
         return texts
 
     def row_error(self, index: int, split: str, sentence: str) -> ValueError:
-        """An error that names a row."""
+        """An error whose message names a row."""
         return self.error(f"row {index} of the {split} data, {sentence}")
 
     @abstractmethod
     def encode_labels(
         self, rows: dict[str, list[Any]], indices: list[int], encoding: BatchEncoding, unseen: list[Any], split: str
     ) -> list[Any]:
-        """The labels of a batch of rows as numbers aligned to its encoding; None for a row without label.
+        """The labels of a batch of rows as numbers aligned with its encoding; None for a row without a label.
 
         Args:
             rows: the target column, and the text columns, of the batch.
-            indices: the rows' numbers in their dataset, for messages.
+            indices: the indices of the rows in their dataset, for messages.
             encoding: their tokens.
-            unseen: labels to number after the known ones; any other unknown label is an error.
+            unseen: labels that are numbered after the known ones; any other unknown label is an error.
             split: name of the split, for messages.
 
         Raises:
-            ValueError: a row's label is unknown, or of the wrong kind; the sentence names the row.
+            ValueError: a label is unknown, or has the wrong type; the message names the row.
         """
 
     def more_columns(
@@ -291,16 +291,16 @@ class Task(ABC):
         *,
         training: bool,  # noqa: ARG002
     ) -> dict[str, list[Any]]:
-        """Further columns of a batch of rows beside its labels.
+        """Additional columns of a batch of rows.
 
-        ``gold`` is what evaluation compares answers with, where that is more than the labels; ``lost`` counts labels
-        that no token carries, ``cut`` tells of labels that were cut.
+        ``gold`` holds the references for evaluation if they are more than the labels; ``lost`` counts labels without a
+        token, and ``cut`` marks labels that were truncated.
 
         Args:
             rows: see :meth:`encode_labels`.
-            labels: what that has made of them.
+            labels: the result of :meth:`encode_labels`.
             encoding: see :meth:`encode_labels`.
-            training: whether the rows are trained on.
+            training: whether the rows are for training.
         """
         return {}
 
@@ -321,7 +321,7 @@ class Task(ABC):
         return inputs, label
 
     def reduced(self, predictions: torch.Tensor) -> torch.Tensor:
-        """What :meth:`score` needs of a batch's predictions: all of them, unless a type keeps less."""
+        """The part of the predictions of a batch that :meth:`score` needs: all of them by default."""
         return predictions
 
     def score(
@@ -334,15 +334,15 @@ class Task(ABC):
         loss: float,  # noqa: ARG002
         tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
     ) -> dict[str, float]:
-        """Metrics of an evaluation, see :meth:`metrics`; types that need more than tensors override this.
+        """Metrics of an evaluation, see :meth:`metrics`; types whose metrics need more than tensors override this.
 
         Args:
-            predictions: what the head's ``predictions`` keeps, or the tokens that a task wrote; padded with -100.
+            predictions: those of the head, or the tokens that a task has generated; padded with -100.
             labels: as collated, padded with -100.
             unseen: see :meth:`metrics`.
             references: the labels as encoded, in the order of the predictions.
             loss: mean over all items.
-            tokenizer: the backbone's.
+            tokenizer: of the backbone.
         """
         return self.metrics(predictions, labels, unseen)
 
@@ -352,20 +352,20 @@ class Task(ABC):
         rows: Dataset,  # noqa: ARG002
         tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
     ) -> float | None:
-        """The loss of the best answer that does not read its input; None where the type does not know it.
+        """The loss of the best constant answer; None if the type does not define it.
 
         Args:
             labels: of the training data, as encoded.
             rows: the encoded rows.
-            tokenizer: the backbone's.
+            tokenizer: of the backbone.
         """
         return None
 
     @property
     def metric_names(self) -> list[str] | None:
-        """Names of what :meth:`score` gives, the primary one first; None where the type, or its labels, do not say."""
+        """Names of the metrics of :meth:`score`, the primary metric first; None if they are not known."""
         return None
 
     @abstractmethod
     def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: list[Any]) -> dict[str, float]:
-        """Metrics of logits against labels, the primary one first, which grows to 1 as the model gets better."""
+        """Metrics of logits and labels; the first is the primary metric, which increases to 1 for a better model."""

@@ -1,4 +1,4 @@
-"""Losses of constant answers: of the frequencies of classes, or the mean of numbers."""
+"""Losses of constant answers: the frequencies of classes, or the mean of numbers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Hashable, Iterable, Sequence
 
 
 def entropy(values: Iterable[Hashable]) -> float:
-    """The cross-entropy of values and their own frequencies, in nats; 0 where there is none."""
+    """The entropy of the frequencies of values, in nats; 0 if there are none."""
     counts = Counter(values)
     total = sum(counts.values())
     return 0.0 - sum(count / total * math.log(count / total) for count in counts.values())
 
 
 def variance(rows: Sequence[Sequence[float]]) -> float:
-    """The mean over columns of the mean squared distance from the column's mean."""
+    """The mean over columns of the mean squared distance from the mean of the column."""
     columns = list(zip(*rows, strict=True))
     means = [math.fsum(column) / len(column) for column in columns]
     spread = [

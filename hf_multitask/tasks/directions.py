@@ -1,10 +1,10 @@
-"""Which way metrics go: whether a better model has more of one, or less."""
+"""The direction of metrics: whether a better model has a higher or a lower value."""
 
 from __future__ import annotations
 
 import re
 
-# Words of names: metrics of the package, and those that people know by these names.
+# Words in names of metrics of the package and of other well-known metrics.
 _FALLING = """
 loss losses logloss entropy crossentropy nll perplexity ppl bpc bpb deviance divergence kl distance error errors err
 mae mse rmse msle rmsle mape smape mad wer cer mer ter eer fpr fnr ece mce brier
@@ -16,22 +16,22 @@ rouge rougel bleu sacrebleu chrf meteor bertscore match em las uas ndcg mrr hit 
 reduction improvement gain
 """
 FALLING, RISING = frozenset(_FALLING.split()), frozenset(_RISING.split())
-# Words that turn a falling metric into a rising one, as in scikit-learn's neg_mean_squared_error.
+# Words that negate a metric, as in scikit-learn's neg_mean_squared_error.
 _TURNING = frozenset({"neg", "negative", "negated", "minus", "inverse", "inverted"})
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z]{2}|[A-Z][a-z])")
 _WORD = re.compile(r"[a-z]+[0-9]?")
 
 
 def rises(metric: str) -> bool | None:
-    """Whether a better model has more of a metric, as its name says; None where it says nothing.
+    """Whether a better model has a higher value of a metric, according to its name; None if the name is unknown.
 
-    The last word that is known decides: ``ner_f1`` and ``error_f1`` rise, ``lm_perplexity``, ``val_loss`` and
-    ``error_rate`` fall, and ``neg_mse`` and ``1-wer`` rise again.
+    The last known word determines the direction: ``ner_f1`` and ``error_f1`` increase, ``lm_perplexity``, ``val_loss``
+    and ``error_rate`` decrease, and ``neg_mse`` and ``1-wer`` increase.
 
     Args:
-        metric: its name, with or without ``eval_`` and a task's name before it.
+        metric: its name, with or without ``eval_`` and the name of a task as prefix.
     """
-    if metric.removeprefix("eval_") == "average":  # of primary metrics, which all rise
+    if metric.removeprefix("eval_") == "average":  # of primary metrics, which all increase
         return True
     words = _WORD.findall(_CAMEL.sub("_", metric).lower())
     for word in reversed(words):

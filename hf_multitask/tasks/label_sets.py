@@ -1,4 +1,4 @@
-"""Sets of labels in one row: as lists of labels, as vectors of 0 and 1, and as text with separators."""
+"""Sets of labels in a row: as lists of labels, as vectors of 0 and 1, and as text with separators."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SEPARATORS = (";", "|", ",")
 
 
 def split(cell: Any, separator: str) -> list[str] | None:
-    """The labels in a cell, without blanks around them; None where the cell is empty or blank.
+    """The labels in a cell, without surrounding spaces; None if the cell is empty or blank.
 
-    A cell of nothing but separators is the empty set. A number is read as the text that it was.
+    A cell with separators only is the empty set. A number is converted back to its text.
     """
     if cell is None:
         return None
@@ -29,9 +29,9 @@ def split(cell: Any, separator: str) -> list[str] | None:
 
 
 def separator_in(names: Sequence[Any]) -> str | None:
-    """The separator that different labels of a column have in common, if they look like sets of fewer labels.
+    """The common separator of the different labels of a column if they look like sets of fewer labels.
 
-    They do where a tenth of them hold the separator, and half of the parts of those are parts of other labels as well.
+    They do if a tenth of them contain the separator, and half of their parts are also parts of other labels.
     """
     words = [name for name in names if isinstance(name, str)]
     for separator in SEPARATORS:
@@ -48,7 +48,7 @@ def separator_in(names: Sequence[Any]) -> str | None:
 
 
 def lists_of(data: Sequence[Dataset], column: str) -> list[Dataset]:
-    """Those of the datasets whose column holds lists with something in them."""
+    """The datasets whose column contains lists that are not all empty."""
     return [dataset for dataset in data if lab.kind(dataset, column)[1] and len(lab.entries(dataset, column))]
 
 
@@ -61,16 +61,16 @@ def lengths(data: Sequence[Dataset], column: str) -> list[int]:
 
 
 def format_of(data: Sequence[Dataset], column: str, names: Sequence[str] | None) -> str:
-    """What the lists of a column are: ``vector``, one 0 or 1 for every class, or ``set``, the labels that apply.
+    """The format of the lists of a column: ``vector``, one 0 or 1 for every class, or ``set``, the labels that apply.
 
-    Floats are vectors. Whole numbers, booleans and ClassLabels are, where every list of the column is as long as there
-    are classes and holds nothing but 0 and 1: as sets, these would all hold every class, or one of them twice.
+    Floats are vectors. Integers, booleans and ClassLabels are vectors if every list of the column is as long as the
+    number of classes and contains only 0 and 1: as sets, these would all contain every class, or one of them twice.
 
     Args:
-        data: all datasets whose lists go together; a row alone could often be either.
+        data: all datasets of the column; the format of a single row is often ambiguous.
         column: of the labels.
-        names: of the classes; where None, a ClassLabel's are taken, and else there are as many classes as the lists are
-            long, two or more.
+        names: of the classes; if None, those of a ClassLabel, and otherwise there are as many classes as the length of
+            the lists, at least two.
     """
     data = lists_of(data, column)
     if any(lab.kind(dataset, column)[0] == "float" for dataset in data):

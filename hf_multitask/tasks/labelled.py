@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Self = TypeVar("Self", bound="Labelled")
-MANY = 1_000  # classes; more than that need as many labels
+MANY = 1_000  # classes; more classes need at least as many labels
 UNSEEN = ("count_wrong", "error")
 
 
@@ -40,7 +40,7 @@ class Labelled(Task):
             raise self.error(f"`label_names` should be different names, one or more. Found {self.label_names!r}.")
 
     def labels_of(self, dataset: Dataset) -> list[Any]:
-        """The different labels of a dataset, as the task reads them, sorted."""
+        """The different labels of a dataset, as read by the task, sorted."""
         return lab.values(dataset, self.target_column)
 
     def class_names_of(self, dataset: Dataset) -> list[str] | None:
@@ -48,10 +48,10 @@ class Labelled(Task):
         return lab.class_names(dataset, self.target_column)
 
     def with_names_of(self: Self, data: Sequence[Dataset]) -> Self:
-        """A copy with the label names that the data hold, the training data first.
+        """A copy with the label names in the data, those of the training data first.
 
         Raises:
-            ValueError: there are too few to learn from, too many to be classes, or names and numbers.
+            ValueError: there are fewer than two labels, too many for classes, or both names and numbers.
         """
         names = self.class_names_of(data[0])
         found = [self.labels_of(dataset) for dataset in data]
@@ -61,36 +61,36 @@ class Labelled(Task):
         return self.named(names)
 
     def named(self: Self, names: list[str]) -> Self:
-        """A copy with label names that were found in the data.
+        """A copy with the label names found in the data.
 
         Raises:
-            ValueError: there are too few to learn from.
+            ValueError: there are fewer than two.
         """
         if len(names) < 2:
             raise self.error(
-                f"column '{self.target_column}' holds {len(names)} different label(s), and two or more are needed. "
-                "Check the column, or give label_names."
+                f"column '{self.target_column}' has {len(names)} different label(s), but at least two are needed. "
+                "Check the column, or set label_names."
             )
         return replace(self, label_names=names)
 
     def _check_numbers(self, found: list[list[Any]], train: Dataset) -> None:
-        """See that numbers in a column can be those of classes."""
+        """Check that the numbers in a column can be class indices."""
         column, labels = f"column '{self.target_column}'", [value for split in found for value in split]
         numbers = [value for value in labels if isinstance(value, int)]
         names = [value for value in labels if not isinstance(value, int)]
         if numbers and names:
             raise self.error(
-                f"{column} holds the number {numbers[0]!r} and the name {names[0]!r}. Write the labels in the same way "
-                "in all splits, or give label_names."
+                f"{column} contains the number {numbers[0]!r} and the name {names[0]!r}. Use the same kind of labels "
+                "in all splits, or set label_names."
             )
         if min(numbers, default=0) < 0:
-            raise self.error(f"{column} holds negative numbers. Number the labels from 0.")
+            raise self.error(f"{column} contains negative numbers. Number the labels from 0.")
         classes, labelled = max(numbers, default=0) + 1, len(lab.entries(train, self.target_column))
         if classes > max(MANY, labelled):
             raise self.error(
-                f"{column} holds whole numbers up to {classes - 1}, which makes {classes} classes, and the training "
-                f"data have {labelled} labels. They look like ids or times. Name another column, number the classes "
-                "from 0, or give label_names."
+                f"{column} contains whole numbers up to {classes - 1}, which makes {classes} classes, but the "
+                f"training data have {labelled} labels. They look like ids or timestamps. Set another column, number "
+                "the classes from 0, or set label_names."
             )
 
     def unseen(self, dataset: Dataset) -> list[Any]:
@@ -98,17 +98,17 @@ class Labelled(Task):
         return lab.unseen_labels(self.labels_of(dataset), self.label_names or [])
 
     def unknown_label(self, value: object, where: str) -> ValueError:
-        """The error for a label that is none of the names."""
+        """The error for a label that is not one of the names."""
         names = self.label_names or []
         shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
         return self.error(
-            f"{where} has the label {value!r} in column '{self.target_column}', which is none of label_names ({shown})."
+            f"{where} has the label {value!r} in column '{self.target_column}', which is not in label_names ({shown})."
             + self.fix_of_label(value)
         )
 
     def fix_of_label(self, value: object) -> str:
-        """How to put a label right that is none of the names, the end of a sentence."""
+        """How to fix an unknown label, as the end of a message."""
         names = self.label_names or []
         if isinstance(value, int) and str(value) in names:
-            return " A number is the place of a name, counted from 0. Write the label as text to have it by its name."
+            return " A number is the index of a name, counted from 0. Write the label as text to use its name."
         return lab.close(str(value), names) or " Fix the row, or add the label."

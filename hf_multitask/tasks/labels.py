@@ -1,4 +1,4 @@
-"""Labels as users keep them - names, numbers, ClassLabel - and as heads read them."""
+"""Labels in the format of the user - names, numbers, ClassLabel - and in that of the heads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from datasets import Dataset
 
-# What a column may hold, and how an error says it.
+# The kinds of values of a column, with their description in errors.
 KINDS = {
     "name": "names",
     "number": "whole numbers",
@@ -25,7 +25,7 @@ KINDS = {
 
 
 def leaf(feature: Any) -> tuple[Any, int]:
-    """The innermost feature of a column and how many lists are around it."""
+    """The innermost feature of a column, and the number of lists around it."""
     depth = 0
     while hasattr(feature, "feature") or isinstance(feature, list):
         feature = feature[0] if isinstance(feature, list) else feature.feature
@@ -34,11 +34,11 @@ def leaf(feature: Any) -> tuple[Any, int]:
 
 
 def kind(dataset: Dataset, column: str) -> tuple[str, int]:
-    """What a column holds, a key of ``KINDS``, and in how many lists. A ClassLabel counts as ``name``."""
+    """The kind of values of a column, a key of ``KINDS``, and the number of lists. A ClassLabel counts as ``name``."""
     feature, depth = leaf(dataset.features[column])
     if type(feature).__name__ == "ClassLabel":
         return "name", depth
-    if type(feature).__name__ == "Json":  # what datasets makes of values that have no type in common
+    if type(feature).__name__ == "Json":  # the type in datasets for values without a common type
         return "mixed", depth
     dtype = str(getattr(feature, "dtype", ""))
     for word, start in (
@@ -57,17 +57,17 @@ def class_names(dataset: Dataset, column: str) -> list[str] | None:
 
 
 def holds_strings(dataset: Dataset, column: str) -> bool:
-    """Whether a column holds names as text, in lists or not."""
+    """Whether a column contains names as text, in lists or not."""
     return kind(dataset, column)[0] == "name" and class_names(dataset, column) is None
 
 
 def arrow(dataset: Dataset, column: str) -> pa.ChunkedArray:
-    """A column as Arrow has it, without missing values."""
+    """A column as an Arrow array, without missing values."""
     return dataset.select_columns([column]).with_format("arrow")[:][column].drop_null()
 
 
 def entries(dataset: Dataset, column: str) -> pa.ChunkedArray:
-    """All labels of a column, lists opened and missing ones left out."""
+    """All labels of a column, with lists flattened and without missing ones."""
     import pyarrow.compute as pc
 
     data = arrow(dataset, column)
@@ -77,9 +77,9 @@ def entries(dataset: Dataset, column: str) -> pa.ChunkedArray:
 
 
 def values(dataset: Dataset, column: str) -> list[Any]:
-    """The different labels of a column, sorted, lists opened and missing ones left out; ClassLabels by name.
+    """The different labels of a column, sorted, with lists flattened and without missing ones; ClassLabels by name.
 
-    Whole floats are numbers: pandas and CSV files make floats of numbers where some are missing.
+    Floats without a fraction are integers: pandas and CSV files convert integers to floats if some are missing.
     """
     import pyarrow.compute as pc
 
@@ -94,19 +94,19 @@ def values(dataset: Dataset, column: str) -> list[Any]:
 
 
 def are_numbers_with_gaps(dataset: Dataset, column: str) -> bool:
-    """Whether a column of floats may be one of whole numbers of which some are missing."""
+    """Whether a column of floats may consist of integers some of which are missing."""
     if kind(dataset, column) != ("float", 0) or not all(isinstance(value, int) for value in values(dataset, column)):
         return False
     return len(arrow(dataset, column)) < len(dataset)
 
 
 def misplaced(names: Sequence[str]) -> str | None:
-    """The first of the names that is a number, and not the one that indexes it."""
+    """The first name that is a number other than its own index."""
     return next((name for place, name in enumerate(names) if name.isdecimal() and name != str(place)), None)
 
 
 def label_names(found: Iterable[list[Any]]) -> list[str]:
-    """Names for the labels of several splits: the first split's, then what the others add, each sorted.
+    """Names for the labels of several splits: those of the first split, then the additional ones of the others, sorted.
 
     Numbers, which index the names, become ``LABEL_0``, ``LABEL_1`` and so on, up to the largest.
     """
@@ -119,7 +119,7 @@ def label_names(found: Iterable[list[Any]]) -> list[str]:
 
 
 def numbering(names: list[str], unseen: list[Any]) -> dict[Any, int]:
-    """From a label as data holds it, a name or a number, to its number; unseen labels come after the known ones."""
+    """The index of each label of the data, a name or a number; unseen labels are numbered after the known ones."""
     table: dict[Any, int] = {name: number for number, name in enumerate(names)}
     table.update({number: number for number in range(len(names))})
     table.update({label: len(names) + number for number, label in enumerate(unseen)})
@@ -127,18 +127,18 @@ def numbering(names: list[str], unseen: list[Any]) -> dict[Any, int]:
 
 
 def unseen_labels(found: list[Any], names: list[str]) -> list[Any]:
-    """Those of the labels that are none of the names, nor a number of one."""
+    """The labels that are neither one of the names nor an index of one."""
     known = numbering(names, [])
     return [label for label in found if label not in known]
 
 
 def describe(found: str, depth: int) -> str:
-    """What a column holds, in words."""
+    """A description of the values of a column."""
     return "lists of " * depth + KINDS[found]
 
 
 def padded(labels: Sequence[list[int]], length: int, padding_side: str) -> torch.Tensor:
-    """Labels of the tokens of N rows as (N, length), -100 where there is no token."""
+    """Labels of the tokens of N rows as (N, length), padded with -100."""
     import torch
 
     pads = [[IGNORE] * (length - len(row)) for row in labels]

@@ -1,4 +1,4 @@
-"""Language modelling: the words behind a mask, and the next word."""
+"""Masked and causal language modeling."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class LanguageModelling(Task):
-    """What the two types have in common."""
+    """The base class of both types."""
 
     text_column: str = "text"
 
@@ -39,7 +39,7 @@ class LanguageModelling(Task):
         return [self.text_column]
 
     def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:
-        """Labels (N, L), -100 where a token has none."""
+        """Labels (N, L), -100 for tokens without a label."""
         return lab.padded(labels, length, padding_side)
 
     @property
@@ -74,21 +74,22 @@ class LanguageModelling(Task):
         return {"token_accuracy": accuracy["accuracy"]}
 
     def targets(self, labels: np.ndarray) -> np.ndarray:
-        """For each place of (N, L), the token that is told there."""
+        """For each position of (N, L), the token that is predicted there."""
         return labels
 
 
 @dataclass(kw_only=True)
 class FillMask(LanguageModelling):
-    """Tell masked words: BERT's masked language modelling, with a new mask whenever a row is drawn.
+    """Predict masked words: the masked language modeling of BERT, with a new mask whenever a row is drawn.
 
-    Of the tokens that are no special ones, each is chosen with ``mlm_probability``; of the chosen 80 % become the mask
-    token, 10 % a random token, 10 % stay (BERT, 2018, section 3.1, https://arxiv.org/abs/1810.04805). The choice
-    depends on seed, optimizer step and row alone; evaluation masks a row alike always.
+    Each token that is not a special token is selected with ``mlm_probability``; of the selected tokens, 80 % are
+    replaced by the mask token, 10 % by a random token, and 10 % are not changed (BERT, 2018, section 3.1,
+    https://arxiv.org/abs/1810.04805). The selection depends on seed, optimizer step and row only; evaluation always
+    uses the same mask for a row.
 
     Args:
         text_column: column of the text.
-        mlm_probability: share of the tokens that are to be told.
+        mlm_probability: share of the tokens that are predicted.
         dataset: see :class:`Task`.
         max_length: see :class:`Task`.
         language: see :class:`Task`.
@@ -108,7 +109,7 @@ class FillMask(LanguageModelling):
 
     @property
     def input_key(self) -> tuple[Any, ...]:
-        """See :class:`Task`: masked rows are nobody else's."""
+        """See :class:`Task`: masked rows are not shared."""
         return (*super().input_key, self.type, self.name)
 
     def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -116,7 +117,7 @@ class FillMask(LanguageModelling):
         super().check_tokenizer(tokenizer)
         if tokenizer.mask_token_id is None:
             raise self.error(
-                f"the tokenizer {type(tokenizer).__name__} has no mask token. Take a backbone that was trained with "
+                f"the tokenizer {type(tokenizer).__name__} has no mask token. Use a backbone that was trained with "
                 "one, or set tokenizer.mask_token."
             )
 
@@ -128,7 +129,7 @@ class FillMask(LanguageModelling):
         unseen: list[Any],  # noqa: ARG002
         split: str,  # noqa: ARG002
     ) -> list[Any]:
-        """See :meth:`Task.encode_labels`: nothing but that there is one, for masks are drawn later."""
+        """See :meth:`Task.encode_labels`: empty labels, because masks are drawn later."""
         return [[IGNORE] * len(ids) for ids in encoding["input_ids"]]
 
     def constant_loss(
@@ -137,7 +138,7 @@ class FillMask(LanguageModelling):
         rows: Dataset,
         tokenizer: PreTrainedTokenizerBase,
     ) -> float | None:
-        """See :meth:`Task.constant_loss`: entropy of the tokens, one by one."""
+        """See :meth:`Task.constant_loss`: entropy of the single tokens."""
         special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
         return entropy(token for row in rows["input_ids"] for token in row if token not in special)
 
@@ -161,19 +162,19 @@ class FillMask(LanguageModelling):
 
 @dataclass(kw_only=True)
 class TextGeneration(LanguageModelling):
-    """Tell the next word, from the first to the last of a text, by a causal language model.
+    """Predict every next word of a text with a causal language model.
 
-    A text begins with the beginning-of-text token, where the tokenizer has one, and ends with the end-of-text token. It
-    is cut into blocks; no block holds words of two texts. A block begins with the last token of the one before it, so
-    that every token is told once.
+    A text begins with the beginning-of-text token, if the tokenizer has one, and ends with the end-of-text token. It is
+    split into blocks; no block contains words of two texts. A block begins with the last token of the previous one, so
+    that every token is predicted once.
 
     Args:
         text_column: column of the text.
-        block_size: tokens of a block; as many as tokenizer and backbone take, but 1024 at most, where None.
-        num_beams: beams of the pipeline's search.
+        block_size: tokens of a block; the maximum of tokenizer and backbone, but at most 1024, if None.
+        num_beams: beams of the search in the pipeline.
         max_new_tokens: tokens that the pipeline adds to a text.
         dataset: see :class:`Task`.
-        max_length: not used; texts are not cut off.
+        max_length: not used; texts are not truncated.
         language: see :class:`Task`.
     """
 
@@ -190,12 +191,12 @@ class TextGeneration(LanguageModelling):
 
     @property
     def keeps_rows(self) -> bool:
-        """False: a row becomes blocks."""
+        """False, because a row is split into blocks."""
         return False
 
     @property
     def input_key(self) -> tuple[Any, ...]:
-        """See :class:`Task`: blocks are nobody else's."""
+        """See :class:`Task`: blocks are not shared."""
         return (*super().input_key, self.type, self.block_size)
 
     def constant_loss(
@@ -204,7 +205,7 @@ class TextGeneration(LanguageModelling):
         rows: Dataset,  # noqa: ARG002
         tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
     ) -> float | None:
-        """See :meth:`Task.constant_loss`: entropy of the tokens, one by one."""
+        """See :meth:`Task.constant_loss`: entropy of the single tokens."""
         return entropy(token for row in labels for token in row[1:])
 
     def encode_inputs(
@@ -216,7 +217,7 @@ class TextGeneration(LanguageModelling):
         *,
         offsets: bool,  # noqa: ARG002
     ) -> tuple[dict[str, list[Any]], Any, list[bool]]:
-        """See :meth:`Task.encode_inputs`: of every row its blocks, a row each."""
+        """See :meth:`Task.encode_inputs`: the blocks of every row, each as a row."""
         tokenizer = encoder.tokenizer
         size = min(self.block_size or 1024, encoder.limit or self.block_size or 1024)
         texts = self.texts(rows[self.text_column], self.text_column, indices, split)
@@ -242,7 +243,7 @@ class TextGeneration(LanguageModelling):
         return encoding
 
     def targets(self, labels: np.ndarray) -> np.ndarray:
-        """See :class:`LanguageModelling`: the token behind each place."""
+        """See :class:`LanguageModelling`: the token after each position."""
         import numpy as np
 
         return np.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)

@@ -1,4 +1,4 @@
-"""Metrics as :class:`evaluate.Metric` classes that need no Hub. Imported when a metric is first computed."""
+"""Metrics as :class:`evaluate.Metric` classes that do not need the Hub; imported when a metric is first computed."""
 
 import importlib
 import re
@@ -19,7 +19,7 @@ _TAGS = Features({"predictions": List(Value("string")), "references": List(Value
 
 
 class _Offline(evaluate.Metric):
-    """A metric computed in memory, with its features in a class attribute."""
+    """A metric that is computed in memory, with its features in a class attribute."""
 
     features: ClassVar[Features]
 
@@ -32,14 +32,14 @@ class _Offline(evaluate.Metric):
         )
 
     def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> Any:
-        """As in ``evaluate.Metric``, which would write what it is given to Arrow and read it back first."""
+        """As in ``evaluate.Metric``, but without writing the arguments to Arrow and reading them back."""
         if predictions is None or references is None or self.writer is not None:
             return super().compute(predictions=predictions, references=references, **kwargs)
         return self._compute(predictions=predictions, references=references, **kwargs)
 
 
 class Accuracy(_Offline):
-    """``accuracy``: the share of right predictions; 0 where there is none."""
+    """``accuracy``: the share of correct predictions; 0 if there are none."""
 
     features = _LABELS
 
@@ -55,7 +55,7 @@ class BinaryF1(_Offline):
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         predicted, true = np.asarray(predictions) == 1, np.asarray(references) == 1
-        # Written out: scikit-learn takes milliseconds to look at its arguments.
+        # Computed here, because scikit-learn takes milliseconds to validate its arguments.
         return {"f1": float(2 * (predicted & true).sum() / max(predicted.sum() + true.sum(), 1))}
 
 
@@ -73,7 +73,7 @@ class MicroF1(_Offline):
 
 
 class Correlation(_Offline):
-    """``pearson`` and ``spearmanr``, averaged over outputs; 0 where one side is constant."""
+    """``pearson`` and ``spearmanr``, averaged over outputs; 0 if one side is constant."""
 
     features = _NUMBERS
 
@@ -111,10 +111,10 @@ class SpanF1(_Offline):
 
 
 class Squad(_Offline):
-    """``f1`` and ``exact_match`` of SQuAD: of each answer the best over its references, after its normalisation.
+    """``f1`` and ``exact_match`` of SQuAD: the best of each answer over its references, after normalization.
 
     SQuAD: 100,000+ Questions for Machine Comprehension of Text (EMNLP 2016), section 6.1,
-    https://arxiv.org/abs/1606.05250; without answer, as SQuAD 2.0 counts it, both are 1 for nothing and else 0.
+    https://arxiv.org/abs/1606.05250; without an answer, both are 1 for an empty prediction and otherwise 0 (SQuAD 2.0).
     """
 
     features = Features({"predictions": Value("string"), "references": List(Value("string"))})
@@ -155,7 +155,7 @@ class Translations(_Offline):
 
 
 def need(module: str, metric: str, extra: str) -> Any:
-    """A module that comes with an extra.
+    """A module that is installed with an extra.
 
     Raises:
         ValueError: it is not installed.

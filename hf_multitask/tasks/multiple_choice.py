@@ -1,4 +1,4 @@
-"""The right one of several texts."""
+"""The correct one of several texts."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class MultipleChoice(Task):
-    """Choose the right one of the choices of a row, any number of them.
+    """Select the correct one of any number of choices in a row.
 
     Args:
         question_column: column of the question, or of a text to be continued.
-        choices_column: column of the choices, a list of texts a row.
-        label_column: column of the number of the right one, counted from 0, or a ClassLabel, whose number counts; None
-            where a row has none.
+        choices_column: column of the choices, a list of texts per row.
+        label_column: column of the index of the correct choice, counted from 0, or a ClassLabel, whose number is used;
+            None in a row without a label.
         dataset: see :class:`Task`.
         max_length: tokens of a question with one choice; see :class:`Task`.
         language: see :class:`Task`.
@@ -41,12 +41,12 @@ class MultipleChoice(Task):
 
     @property
     def text_columns(self) -> tuple[str, str | None]:
-        """The question's and the choices'."""
+        """Columns of the question and of the choices."""
         return self.question_column, self.choices_column
 
     @property
     def target_column(self) -> str:
-        """Column of the right choice."""
+        """Column of the correct choice."""
         return self.label_column
 
     @property
@@ -68,7 +68,7 @@ class MultipleChoice(Task):
         *,
         offsets: bool,  # noqa: ARG002
     ) -> tuple[dict[str, list[Any]], Any, list[bool]]:
-        """See :meth:`Task.encode_inputs`: of every row the question with each of its choices."""
+        """See :meth:`Task.encode_inputs`: for every row, the question with each of its choices."""
         questions = self.texts(rows[self.question_column], self.question_column, indices, split)
         first: list[str] = []
         second: list[str] = []
@@ -105,7 +105,7 @@ class MultipleChoice(Task):
                 raise self.row_error(
                     index,
                     split,
-                    f"column '{self.label_column}': the right choice should be a number from 0 to "
+                    f"column '{self.label_column}': the correct choice should be a number from 0 to "
                     f"{count - 1}. Found {label!r}. Fix the row.",
                 )
         return rows[self.label_column]
@@ -116,7 +116,7 @@ class MultipleChoice(Task):
         rows: Dataset,  # noqa: ARG002
         tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
     ) -> float | None:
-        """See :meth:`Task.constant_loss`: entropy of the place of the right choice."""
+        """See :meth:`Task.constant_loss`: entropy of the index of the correct choice."""
         return entropy(labels)
 
     @property
@@ -135,7 +135,7 @@ class MultipleChoice(Task):
 
         from .metrics import Accuracy
 
-        # Evaluation pads batches of fewer choices with -100, and a batch pads its own with minus infinity.
+        # Evaluation pads batches with fewer choices with -100, and a batch pads its rows with minus infinity.
         best = np.where(predictions == -100, -np.inf, predictions).argmax(-1)
         return Accuracy().compute(predictions=best, references=labels)
 

@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 class QuestionAnswering(Task):
     """Find the answer to a question in a context, in the format of SQuAD.
 
-    A context that is longer than the limit is read in windows that overlap. The answers column holds
-    ``{"text": [...], "answer_start": [...]}``, characters counted in the context; empty lists for a question without
-    answer, None for a row without label. The first answer trains, all of them count in evaluation.
+    A context that is longer than the limit is read in windows that overlap. The answers column contains
+    ``{"text": [...], "answer_start": [...]}``, with starts in characters of the context; empty lists for a question
+    without an answer, None for a row without a label. Training uses the first answer, evaluation uses all of them.
 
     Args:
         question_column: column of the question.
         context_column: column of the context.
         answers_column: column of the answers.
-        doc_stride: tokens that two windows of a context have in common.
-        max_answer_length: tokens of the longest answer that is given.
-        unanswerable: whether a question may have no answer; whether one of the data has none where None.
+        doc_stride: tokens by which two windows of a context overlap.
+        max_answer_length: maximum number of tokens of an answer.
+        unanswerable: whether a question may have no answer; if None, whether a question in the data has none.
         dataset: see :class:`Task`.
         max_length: tokens of a window; see :class:`Task`.
         language: see :class:`Task`.
@@ -93,7 +93,7 @@ class QuestionAnswering(Task):
         *,
         offsets: bool,  # noqa: ARG002
     ) -> tuple[dict[str, list[Any]], Any, list[bool]]:
-        """See :meth:`Task.encode_inputs`: of every row its windows."""
+        """See :meth:`Task.encode_inputs`: the windows of every row."""
         questions = self.texts(rows[self.question_column], self.question_column, indices, split)
         contexts = self.texts(rows[self.context_column], self.context_column, indices, split)
         made = [
@@ -114,7 +114,7 @@ class QuestionAnswering(Task):
         unseen: list[Any],  # noqa: ARG002
         split: str,
     ) -> list[Any]:
-        """See :meth:`Task.encode_labels`: the marks of the tokens, and what the score of an answer needs."""
+        """See :meth:`Task.encode_labels`: the marks of the tokens, and the data for the score of an answer."""
         labels: list[dict[str, Any] | None] = []
         for answers, index, windows_of_row, context in zip(rows[self.answers_column], indices, *encoding, strict=True):
             if answers is None:
@@ -133,42 +133,44 @@ class QuestionAnswering(Task):
         return labels
 
     def _answers(self, answers: Any, context: str, index: int, split: str) -> tuple[list[str], tuple[int, int] | None]:
-        """All answers of a row, and the first and last character of the one that trains."""
+        """All answers of a row, and the first and last character of the answer for training."""
         if not isinstance(answers, dict) or not {"text", "answer_start"} <= answers.keys():
             raise self.row_error(
                 index,
                 split,
                 f"column '{self.answers_column}': answers should be "
-                f"{{'text': [...], 'answer_start': [...]}}. Found {answers!r}. Mend the row.",
+                f"{{'text': [...], 'answer_start': [...]}}. Found {answers!r}. Fix the row.",
             )
         texts, starts = list(answers["text"]), list(answers["answer_start"])
         if len(texts) != len(starts):
-            raise self.row_error(index, split, f"{len(texts)} answers have {len(starts)} starts. Give one each.")
+            raise self.row_error(
+                index, split, f"{len(texts)} answers have {len(starts)} starts. Use one start per answer."
+            )
         if not texts and self.unanswerable is False:
-            raise self.row_error(index, split, "the question has no answer. Set unanswerable, or drop the row.")
+            raise self.row_error(index, split, "the question has no answer. Set unanswerable, or remove the row.")
         for text, start in zip(texts, starts, strict=True):
             if start is None or isinstance(start, str | float):
                 raise self.row_error(
-                    index, split, f"the start {start!r} of the answer {text!r} is no whole number. Mend it."
+                    index, split, f"the start {start!r} of the answer {text!r} is not a whole number. Fix it."
                 )
             if not 0 <= start <= len(context) - len(text):
                 raise self.row_error(
                     index,
                     split,
-                    f"the answer {text!r} at character {start} lies beyond the context of "
-                    f"{len(context)} characters. Mend the offset.",
+                    f"the answer {text!r} at character {start} is outside of the context of "
+                    f"{len(context)} characters. Fix the offset.",
                 )
             if not text or context[start : start + len(text)] != text:
                 raise self.row_error(
                     index,
                     split,
-                    f"the answer {text!r} does not stand at character {start} of the context, where "
-                    f"{context[start : start + len(text)]!r} is. Mend the answer or its offset.",
+                    f"the answer {text!r} is not at character {start} of the context, which contains "
+                    f"{context[start : start + len(text)]!r} there. Fix the answer or its offset.",
                 )
         return texts, (starts[0], starts[0] + len(texts[0])) if texts else None
 
     def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:
-        """Marks (N, G, L), -1 where there is no token."""
+        """Marks (N, G, L), padded with -1."""
         import torch
 
         most = max(len(label["marks"]) for label in labels)
@@ -185,7 +187,7 @@ class QuestionAnswering(Task):
         rows: Dataset,  # noqa: ARG002
         tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
     ) -> float | None:
-        """See :meth:`Task.constant_loss`: entropy of the places where answers begin and end."""
+        """See :meth:`Task.constant_loss`: entropy of the positions where answers begin and end."""
         windows = [window for label in labels for window in label["marks"]]
         places = [[_first(window, mark) for window in windows] for mark in (START, END)]
         return sum(map(entropy, places)) / 2
@@ -216,17 +218,17 @@ class QuestionAnswering(Task):
         return Squad().compute(predictions=texts, references=[label["answers"] or [""] for label in references])
 
     def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: list[Any]) -> dict[str, float]:
-        """Not defined: the texts are needed, see :meth:`score`."""
+        """Not defined, because the texts are needed; see :meth:`score`."""
         raise NotImplementedError
 
 
 def _first(window: list[int], mark: int) -> int:
-    """The first token of a window that has a mark."""
+    """The first token of a window with a mark."""
     return next(place for place, marks in enumerate(window) if marks > 0 and marks & mark)
 
 
 def _marks(encoding: Any, window: int, span: tuple[int, int] | None) -> list[int]:
-    """What every token of a window is, and, where the answer lies in it whole, where that begins and ends."""
+    """The marks of the tokens of a window, with the begin and end of the answer if the window contains all of it."""
     marks = context_marks(encoding, window)
     inside = [token for token, mark in enumerate(marks) if mark]
     offsets = encoding["offset_mapping"][window]

@@ -28,9 +28,9 @@ def register_task(
 
     The package's own types come through here as well, with head, reader and decoder from their row in ``kinds``.
 
-    A saved model takes the file of ``head`` and ``decode`` along, so it loads with ``trust_remote_code=True`` where
-    neither this package nor your code is. Where this package is imported, register the type before you load the model,
-    and it needs no trust.
+    A saved model contains the file of ``head`` and ``decode``, so it loads with ``trust_remote_code=True`` where
+    neither this package nor your code is installed. Where this package is imported, register the type before you load
+    the model; then ``trust_remote_code`` is not needed.
 
     Args:
         task: a dataclass derived from :class:`Task`.
@@ -42,8 +42,8 @@ def register_task(
             text or a pair of texts; one that answers by itself needs no ``decode``.
 
     Raises:
-        TypeError: an argument is of the wrong kind, or lacks a method.
-        ValueError: the name is not usable or taken, or the file could not travel with a model.
+        TypeError: an argument has the wrong type, or a method is missing.
+        ValueError: the name is invalid or taken, or the file cannot be saved with a model.
 
     Example::
 
@@ -56,7 +56,9 @@ def register_task(
         missing = ", ".join(sorted(task.__abstractmethods__))
         raise TypeError(f"Type '{kind}': the class {task.__name__} does not define {missing}. Define it.")
     if "__dataclass_fields__" not in vars(task):
-        raise TypeError(f"Type '{kind}': {task.__name__} is no dataclass. Decorate it with @dataclass(kw_only=True).")
+        raise TypeError(
+            f"Type '{kind}': {task.__name__} is not a dataclass. Decorate it with @dataclass(kw_only=True)."
+        )
     names = [field.name for field in fields(task)]
     if "type" in names:
         raise TypeError(f"Type '{kind}': `type` is a field of {task.__name__}. Annotate it as ClassVar[str].")
@@ -84,7 +86,7 @@ def _name(task: type[Task]) -> str:
         raise TypeError(f'{task.__name__} has no type name. Add a class attribute `type: ClassVar[str] = "my-type"`.')
     if not isinstance(kind, str) or not _NAME.fullmatch(kind):
         raise ValueError(
-            f"Type name {kind!r} of {task.__name__} is not usable: names are made of letters, digits and single '-' "
+            f"Type name {kind!r} of {task.__name__} is invalid: names consist of letters, digits and single '-' "
             "between them. Rename it."
         )
     return kind

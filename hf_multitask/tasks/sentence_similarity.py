@@ -1,4 +1,4 @@
-"""Embeddings of texts, near each other for texts alike."""
+"""Embeddings of texts, which are close for similar texts."""
 
 from __future__ import annotations
 
@@ -25,20 +25,21 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class SentenceSimilarity(Task):
-    """Learn embeddings from pairs of texts, each text read by itself.
+    """Learn embeddings from pairs of texts, each of which is encoded separately.
 
-    With ``label_column`` the cosine of a pair learns its score. Without, the texts of a pair are to be nearer than
-    those of other pairs: ``negatives`` rows that follow each other in the data make a group, which is drawn whole and
-    whose second texts are each other's negatives. Shuffle data that are sorted by topic first. Texts are equal if their
-    tokens are, and equal texts of a group are not negatives of each other: the negatives of a pair are the second texts
-    that are equal neither to its first text nor to a second text which the group pairs with that.
+    With ``label_column``, the cosine of a pair is trained to match its score. Without it, the texts of a pair are
+    trained to be closer than those of other pairs: ``negatives`` consecutive rows form a group, which is drawn as a
+    whole and whose second texts are the negatives of each other. Shuffle data that are sorted by topic first. Texts are
+    equal if their tokens are equal, and equal texts of a group are not negatives of each other: the negatives of a pair
+    are the second texts that are equal neither to its first text nor to a second text that is paired with it in the
+    group.
 
     Args:
         text_column: column of the first text.
         text_pair_column: column of the second text.
-        label_column: column of the score, a number; None in a row without.
-        score_range: scores that mean cosines of 0 and 1; the least and the greatest of the training data where None.
-        negatives: rows of a group, where there are no scores.
+        label_column: column of the score, a number; None in a row without a score.
+        score_range: scores for cosines of 0 and 1; the minimum and maximum of the training data if None.
+        negatives: rows of a group, if there are no scores.
         scale: of the cosines in the loss over a group.
         dataset: see :class:`Task`.
         max_length: see :class:`Task`.
@@ -60,16 +61,16 @@ class SentenceSimilarity(Task):
         if self.score_range is not None:
             self.score_range = [float(value) for value in self.score_range]
             if len(self.score_range) != 2 or not self.score_range[0] < self.score_range[1]:
-                raise self.error(f"`score_range` should be two numbers that rise. Found {self.score_range!r}.")
+                raise self.error(f"`score_range` should be two numbers in ascending order. Found {self.score_range!r}.")
 
     @property
     def target_column(self) -> str:
-        """Column of the scores; empty where there are none."""
+        """Column of the scores; empty if there are none."""
         return self.label_column or ""
 
     @property
     def keeps_rows(self) -> bool:
-        """Whether there are scores: else rows are put together in groups."""
+        """Whether there are scores; otherwise rows are combined into groups."""
         return self.label_column is not None
 
     @property
@@ -86,16 +87,16 @@ class SentenceSimilarity(Task):
             found, depth = lab.kind(dataset, self.label_column)
             if found not in ("float", "number", "nothing") or depth:
                 raise self.error(
-                    f"column '{self.label_column}' holds {lab.describe(found, depth)}, and a number a row is needed. "
-                    "Name another label_column."
+                    f"column '{self.label_column}' contains {lab.describe(found, depth)}, but one number per row is "
+                    "needed. Set another label_column."
                 )
         values = [value for value in lab.values(data[0], self.label_column) if math.isfinite(value)]
         if not values or values[0] == values[-1]:
-            raise self.error(f"column '{self.label_column}' holds no two different scores. Give score_range.")
+            raise self.error(f"column '{self.label_column}' has fewer than two different scores. Set score_range.")
         return replace(self, score_range=[values[0], values[-1]])
 
     def batch_rows(self, rows: dict[str, list[Any]], indices: list[int]) -> tuple[dict[str, list[Any]], list[int]]:
-        """Rows in groups, where there are no scores: a row of lists each."""
+        """Rows in groups if there are no scores, each as one row of lists."""
         size = 1 if self.label_column else self.negatives
         starts = range(0, len(indices), size)
         return {column: [values[start : start + size] for start in starts] for column, values in rows.items()}, [
@@ -111,7 +112,7 @@ class SentenceSimilarity(Task):
         *,
         offsets: bool,  # noqa: ARG002
     ) -> tuple[dict[str, list[Any]], Any, list[bool]]:
-        """See :meth:`Task.encode_inputs`: of every group its texts, those of a pair side by side."""
+        """See :meth:`Task.encode_inputs`: the texts of every group, pair by pair."""
         texts: list[str] = []
         ends = [0]
         for first, second, index in zip(rows[self.text_column], rows[self.text_pair_column], indices, strict=True):
@@ -140,7 +141,7 @@ class SentenceSimilarity(Task):
         unseen: list[Any],  # noqa: ARG002
         split: str,
     ) -> list[Any]:
-        """See :meth:`Task.encode_labels`: scores from 0 to 1; without scores the numbers of a group's texts."""
+        """See :meth:`Task.encode_labels`: scores from 0 to 1; without scores the numbers of the texts of a group."""
         if self.label_column is None:
             return [_numbered(group) for group in encoding]
         low, high = self.score_range or (0.0, 1.0)
@@ -151,13 +152,13 @@ class SentenceSimilarity(Task):
                     index,
                     split,
                     f"column '{self.label_column}': a score should be a finite number. Found {value!r}. "
-                    "Mend the row or drop it.",
+                    "Fix or remove the row.",
                 )
             labels.append(None if value is None else [(float(value) - low) / (high - low)])
         return labels
 
     def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
-        """Scores (N, P), or numbers of texts (N, P, 2); -100 where a group has fewer pairs."""
+        """Scores (N, P), or numbers of texts (N, P, 2), padded with -100."""
         import torch
 
         most = max(map(len, labels))
@@ -170,7 +171,7 @@ class SentenceSimilarity(Task):
         rows: Dataset,  # noqa: ARG002
         tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
     ) -> float | None:
-        """See :meth:`Task.constant_loss`: variance of the scores; without scores, that of a guess in the group."""
+        """See :meth:`Task.constant_loss`: variance of the scores; without scores, the loss of a guess in the group."""
         if self.label_column is not None:
             return variance(labels)
         return sum(map(_guess, labels)) / sum(map(len, labels))
@@ -186,7 +187,7 @@ class SentenceSimilarity(Task):
         labels: np.ndarray,
         unseen: list[Any],  # noqa: ARG002
     ) -> dict[str, float]:
-        """``pearson`` and ``spearmanr`` of cosines and scores; without scores ``accuracy`` of finding the own pair."""
+        """``pearson`` and ``spearmanr`` of cosines and scores; without scores ``accuracy`` of finding the pair."""
         import numpy as np
 
         from .metrics import Accuracy, Correlation
@@ -199,14 +200,14 @@ class SentenceSimilarity(Task):
 
 
 def _numbered(group: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Of every pair of a group the numbers of its two texts, which are alike where the tokens are."""
+    """For every pair of a group, the numbers of its two texts, which are equal if the tokens are equal."""
     numbers: dict[tuple[int, ...], int] = {}
     texts = [numbers.setdefault(tuple(tokens), len(numbers)) for tokens in group]
     return [list(pair) for pair in zip(texts[0::2], texts[1::2], strict=True)]
 
 
 def _guess(group: Sequence[Sequence[int]]) -> float:
-    """The summed loss of a group's pairs where all embeddings are alike: each is a guess among its candidates."""
+    """The summed loss of the pairs of a group with equal embeddings: each is a guess among its candidates."""
     right: dict[int, set[int]] = {}
     for first, second in group:
         right.setdefault(first, {first}).add(second)

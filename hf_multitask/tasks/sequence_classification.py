@@ -1,4 +1,4 @@
-"""A class, a set of classes or numbers for a text or a pair of texts."""
+"""Classification of a text or a pair of texts into one class or a set of classes, and regression."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ logger = logging.get_logger(__name__)
 
 @dataclass(kw_only=True)
 class SequenceClassification(Labelled):
-    """Classify a text, or a pair of texts; or put numbers on it.
+    """Classify a text or a pair of texts, or predict numbers for it.
 
-    The label column holds a name, a number or a ClassLabel for ``single_label_classification``; a list of names or of
-    numbers, one 0 or 1 per class, or text with separators for ``multi_label_classification``; a float, or a list of
-    them, for ``regression``. None stands for a missing label.
+    The label column contains a name, a number or a ClassLabel for ``single_label_classification``; a list of names or
+    of numbers, one 0 or 1 per class, or text with separators for ``multi_label_classification``; a float, or a list of
+    floats, for ``regression``. None is a missing label.
 
     Args:
         text_column: column of the text, a string or a list of words.
         text_pair_column: column of the second text, for tasks on pairs.
         label_column: column of the label.
-        label_names: names of the classes, in the order of their numbers; read from the data where None.
-        problem_type: as in Transformers; read from the kind of the label column where None.
-        label_separator: what stands between the labels of a set in a cell of text, as ``";"`` in ``"joy; fear"``.
-            Blanks around labels do not count. An empty cell is a missing label; one that holds the separator only is an
-            empty set.
-        label_format: what the lists of a label column are: ``"vector"``, one 0 or 1 per class, or ``"set"``, names or
-            numbers of the classes that apply; read from the whole column where None.
-        unseen_labels: what a label outside ``label_names`` is in evaluation: ``"count_wrong"`` or ``"error"``.
-        stride: read long texts in windows of ``max_length`` tokens that overlap by so many, whose logits are averaged;
-            long texts are cut where None.
+        label_names: names of the classes, in the order of their numbers; read from the data if None.
+        problem_type: as in Transformers; determined by the type of the label column if None.
+        label_separator: the separator between the labels of a set in a cell of text, such as ``";"`` in
+            ``"joy; fear"``. Spaces around labels are ignored. An empty cell is a missing label; a cell with the
+            separator only is an empty set.
+        label_format: the format of the lists of a label column: ``"vector"``, one 0 or 1 per class, or ``"set"``, names
+            or numbers of the classes that apply; determined by the whole column if None.
+        unseen_labels: how evaluation treats a label outside ``label_names``: ``"count_wrong"`` or ``"error"``.
+        stride: read long texts in windows of ``max_length`` tokens that overlap by this number of tokens, and average
+            their logits; long texts are truncated if None.
         dataset: see :class:`Task`.
         max_length: see :class:`Task`.
 
@@ -74,7 +74,7 @@ class SequenceClassification(Labelled):
             )
         separator, form = self.label_separator, self.label_format
         if separator is not None and (not isinstance(separator, str) or not separator):
-            raise self.error(f"`label_separator` should be text, as ';'. Found {separator!r}.")
+            raise self.error(f"`label_separator` should be text, such as ';'. Found {separator!r}.")
         if form is not None and form not in label_sets.FORMATS:
             raise self.error(
                 f"`label_format` should be one of {', '.join(label_sets.FORMATS)}. Found {form!r}."
@@ -84,15 +84,15 @@ class SequenceClassification(Labelled):
             self.problem_type = self.problem_type or "multi_label_classification"
             if self.problem_type != "multi_label_classification":
                 raise self.error(
-                    f"`{'label_format' if separator is None else 'label_separator'}` is for sets of labels, and "
-                    f"problem_type is {self.problem_type}. Leave one of them out."
+                    f"`{'label_format' if separator is None else 'label_separator'}` applies to sets of labels, but "
+                    f"problem_type is {self.problem_type}. Remove one of them."
                 )
         if self.problem_type == "single_label_classification" and self.label_names and len(self.label_names) < 2:
-            raise self.error("a classification needs two label_names or more. Add one, or make it a regression.")
+            raise self.error("a classification needs at least two label_names. Add one, or use a regression.")
         self.check_number("stride", 0)
         if self.stride is not None and self.text_pair_column is not None:
             raise self.error(
-                "`stride` is for single texts, and pairs are read. Leave `stride` or `text_pair_column` out."
+                "`stride` applies to single texts, but pairs are read. Remove `stride` or `text_pair_column`."
             )
 
     @property
@@ -108,7 +108,7 @@ class SequenceClassification(Labelled):
         """See :meth:`Task.check_tokenizer`."""
         super().check_tokenizer(tokenizer)
         if self.stride is not None and not tokenizer.is_fast:
-            raise self.error("`stride` needs a fast tokenizer. Give one, or leave `stride` out.")
+            raise self.error("`stride` needs a fast tokenizer. Use one, or remove `stride`.")
 
     @property
     def target_column(self) -> str:
@@ -121,8 +121,8 @@ class SequenceClassification(Labelled):
         problem_type = self.problem_type or _problem_type(*lab.kind(data[0], self.label_column))
         if self.problem_type is None and lab.are_numbers_with_gaps(data[0], self.label_column):
             logger.warning(
-                f"Task '{self.name}': column '{self.label_column}' holds floats, so it is a regression. If they are "
-                "numbers of classes, some of which are missing, set problem_type to single_label_classification."
+                f"Task '{self.name}': column '{self.label_column}' contains floats, so the task is a regression. If "
+                "they are class numbers some of which are missing, set problem_type to single_label_classification."
             )
         task = replace(self, problem_type=problem_type).reading(data)
         if problem_type == "regression":
@@ -133,7 +133,7 @@ class SequenceClassification(Labelled):
         return task
 
     def check_kind(self, dataset: Dataset) -> None:
-        """See that the label column holds what the problem type wants.
+        """Check that the label column matches the problem type.
 
         Raises:
             ValueError: it does not.
@@ -149,14 +149,14 @@ class SequenceClassification(Labelled):
         }
         if not fits[str(self.problem_type)]:
             wants = {
-                "single_label_classification": "one name or whole number a row",
-                "multi_label_classification": "a list a row, or text and a label_separator",
-                "regression": "a number a row",
+                "single_label_classification": "one name or whole number per row",
+                "multi_label_classification": "a list per row, or text and a label_separator",
+                "regression": "a number per row",
             }[str(self.problem_type)]
             raise self.error(
-                f"column '{self.label_column}' holds {lab.describe(found, depth)}, and "
-                f"{self.problem_type} wants {wants}. "
-                "Name another label_column or problem_type."
+                f"column '{self.label_column}' contains {lab.describe(found, depth)}, but "
+                f"{self.problem_type} needs {wants}. "
+                "Set another label_column or problem_type."
             )
 
     def _are_whole(self, dataset: Dataset) -> bool:
@@ -166,10 +166,10 @@ class SequenceClassification(Labelled):
         """See :meth:`Task.reading`: vectors or sets.
 
         Raises:
-            ValueError: a label column does not hold what the problem type wants.
+            ValueError: a label column does not match the problem type.
         """
         if self.problem_type is None:
-            raise self.error("its problem_type is not known. Give it, or give the trainer a dataset that tells it.")
+            raise self.error("its problem_type is unknown. Set it, or pass the trainer a dataset that determines it.")
         for dataset in data:
             self.check_kind(dataset)
         if self.problem_type != "multi_label_classification" or self.label_format is not None:
@@ -183,8 +183,8 @@ class SequenceClassification(Labelled):
         lengths = label_sets.lengths(lists, self.label_column) if names and len(names) == 2 else []
         if found == "set" and self.label_names is None and len(lengths) == 1 and lengths[0] > 2:
             raise self.error(
-                f"column '{self.label_column}' holds lists of {lengths[0]} ClassLabels each, of the names "
-                f"{', '.join(names or [])}, so they may be vectors of {lengths[0]} classes, or sets of two. Give "
+                f"column '{self.label_column}' contains lists of {lengths[0]} ClassLabels each, with the names "
+                f"{', '.join(names or [])}, so they may be vectors of {lengths[0]} classes, or sets of two. Set "
                 "label_names, or label_format."
             )
         return found
@@ -194,8 +194,8 @@ class SequenceClassification(Labelled):
         found = label_sets.lengths(lists, self.label_column)
         if len(found) > 1:
             raise self.error(
-                f"column '{self.label_column}' holds vectors of different lengths ({', '.join(map(str, found))}), and "
-                "each should have one 0 or 1 per class. Fix the rows; with label_names given, an error names them."
+                f"column '{self.label_column}' contains vectors of different lengths ({', '.join(map(str, found))}), "
+                "but each should have one 0 or 1 per class. Fix the rows; if label_names is set, an error names them."
             )
         length = found[0] if found else 0
         classes = [lab.class_names(dataset, self.label_column) or [] for dataset in lists]
@@ -203,7 +203,7 @@ class SequenceClassification(Labelled):
         return self.named(names or [f"LABEL_{number}" for number in range(length)])
 
     def _warn_of_labels(self, data: Sequence[Dataset]) -> None:
-        """Say what labels look like that are read in another way."""
+        """Warn about labels that look different from how they are read."""
         column, kinds = self.label_column, [lab.kind(dataset, self.label_column) for dataset in data]
         name = lab.misplaced(self.label_names or [])
         as_numbers = self.label_format != "vector" and any(
@@ -211,32 +211,32 @@ class SequenceClassification(Labelled):
         )
         if name is not None and as_numbers:
             logger.warning(
-                f"Task '{self.name}': column '{column}' holds numbers, which are the places of label_names, counted "
-                f"from 0; the name '{name}' has the place {(self.label_names or []).index(name)}. Write the labels as "
-                "text to have them by their names."
+                f"Task '{self.name}': column '{column}' contains numbers, which are indices of label_names, counted "
+                f"from 0; the name '{name}' has the index {(self.label_names or []).index(name)}. Write the labels as "
+                "text to use their names."
             )
         if self.problem_type == "single_label_classification":
             separator = label_sets.separator_in(list({label for dataset in data for label in self.labels_of(dataset)}))
             if separator is not None:
                 logger.warning(
-                    f"Task '{self.name}': labels in column '{column}' look like sets, separated by '{separator}', and "
-                    f"each of them is a class of its own. To have them as sets, set label_separator: '{separator}'."
+                    f"Task '{self.name}': labels in column '{column}' look like sets, separated by '{separator}', but "
+                    f"each of them is a separate class. To read them as sets, set label_separator: '{separator}'."
                 )
 
     @property
     def reads_numbers(self) -> bool:
-        """See :class:`Task`: in vectors."""
+        """See :class:`Task`: for vectors."""
         return self.label_format == "vector"
 
     def labels_of(self, dataset: Dataset) -> list[Any]:
-        """See :meth:`Labelled.labels_of`: those within cells of text, where they have separators."""
+        """See :meth:`Labelled.labels_of`: the labels inside of cells of text, if there is a separator."""
         found = super().labels_of(dataset)
         if not self._has_cells(dataset):
             return found
         return sorted({part for cell in found for part in label_sets.split(cell, str(self.label_separator)) or ()})
 
     def class_names_of(self, dataset: Dataset) -> list[str] | None:
-        """See :meth:`Labelled.class_names_of`: none where the names have separators."""
+        """See :meth:`Labelled.class_names_of`: none if there is a separator."""
         return None if self._has_cells(dataset) else super().class_names_of(dataset)
 
     def _has_cells(self, dataset: Dataset) -> bool:
@@ -250,7 +250,7 @@ class SequenceClassification(Labelled):
         return super().unseen(dataset)
 
     def fix_of_label(self, value: object) -> str:
-        """See :meth:`Labelled.fix_of_label`: separated names are a set."""
+        """See :meth:`Labelled.fix_of_label`: names with a separator are a set."""
         for separator in label_sets.SEPARATORS if isinstance(value, str) and self.label_separator is None else ():
             parts = label_sets.split(value, separator) or []
             if len(parts) > 1 and set(parts) <= set(self.label_names or []):
@@ -294,10 +294,10 @@ class SequenceClassification(Labelled):
         hot = [0.0] * width
         for entry in value:
             number = self._one(entry, table, where)
-            if hot[number] and not isinstance(entry, str):  # a name may be there twice; 0 and 1 are likely no numbers
+            if hot[number] and not isinstance(entry, str):  # a name may occur twice; 0 and 1 are probably not indices
                 raise self.error(
-                    f"{where} holds the number {entry!r} twice in column '{self.label_column}'. Number the labels, or "
-                    f"give vectors, which hold one 0 or 1 for each of the {len(self.label_names or [])} label_names in "
+                    f"{where} contains the number {entry!r} twice in column '{self.label_column}'. Use indices of the "
+                    f"labels, or vectors with one 0 or 1 for each of the {len(self.label_names or [])} label_names in "
                     "every row."
                 )
             hot[number] = 1.0
@@ -307,7 +307,7 @@ class SequenceClassification(Labelled):
         classes = len(self.label_names or [])
         if len(value) != classes or any(entry not in (0, 1) for entry in value):
             raise self.error(
-                f"{where} should hold {classes} values of 0 or 1 in column '{self.label_column}', one for each of "
+                f"{where} should have {classes} values of 0 or 1 in column '{self.label_column}', one for each of "
                 f"label_names. Found {value!r}. Fix the row, or set label_format: set for lists of labels."
             )
         return [float(entry) for entry in value]
@@ -317,9 +317,7 @@ class SequenceClassification(Labelled):
         numbers = [math.nan if entry is None else float(entry) for entry in given]
         outputs = len(self.label_names or [0])
         if len(numbers) != outputs or not all(math.isfinite(number) for number in numbers):
-            raise self.error(
-                f"{where} should hold {outputs} finite number(s). Found {value!r}. Fix the row or drop it."
-            )
+            raise self.error(f"{where} should have {outputs} finite number(s). Found {value!r}. Fix or remove the row.")
         return numbers
 
     def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
@@ -334,7 +332,7 @@ class SequenceClassification(Labelled):
         rows: Dataset,  # noqa: ARG002
         tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
     ) -> float | None:
-        """See :meth:`Task.constant_loss`: entropy of the classes, its mean over those of sets, variance of numbers."""
+        """See :meth:`Task.constant_loss`: entropy of classes, its mean over classes for sets, variance of numbers."""
         if self.problem_type == "single_label_classification":
             return entropy(labels)
         if self.problem_type == "regression":

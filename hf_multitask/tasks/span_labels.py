@@ -1,4 +1,4 @@
-"""Labelled spans of characters, as annotation tools write them."""
+"""Labeled spans of characters in the formats of annotation tools."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _STARTS, _ENDS, _LABELS = ("start", "start_offset"), ("end", "end_offset"), ("la
 
 
 def spans_of(cell: Any) -> list[Span] | None:
-    """The spans of a row: None for a row without labels, which None or a blank string stands for.
+    """The spans of a row, or None for a row without labels, which is None or a blank string.
 
     Args:
-        cell: a list of spans, see :func:`span_of`; a mapping of columns, as ``{"start": [...], "end": [...], "label":
-            [...]}``; or either as JSON.
+        cell: a list of spans, see :func:`span_of`; a mapping of columns, such as ``{"start": [...], "end": [...],
+            "label": [...]}``; or either as JSON.
 
     Raises:
-        ValueError: it is none of these; the sentence says what was found.
+        ValueError: the value has another format; the message contains it.
     """
     if isinstance(cell, str):
         if not cell.strip():
@@ -36,20 +36,20 @@ def spans_of(cell: Any) -> list[Span] | None:
         raise ValueError(f"the spans of a row should be a list. Found {cell!r}. {_WANTED}")
     if len(cell) == 3 and _is_number(cell[0]) and _is_number(cell[1]):
         raise ValueError(
-            f"the spans of a row should be a list of spans. Found the one span {cell!r}. Put it in a list."
+            f"the spans of a row should be a list of spans. Found the single span {cell!r}. Put it in a list."
         )
     return [span_of(value) for value in cell]
 
 
 def span_of(value: Any) -> Span:
-    """Start, end and label of a span; ``text[start:end]`` is what it covers.
+    """Start, end and label of a span, which covers ``text[start:end]``.
 
     Args:
-        value: ``[start, end, label]``, as doccano writes it; a mapping with ``start`` and ``end``, or ``start_offset``
-            and ``end_offset``, and the name under ``label`` or ``slot``; or either as JSON.
+        value: ``[start, end, label]``, as in doccano; a mapping with ``start`` and ``end``, or ``start_offset`` and
+            ``end_offset``, and the name under ``label`` or ``slot``; or either as JSON.
 
     Raises:
-        ValueError: it is none of these; the sentence says what was found.
+        ValueError: the value has another format; the message contains it.
 
     Example::
 
@@ -61,14 +61,14 @@ def span_of(value: Any) -> Span:
     elif _is_list(found) and len(found) == 3:
         parts = list(found)
     else:
-        raise ValueError(f"{value!r} is no span. {_WANTED}")
+        raise ValueError(f"{value!r} is not a span. {_WANTED}")
     (start, end), label = (_position(part, value) for part in parts[:2]), parts[2]
     if not isinstance(label, str) or not label:
         raise ValueError(f"the label of the span {value!r} should be a name. Found {label!r}. {_WANTED}")
     if not 0 <= start < end:
         raise ValueError(
-            f"the span {value!r} goes from {start} to {end}. A span begins at 0 or later and ends after its start, in "
-            "characters of the text."
+            f"the span {value!r} goes from {start} to {end}. The start of a span should be 0 or more, and its end "
+            "greater than the start, in characters of the text."
         )
     return start, end, label
 
@@ -85,7 +85,7 @@ def _under(span: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 
 def _position(value: Any, span: Any) -> int:
-    """A place in the text; a column that holds nothing but strings has the digits of one."""
+    """A position in the text, which may be a string of digits in a column of strings."""
     if isinstance(value, str) and value.isdecimal():
         return int(value)
     if not _is_number(value):
@@ -102,7 +102,7 @@ def _is_list(value: Any) -> bool:
 
 
 def _rows(columns: Mapping[str, Any]) -> Any:
-    """A mapping of columns as a list of mappings; what is none is left as it is."""
+    """A mapping of columns as a list of mappings; other values are returned unchanged."""
     if (
         not all(_is_list(values) for values in columns.values())
         or len({len(values) for values in columns.values()}) > 1

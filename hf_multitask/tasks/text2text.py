@@ -1,4 +1,4 @@
-"""A text from a text: translation, summarisation, and whatever a prefix asks for."""
+"""Text generation from a text: translation, summarization, and other tasks with a prefix."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Text2TextGeneration(Task):
-    """Write a target text for a source text, by an encoder-decoder.
+    """Generate a target text from a source text with an encoder-decoder.
 
-    Evaluation writes the targets with the backbone's own ``generate``.
+    Evaluation generates the targets with the ``generate`` method of the backbone.
 
     Args:
         source_column: column of the source.
-        target_column: column of the target; None in a row without.
-        prefix: what the source begins with, as T5's ``"summarize: "``.
-        source_lang: the source's language code, for tokenizers that take one, as mBART's.
-        target_lang: the target's.
-        max_target_length: tokens a target is cut to, and that are written at most.
+        target_column: column of the target; None in a row without a target.
+        prefix: added before the source, such as ``"summarize: "`` for T5.
+        source_lang: language code of the source, for tokenizers with language codes, such as that of mBART.
+        target_lang: language code of the target.
+        max_target_length: tokens to which a target is truncated, and maximum number of generated tokens.
         num_beams: beams of the search.
         dataset: see :class:`Task`.
-        max_length: tokens a source is cut to; see :class:`Task`.
+        max_length: tokens to which a source is truncated; see :class:`Task`.
         language: see :class:`Task`.
     """
 
@@ -67,13 +67,13 @@ class Text2TextGeneration(Task):
         language_code_ids(tokenizer, {**self.to_dict(), "name": self.name})
 
     def check_extras(self) -> None:
-        """See :meth:`Task.check_extras`: rouge-score, or sacrebleu for translation, by scoring a text."""
+        """See :meth:`Task.check_extras`: rouge-score, or sacrebleu for translation, by evaluating a text."""
         self.text_metrics(["text"], ["text"])
 
     def encode_inputs(
         self, rows: dict[str, list[Any]], indices: list[int], encoder: Encoder, split: str, *, offsets: bool
     ) -> tuple[dict[str, list[Any]], Any, list[bool]]:
-        """See :meth:`Task.encode_inputs`: prefix and source in their language."""
+        """See :meth:`Task.encode_inputs`: prefix and source, with their language code."""
         sources = self.texts(rows[self.source_column], self.source_column, indices, split)
         with one_at_a_time(), languages(encoder.tokenizer, self.to_dict()):
             inputs, encoding, cut = super().encode_inputs(
@@ -115,7 +115,7 @@ class Text2TextGeneration(Task):
         *,
         training: bool,  # noqa: ARG002
     ) -> dict[str, list[Any]]:
-        """See :meth:`Task.more_columns`: which targets were cut."""
+        """See :meth:`Task.more_columns`: which targets were truncated."""
         _, tokenizer, most = encoding
         cut = [False] * len(labels)
         for row, ids in enumerate(labels):
@@ -125,7 +125,7 @@ class Text2TextGeneration(Task):
         return {"cut": cut}
 
     def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
-        """Tokens (N, T), -100 behind the end."""
+        """Tokens (N, T), padded with -100."""
         return lab.padded(labels, max(map(len, labels)), "right")
 
     def constant_loss(
@@ -134,7 +134,7 @@ class Text2TextGeneration(Task):
         rows: Dataset,  # noqa: ARG002
         tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
     ) -> float | None:
-        """See :meth:`Task.constant_loss`: entropy of the tokens, one by one."""
+        """See :meth:`Task.constant_loss`: entropy of the single tokens."""
         return entropy(token for row in labels for token in row)
 
     @property
@@ -152,7 +152,7 @@ class Text2TextGeneration(Task):
         loss: float,  # noqa: ARG002
         tokenizer: PreTrainedTokenizerBase,
     ) -> dict[str, float]:
-        """Metrics of the written texts against the targets, both as the tokenizer decodes them."""
+        """Metrics of the generated texts and the targets, both decoded by the tokenizer."""
         import numpy as np
 
         written, wanted = (
@@ -173,13 +173,13 @@ class Text2TextGeneration(Task):
         return Rouge().compute(predictions=written, references=wanted)
 
     def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: list[Any]) -> dict[str, float]:
-        """Not defined: the texts are needed, see :meth:`score`."""
+        """Not defined, because the texts are needed; see :meth:`score`."""
         raise NotImplementedError
 
 
 @dataclass(kw_only=True)
 class Summarization(Text2TextGeneration):
-    """Write a summary, by an encoder-decoder; see :class:`Text2TextGeneration` for the arguments."""
+    """Generate a summary with an encoder-decoder; see :class:`Text2TextGeneration` for the arguments."""
 
     type: ClassVar[str] = "summarization"
     source_column: str = "document"
@@ -188,7 +188,7 @@ class Summarization(Text2TextGeneration):
 
 @dataclass(kw_only=True)
 class Translation(Text2TextGeneration):
-    """Translate, by an encoder-decoder; see :class:`Text2TextGeneration` for the arguments."""
+    """Translate with an encoder-decoder; see :class:`Text2TextGeneration` for the arguments."""
 
     type: ClassVar[str] = "translation"
 

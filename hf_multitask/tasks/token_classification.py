@@ -1,4 +1,4 @@
-"""A tag for every word of a text, or for the tokens of running text whose spans are labelled."""
+"""A tag for every word of a text, or for the tokens of running text with labeled spans."""
 
 from __future__ import annotations
 
@@ -36,29 +36,30 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class TokenClassification(Labelled):
-    """Tag words: named entities in BIO, parts of speech, slots.
+    """Classify words: named entities in BIO, parts of speech, slots.
 
-    Words are joined by single spaces and tokenised as running text. The first token of a word carries its tag; the
-    others carry none.
+    Words are joined by single spaces and tokenized as running text. The first token of a word has its tag; the other
+    tokens have no label.
 
-    With ``text_column`` and ``spans_column`` the rows hold running text and a list of spans, ``{"start", "end",
-    "label"}`` in characters; see :func:`hf_multitask.tasks.span_labels.span_of` for other forms. The tokens that
-    overlap a span carry its tags, whatever the tokenizer calls a word.
+    With ``text_column`` and ``spans_column``, the rows contain running text and a list of spans, ``{"start", "end",
+    "label"}`` in characters; see :func:`hf_multitask.tasks.span_labels.span_of` for other formats. The tokens that
+    overlap a span have its tags, whatever the tokenizer considers a word.
 
-    Texts that are longer than ``max_length`` are read in windows that overlap. A token of two windows counts in the one
-    where it has most context. A label that no token can carry, as that of an empty word, is reported, and counts as
-    missed in evaluation.
+    Texts that are longer than ``max_length`` are read in windows that overlap. A token in two windows is used in the
+    one where it has the most context. A label without a token, such as that of an empty word, is reported, and counts
+    as not found in evaluation.
 
     Args:
-        text_column: column of running text, beside ``spans_column``.
+        text_column: column of running text, together with ``spans_column``.
         spans_column: column of the spans.
-        tokens_column: column of the words, a list of strings a row.
-        tags_column: column of the tags: a list of names, numbers or ClassLabels, one a word; None where a row has none.
-        label_names: names of the tags, in the order of their numbers; read from the data where None.
-        label_all_tokens: give every token of a word its tag in training, ``I-`` for the later ones of a word that
-            begins a span; the first token of a word speaks for it all the same.
-        unseen_labels: what a tag outside ``label_names`` is in evaluation: ``"count_wrong"`` or ``"error"``.
-        stride: tokens by which the windows of a long text overlap; a quarter of ``max_length`` where None.
+        tokens_column: column of the words, a list of strings per row.
+        tags_column: column of the tags: a list of names, numbers or ClassLabels, one per word; None in a row without
+            tags.
+        label_names: names of the tags, in the order of their numbers; read from the data if None.
+        label_all_tokens: label every token of a word in training, with ``I-`` for the later tokens of a word that
+            begins a span; answers and metrics still use the first token.
+        unseen_labels: how evaluation treats a tag outside ``label_names``: ``"count_wrong"`` or ``"error"``.
+        stride: tokens by which the windows of a long text overlap; a quarter of ``max_length`` if None.
         dataset: see :class:`Task`.
         max_length: tokens of a window; see :class:`Task`.
 
@@ -82,14 +83,14 @@ class TokenClassification(Labelled):
         self.check_number("stride", 0)
         if (self.text_column is None) != (self.spans_column is None):
             raise self.error(
-                "`text_column` and `spans_column` go together. Give both, or tokens_column and tags_column."
+                "`text_column` and `spans_column` belong together. Set both, or tokens_column and tags_column."
             )
         if self.spans_column is not None and self.label_names is not None and "O" not in self.label_names:
-            raise self.error("`label_names` lacks 'O', which the tokens outside of spans carry. Add it.")
+            raise self.error("`label_names` has no 'O', the tag of the tokens outside of spans. Add it.")
         for name in (self.label_names or []) if self.spans_column is not None else []:
             mark, kind = split_tag(name)
             if mark == "B" and f"I-{kind}" not in (self.label_names or []):
-                raise self.error(f"`label_names` lacks 'I-{kind}', which the later tokens of a span carry. Add it.")
+                raise self.error(f"`label_names` has no 'I-{kind}', the tag of the later tokens of a span. Add it.")
 
     @property
     def target_column(self) -> str:
@@ -112,14 +113,14 @@ class TokenClassification(Labelled):
             return self if self.label_names is not None else replace(self, label_names=self._names_of_spans(data))
         for dataset in data:
             for column, kinds, wants in (
-                (self.tokens_column, ("name",), "a list of words a row"),
-                (self.tags_column, ("name", "number"), "a list of tags a row"),
+                (self.tokens_column, ("name",), "a list of words per row"),
+                (self.tags_column, ("name", "number"), "a list of tags per row"),
             ):
                 found, depth = lab.kind(dataset, column)
                 if found != "nothing" and (found not in kinds or depth != 1):
                     raise self.error(
-                        f"column '{column}' holds {lab.describe(found, depth)}, and {wants} is needed. "
-                        "Name another column."
+                        f"column '{column}' contains {lab.describe(found, depth)}, but {wants} is needed. "
+                        "Set another column."
                     )
         return self if self.label_names is not None else self.with_names_of(data)
 
@@ -129,12 +130,12 @@ class TokenClassification(Labelled):
             kinds |= dict.fromkeys(self._kinds(dataset))
         if not kinds:
             raise self.error(
-                f"column '{self.spans_column}' holds no span with a 'label'. Check it, or give label_names."
+                f"column '{self.spans_column}' contains no span with a 'label'. Check it, or set label_names."
             )
         return ["O", *(f"{mark}-{kind}" for kind in kinds for mark in "BI")]
 
     def _kinds(self, dataset: Dataset) -> list[str]:
-        """The labels of a dataset's spans, sorted; spans that cannot be read are found later, with their rows."""
+        """The labels of the spans of a dataset, sorted; invalid spans are reported later, with their rows."""
         kinds = set()
         for cell in dataset[self.spans_column]:
             try:
@@ -191,7 +192,7 @@ class TokenClassification(Labelled):
         if len(words) != len(tags):
             raise self.error(
                 f"{where} has {len(words)} words in '{self.tokens_column}' and {len(tags)} tags in "
-                f"'{self.tags_column}'. Give one tag a word."
+                f"'{self.tags_column}'. Use one tag per word."
             )
         for tag in tags:
             if tag not in table:
@@ -200,13 +201,13 @@ class TokenClassification(Labelled):
 
     @cached_property
     def _later(self) -> dict[int, int]:
-        """By tag, that of the later tokens of a word: ``I-`` for ``B-``."""
+        """By tag, the tag of the later tokens of a word: ``I-`` for ``B-``."""
         names = self.label_names or []
         later = {name: f"I-{split_tag(name)[1]}" if split_tag(name)[0] == "B" else name for name in names}
         return {names.index(name): names.index(other) for name, other in later.items() if other in names}
 
     def _spans(self, text: str, cell: Any, table: dict[Any, int], where: str) -> list[Span] | None:
-        """The spans of a row in rising order, without white space at their edges."""
+        """The spans of a row in ascending order, without white space at their edges."""
         try:
             found = spans_of(cell)
         except ValueError as problem:
@@ -217,18 +218,20 @@ class TokenClassification(Labelled):
         for start, end, kind in sorted(found):
             if not 0 <= start < end <= len(text):
                 raise self.error(
-                    f"{where} has a span from {start!r} to {end!r} in column '{self.spans_column}', and the text has "
+                    f"{where} has a span from {start!r} to {end!r} in column '{self.spans_column}', but the text has "
                     f"{len(text)} characters. Fix the row."
                 )
             if f"B-{kind}" not in table:
                 raise self.unknown_label(f"B-{kind}", where)
             if spans and start < spans[-1][1]:
-                raise self.error(f"{where} has spans that overlap at character {start}. A token has one tag: drop one.")
+                raise self.error(
+                    f"{where} has spans that overlap at character {start}. A token has one tag: remove one."
+                )
             spans.append((*trimmed(text, (start, end)), kind))
         return spans
 
     def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:
-        """Labels (N, L), -100 where a token has none."""
+        """Labels (N, L), -100 for tokens without a label."""
         return lab.padded(labels, length, padding_side)
 
     def constant_loss(
@@ -262,13 +265,13 @@ class TokenClassification(Labelled):
         loss: float,  # noqa: ARG002
         tokenizer: Any,
     ) -> dict[str, float]:
-        """Metrics of answers as the pipeline gives them; see :meth:`metrics`.
+        """Metrics of the answers that the pipeline gives; see :meth:`metrics`.
 
         Args:
-            predictions: of every row, the best tags of its labelled tokens, or their logits.
+            predictions: for every row, the best tags of its labeled tokens, or their logits.
             labels: not used.
             unseen: see :meth:`Task.metrics`.
-            references: of every row, what :meth:`more_columns` keeps as ``gold``.
+            references: for every row, the ``gold`` of :meth:`more_columns`.
             loss: not used.
             tokenizer: the backbone's, whose special tokens are words of running text.
         """
@@ -300,11 +303,13 @@ class TokenClassification(Labelled):
         for those in (spans, true):
             whole = [(number[start], number[end] - 1, kind) for start, end, kind in those if start < end]
             both.append(tags_of(whole, len(edges)))
-        blank = [f"B-{kind}" for start, end, kind in true if start == end]  # spans of white space, which no answer is
+        blank = [
+            f"B-{kind}" for start, end, kind in true if start == end
+        ]  # spans of white space, which are never answers
         return [*both[0], *["O"] * len(blank)], [*both[1], *blank]
 
     def _metrics(self, pairs: Sequence[tuple[Sequence[str | None], Sequence[str]]]) -> dict[str, float]:
-        """Metrics of tags, told and true, by row; None where a word has no token."""
+        """Metrics of predicted and true tags by row; None for a word without a token."""
         from .metrics import Accuracy, SpanF1
 
         hits = [one == other for told, true in pairs for one, other in zip(told, true, strict=True)]
@@ -323,7 +328,7 @@ class TokenClassification(Labelled):
 
         Args:
             predictions: logits (N, L, C).
-            labels: (N, L), -100 where a token has none.
+            labels: (N, L), -100 for tokens without a label.
             unseen: see :meth:`Task.metrics`.
         """
         names = self.label_names or []
@@ -338,7 +343,7 @@ class TokenClassification(Labelled):
 
 
 def _canonical(tags: Sequence[str]) -> list[str]:
-    """The spans of tags of any scheme, in BIO."""
+    """The spans of tags of any scheme in BIO."""
     return tags_of(groups(tags), len(tags))
 
 

@@ -79,7 +79,7 @@ def test_layer_that_sees_no_rows_is_named():
     model, ids_BL = make()
     blocks = Blocks(model.parameters())
     blocks.begin(2)
-    words = r"layer 'tokens' sees \(4, 7\), and the batch has 5 rows"
+    words = r"layer 'tokens' gets \(4, 7\), but the batch has 5 rows"
     with pytest.raises(NoRowAxisError, match=words), RowSplit(model).rows(blocks, SEGMENTS):
         model(ids_BL[:4])
 
@@ -88,7 +88,7 @@ def test_parameter_used_outside_its_layer_is_found():
     model, ids_BL = make()
     blocks = Blocks(model.parameters())
     blocks.begin(2)
-    words = "used by something else than its layer"
+    words = "used outside of its layer"
     with pytest.raises(NoRowAxisError, match=words), RowSplit(model).rows(blocks, SEGMENTS):
         (loss_of(model(ids_BL)) + model.up.weight.sum()).backward()
 

@@ -310,7 +310,8 @@ def test_one_task_alone_keeps_its_direction(name):
 def test_docstrings_cite_the_paper_and_every_argument(name):
     kind = BALANCING[name]
     text = inspect.getdoc(kind)
-    assert re.search(r"https://|Of no paper", text) and ":math:" in text and "step before" in " ".join(text.split())
+    assert re.search(r"https://|not from a paper", text) and ":math:" in text
+    assert re.search(r"Weights (come from|do not depend on)", text)
     for argument in inspect.signature(kind).parameters:
         assert re.search(rf"^    {argument}: ", text, flags=re.MULTILINE), argument
 
@@ -324,8 +325,12 @@ def test_docstrings_cite_the_paper_and_every_argument(name):
         ("uncertainity", {}, r"should be one of none, uniform, .* Did you mean 'uncertainty'\?"),
         ("uw", {}, r"Did you mean 'uncertainty'\?"),
         ("GLS", {}, r"Did you mean 'geometric_mean'\?"),
-        ("none", {"exact": True}, r"goes with a balancing. Name one, or leave it out."),
-        ("dwa", {"temprature": 2}, r"takes temperature, interval, exact. .* Did you mean 'temperature'\?"),
+        ("none", {"exact": True}, r"needs a balancing. Set one, or remove it."),
+        (
+            "dwa",
+            {"temprature": 2},
+            r"The arguments of balancing 'dwa' are temperature, interval, exact. .* Did you mean 'temperature'\?",
+        ),
         ("dwa", {"temperature": 0}, r"`temperature` should be a number above 0. Found `temperature = 0`."),
         ("dwa", {"interval": 0}, r"`interval` should be a whole number of steps, 1 or more."),
         ("fixed", {}, r"needs `weights` by task. Add them to balancing_kwargs."),
@@ -333,7 +338,7 @@ def test_docstrings_cite_the_paper_and_every_argument(name):
         ("fixed", {"weights": 2}, r"`weights` should be a mapping from tasks to numbers."),
         ("stch", {"mu": float("nan")}, r"`mu` should be a number above 0."),
         ("famo", {"lr": "fast"}, r"`lr` should be a number of 0 or more."),
-        ("coba", {"history": 1}, r"`history` should be evaluations in number, 2 or more."),
+        ("coba", {"history": 1}, r"`history` should be a whole number of evaluations, 2 or more."),
         ("scale", {"losses": {"a": 0}}, r"`losses\['a'\]` should be a number above 0."),
         ("random", {"exact": 1}, r"`exact` should be true or false."),
     ],
@@ -344,12 +349,12 @@ def test_mistakes_are_named(name, kwargs, message):
 
 
 def test_foreign_tasks_and_states_are_named():
-    with pytest.raises(ValueError, match=r"names 'sentimant', which is no task. Did you mean 'sentiment'\?"):
+    with pytest.raises(ValueError, match=r"names 'sentimant', which is not a task. Did you mean 'sentiment'\?"):
         build_balancer("fixed", {"weights": {"sentimant": 1}}).begin(["sentiment", "ner"])
-    with pytest.raises(ValueError, match=r"names '1', which is no task. The tasks are sentiment, ner."):
+    with pytest.raises(ValueError, match=r"names '1', which is not a task. The tasks are sentiment, ner."):
         build_balancer("fixed", {"weights": {1: 1}}).begin(["sentiment", "ner"])
     with pytest.raises(ValueError, match=r"Task 'b': balancing 'scale' needs the loss of its best constant answer"):
         build_balancer("scale", {"losses": {"a": 1}}).begin(["a", "b"], constants={"b": 0.0})
-    with pytest.raises(ValueError, match=r"The state of FAMO should hold logits_K, .* Found drawn."):
+    with pytest.raises(ValueError, match=r"The state of FAMO should contain logits_K, .* Found drawn."):
         begin("famo").load_state_dict({"drawn": 3})
     assert FAMO().tasks == []

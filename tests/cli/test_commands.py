@@ -117,10 +117,10 @@ def test_words_of_yaml_mean_what_they_say(kitchen):
     assert args.eval_strategy == "no"  # no, which YAML takes for False
 
 
-def test_resume_takes_the_last_checkpoint_or_starts_afresh_aloud(kitchen):
+def test_resume_takes_the_last_checkpoint_or_reports_a_fresh_start(kitchen):
     saves = kitchen.changed("training", save_strategy="steps", save_steps=2)
     code, out, _ = kitchen.run(["train"], saves, "--resume_from_checkpoint", "true")
-    assert code == 0 and f"No checkpoint in {kitchen.folder / 'out'}: starting afresh." in out
+    assert code == 0 and f"No checkpoint in {kitchen.folder / 'out'}: training starts from the beginning." in out
     whole = load_file(kitchen.folder / "out" / "model.safetensors")
     import shutil
 
@@ -159,7 +159,7 @@ def test_a_run_that_is_interrupted_says_how_to_go_on(kitchen):
             continue
     out = log.read_text()
     assert run.poll() == 130, out
-    assert f"Go on from the last checkpoint in {kitchen.folder / 'out'}: --resume_from_checkpoint true" in out
+    assert f"Resume from the last checkpoint in {kitchen.folder / 'out'}: --resume_from_checkpoint true" in out
     assert "Ctrl-C ended the run after step" in out and "Traceback" not in out
     code, out, _ = kitchen.run(
         ["train"], kitchen.changed("training", save_strategy="no", max_steps=1), "--resume_from_checkpoint", "true"

@@ -56,7 +56,7 @@ def test_all_parts_are_measured_and_what_was_trained_stays(kitchen):
     }
     assert named == {"balancing": set(BALANCING), "aggregation": set(AGGREGATORS)}
     assert "3 rows" in prices["not_measured"]["aggregation"]["krum"]  # of two tasks
-    for words in ("Cosine of", "Affinity:", "highest mean affinity", "alone  together", "Prices, over"):
+    for words in ("Cosine of", "Affinity:", "highest mean affinity", "alone  together", "Costs, relative to"):
         assert words in out
     assert report["conclusion"] in out and report["conclusion"].startswith("Measured with one seed")
     page = (output / "diagnosis" / "report.html").read_text(encoding="utf-8")
@@ -128,7 +128,11 @@ def test_a_part_that_fails_leaves_the_others(kitchen):
     [
         (["sentiment"], [], "diagnose compares tasks, and the recipe has one. Add another."),
         ([], ["--freeze", "backbone"], "The backbone is frozen, so the tasks share nothing that trains"),
-        ([], ["--resume_from_checkpoint", "true"], "diagnose trains afresh. Leave --resume_from_checkpoint out."),
+        (
+            [],
+            ["--resume_from_checkpoint", "true"],
+            "diagnose does not resume training. Remove --resume_from_checkpoint.",
+        ),
         ([], ["--measured_steps", "1"], "--measured_steps should be 2 or more. Found 1."),
         ([], ["--max_stesp", "3"], "There is no training argument 'max_stesp'. Did you mean 'max_steps'?"),
     ],

@@ -18,18 +18,18 @@ def read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: 1\nb: 2\na: 3\n", "the key 'a' stands twice in lines 1 and 3; keep one"),
-        ("t:\n  x: {n: 1, m: 2, n: 3}\n", "the key 'n' stands twice in line 2"),
-        ('t:\n  - k: 1\n    "k": 2\n', "the key 'k' stands twice in lines 2 and 3"),
-        ("a: &a {b: *a}\n", "the alias '\\*a' stands inside what it stands for"),
-        ("a: &a [1, [*a]]\n", "the alias '\\*a' stands inside what it stands for"),
+        ("a: 1\nb: 2\na: 3\n", "the key 'a' occurs twice in lines 1 and 3; keep one"),
+        ("t:\n  x: {n: 1, m: 2, n: 3}\n", "the key 'n' occurs twice in line 2"),
+        ('t:\n  - k: 1\n    "k": 2\n', "the key 'k' occurs twice in lines 2 and 3"),
+        ("a: &a {b: *a}\n", "the alias '\\*a' is inside of its own anchor"),
+        ("a: &a [1, [*a]]\n", "the alias '\\*a' is inside of its own anchor"),
         ("a: {[x]: 1}\n", "unhashable key"),
         ("a: 2020-13-40\n", "month"),
         ("a: !!int x\n", "invalid literal"),
-        ("a: !!bool x\n", "a value that does not fit its tag"),
+        ("a: !!bool x\n", "a value that does not match its tag"),
         ("a: *b\n", "undefined alias"),
         ("a: 1\n---\nb: 2\n", "expected a single document"),
-        ("[" * 3000, "too many brackets"),
+        ("[" * 3000, "nested too deeply"),
         (b"a: \xff\n", "utf-8"),
     ],
 )
@@ -41,7 +41,7 @@ def test_mistakes(text, said, read):
 def test_aliases_that_grow_without_end_are_refused_at_once(read):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
-    with pytest.raises(ValueError, match="the aliases stand for more than 1,000,000 values"):
+    with pytest.raises(ValueError, match="the aliases expand to more than 1,000,000 values"):
         read("\n".join(lines))
 
 

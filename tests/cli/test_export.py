@@ -64,9 +64,9 @@ def test_a_refused_task_that_was_asked_for_is_an_error_after_the_others(run, tmp
 def test_mistakes_are_told_in_a_sentence(run, saved, tmp_path):
     for words, part in [
         (["--task", "nre"], "has no task 'nre'; it has ner, similar, answers. Did you mean 'ner'?"),
-        ([], "Say which task to export. Give --task NAME, or --all."),
-        (["--all", "--task", "ner"], "Give either --task NAME or --all."),
-        (["--all", "--force"], "export does not take '--force'."),
+        ([], "No task is selected for export. Set --task NAME, or --all."),
+        (["--all", "--task", "ner"], "Use either --task NAME or --all."),
+        (["--all", "--force"], "export does not accept the argument '--force'."),
     ]:
         code, _, last = run(*words, "--output", tmp_path / "out")
         assert code == 2

@@ -195,8 +195,8 @@ def test_blank_lines_keep_the_numbers_of_the_others(read):
         ("id,text\n1,Gr\xf6\n".encode("latin-1"), "in.csv", r"line 2 of '.*in.csv' is not in UTF-8"),
         ('{"text": "Gr\xf6"}\n'.encode("cp1252"), "in.jsonl", r"line 1 of '.*' is not in UTF-8"),
         ("日本".encode("shift-jis"), "in.txt", "is not in UTF-8"),
-        ("one\ntwo".encode("utf-16-le"), "in.txt", r"line 1 of '.*' holds a null character.* UTF-16 without"),
-        (b"\xff\xfea\x00\x00\xd8b\x00", "in.txt", "begins as UTF-16 and goes on as something else"),
+        ("one\ntwo".encode("utf-16-le"), "in.txt", r"line 1 of '.*' contains a null character.* UTF-16 without"),
+        (b"\xff\xfea\x00\x00\xd8b\x00", "in.txt", "begins as UTF-16 and continues in another encoding"),
         (gzip.compress(b"a text\n" * 999, mtime=0)[:-12], "in.txt", "is a damaged gzip file"),
         (b"\x1f\x8bno gzip", "in.txt", "is a damaged gzip file"),
         ('{"text": "a"}\n{"text": \n', "in", r"line 2 of '.*' is not valid JSON"),
@@ -206,12 +206,12 @@ def test_blank_lines_keep_the_numbers_of_the_others(read):
         ('["a", 7]', "in.json", r"row 2 of '.*' should be an object.* Found 7"),
         ('{"text": 7}\n', "in.jsonl", r"line 1 of '.*' should be an object.* Found 7 in 'text'"),
         ('{"id": 1, "stars": 2}\n', "in", r"line 1 of '.*' should be .*Found the columns id, stars\. .*--text_column"),
-        ("id,stars\n1,2\n", "in.csv", r"line 2 of '.*in.csv' has the columns id, stars, and none is known.*--text_column"),
+        ("id,stars\n1,2\n", "in.csv", r"line 2 of '.*in.csv' has the columns id, stars, and none has a known name.*--text_column"),
         ("1,It is fine\n2,No\n", "in.csv", "has the columns 1, It is fine, and none"),
-        ("id,text\n1,a,b\n", "in.csv", r"line 2 of '.*' has 3 cells, and the header has 2"),
-        ('id,text\n1,"a\n2,b\n', "in.csv", r"line 2 of '.*' is no row of a table \(unexpected end of data\)"),
+        ("id,text\n1,a,b\n", "in.csv", r"line 2 of '.*' has 3 cells, but the header has 2"),
+        ('id,text\n1,"a\n2,b\n', "in.csv", r"line 2 of '.*' is not a row of a table \(unexpected end of data\)"),
         ("text,text\na,b\n", "in.csv", "has the column 'text' twice"),
-        ("tokens\n\"['a', 'b']\"\n", "in.csv", r"column 'tokens' should hold a JSON list"),
+        ("tokens\n\"['a', 'b']\"\n", "in.csv", r"column 'tokens' should contain a JSON list"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused_with_its_place(content, name, message, read):
@@ -230,12 +230,12 @@ def test_what_cannot_be_read_is_refused_with_its_place(content, name, message, r
 def test_column_that_is_asked_for_has_to_be_there(options, message, read):
     with pytest.raises(ValueError, match=message):
         read("id,text\n1,a\n", "in.csv", **options)
-    with pytest.raises(ValueError, match=r"line 1 of '.*' is a text without columns, so there is no column '"):
+    with pytest.raises(ValueError, match=r"line 1 of '.*' is a text without columns and has no column '"):
         read("only a text\n", "in.txt", **options)
 
 
 def test_column_of_a_text_that_no_task_reads_is_refused():
-    with pytest.raises(ValueError, match=r"Task 'q' reads question and context.* Leave out --text_column"):
+    with pytest.raises(ValueError, match=r"Task 'q' reads question and context.* Remove --text_column"):
         Columns(tasks_of(q=QuestionAnswering()), text_column="text")
 
 
@@ -267,10 +267,10 @@ def test_command_answers_files_of_all_forms_alike_and_repeats_what_is_asked_for(
     assert [one["sentiment"] for one in told] == [one["sentiment"] for one in expected]
     assert call("A fine place.", "--include_inputs", "--tasks", "ner")[0]["input"] == "A fine place."
     for words, message in [
-        ([*input_, "--id_column", "key", "--include_line_numbers"], "Leave out one of them"),
-        (["A text", "--id_column", "key"], "--id_column is for the rows of a file"),
+        ([*input_, "--id_column", "key", "--include_line_numbers"], "Remove one of them"),
+        (["A text", "--id_column", "key"], "--id_column applies to the rows of a file"),
         (["A \udcff text"], "is not in UTF-8"),
-        (["--input", str(tmp_path / "in"), "--include_line_numbers"], "The answers of the task 'id' need the key"),
+        (["--input", str(tmp_path / "in"), "--include_line_numbers"], "The answers of the task 'id' use the same key"),
     ]:
         assert message in call(*words, code=2)
     words, text = ["Ada", ",", "here"], "Somewhere else entirely."

@@ -101,7 +101,7 @@ def test_torn_line_is_cut_and_written_again(cut, call, texts, tmp_path):
     texts.write_text("".join(rows))
     output.write_bytes(kept[: len(kept) - cut])
     count = output.read_bytes().count(b"\n")
-    assert f"holds {count} answers of an interrupted run. Going on after them." in call(output)
+    assert f"contains {count} answers of an interrupted run. Resuming after them." in call(output)
     assert output.read_bytes() == whole
 
 
@@ -121,7 +121,7 @@ def test_run_with_another_input_or_other_settings_is_refused(call, texts, tmp_pa
     kept = output.read_bytes()
     for changed in ([rows[1], rows[0], *rows[2:]], rows[:50]):
         texts.write_text("".join(changed))
-        assert "The first 96 inputs are not those that the interrupted run has read" in call(output, code=2)
+        assert "The first 96 inputs differ from those that the interrupted run has read" in call(output, code=2)
     texts.write_text("".join(rows))
     assert "interrupted run with another tasks: None, and now ['ner']" in call(output, "--tasks", "ner", code=2)
     assert "interrupted run with another batch_size: 4, and now 2" in call(output, "--batch_size", "2", code=2)
@@ -129,7 +129,7 @@ def test_run_with_another_input_or_other_settings_is_refused(call, texts, tmp_pa
     texts.write_text("".join([*rows, rows[0]]))  # what comes behind may change
     call(output)
     assert len(lines_of(output)) == COUNT + 1
-    assert "is there already, and no interrupted run has left it" in call(output, code=2)
+    assert "already exists and was not left by an interrupted run" in call(output, code=2)
 
 
 def test_run_that_repeats_ids_and_texts_goes_on_with_them(call, texts, tmp_path):
@@ -141,7 +141,7 @@ def test_run_that_repeats_ids_and_texts_goes_on_with_them(call, texts, tmp_path)
     texts.write_text("".join(rows))
     assert "another id_column: 'id', and now None" in call(output, "--include_inputs", code=2)
     assert "another include_inputs: True, and now None" in call(output, "--id_column", "id", code=2)
-    assert "holds 96 answers of an interrupted run" in call(output, *words)
+    assert "contains 96 answers of an interrupted run" in call(output, *words)
     assert output.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     given = [json.loads(row) for row in rows]
     assert [(one["id"], one["input"]) for one in lines_of(output)] == [(row["id"], row["text"]) for row in given]
@@ -159,7 +159,7 @@ def test_input_that_no_task_takes_is_named_by_its_line(call, texts, tmp_path):
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ('{"text": "cut off \\ud83d"}', "holds half of a character"),
+        ('{"text": "cut off \\ud83d"}', "contains half of a character"),
         ('{"text": ' + "[" * 100_000 + "]" * 100_000 + "}", "is not valid JSON (maximum recursion depth"),
         ('{"text": "a", "id": ' + "9" * 5000 + "}", "is not valid JSON (Exceeds the limit"),
     ],

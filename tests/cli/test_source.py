@@ -61,11 +61,11 @@ def test_names_of_validation(name, recipe, write):
         ({"Train": "a.jsonl"}, "names the split 'Train' in data_files; .* Did you mean 'train'?"),
         ({"train": "a.jsonl", "zzz": "a.jsonl"}, "names the split 'zzz' in data_files; .* Rename it"),
         ({1: "a.jsonl"}, "names the split 1 in data_files"),
-        ({"train": "a.jsonl", "val": "a.jsonl", "validation": "a.jsonl"}, "'val' and 'validation', and both stand for"),
-        ({"train": []}, "data_files name no file for a split"),
+        ({"train": "a.jsonl", "val": "a.jsonl", "validation": "a.jsonl"}, "'val' and 'validation', and both mean"),
+        ({"train": []}, "data_files has no file for a split"),
         ({"train": None}, "a data file should be a path. Found None"),
         ({"train": "a\0b"}, "a data file should be a path"),
-        ({"train": "."}, "is a folder or no regular file"),
+        ({"train": "."}, "is a folder or not a regular file"),
         ({"train": "x" * 300}, "there is no file"),
         ("none*.jsonl", "there is no file"),
         ({}, "has no 'data_files'"),
@@ -91,10 +91,10 @@ def test_further_splits_of_a_folder_are_left_out_with_a_message(recipe, tmp_path
     finally:
         logging.disable_propagation()
     assert {split: rows["text"][:] for split, rows in loaded.items()} == {"train": ["train"], "validation": ["dev"]}
-    assert caplog.text.count("Dataset 's' has the splits hard as well, which are not read") == 1
+    assert caplog.text.count("Dataset 's' also has the splits hard, which are not read") == 1
     assert read.load(["hard"])["s"]["hard"]["text"][:] == ["hard"]
     (folder / "README.md").write_text(readme + "  - {split: val, path: hard.jsonl}\n---\n")
-    with pytest.raises(ValueError, match="has the splits 'dev' and 'val', and both stand for validation"):
+    with pytest.raises(ValueError, match="has the splits 'dev' and 'val', and both mean validation"):
         read.load()
 
 
@@ -143,10 +143,10 @@ def test_patterns(recipe, write):
     [
         ({"path": "t.csv"}, "'path' names the file '.*t.csv'. Write path: csv"),
         ({"path": "t.tsv"}, "Write path: csv"),
-        ({"path": "./nowhere"}, "names the folder '.*nowhere', and there is none"),
-        ({"path": "a/b/c"}, "names the folder '.*a/b/c', and there is none"),
-        ({"path": "*"}, r"names the folder '.*\*', and there is none"),
-        ({"path": "csv", "data_files": "t.csv", "cache_dir": "a::b"}, "`cache_dir` cannot hold '::'"),
+        ({"path": "./nowhere"}, "names the folder '.*nowhere', which does not exist"),
+        ({"path": "a/b/c"}, "names the folder '.*a/b/c', which does not exist"),
+        ({"path": "*"}, r"names the folder '.*\*', which does not exist"),
+        ({"path": "csv", "data_files": "t.csv", "cache_dir": "a::b"}, "`cache_dir` cannot contain '::'"),
         ({"path": ["csv"]}, r"has no 'path'.*Found \['csv'\]"),
         ({"path": "csv"}, "has no 'data_files'"),
         ({"path": "csv", "data_dir": "nowhere"}, "there is no folder '.*nowhere'"),
@@ -201,18 +201,20 @@ def test_words_for_nothing_are_labels_and_an_empty_cell_is_none(recipe, write):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (HEADER + "a,b,c\nd,e,f\n", "line 2 has 3 cells, and the header has 2"),
-        ("\n" + HEADER + '"a\nb",c,d\n', "line 3 has 3 cells, and the header has 2"),
-        (HEADER + "a,b,\n", "line 2 has 3 cells, and the header has 2"),
-        (HEADER + "a,b\nc,d,e\n", "line 3 has 3 cells, and the header has 2"),
-        (HEADER + "a,b\n" * 30_000 + "c,d,e\n", "line 30002 has 3 cells, and the header has 2"),
+        (HEADER + "a,b,c\nd,e,f\n", "line 2 has 3 cells, but the header has 2"),
+        ("\n" + HEADER + '"a\nb",c,d\n', "line 3 has 3 cells, but the header has 2"),
+        (HEADER + "a,b,\n", "line 2 has 3 cells, but the header has 2"),
+        (HEADER + "a,b\nc,d,e\n", "line 3 has 3 cells, but the header has 2"),
+        (HEADER + "a,b\n" * 30_000 + "c,d,e\n", "line 30002 has 3 cells, but the header has 2"),
         (HEADER.encode("utf-16"), "utf-8"),
     ],
 )
 def test_a_row_with_more_cells_than_the_header_is_refused(text, said, recipe, write):
     good, bad = write("good.csv", HEADER + "a,b\n"), write("bad.csv", text)
     source = recipe(path="csv", data_files={"train": good, "test": bad})
-    with pytest.raises(ValueError, match=f"Dataset 's': the file '.*bad.csv' is no usable table: .*{said}.*Quote the"):
+    with pytest.raises(
+        ValueError, match=f"Dataset 's': the file '.*bad.csv' is not a usable table: .*{said}.*Quote the"
+    ):
         source.load()
 
 

@@ -21,8 +21,8 @@ def test_training_split_is_a_stream_and_the_others_are_read(kitchen):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"max_steps": -1}, "The stream 'sentiment' does not say how many rows it has. Set max_steps"),
-        ({"sampling": "proportional"}, "The stream 'sentiment' does not say how many rows it has. Set max_steps"),
+        ({"max_steps": -1}, "The number of rows of the stream 'sentiment' is unknown. Set max_steps"),
+        ({"sampling": "proportional"}, "The number of rows of the stream 'sentiment' is unknown. Set max_steps"),
     ],
 )
 def test_stream_of_unknown_size_says_what_it_needs(change, message, kitchen):

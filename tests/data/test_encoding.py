@@ -176,18 +176,18 @@ def test_features_are_cached_under_all_they_depend_on(encode, tmp_path):
         (
             [{"text": "x", "label": 1.5}],
             {"type": SEQUENCE, "label_names": ["a", "b"], "problem_type": "single_label_classification"},
-            "column 'label' holds floats, and single_label_classification wants one name or whole number a row",
+            "column 'label' contains floats, but single_label_classification needs one name or whole number per row",
         ),
-        ([{"text": "x", "label": "a"}], {"type": SEQUENCE}, "holds 1 different label"),
+        ([{"text": "x", "label": "a"}], {"type": SEQUENCE}, "has 1 different label"),
         (
             [{"text": "x", "label": float("inf")}],
             {"type": SEQUENCE},
-            "row 0 of the train data should hold 1 finite number",
+            "row 0 of the train data should have 1 finite number",
         ),
         (
             [{"text": "x", "label": [0, 1, 0]}, {"text": "x", "label": [1]}],
             {"type": SEQUENCE},
-            "holds the number 0 twice in column 'label'. Number the labels, or give vectors",
+            "contains the number 0 twice in column 'label'. Use indices of the labels, or vectors",
         ),
         (
             [{"tokens": ["a"], "ner_tags": ["O", "B-X"]}],
@@ -197,14 +197,14 @@ def test_features_are_cached_under_all_they_depend_on(encode, tmp_path):
         (
             [{"tokens": "a b", "ner_tags": ["O", "B-X"]}],
             {"type": TOKEN},
-            "column 'tokens' holds names, and a list of words",
+            "column 'tokens' contains names, but a list of words",
         ),
         (
             [{"tokens": ["a"], "ner_tags": ["X"]}],
             {"type": TOKEN, "label_names": ["O", "B-X"]},
             "has the label 'X' .* Did you mean|has the label 'X'",
         ),
-        ([{"text": "x", "label": -1}, {"text": "x", "label": 1}], {"type": SEQUENCE}, "holds negative numbers"),
+        ([{"text": "x", "label": -1}, {"text": "x", "label": 1}], {"type": SEQUENCE}, "contains negative numbers"),
     ],
 )
 def test_unusable_rows_are_named(rows, task, message, encode):

@@ -22,11 +22,11 @@ def test_annealed_is_the_papers_formula_with_end_of_0_2():
         ("proportionl", None, "`sampling` should be one of .* Did you mean 'proportional'?"),
         ("temperature", {"temperature": 0.5}, "`temperature` should be 1 or more. Found `temperature = 0.5`"),
         ("temperature", {"cap": 0}, "`cap` should be a whole number of rows"),
-        ("temperature", {"temprature": 2}, "does not take all of sampling_kwargs"),
+        ("temperature", {"temprature": 2}, "does not accept all of the sampling_kwargs"),
         ("annealed", {"end": 2}, "`end` should be a number from 0 to 1. Found `end = 2`"),
-        ("fixed", None, "should name a rate per dataset"),
+        ("fixed", None, "should have a rate for each dataset"),
         ("fixed", {"rates": {"a": -1}}, "The rate of 'a' should be a number of 0 or more. Found -1"),
-        ("fixed", {"rates": {"a": 0}}, "sum to nothing"),
+        ("fixed", {"rates": {"a": 0}}, "sum to 0"),
     ],
 )
 def test_unusable_sampling_fails_when_built(name, kwargs, message):
@@ -36,7 +36,7 @@ def test_unusable_sampling_fails_when_built(name, kwargs, message):
 
 def test_fixed_rates_fit_the_data():
     rates = build_rates("fixed", {"rates": {"ner": 1, "sentimet": 2}})
-    with pytest.raises(ValueError, match=r"a rate for 'sentimet', and .* Did you mean 'sentiment'?"):
+    with pytest.raises(ValueError, match=r"a rate for 'sentimet', but .* Did you mean 'sentiment'?"):
         rates.rates({"ner": 3, "sentiment": 4})
-    with pytest.raises(ValueError, match=r"names no rate for 'pos'"):
+    with pytest.raises(ValueError, match=r"has no rate for 'pos'"):
         rates.rates({"ner": 3, "sentimet": 4, "pos": 5})

@@ -19,7 +19,7 @@ def test_card_shows_gradients_where_they_were_measured(build, tmp_path):
     build(gradient_logging_steps=2, save_strategy="steps", save_steps=4).train()
     text = (tmp_path / "out" / "README.md").read_text()
     assert "- `gradient_logging_steps`: 2" in text
-    picture = "by optimizer step, norms of their gradients and the cosines between those](learning_curves.png)"
+    picture = "by optimizer step, norms of the per-task gradients and the cosines between them](learning_curves.png)"
     assert (picture in text) == (find_spec("matplotlib") is not None)
 
 
@@ -27,7 +27,7 @@ def test_card_of_the_best_model_tells_its_figures_and_its_step(build, tmp_path):
     trainer = build(load_best_model_at_end=True, save_strategy="steps", save_steps=2, learning_rate=0.0)
     trainer.train()  # nothing is better than the first evaluation
     text = (tmp_path / "out" / "README.md").read_text()  # written at the end of training
-    assert "The weights are those of step 2, the best by `eval_average`." in text
+    assert "The weights are those of step 2, with the best `eval_average`." in text
     assert "Measured on validation at step 2." in text
     trainer.evaluate()
     trainer.create_model_card()

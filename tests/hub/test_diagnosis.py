@@ -99,7 +99,7 @@ def test_a_page_holds_all_parts_and_fetches_nothing(count):
     assert not any(name in ("src", "href", "srcset", "action") for name, _ in page.attributes)
     assert "://" not in page.text and "url(" not in page.text and "@import" not in page.text
     for words in (
-        "300 steps of 32 rows (the recipe asks for 485)",
+        "300 steps of 32 rows (the recipe has 485)",
         "Train one model",
         "upgrad",
         "nash_mtl: pip install",

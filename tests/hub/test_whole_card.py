@@ -174,7 +174,7 @@ sentiment  sentiment    40        40        2  62.5%    0.50
 ner              ner    24        24        9  37.5%    0.50
 ```
 
-### Hyper-parameters
+### Hyperparameters
 
 - `learning_rate`: 0.001
 - `max_steps`: 4
@@ -209,7 +209,7 @@ ner              ner    24        24        9  37.5%    0.50
 
 <!-- hf_multitask keeps what you change here: {digests} -->
 """
-PICTURE = "\n![Training loss and primary metric of the tasks by optimizer step](learning_curves.png)\n"
+PICTURE = "\n![Training loss and primary metric of each task by optimizer step](learning_curves.png)\n"
 
 
 def test_card_of_a_real_run_is_as_expected(build, data, tmp_path):

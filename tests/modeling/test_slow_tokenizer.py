@@ -47,7 +47,7 @@ def test_sequence_tasks_train_save_and_load_with_a_slow_tokenizer(
 
 
 def test_tagging_with_a_slow_tokenizer_fails_when_built(slow_tokenizer, build_model, data, arguments):
-    with pytest.raises(ValueError, match=r"^Task 'ner': the tokenizer BertJapaneseTokenizer is a slow .* Give a fast"):
+    with pytest.raises(ValueError, match=r"^Task 'ner': the tokenizer BertJapaneseTokenizer is slow .* Use a fast"):
         MultiTaskTrainer(build_model(), arguments(), train_dataset=data(), processing_class=slow_tokenizer)
 
 

@@ -114,14 +114,14 @@ def test_digits_are_names_and_numbers_are_places(label, feature, names, expected
 def test_numbers_beside_names_that_are_digits_are_places_and_a_warning_says_so(read, caplog):
     assert read([1, 0], INT, label_names=["1", "0"])[0] == [1, 0]
     assert (
-        "column 'label' holds numbers, which are the places of label_names, counted from 0; the name '1' has the place 0"
+        "column 'label' contains numbers, which are indices of label_names, counted from 0; the name '1' has the index 0"
         in (caplog.text)
     )
-    with pytest.raises(ValueError, match=r"has the label 3 .* Write the label as text to have it by its name"):
+    with pytest.raises(ValueError, match=r"has the label 3 .* Write the label as text to use its name"):
         read([1, 3], INT, label_names=["1", "2", "3"])
     caplog.clear()
     read([1, 0], ClassLabel(names=["5", "6"]), others=[column([0, 1], INT)])
-    assert "the name '5' has the place 0" in caplog.text
+    assert "the name '5' has the index 0" in caplog.text
     caplog.clear()
     read([1, 0], INT, label_names=["0", "1"])
     assert not caplog.records
@@ -129,10 +129,10 @@ def test_numbers_beside_names_that_are_digits_are_places_and_a_warning_says_so(r
 
 def test_names_and_numbers_do_not_go_together(read):
     with pytest.raises(
-        ValueError, match=r"'label' holds the number 1 and the name '0'. Write the labels in the same way"
+        ValueError, match=r"'label' contains the number 1 and the name '0'. Use the same kind of labels"
     ):
         read(["0", "1"], others=[column([1, 2])])
-    with pytest.raises(ValueError, match="column 'label' holds values that are neither names nor numbers"):
+    with pytest.raises(ValueError, match="column 'label' contains values that are neither names nor numbers"):
         read([datetime.datetime(2026, 1, 1)])
 
 
@@ -144,17 +144,17 @@ def test_names_and_numbers_do_not_go_together(read):
             [[1, 0, 0], [1]],
             List(FLOAT),
             {"label_names": HIDDEN},
-            r"row 1 .* should hold 3 values of 0 or 1 .* Found \[1.0\]",
+            r"row 1 .* should have 3 values of 0 or 1 .* Found \[1.0\]",
         ),
-        ([[1, 0.5, 0]], List(FLOAT), {"label_names": HIDDEN}, "row 0 .* should hold 3 values of 0 or 1"),
+        ([[1, 0.5, 0]], List(FLOAT), {"label_names": HIDDEN}, "row 0 .* should have 3 values of 0 or 1"),
         ([[1, 0, 1], [1, 0]], List(INT), {"label_names": HIDDEN}, "the number 1 twice .* each of the 3 label_names"),
         (
             [[1, 0, 1]] * 2,
             List(ClassLabel(names=["0", "1"])),
             {},
-            "vectors of 3 classes, or sets of two. Give label_names",
+            "vectors of 3 classes, or sets of two. Set label_names",
         ),
-        ([["1", "0", "1"]], List(STRING), {"label_names": HIDDEN}, "has the label '1' .* none of label_names"),
+        ([["1", "0", "1"]], List(STRING), {"label_names": HIDDEN}, "has the label '1' .* not in label_names"),
         (
             [1],
             INT,
@@ -166,13 +166,13 @@ def test_names_and_numbers_do_not_go_together(read):
             ["a"],
             STRING,
             {"label_separator": ";", "problem_type": "regression"},
-            "`label_separator` is for sets of labels",
+            "`label_separator` applies to sets of labels",
         ),
         (
             ["a"],
             STRING,
             {"problem_type": "multi_label_classification"},
-            "wants a list a row, or text and a label_separator",
+            "needs a list per row, or text and a label_separator",
         ),
     ],
 )
@@ -196,7 +196,9 @@ def test_ids_and_times_are_no_classes(labels, feature, kind, label_column):
     data = {"text": ["x y"] * len(labels), "tokens": [["x", "y"]] * len(labels), label_column: labels}
     problem = {"problem_type": "single_label_classification"} if feature is FLOAT else {}
     task = build_task("t", {"type": kind, **problem})
-    with pytest.raises(ValueError, match=f"'{label_column}' holds whole numbers up to .*, and the training data have"):
+    with pytest.raises(
+        ValueError, match=f"'{label_column}' contains whole numbers up to .*, but the training data have"
+    ):
         task.resolve(Dataset.from_dict(data, features=features), [])
 
 

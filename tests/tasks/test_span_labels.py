@@ -33,10 +33,10 @@ def test_every_form_of_a_span_is_the_same_span(value):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([0, 5], r"\[0, 5\] is no span. A span is \[start, end, label\]"),
+        ([0, 5], r"\[0, 5\] is not a span. A span is \[start, end, label\]"),
         ("0-5", "'0-5' is neither a span nor JSON"),
-        (5, "5 is no span"),
-        (None, "None is no span"),
+        (5, "5 is not a span"),
+        (None, "None is not a span"),
         ({"start": 0, "label": "PER"}, "should have a whole number as start and end. Found None"),
         ([0, True, "PER"], "should have a whole number as start and end. Found True"),
         ([0, 2.5, "PER"], "should have a whole number as start and end. Found 2.5"),
@@ -44,7 +44,7 @@ def test_every_form_of_a_span_is_the_same_span(value):
         ([0, 5, 3], "should be a name. Found 3"),
         ([0, 5, ""], "should be a name. Found ''"),
         ({"start": 0, "end": 5, "tag": "PER"}, "should be a name. Found None"),
-        ([5, 5, "PER"], "goes from 5 to 5. A span begins at 0 or later and ends after its start"),
+        ([5, 5, "PER"], "goes from 5 to 5. The start of a span should be 0 or more"),
         ([-1, 5, "PER"], "goes from -1 to 5"),
     ],
 )
@@ -72,10 +72,10 @@ def test_cells(cell, spans):
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        (TRIPLE, "Found the one span .* Put it in a list"),
+        (TRIPLE, "Found the single span .* Put it in a list"),
         (DICT, "should be a list. Found {'start': 0"),
         (3, "should be a list. Found 3"),
-        ([[1]], r"\[1\] is no span"),
+        ([[1]], r"\[1\] is not a span"),
     ],
 )
 def test_cells_that_hold_no_spans_are_refused(cell, message):

@@ -33,7 +33,7 @@ from hf_multitask.tasks import build_task
         ({"type": "sequence-classification", "problem_type": "regresion"}, "Did you mean 'regression'?"),
         (
             {"type": "sequence-classification", "problem_type": "single_label_classification", "label_names": ["a"]},
-            "needs two label_names or more",
+            "needs at least two label_names",
         ),
         (
             {"type": "text-classification"},
@@ -45,11 +45,11 @@ from hf_multitask.tasks import build_task
         ({"type": "Token_Classification"}, "Did you mean 'token-classification'?"),
         ({"type": "extractive-qa"}, "Did you mean 'question-answering'?"),
         ({"type": "mlm"}, "Did you mean 'fill-mask'?"),
-        ({"type": "image-segmentation-of-cats"}, "A type of your own needs register_task first"),
+        ({"type": "image-segmentation-of-cats"}, "Register a type of your own with register_task first"),
         ({"type": {}}, "has the unknown type {}"),
         ({}, "has no 'type'"),
         ({"type": "token-classification", "tags_column": ""}, "`tags_column` should be the name of a column"),
-        ({"type": "fill-mask", "name": "u"}, "has the name 'u' as well"),
+        ({"type": "fill-mask", "name": "u"}, "also has the name 'u'"),
         ({"type": "fill-mask", "mlm_probability": "0.2"}, "`mlm_probability` should be a number.*Leave out the quotes"),
         ({"type": "fill-mask", "text_column": None}, "`text_column` should be a string. Found `text_column = None`"),
         ({"type": "question-answering", "unanswerable": "no"}, "`unanswerable` should be true or false.*the quotes"),

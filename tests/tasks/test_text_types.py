@@ -76,14 +76,14 @@ def test_the_answer_is_marked_in_the_windows_that_hold_it_whole(encode):
     [
         (
             answers("Grace Hopper", 5),
-            r"row 0 of the train data, the answer 'Grace Hopper' does not stand at character 5",
+            r"row 0 of the train data, the answer 'Grace Hopper' is not at character 5",
         ),
-        (answers("stands", 900), r"lies beyond the context of \d+ characters. Mend the offset"),
-        (answers("x", -3), "lies beyond the context"),
-        (answers("The", "0"), "the start '0' of the answer 'The' is no whole number"),
+        (answers("stands", 900), r"is outside of the context of \d+ characters. Fix the offset"),
+        (answers("x", -3), "is outside of the context"),
+        (answers("The", "0"), "the start '0' of the answer 'The' is not a whole number"),
         (
             {**answers("x", 0), "answers": {"text": ["a", "b"], "answer_start": [1]}},
-            "2 answers have 1 starts. Give one each",
+            "2 answers have 1 starts. Use one start per answer",
         ),
     ],
 )
@@ -97,7 +97,7 @@ def test_questions_without_answer_follow_from_the_data(encode):
     place = CONTEXT_TEXT.index("London")
     assert encode(QuestionAnswering(), [answers("London", place), nothing])[0].unanswerable is True
     assert encode(QuestionAnswering(), [answers("London", place)])[0].unanswerable is False
-    with pytest.raises(ValueError, match=r"row 1 .*the question has no answer. Set unanswerable, or drop the row"):
+    with pytest.raises(ValueError, match=r"row 1 .*the question has no answer. Set unanswerable, or remove the row"):
         encode(QuestionAnswering(unanswerable=False), [answers("London", place), nothing])
 
 
@@ -170,8 +170,8 @@ def test_scores_move_to_0_to_1_and_groups_follow_the_data(encode):
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        (SentenceSimilarity(label_column="label"), "holds no two different scores. Give score_range"),
-        (SentenceSimilarity(label_column="sentence1"), "a number a row is needed"),
+        (SentenceSimilarity(label_column="label"), "has fewer than two different scores. Set score_range"),
+        (SentenceSimilarity(label_column="sentence1"), "one number per row is needed"),
     ],
 )
 def test_scores_that_are_none_are_named(task, message, encode):
@@ -224,7 +224,7 @@ def test_blocks_tell_every_token_once_and_hold_one_text_each(encode):
 
 
 def test_a_mask_is_needed_to_fill_it(encode):
-    with pytest.raises(ValueError, match=r"Task 't': the tokenizer \w+ has no mask token. Take a backbone"):
+    with pytest.raises(ValueError, match=r"Task 't': the tokenizer \w+ has no mask token. Use a backbone"):
         encode(FillMask(), rows_of("fill-mask"), "gpt2")
 
 
@@ -235,9 +235,12 @@ def test_a_mask_is_needed_to_fill_it(encode):
         ({"type": "text-generation", "block_size": 1}, "`block_size` should be a whole number of tokens, 2 or more"),
         ({"type": "question-answering", "doc_stride": -1}, "`doc_stride` should be a whole number"),
         ({"type": "sentence-similarity", "negatives": 1}, "`negatives` should be a whole number, 2 or more"),
-        ({"type": "sentence-similarity", "score_range": [5, 0]}, "`score_range` should be two numbers that rise"),
+        (
+            {"type": "sentence-similarity", "score_range": [5, 0]},
+            "`score_range` should be two numbers in ascending order",
+        ),
         ({"type": "translation", "num_beams": 0}, "`num_beams` should be a whole number, 1 or more"),
-        ({"type": "token-classification", "text_column": "text"}, "`text_column` and `spans_column` go together"),
+        ({"type": "token-classification", "text_column": "text"}, "`text_column` and `spans_column` belong together"),
     ],
 )
 def test_unusable_arguments_fail_when_built(values, message):
@@ -247,7 +250,7 @@ def test_unusable_arguments_fail_when_built(values, message):
 
 def test_types_that_make_other_rows_read_no_stream(build_model, arguments, tokenizer):
     rows = IterableDataset.from_generator(lambda: iter([{"sentence1": "a", "sentence2": "b"}] * 9))
-    with pytest.raises(ValueError, match=r"Task 's': sentence-similarity makes other rows .* ordinary dataset"):
+    with pytest.raises(ValueError, match=r"Task 's': sentence-similarity combines the rows .* ordinary dataset"):
         MultiTaskTrainer(
             build_model(tasks={"s": SentenceSimilarity()}),
             arguments(sampling="uniform"),
@@ -346,7 +349,7 @@ def test_spans_become_tags_of_the_tokens_that_they_cover(encode):
         ([{"slot": "a", "start": 3, "end": 3}], "the span .* goes from 3 to 3"),
         (
             [{"slot": "a", "start": 0, "end": 4}, {"slot": "a", "start": 3, "end": 6}],
-            "has spans that overlap at character 3. A token has one tag: drop one",
+            "has spans that overlap at character 3. A token has one tag: remove one",
         ),
         ([{"slot": "z", "start": 0, "end": 4}], "has the label 'B-z' in column 'slots'"),
     ],
@@ -358,9 +361,9 @@ def test_spans_that_do_not_fit_are_named(spans, message, encode):
 
 
 def test_label_names_of_spans_hold_what_lies_outside(encode):
-    with pytest.raises(ValueError, match="`label_names` lacks 'O', which the tokens outside of spans carry"):
+    with pytest.raises(ValueError, match="`label_names` has no 'O', the tag of the tokens outside of spans"):
         TokenClassification(text_column="text", spans_column="slots", label_names=["B-a", "I-a"])
-    with pytest.raises(ValueError, match="`label_names` lacks 'I-a'"):
+    with pytest.raises(ValueError, match="`label_names` has no 'I-a'"):
         TokenClassification(text_column="text", spans_column="slots", label_names=["O", "B-a"])
 
 

@@ -267,7 +267,7 @@ def test_what_a_run_does_not_give_is_named(build):
         build(balancing="dva")
     with pytest.raises(ValueError, match=r"`balancing_kwargs` should be a mapping"):
         build(balancing="dwa", balancing_kwargs="2")
-    with pytest.raises(ValueError, match=r"names 'nre', which is no task. Did you mean 'ner'\?"):
+    with pytest.raises(ValueError, match=r"names 'nre', which is not a task. Did you mean 'ner'\?"):
         build(balancing="fixed", balancing_kwargs={"weights": {"nre": 2}})
     with pytest.raises(TypeError, match=r"`balancer` should be a Balancer. Found str."):
         build(balancer="dwa")
@@ -332,7 +332,7 @@ def test_scale_measures_constant_answers_and_streams_want_theirs_named(build, ba
     expected = -share * math.log(share) - (1 - share) * math.log(1 - share)
     assert 1 / logs_of(trainer)[0]["sentiment_weight"] == pytest.approx(expected, rel=1e-9)
     with pytest.raises(
-        ValueError, match=r"Task 'a': balancing 'scale' needs .* Found 0.0. Give one, balancing_kwargs="
+        ValueError, match=r"Task 'a': balancing 'scale' needs .* Found 0.0. Set it with balancing_kwargs="
     ):
         MultiTaskTrainer(
             MultiTaskModel.from_backbone(backbone_path(), tasks={"a": SequenceClassification(label_names=["x", "y"])}),

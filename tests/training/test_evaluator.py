@@ -28,7 +28,7 @@ def test_evaluator_needs_no_trainer(build_model, arguments, data, tokenizer):
         metrics={},
         preprocess={},
         collator=trainer.data_collator,
-        tokenizer=trainer.processing_class,
+        given=trainer.processing_class,
         sweep=sweep,
     )
     found, expected = evaluator.evaluate(rows, "eval"), trainer.evaluate()

@@ -95,7 +95,7 @@ def rows(**columns):
         (
             SequenceClassification(max_length=2),
             {},
-            r"Task 't': `max_length` leaves no token of the text beside 2 special tokens. Found `max_length = 2`",
+            r"Task 't': `max_length` leaves no token for the text in addition to 2 special tokens. Found `max_length = 2`",
         ),
         (
             SequenceClassification(),
@@ -110,7 +110,7 @@ def rows(**columns):
         (
             SequenceClassification(label_column="names", label_names=["x", "y"]),
             {"names": ["x", "z"]},
-            r"Task 't': row 2 of the train data has the label 'z' in column 'names', which is none of label_names \(x, y\)",
+            r"Task 't': row 2 of the train data has the label 'z' in column 'names', which is not in label_names \(x, y\)",
         ),
         (
             SequenceClassification(label_column="names", label_names=["x", "y"]),
@@ -142,9 +142,14 @@ def test_numbers_of_classes_that_are_floats_as_some_are_missing(train, caplog):
     assert trainer.tasks["t"].label_names == ["LABEL_0", "LABEL_1"] and trainer.progress.rows == {"t": 2}
     assert "regression" not in caplog.text
     trainer, _ = train({"t": SequenceClassification()}, data)
-    assert trainer.tasks["t"].problem_type == "regression" and "holds floats, so it is a regression" in caplog.text
+    assert (
+        trainer.tasks["t"].problem_type == "regression"
+        and "contains floats, so the task is a regression" in caplog.text
+    )
     half = {"t": Dataset.from_dict({"text": ["a", "b"], "label": [0.5, 1.0]})}
-    with pytest.raises(ValueError, match="column 'label' holds floats, and single_label_classification wants one name"):
+    with pytest.raises(
+        ValueError, match="column 'label' contains floats, but single_label_classification needs one name"
+    ):
         train({"t": SequenceClassification(problem_type="single_label_classification")}, half)
 
 

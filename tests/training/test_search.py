@@ -84,7 +84,7 @@ def test_search_reaches_the_balancing(build):
     trainer.hyperparameter_search(space, n_trials=3, backend="optuna", sampler=grid)
     assert {run and run[0] for run in runs} == {None, "Uncertainty", "DWA"}
     assert all(run[1]["steps"] == 3 for run in runs if run and run[0] == "DWA")
-    with pytest.raises(ValueError, match=r"names 'nre', which is no task. Did you mean 'ner'\?"):
+    with pytest.raises(ValueError, match=r"names 'nre', which is not a task. Did you mean 'ner'\?"):
         mistaken = {"balancing": "fixed", "balancing_kwargs": {"weights": {"nre": 2.0}}}
         trainer.hyperparameter_search(lambda trial: mistaken, n_trials=1, backend="optuna")
 

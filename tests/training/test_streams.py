@@ -88,7 +88,7 @@ def test_resume_in_the_middle_of_a_pass_is_exact(kind, workers, trainer, tmp_pat
     [
         (
             {"declared": 130},
-            r"Task 'sentiment', dataset 'sentiment': the stream ends before row 120, and it declares 130",
+            r"Task 'sentiment', dataset 'sentiment': the stream ends before row 120, but it declares 130",
         ),
         (
             {"broken": 50},
@@ -112,8 +112,8 @@ def test_stream_that_breaks_off_is_named_and_loses_no_checkpoint(broken, message
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (lambda: stream(text="other"), r"row 32 is not the one that stood there when the checkpoint was written"),
-        (lambda: stream().map(dict), r"row 32 is not found again, as the stream is not built as it was"),
+        (lambda: stream(text="other"), r"row 32 differs from the row at this position when the checkpoint was written"),
+        (lambda: stream().map(dict), r"row 32 cannot be found, because the stream has changed"),
     ],
 )
 def test_another_stream_is_not_gone_on_with(other, message, trainer):
@@ -125,8 +125,12 @@ def test_another_stream_is_not_gone_on_with(other, message, trainer):
 @pytest.mark.parametrize(
     ("sentiment", "args", "message"),
     [
-        (lambda: stream(0), {}, r"The stream 'sentiment' does not say how many rows it has\. Set max_steps, and a"),
-        (lambda: stream(0), {"sampling": "uniform", "max_steps": -1}, r"The stream 'sentiment' does not say"),
+        (lambda: stream(0), {}, r"The number of rows of the stream 'sentiment' is unknown\. Set max_steps, and a"),
+        (
+            lambda: stream(0),
+            {"sampling": "uniform", "max_steps": -1},
+            r"The number of rows of the stream 'sentiment' is unknown",
+        ),
         (
             lambda: stream(broken=3),
             {},

@@ -106,7 +106,7 @@ def test_stride_averages_the_windows_of_a_classifier(build_model):
 
 
 def test_stride_is_for_single_texts():
-    with pytest.raises(ValueError, match="`stride` is for single texts"):
+    with pytest.raises(ValueError, match="`stride` applies to single texts"):
         SequenceClassification(stride=8, text_pair_column="other")
 
 
