@@ -200,7 +200,7 @@ class MultiTaskTrainer(
         if len(self.tasks) > SEVERAL:
             consoles = [self.pop_callback(PrinterCallback), self.pop_callback(ProgressCallback)]
             shown = next((type(callback) for callback in consoles if callback is not None), None)
-            for callback in summary_callbacks(shown, list(self.tasks)):
+            for callback in summary_callbacks(shown, list(self.tasks), lambda: self.progress.metrics):
                 self.add_callback(callback)
         if args.early_stopping_patience is not None:
             self.add_callback(ResumableEarlyStopping(args.early_stopping_patience))

@@ -15,13 +15,14 @@ from transformers.trainer_utils import PredictionOutput, speed_metrics
 
 from ...data import MixtureCollator
 from ...data.workers import leave_sigterm_to_parent
+from ...hub.records import flat
 from ...modeling import MultiTaskModel
 from ...modeling.generation import generation_kwargs
 from ...modeling.heads import IGNORE
 from ...tasks import Task
 from ..preparation import Datasets
 from ..state.progress import Progress
-from .rows import NUMBERS, EvaluationRows, Metric, Part, Preprocess, Scores, prefixed, score, sweep_loader
+from .rows import NUMBERS, EvaluationRows, Metric, Part, Preprocess, Scores, score, sweep_loader
 
 
 class EvaluatingTrainer(Trainer):
@@ -158,11 +159,7 @@ class EvaluatingTrainer(Trainer):
         self._measured_rows[metric_key_prefix] = rows.sizes
         start = time.time()
         scores = self._scores(rows, "Evaluation")
-        metrics = {
-            key: value
-            for name, result in scores.items()
-            for key, value in prefixed(result.metrics, metric_key_prefix, name)
-        }
+        metrics = flat({name: result.metrics for name, result in scores.items()}, metric_key_prefix)
         self._primary = {name: result.primary for name, result in scores.items()}
         self.progress.metrics |= {name: list(result.metrics) for name, result in scores.items()}
         average = sum(value for _, value in self._primary.values() if math.isfinite(value)) / len(scores)
@@ -197,6 +194,6 @@ class EvaluatingTrainer(Trainer):
         finally:
             self._keeps_predictions = False
         return {
-            name: PredictionOutput(*result.arrays(), dict(prefixed(result.metrics, metric_key_prefix, name)))
+            name: PredictionOutput(*result.arrays(), flat({name: result.metrics}, metric_key_prefix))
             for name, result in scores.items()
         }

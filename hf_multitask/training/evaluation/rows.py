@@ -216,8 +216,3 @@ def score(rows: EvaluationRows, task: Task, parts: Sequence[Part], metric: Metri
     values = check_results(task, values, own=metric is not None)
     primary = next(iter(values.items()), ("none", 0.0))
     return Scores(predictions, labels, {"loss": loss, **values}, primary)
-
-
-def prefixed(metrics: Mapping[str, float], *prefix: str) -> Iterator[tuple[str, float]]:
-    """Metrics under names such as ``eval_ner_f1``."""
-    return (("_".join([*prefix, name]), value) for name, value in metrics.items())
