@@ -19,6 +19,7 @@ import torch
 from datasets import Dataset
 from hub_server import Hub
 from pages import files_of
+from stages import SECONDS, STAGES, Limits, stage_of
 from tiny import ALL, NER_LABELS, make_tokenizer, read_rows
 from transformers import AutoModel, AutoTokenizer
 
@@ -27,6 +28,47 @@ from hf_multitask.modeling.decoding import DECODERS
 from hf_multitask.modeling.extensions import EXTENSIONS
 from hf_multitask.modeling.head_types import HEADS
 from hf_multitask.tasks import TASK_TYPES
+
+LIMITS = Limits()
+STAGE = pytest.StashKey[str]()
+
+
+class Failures:
+    """Shows a failure when it happens: a run that is cut off has said what failed."""
+
+    def __init__(self, terminal):
+        self.terminal = terminal
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            self.terminal.ensure_newline()
+            self.terminal.write_line(f"FAILED {report.nodeid} ({report.when})\n{report.longreprtext}", red=True)
+
+
+@pytest.hookimpl(trylast=True)  # when the terminal is there
+def pytest_configure(config):
+    for stage, what in STAGES.items():
+        config.addinivalue_line("markers", f"{stage}: {what}")
+    if "slow" not in config.option.markexpr:  # which also holds where a stage is chosen
+        config.option.markexpr = " and ".join(
+            filter(None, [config.option.markexpr and f"({config.option.markexpr})", "not slow"])
+        )
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal:
+        config.pluginmanager.register(Failures(terminal))
+
+
+def pytest_itemcollected(item):
+    item.stash[STAGE] = stage = stage_of(item, Path(__file__).parent)
+    item.add_marker(stage)
+    if stage in SECONDS and not item.get_closest_marker("timeout"):
+        item.add_marker(pytest.mark.timeout(SECONDS[stage]))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    with LIMITS.during(item.stash[STAGE]):
+        return (yield)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -7,6 +7,7 @@ import random
 import resource
 import signal
 import socket
+import sys
 import time
 
 PHASES = ("elsewhere", "step", "evaluation", "saving")
@@ -111,6 +112,7 @@ class Run:
 
 
 def start_server(monkeypatch):
+    sys.audit("tests.fork", "fork server")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["hf_multitask.cli", "hf_multitask", "transformers.trainer", "seqeval.metrics"])

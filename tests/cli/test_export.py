@@ -89,6 +89,7 @@ def test_onnx_is_one_graph_of_all_tasks_or_of_some(run, tmp_path):
         assert [output.name for output in found] == outputs
 
 
+@pytest.mark.process
 def test_a_full_disk_leaves_the_old_export_whole(run, saved, tmp_path):
     run("--task", "ner", "--output", tmp_path / "ner")
     before = {path.name: path.read_bytes() for path in (tmp_path / "ner").iterdir()}

@@ -29,6 +29,7 @@ with termination:
 """
 
 
+@pytest.mark.process
 def test_second_ctrl_c_ends_at_once():
     process = subprocess.Popen([sys.executable, "-c", WAIT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with process:
@@ -41,6 +42,7 @@ def test_second_ctrl_c_ends_at_once():
     assert "Ctrl-C: the run ends after this step, with a checkpoint." in said and "KeyboardInterrupt" in said
 
 
+@pytest.mark.process
 def test_second_sigterm_ends_at_once():
     process = subprocess.Popen([sys.executable, "-c", WAIT], stdout=subprocess.PIPE, text=True)
     with process:

@@ -25,6 +25,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.process
 def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path):
     folder = tmp_path / "out"
     with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True) as process:

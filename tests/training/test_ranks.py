@@ -12,6 +12,8 @@ from layouts import ADAPTERS, CHECKPOINTING, KINDS, NO_WEIGHTS, SAMPLINGS, TEXTS
 from methods import METHODS
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.process
+
 BOUNDS = {"float64": 1e-9, "float32": 1e-6}
 # Few rows of some tasks: ranks and steps without a row of them, and micro-batches that hold nothing but filler.
 RARE = {"reviews": 40, "stars": 1, "pairs": 2, "wiki": 3, "questions": 2, "choices": 2}
