@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -69,17 +70,26 @@ def server(*modules: str) -> Server:
     return Server(*modules)
 
 
-def python(script: str, *arguments: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess:
-    """What ``python -c script arguments`` does, with its output and errors."""
+def python(
+    script: str, *arguments: str, folder: str | Path = ".", timeout: float = 300, **environment: str
+) -> subprocess.CompletedProcess:
+    """What ``python -c script arguments`` does in a folder, with its output and errors."""
     sys.audit("tests.fork", "python -c")
     wanted = os.environ | ONE_THREAD | environment
     plain = hub_variables(wanted) == hub_variables(START)
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder, name) for name in ("out", "err")]
-        job = {"script": script, "arguments": arguments, "environment": wanted, "folder": os.getcwd()}
+    with tempfile.TemporaryDirectory() as said:
+        files = [Path(said, name) for name in ("out", "err")]
+        job = {"script": script, "arguments": arguments, "environment": wanted, "folder": os.path.abspath(folder)}
         code = server(*SLOW, *(READERS if plain else ())).run(job | {"files": [str(file) for file in files]}, timeout)
         out, err = (file.read_text(encoding="utf-8") for file in files)
     return subprocess.CompletedProcess(["python", "-c", script, *arguments], code, out, err)
+
+
+def shell(line: str, **kwargs) -> subprocess.CompletedProcess:
+    """What a line of a shell does that calls ``hf-multitask``."""
+    program, *words = shlex.split(line, comments=True)
+    assert program == "hf-multitask"
+    return python("import sys; from hf_multitask.cli import main; sys.exit(main(sys.argv[1:]))", *words, **kwargs)
 
 
 def serve(modules: list[str]) -> dict:

@@ -1,6 +1,7 @@
 """Training processes that are really killed: forked from a server that has imported everything, through the command line."""
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import random
@@ -50,13 +51,8 @@ def fill_first_save() -> None:
     MultiTaskTrainer._save_checkpoint = outer
 
 
-def child(words, log, environment, shared, full) -> None:
-    os.setsid()
-    os.environ.update(environment)
-    multiprocessing.set_start_method("fork", force=True)  # for workers of loaders, as in a process of its own
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+def command(words, shared, full) -> None:
+    """The command line."""
     from hf_multitask.cli import main
 
     watch(shared)
@@ -65,10 +61,21 @@ def child(words, log, environment, shared, full) -> None:
     raise SystemExit(main(words))
 
 
-class Run:
-    """A training of one or more ranks."""
+def child(work, words, log, environment, shared, full) -> None:
+    os.setsid()
+    os.environ.update(environment)
+    multiprocessing.set_start_method("fork", force=True)  # for workers of loaders, as in a process of its own
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    gc.freeze()  # what the server has imported is no garbage at the end of a training
+    work(words, shared, full)
 
-    def __init__(self, context, words, log, ranks=1, full=None):
+
+class Run:
+    """A training of one or more ranks, by the command line or by another function of its words."""
+
+    def __init__(self, context, words, log, ranks=1, full=None, work=command):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -78,7 +85,7 @@ class Run:
             environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
             environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(ranks)}
             shared = self.shared if rank == 0 else context.Array("i", len(PHASES), lock=False)
-            arguments = (words, f"{log}.{rank}", environment if ranks > 1 else {}, shared, rank == full)
+            arguments = (work, words, f"{log}.{rank}", environment if ranks > 1 else {}, shared, rank == full)
             self.processes.append(context.Process(target=child, args=arguments))
             self.processes[-1].start()
 
@@ -109,6 +116,38 @@ class Run:
                 self.signal(signal.SIGKILL)
                 raise TimeoutError("The run did not end.")
         return [process.exitcode for process in self.processes]
+
+
+def execute(text, arguments, files):
+    for number, file in enumerate(files, 1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    sys.argv = ["-c", *arguments]
+    exec(text, {"__name__": "__main__"})
+
+
+class Script:
+    """A script whose process gets signals, forked like the runs."""
+
+    def __init__(self, context, folder, text, *arguments):
+        self.files = [folder / name for name in ("said", "errors")]
+        self.process = context.Process(target=execute, args=(text, arguments, [str(file) for file in self.files]))
+        self.process.start()
+
+    def wait_for(self, line, seconds=60):
+        until = time.monotonic() + seconds
+        while not self.files[0].exists() or line not in self.files[0].read_text().splitlines():
+            assert self.process.is_alive() and time.monotonic() < until, self.files[1].read_text()
+            time.sleep(0.01)
+
+    def send(self, number):
+        os.kill(self.process.pid, number)
+
+    def wait(self, seconds=20):
+        """The exit code."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.send(signal.SIGKILL)
+        return self.process.exitcode
 
 
 def start_server(monkeypatch):

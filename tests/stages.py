@@ -1,6 +1,8 @@
 """The stages of the suite, each of which can be run alone: every test is in one, and does no more than it may there."""
 
 import contextlib
+import multiprocessing.util
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +28,8 @@ FOLDERS = {
     "training": "trainer",
 }
 FIXTURES = {"arguments": "trainer", "hub": "process"}
+# Fixtures whose users go to one worker of xdist: what they start is started once.
+SHARED = ("launches", "hub", "context")
 SECONDS = {"unit": 60}  # for one test, where it sets no limit itself
 ORDER = list(STAGES)
 EVENTS = ("subprocess.Popen", "os.posix_spawn", "os.system", "tests.fork")
@@ -75,7 +79,15 @@ class Limits:
     def during(self, stage: str) -> Iterator[None]:
         """Hold what runs to a stage."""
         self.stage = stage
+        spawn = multiprocessing.util.spawnv_passfds  # which announces itself to no hook
+
+        def announced(path, arguments, files):
+            if not any(b"resource_tracker" in os.fsencode(word) for word in arguments):
+                sys.audit("tests.fork", "an interpreter")
+            return spawn(path, arguments, files)
+
         with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(multiprocessing.util, "spawnv_passfds", announced)
             if stage == "unit":
                 patch.setattr(Trainer, "__init__", lambda *_, **__: self.refuse("builds a Trainer", "trainer"))
             try:

@@ -7,7 +7,7 @@ from functools import partial
 import layouts
 import pytest
 import torch
-from launch import start, torchrun
+from killing import Run, start_server
 from layouts import ADAPTERS, CHECKPOINTING, KINDS, NO_WEIGHTS, SAMPLINGS, TEXTS, describe, draw, relative_difference
 from methods import METHODS
 from safetensors.torch import load_file
@@ -125,10 +125,12 @@ class Launches:
         if key not in self.folders:
             folder = self.factory.mktemp(f"ranks-{world}")
             (folder / "jobs.json").write_text(json.dumps(plan))
-            words = (layouts.__file__, str(folder / "jobs.json"), self.backbone, str(folder))
-            self.folders[key] = folder, start(torchrun(world, *words), timeout=1000)
-        folder, result = self.folders[key]
-        assert result.returncode == 0, result.stderr[-5000:]
+            words = (str(folder / "jobs.json"), self.backbone, str(folder))
+            with pytest.MonkeyPatch.context() as patch:
+                run = Run(start_server(patch), words, folder / "log", world, work=layouts.work)
+                self.folders[key] = folder, run.wait(1000)
+        folder, codes = self.folders[key]
+        assert codes == [0] * world, [(folder / f"log.{rank}").read_text()[-2500:] for rank in range(world)]
         return folder
 
     def together(self, world, plan, number):
