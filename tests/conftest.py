@@ -1,11 +1,11 @@
 """Fixtures on tiny random backbones."""
 
 import contextlib
+import gc
 import importlib
 import os
 import resource
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,8 +17,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a core each, for the processes that a
 import pytest
 import torch
 from datasets import Dataset
+from fork_server import shell
 from hub_server import Hub
 from pages import files_of
+from stages import SECONDS, SHARED, STAGES, Limits, stage_of
 from tiny import NER_LABELS, read_rows, save_backbone
 from transformers import AutoTokenizer
 
@@ -27,12 +29,72 @@ from hf_multitask.modeling.extensions import EXTENSIONS
 from hf_multitask.modeling.kinds import KINDS
 from hf_multitask.tasks import TASK_TYPES
 
+LIMITS = Limits()
+STAGE = pytest.StashKey[str]()
+
+
+class Failures:
+    """Shows a failure when it happens: a run that is cut off has said what failed."""
+
+    def __init__(self, terminal):
+        self.terminal = terminal
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            self.terminal.ensure_newline()
+            self.terminal.write_line(f"FAILED {report.nodeid} ({report.when})\n{report.longreprtext}", red=True)
+
+
+@pytest.hookimpl(trylast=True)  # when the terminal is there
+def pytest_configure(config):
+    for stage, what in STAGES.items():
+        config.addinivalue_line("markers", f"{stage}: {what}")
+    if "slow" not in config.option.markexpr:  # which also holds where a stage is chosen
+        config.option.markexpr = " and ".join(
+            filter(None, [config.option.markexpr and f"({config.option.markexpr})", "not slow"])
+        )
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal:
+        config.pluginmanager.register(Failures(terminal))
+
+
+def pytest_itemcollected(item):
+    item.stash[STAGE] = stage = stage_of(item, Path(__file__).parent)
+    item.add_marker(stage)
+    if stage in SECONDS and not item.get_closest_marker("timeout"):
+        item.add_marker(pytest.mark.timeout(SECONDS[stage]))
+    for name in SHARED:
+        if name in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group(name))
+
+
+def pytest_collection_finish():
+    """Every training ends with a collection of garbage, which need not look at what has been imported by now."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    with LIMITS.during(item.stash[STAGE]):
+        return (yield)
+
 
 def pytest_terminal_summary(terminalreporter):
     """Show what tests measured, such as the difference that a bound is held against."""
     for report in terminalreporter.getreports("passed"):
         for name, value in report.user_properties:
             terminalreporter.write_line(f"{report.nodeid.split('::')[-1]}: {name} {value:.2e}")
+
+
+@pytest.fixture(autouse=True)
+def pictures(request, monkeypatch):
+    """Cards have a picture in the tests of cards; drawing it takes longer than a short training.
+
+    Elsewhere the extra ``report`` is not installed, as far as a card can see.
+    """
+    if request.path.parent.name not in ("hub", "benchmarks"):
+        monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
 
 
 @pytest.fixture(scope="session")
@@ -140,11 +202,10 @@ def full():
 
 @pytest.fixture
 def call(tmp_path):
-    """Runs a command in a folder, and gives what it says, or the last line of its error."""
+    """Runs a line of a shell in a folder, and gives what it says, or the last line of its error."""
 
-    def run(*command, code=0):
-        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-        result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
+    def run(line, code=0):
+        result = shell(line, folder=tmp_path)
         assert result.returncode == code, result.stderr[-3000:]
         assert code == 0 or "Traceback" not in result.stderr
         return result.stdout if code == 0 else result.stderr.splitlines()[-1]

@@ -1,12 +1,14 @@
 """Training processes that are really killed: forked from a server that has imported everything, through the command line."""
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import random
 import resource
 import signal
 import socket
+import sys
 import time
 
 PHASES = ("elsewhere", "step", "evaluation", "saving")
@@ -49,13 +51,8 @@ def fill_first_save(size) -> None:
     MultiTaskTrainer._save_checkpoint = outer
 
 
-def child(words, log, environment, shared, size) -> None:
-    os.setsid()
-    os.environ.update(environment)
-    multiprocessing.set_start_method("fork", force=True)  # for workers of loaders, as in a process of its own
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+def command(words, shared, size) -> None:
+    """The command line."""
     from hf_multitask.cli import main
 
     watch(shared)
@@ -64,10 +61,21 @@ def child(words, log, environment, shared, size) -> None:
     raise SystemExit(main(words))
 
 
-class Run:
-    """A training of one or more ranks."""
+def child(work, words, log, environment, shared, size) -> None:
+    os.setsid()
+    os.environ.update(environment)
+    multiprocessing.set_start_method("fork", force=True)  # for workers of loaders, as in a process of its own
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    gc.freeze()  # what the server has imported is no garbage at the end of a training
+    work(words, shared, size)
 
-    def __init__(self, context, words, log, ranks=1, full=None, size=10_000):
+
+class Run:
+    """A training of one or more ranks, by the command line or by another function of its words."""
+
+    def __init__(self, context, words, log, ranks=1, full=None, size=10_000, work=command):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -78,7 +86,7 @@ class Run:
             environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(ranks)}
             shared = self.shared if rank == 0 else context.Array("i", len(PHASES), lock=False)
             room = size if rank == full else None
-            arguments = (words, f"{log}.{rank}", environment if ranks > 1 else {}, shared, room)
+            arguments = (work, words, f"{log}.{rank}", environment if ranks > 1 else {}, shared, room)
             self.processes.append(context.Process(target=child, args=arguments))
             self.processes[-1].start()
 
@@ -111,7 +119,40 @@ class Run:
         return [process.exitcode for process in self.processes]
 
 
+def execute(text, arguments, files):
+    for number, file in enumerate(files, 1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    sys.argv = ["-c", *arguments]
+    exec(text, {"__name__": "__main__"})
+
+
+class Script:
+    """A script whose process gets signals, forked like the runs."""
+
+    def __init__(self, context, folder, text, *arguments):
+        self.files = [folder / name for name in ("said", "errors")]
+        self.process = context.Process(target=execute, args=(text, arguments, [str(file) for file in self.files]))
+        self.process.start()
+
+    def wait_for(self, line, seconds=60):
+        until = time.monotonic() + seconds
+        while not self.files[0].exists() or line not in self.files[0].read_text().splitlines():
+            assert self.process.is_alive() and time.monotonic() < until, self.files[1].read_text()
+            time.sleep(0.01)
+
+    def send(self, number):
+        os.kill(self.process.pid, number)
+
+    def wait(self, seconds=20):
+        """The exit code."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.send(signal.SIGKILL)
+        return self.process.exitcode
+
+
 def start_server(monkeypatch):
+    sys.audit("tests.fork", "fork server")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["hf_multitask.cli", "hf_multitask", "transformers.trainer", "seqeval.metrics"])

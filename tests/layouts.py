@@ -1,6 +1,6 @@
-"""Training runs that a test process, and the processes of a launcher, make of one description each.
+"""Training runs that a test process, and ranks that are forked from a server, make of one description each.
 
-Started by torchrun as a script, it runs many descriptions in one process group: starting the processes is what takes time.
+On ranks, many descriptions run in one process group: starting the processes is what takes time.
 """
 
 import gc
@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import random
-import sys
 from pathlib import Path
 
 import mixtures
@@ -233,5 +232,6 @@ def main(jobs, backbone, folder):
         torch.distributed.destroy_process_group()  # before the interpreter ends, as the trainer does; see ranks.py
 
 
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def work(words, *_):
+    """As a run of ranks that are forked from a server."""
+    main(*words)

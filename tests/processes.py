@@ -1,9 +1,8 @@
 """Scripts in processes of their own, where the package cannot be imported unless they do not ask for that."""
 
 import json
-import os
-import subprocess
-import sys
+
+from fork_server import python
 
 BLOCK = """
 import json, sys
@@ -13,6 +12,7 @@ class NoPackage:
         if name.split(".")[0] == "hf_multitask":
             raise ModuleNotFoundError(name)
 
+assert "hf_multitask" not in sys.modules
 sys.meta_path.insert(0, NoPackage())
 """
 
@@ -29,7 +29,7 @@ except ValueError as problem:
 
 
 def run(script: str, *arguments: str, **environment: str):
-    command = [sys.executable, "-c", script, *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | environment)
+    """What the last line says that a script prints."""
+    result = python(script, *arguments, **environment)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])

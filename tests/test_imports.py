@@ -71,6 +71,7 @@ def test_reports_are_no_trainers(path):
     assert not [base for base in bases if base.endswith("Trainer")]
 
 
+@pytest.mark.process
 def test_import_leaves_metrics_and_extras_alone():
     """Beyond what Transformers itself imports for a model and its Trainer."""
     extras = [

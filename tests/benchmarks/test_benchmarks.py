@@ -93,6 +93,7 @@ def test_insight(benchmark, backbone_path, capsys):
     assert "measured over plain" in capsys.readouterr().out
 
 
+@pytest.mark.process
 def test_many_tasks(benchmark, backbone_path, capsys):
     benchmark("overhead")
     words = [
@@ -126,6 +127,8 @@ def test_preprocessing(benchmark, folder, backbone_path, capsys):
     assert "60 rows, medians of 1" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_startup(benchmark, folder, backbone_path):
     recipe = yaml.safe_load((DATA.parent / "recipe.yaml").read_text(encoding="utf-8"))
     shutil.copytree(DATA, folder / "data")
@@ -186,8 +189,13 @@ def test_serving(benchmark, folder, backbone_path, capsys):
     assert len(passes) == (1 + 3) + 3 * (1 + 3 + 1)
     batches = serving.main(["pipeline", *words, "--tweets", "24", "--turn", "8"])
     assert list(batches["seconds"]) == ["batches", "one at a time", "text-classification"]
-    assert serving.main(["import", "--rounds", "1"])["seconds"]["median"] > 0
     assert "3 heads" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_import(benchmark):
+    assert benchmark("serving").main(["import", "--rounds", "1"])["seconds"]["median"] > 0
 
 
 def test_balancing(benchmark, backbone_path, capsys):

@@ -137,6 +137,7 @@ def test_resume_takes_the_last_checkpoint_or_reports_a_fresh_start(kitchen):
     assert code == 2 and "There is no checkpoint 'nowhere'" in err
 
 
+@pytest.mark.process
 @pytest.mark.slow  # a signal may land where Python drops it, and is then sent again
 def test_a_run_that_is_interrupted_says_how_to_go_on(kitchen):
     recipe = kitchen.folder / "recipe.yaml"
@@ -167,6 +168,7 @@ def test_a_run_that_is_interrupted_says_how_to_go_on(kitchen):
     assert code == 0 and "Resuming from" in out
 
 
+@pytest.mark.process
 def test_module_runs_without_a_traceback(kitchen):
     command = [sys.executable, "-m", "hf_multitask.cli", "train", str(kitchen.folder / "nowhere.yaml")]
     result = subprocess.run(command, capture_output=True, text=True, env=os.environ)

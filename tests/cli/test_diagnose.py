@@ -3,12 +3,11 @@
 import json
 import re
 import shlex
-import subprocess
-import sys
 from html.parser import HTMLParser
 
 import pytest
 import yaml
+from killing import Run, start_server
 from pages import DOCS
 
 from hf_multitask.aggregation import AGGREGATORS
@@ -147,13 +146,13 @@ def test_mistakes_are_one_sentence(kitchen, without, words, sentence):
     assert not (kitchen.folder / "out" / "diagnosis" / "report.json").exists()
 
 
-def test_several_processes_are_refused(kitchen):
+@pytest.mark.process
+def test_several_processes_are_refused(kitchen, monkeypatch):
     (kitchen.folder / "recipe.yaml").write_text(yaml.safe_dump(kitchen.recipe), encoding="utf-8")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "hf_multitask.cli"]
-    command = [*launcher, "diagnose", str(kitchen.folder / "recipe.yaml"), "--max_steps", "2"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert run.returncode != 0
-    assert "diagnose runs in one process, and there are 2. Start it without torchrun or accelerate" in run.stderr
+    words, log = ["diagnose", str(kitchen.folder / "recipe.yaml"), "--max_steps", "2"], kitchen.folder / "log"
+    assert Run(start_server(monkeypatch), words, log, 2).wait() == [2, 2]
+    told = (kitchen.folder / "log.0").read_text()
+    assert "diagnose runs in one process, and there are 2. Start it without torchrun or accelerate" in told
     assert not (kitchen.folder / "out" / "diagnosis" / "report.json").exists()
 
 

@@ -1,17 +1,24 @@
 """export, as a user runs it."""
 
-import resource
-import signal
-import subprocess
-import sys
-
 import pytest
 import torch
+from fork_server import python
 from reading import TASKS, TEXT
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
 from hf_multitask import MultiTaskModel
 from hf_multitask.cli import main
+
+# The command line where no file takes more than some bytes.
+FULL = """
+import resource, signal, sys
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+from hf_multitask.cli import main
+
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture
@@ -89,19 +96,13 @@ def test_onnx_is_one_graph_of_all_tasks_or_of_some(run, tmp_path):
         assert [output.name for output in found] == outputs
 
 
+@pytest.mark.process
 def test_a_full_disk_leaves_the_old_export_whole(run, saved, tmp_path):
     run("--task", "ner", "--output", tmp_path / "ner")
     before = {path.name: path.read_bytes() for path in (tmp_path / "ner").iterdir()}
 
-    def limit():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-    command = [sys.executable, "-m", "hf_multitask.cli", "export", str(saved), "--task", "ner", "--output"]
     for folder in ("ner", "new"):
-        result = subprocess.run(
-            [*command, str(tmp_path / folder)], capture_output=True, text=True, preexec_fn=limit, timeout=300
-        )
+        result = python(FULL, "export", str(saved), "--task", "ner", "--output", str(tmp_path / folder))
         assert result.returncode == 2, result.stderr
         message = result.stderr.splitlines()[-1]
         assert message.startswith(f"hf-multitask: error: Nothing could be saved in '{tmp_path / folder}'")

@@ -17,6 +17,8 @@ from methods import METHODS
 from reading import rows_of
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.process
+
 RUN = {
     "num_train_epochs": 8,
     "eval_strategy": "steps",

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 
 from hf_multitask.cli import main
 
+pytestmark = pytest.mark.process
+
 OWN = """
 import os, signal, sys, time
 import torch

@@ -62,6 +62,7 @@ def test_answers_stand_in_the_order_of_the_input(call, saved, texts, tmp_path, c
     assert not list(tmp_path.glob("out.jsonl.*"))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_interrupted_run_goes_on_to_the_same_bytes(number, call, saved, texts, tmp_path, monkeypatch):
     context = start_server(monkeypatch)

@@ -140,6 +140,7 @@ def test_card_of_many_tasks_folds_its_tables(build_model, arguments, tokenizer, 
     )
 
 
+@pytest.mark.process
 def test_without_matplotlib_the_card_says_nothing_of_a_picture(build, tmp_path):
     trainer = build(max_steps=2)
     trainer.train()

@@ -1,16 +1,13 @@
 """Cards of real runs written over one that is there: what was given or edited stays, here and on the Hub."""
 
-import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from huggingface_hub import ModelCard
+from processes import run
 from stopping import StopAt
 
 from hf_multitask import MultiTaskTrainer
@@ -99,6 +96,7 @@ def test_edits_on_the_hub_survive_a_push(build, tmp_path, caplog):
     assert push(mine, theirs) == (mine, True) and push(fresh, old) == (old, False)
 
 
+@pytest.mark.process
 def test_card_on_the_hub_is_read_before_a_push(tmp_path):
     class Hub(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -125,13 +123,11 @@ print(json.dumps([card_on_hub(name, revision=None, token=None) for name in sys.a
 """
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0"}
+        environment = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0"}
         environment |= {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
-        command = [sys.executable, "-c", script, "me/model", "me/none"]
-        told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        told = run(script, "me/model", "me/none", **environment)
         server.shutdown()
-    assert told.returncode == 0, told.stderr
-    assert json.loads(told.stdout.splitlines()[-1]) == ["---\nlicense: mit\n---\n# Theirs\n", None]
+    assert told == ["---\nlicense: mit\n---\n# Theirs\n", None]
 
 
 def test_card_that_finds_no_place_loses_neither_model_nor_card(build, tmp_path, caplog):

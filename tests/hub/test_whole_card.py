@@ -6,6 +6,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 
 import processes
+import pytest
 import yaml
 from huggingface_hub import ModelCard
 
@@ -212,6 +213,7 @@ ner              ner    24        24        9  37.5%    0.50
 PICTURE = "\n![Training loss and primary metric of each task by optimizer step](learning_curves.png)\n"
 
 
+@pytest.mark.process
 def test_card_of_a_real_run_is_as_expected(build, data, tmp_path):
     trainer = build()
     trainer.train()

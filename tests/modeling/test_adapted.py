@@ -78,6 +78,7 @@ print(json.dumps(answers))
 )
 
 
+@pytest.mark.process
 def test_adapters_load_where_the_package_is_not_installed(build, tmp_path):
     folders = [str(tmp_path / name) for name in ("whole", "only")]
     for folder in folders:
@@ -105,6 +106,7 @@ except ImportError as problem:
 )
 
 
+@pytest.mark.process
 def test_without_peft_one_sentence_says_how_to_install_it(build, tmp_path, monkeypatch):
     build().save_pretrained(tmp_path / "plain")
     build(**BOTH).save_pretrained(tmp_path / "adapted")

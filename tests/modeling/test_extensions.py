@@ -2,11 +2,11 @@
 
 import json
 import shutil
-import subprocess
 import sys
 
 import pytest
 import torch
+from fork_server import python
 from pages import files_of
 from processes import BLOCK, REFUSED, run
 from transformers import AutoModel, pipeline
@@ -61,7 +61,7 @@ print(json.dumps([told, code, said.getvalue()]))
 
 def fails(script, *arguments):
     """The last line that a script says before it ends in an error."""
-    result = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=300)
+    result = python(script, *arguments)
     assert result.returncode == 1, result.stdout
     return result.stderr.strip().splitlines()[-1]
 
@@ -98,6 +98,7 @@ def other(import_file, registry):
     return make
 
 
+@pytest.mark.process
 def test_it_runs_without_the_package_and_is_saved_from_there(count, save):
     folder, logits, answer = save(count.Count)
     (found,) = run(BLOCK + LOAD + AGAIN + PRINT, folder)
@@ -131,6 +132,7 @@ def test_the_code_travels_as_it_was_registered(count, save, tmp_path):
     assert "class CountHead(Head)" in (tmp_path / "saved" / "extension_count_head.py").read_text()
 
 
+@pytest.mark.process
 def test_every_form_of_import_is_turned(count, import_file, build_model, tmp_path):
     text = FILES["count_head.py"].replace(
         "from hf_multitask.modeling import Head\n",
@@ -150,6 +152,7 @@ def test_every_form_of_import_is_turned(count, import_file, build_model, tmp_pat
     assert run(BLOCK + "from transformers import AutoModel\nAutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)\nprint(1)", str(tmp_path / "saved")) == 1  # fmt: skip
 
 
+@pytest.mark.process
 def test_two_models_in_one_process_each_run_their_own_code(count, save, other, tmp_path):
     # Folders of one name, a type of one name: all that differs is the code.
     first = save(count.Count, "a/saved")
@@ -159,6 +162,7 @@ def test_two_models_in_one_process_each_run_their_own_code(count, save, other, t
     assert [one[:2] for one in found] == [list(model[1:]) for model in (first, second, first)]
 
 
+@pytest.mark.process
 def test_files_of_one_name_travel_beside_each_other(count, save, other, build_model, tokenizer, tmp_path):
     import count_head as first
 
@@ -190,6 +194,7 @@ def test_where_the_type_is_registered_no_trust_is_needed_and_the_folders_code_st
     assert json.loads(json.dumps(pipeline("multitask", model=folder, trust_remote_code=True)(TEXT))) == answer
 
 
+@pytest.mark.process
 def test_where_it_is_not_registered_the_sentence_says_how(count, save, tmp_path):
     folder, *_ = save(count.Count)
     for path in (tmp_path / "saved").glob("*.py"):
@@ -203,6 +208,7 @@ def test_where_it_is_not_registered_the_sentence_says_how(count, save, tmp_path)
     assert (code, line) == (2, f"hf-multitask: error: {sentence}\n")
 
 
+@pytest.mark.process
 def test_trust_brings_the_type_where_only_the_package_is(count, save):
     folder, logits, answer = save(count.Count)
     ((found, said, module),) = run(PACKAGE + LOAD + AGAIN + PRINT, folder)
@@ -214,6 +220,7 @@ def test_trust_brings_the_type_where_only_the_package_is(count, save):
     assert run(PACKAGE + "import sys\n" + load + "print(len(model.heads))", folder) == 3
 
 
+@pytest.mark.process
 def test_trust_in_two_folders_with_different_code_for_one_type_is_refused(count, save, other, tmp_path):
     first, *_ = save(count.Count, "a/saved")
     copy, *_ = save(count.Count, "c/copy")
@@ -222,12 +229,14 @@ def test_trust_in_two_folders_with_different_code_for_one_type_is_refused(count,
     assert "brought other code for that type" in fails(PACKAGE + LOAD, first, second)
 
 
+@pytest.mark.process
 def test_trust_without_code_beside_the_model_says_what_is_missing(count, save, tmp_path):
     folder, *_ = save(count.Count)
     (tmp_path / "saved" / "extensions.py").unlink()
     assert "Task 'entities' has the unknown type 'count'" in fails(PACKAGE + LOAD, folder)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("start", [BLOCK, PACKAGE], ids=["alone", "package"])
 def test_it_loads_from_the_hub(count, save, start, tmp_path, monkeypatch):
     folder, logits, answer = save(count.Count)

@@ -1,11 +1,12 @@
 """The model as a graph: ONNX against torch, torch.export, torch.compile."""
 
 import json
+import sys
 
 import pytest
 import torch
 from adapting import BOTH
-from processes import run
+from launch import start
 from reading import TASKS, TEXT
 from torch.export import Dim
 from transformers import AutoTokenizer
@@ -119,12 +120,15 @@ def test_graphs_have_the_adapters_of_all_tasks(adapters, build, tmp_path):
             torch.testing.assert_close(torch.from_numpy(value), own, rtol=0, atol=1e-5)
 
 
+@pytest.mark.process
 def test_onnx_runs_where_nothing_but_its_runtime_is(build, tmp_path):
     pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
     model, tokenizer = build("bert", ["sequence-classification", "token-classification"])
     path = model.export_onnx(tmp_path, tokenizer, tasks=["token-classification"])
     tokens = AutoTokenizer.from_pretrained(tmp_path)([TEXT, "No."], padding=True)
-    outputs, tasks, foreign = run(ALONE, str(path), json.dumps(dict(tokens)))
+    alone = start([sys.executable, "-c", ALONE, str(path), json.dumps(dict(tokens))])
+    assert alone.returncode == 0, alone.stderr
+    outputs, tasks, foreign = json.loads(alone.stdout)
     assert foreign == []
     assert tasks == {
         "token-classification": {

@@ -84,6 +84,7 @@ def saved(build_model, backbone_path, tmp_path):
     return asked
 
 
+@pytest.mark.process
 def test_every_type_runs_without_the_package_and_is_saved_from_there(saved):
     again = {folder + "-again": asked for folder, asked in saved.items()}
     without = run(BLOCK + READ, json.dumps([saved, *saved]), **SAME_BITS)
@@ -96,6 +97,7 @@ def test_every_type_runs_without_the_package_and_is_saved_from_there(saved):
     assert ours == without * 2
 
 
+@pytest.mark.process
 def test_without_the_package_and_without_trust_transformers_says_so(build_model, tmp_path):
     build_model().save_pretrained(tmp_path)
     assert "trust_remote_code=True" in run(REFUSED, str(tmp_path))

@@ -1,16 +1,16 @@
 """A config.json with sizes that its weights do not have ends in one sentence, before memory is taken."""
 
 import json
-import resource
-import subprocess
-import sys
 
 import pytest
+from fork_server import python
 
 LOAD = """
 import json, resource, sys
 from hf_multitask import MultiTaskModel
 
+limit = 16 << 30  # of addresses: what is asked for in vain ends in an error, and not in a machine without memory
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 folder, config, changes = sys.argv[1], json.load(open(sys.argv[1] + "/config.json")), json.loads(sys.argv[2])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for where, name, value in changes:
@@ -31,17 +31,10 @@ CHANGES += [("backbone_config", "num_attention_heads", 0), (None, "dtype", "floa
 CHANGES += [(None, "tasks", [None]), (None, "adapters", []), (None, "tasks", 3)]
 
 
+@pytest.mark.process
 def test_absurd_sizes_end_in_a_sentence_and_take_no_memory(build_model, tmp_path):
     build_model().save_pretrained(tmp_path / "saved")
-    arguments = [sys.executable, "-c", LOAD, str(tmp_path / "saved"), json.dumps(CHANGES)]
-    limit = 16 << 30  # of addresses: what is asked for in vain ends in an error, and not in a machine without memory
-    result = subprocess.run(
-        arguments,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
-    )
+    result = python(LOAD, str(tmp_path / "saved"), json.dumps(CHANGES), timeout=240)
     assert result.returncode == 0, result.stderr[-2000:]
     *said, grown = [line for line in result.stdout.splitlines() if line]
     assert len(said) == len(CHANGES) and int(grown) < 300_000  # kB

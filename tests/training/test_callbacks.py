@@ -1,11 +1,10 @@
 """The plan as it is printed; signals while a run trains: the first is noted, a later one ends it at once."""
 
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
+from killing import Script, start_server
 from transformers import TrainerCallback
 
 from hf_multitask import MultiTaskTrainer
@@ -29,29 +28,33 @@ with termination:
 """
 
 
-def test_second_ctrl_c_ends_at_once():
-    process = subprocess.Popen([sys.executable, "-c", WAIT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with process:
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGINT)
-        assert process.stdout.readline() == "asked\n"
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=20)[1]
+@pytest.fixture
+def waiting(monkeypatch, tmp_path):
+    return Script(start_server(monkeypatch), tmp_path, WAIT)
+
+
+@pytest.mark.process
+def test_second_ctrl_c_ends_at_once(waiting):
+    waiting.wait_for("ready")
+    waiting.send(signal.SIGINT)
+    waiting.wait_for("asked")
+    time.sleep(0.5)
+    waiting.send(signal.SIGINT)
+    assert waiting.wait() == 1
+    said = waiting.files[1].read_text()
     assert "Ctrl-C: the run ends after this step, with a checkpoint." in said and "KeyboardInterrupt" in said
 
 
-def test_second_sigterm_ends_at_once():
-    process = subprocess.Popen([sys.executable, "-c", WAIT], stdout=subprocess.PIPE, text=True)
-    with process:
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGTERM)
-        assert process.stdout.readline() == "asked\n"
-        process.send_signal(signal.SIGTERM)  # the launcher's and the scheduler's
-        time.sleep(1.5)
-        assert process.poll() is None
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == -signal.SIGTERM
+@pytest.mark.process
+def test_second_sigterm_ends_at_once(waiting):
+    waiting.wait_for("ready")
+    waiting.send(signal.SIGTERM)
+    waiting.wait_for("asked")
+    waiting.send(signal.SIGTERM)  # the launcher's and the scheduler's
+    time.sleep(1.5)
+    assert waiting.process.is_alive()
+    waiting.send(signal.SIGTERM)
+    assert waiting.wait() == -signal.SIGTERM
 
 
 def test_plan_shows_every_task_with_its_rows_labels_and_classes():

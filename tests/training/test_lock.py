@@ -2,11 +2,10 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 
 import pytest
+from killing import Script, start_server
 from transformers import TrainerCallback
 
 from hf_multitask import MultiTaskTrainer
@@ -25,14 +24,15 @@ time.sleep(60)
 """
 
 
-def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path):
+@pytest.mark.process
+def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path, monkeypatch):
     folder = tmp_path / "out"
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "held\n"
-        with pytest.raises(ValueError, match=rf"'{folder}' is in use by another run, process {process.pid}\. Wait for"):
-            RunLock(folder).take()
-        process.send_signal(signal.SIGKILL)
-        process.wait(20)
+    script = Script(start_server(monkeypatch), tmp_path, HOLD, str(folder))
+    script.wait_for("held")
+    with pytest.raises(ValueError, match=rf"'{folder}' is in use by another run, process {script.process.pid}\. Wait"):
+        RunLock(folder).take()
+    script.send(signal.SIGKILL)
+    assert script.wait() == -signal.SIGKILL
     lock = RunLock(folder)
     lock.take()
     lock.release()

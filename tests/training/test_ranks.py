@@ -7,11 +7,13 @@ from functools import partial
 import layouts
 import pytest
 import torch
-from launch import start, torchrun
+from killing import Run, start_server
 from layouts import ADAPTERS, CHECKPOINTING, SAMPLINGS, describe, draw, relative_difference
 from methods import METHODS
 from mixtures import KINDS, NO_WEIGHTS, TEXTS
 from safetensors.torch import load_file
+
+pytestmark = pytest.mark.process
 
 BOUNDS = {"float64": 1e-9, "float32": 1e-6}
 # Few rows of some tasks: ranks and steps without a row of them, and micro-batches that hold nothing but filler.
@@ -124,10 +126,12 @@ class Launches:
         if key not in self.folders:
             folder = self.factory.mktemp(f"ranks-{world}")
             (folder / "jobs.json").write_text(json.dumps(plan))
-            words = (layouts.__file__, str(folder / "jobs.json"), self.backbone, str(folder))
-            self.folders[key] = folder, start(torchrun(world, *words), timeout=1000)
-        folder, result = self.folders[key]
-        assert result.returncode == 0, result.stderr[-5000:]
+            words = (str(folder / "jobs.json"), self.backbone, str(folder))
+            with pytest.MonkeyPatch.context() as patch:
+                run = Run(start_server(patch), words, folder / "log", world, work=layouts.work)
+                self.folders[key] = folder, run.wait(1000)
+        folder, codes = self.folders[key]
+        assert codes == [0] * world, [(folder / f"log.{rank}").read_text()[-2500:] for rank in range(world)]
         return folder
 
     def together(self, world, plan, number):

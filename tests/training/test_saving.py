@@ -62,6 +62,7 @@ def check_full_disk(folder, told, step, best):
 
 
 # Bytes a file: not even the configuration, all but the weights and the optimizer, all but the optimizer.
+@pytest.mark.process
 @pytest.mark.parametrize("size", [0, 16_000, 200_000])
 def test_full_disk_keeps_the_run_and_the_checkpoint_before(size, train, tmp_path):
     train(tmp_path, None)
@@ -69,6 +70,7 @@ def test_full_disk_keeps_the_run_and_the_checkpoint_before(size, train, tmp_path
 
 
 # Bytes: it is full in the weights, in the optimizer, in the states that are written after it.
+@pytest.mark.process
 @pytest.mark.parametrize("size", [50_000, 600_000, 840_000])
 def test_disk_that_is_really_full(size, train, disk):
     train(disk, None, save_total_limit=1, load_best_model_at_end=False)
@@ -77,6 +79,7 @@ def test_disk_that_is_really_full(size, train, disk):
     check_full_disk(disk, *train(disk, size, save_total_limit=1, load_best_model_at_end=False))
 
 
+@pytest.mark.process
 def test_curves_that_find_no_place_end_no_run(train, disk):
     pytest.importorskip("tensorboard", reason="the extra 'report' is not installed")
     told, step, _ = train(disk, 0, save_total_limit=1, load_best_model_at_end=False, report_to="tensorboard")
@@ -84,6 +87,7 @@ def test_curves_that_find_no_place_end_no_run(train, disk):
     assert sum("TensorBoard ends here" in sentence for sentence in told) == 1
 
 
+@pytest.mark.process
 def test_best_models_are_kept_when_a_better_one_finds_no_place(train, tmp_path):
     told, step, _ = train(tmp_path, 16_000, save_best_by_task=True)
     told = [sentence for sentence in told if "better than those before" in sentence]

@@ -1,0 +1,130 @@
+"""Interpreters that start at once: forked from a process that has imported what all scripts import.
+
+An interpreter takes seven seconds to import torch and transformers, and a fork takes none. Nothing of the package is
+imported before the fork, and nothing that reads the environment of the Hub's client where that is a special one.
+
+Run as a script, this file is the server. It reads one job per line, forks, and answers with the exit code of the child.
+"""
+
+import contextlib
+import json
+import os
+import select
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+# All of it is imported by transformers or datasets; none of it reads the variables of the Hub.
+SLOW = ("torch._dynamo", "torch.distributed.tensor", "sympy", "scipy.optimize", "sklearn.metrics", "pyarrow.dataset")
+SLOW += ("pandas", "tokenizers", "safetensors.torch")
+# These read them, so they are imported before the fork only where they find those of the suite.
+READERS = ("transformers.modeling_utils", "transformers.pipelines")
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def hub_variables(environment):
+    return {name: value for name, value in environment.items() if name.startswith(("HF_", "HUGGINGFACE_"))}
+
+
+START = dict(os.environ)
+
+
+class Server:
+    """A process that forks a child for every script, one after the other."""
+
+    def __init__(self, *modules: str):
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, *modules],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=START | ONE_THREAD,
+            start_new_session=True,
+        )
+
+    def run(self, job: dict, timeout: float) -> int:
+        try:
+            self.process.stdin.write(json.dumps(job) + "\n")
+            self.process.stdin.flush()
+            if not select.select([self.process.stdout], [], [], timeout)[0]:
+                raise TimeoutError(f"A script did not end within {timeout} seconds.")
+            return int(self.process.stdout.readline())
+        except BaseException:  # of the test's own time limit too: the next script gets another server
+            self.end()
+            raise
+
+    def end(self) -> None:
+        server.cache_clear()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        with self.process:
+            pass
+
+
+@cache
+def server(*modules: str) -> Server:
+    return Server(*modules)
+
+
+def python(
+    script: str, *arguments: str, folder: str | Path = ".", timeout: float = 300, **environment: str
+) -> subprocess.CompletedProcess:
+    """What ``python -c script arguments`` does in a folder, with its output and errors."""
+    sys.audit("tests.fork", "python -c")
+    wanted = os.environ | ONE_THREAD | environment
+    plain = hub_variables(wanted) == hub_variables(START)
+    with tempfile.TemporaryDirectory() as said:
+        files = [Path(said, name) for name in ("out", "err")]
+        job = {"script": script, "arguments": arguments, "environment": wanted, "folder": os.path.abspath(folder)}
+        code = server(*SLOW, *(READERS if plain else ())).run(job | {"files": [str(file) for file in files]}, timeout)
+        out, err = (file.read_text(encoding="utf-8") for file in files)
+    return subprocess.CompletedProcess(["python", "-c", script, *arguments], code, out, err)
+
+
+def shell(line: str, **kwargs) -> subprocess.CompletedProcess:
+    """What a line of a shell does that calls ``hf-multitask``."""
+    program, *words = shlex.split(line, comments=True)
+    assert program == "hf-multitask"
+    return python("import sys; from hf_multitask.cli import main; sys.exit(main(sys.argv[1:]))", *words, **kwargs)
+
+
+def serve(modules: list[str]) -> dict:
+    """Fork for every job that comes; the job, in the child."""
+    import gc
+    import importlib
+
+    for module in modules:
+        importlib.import_module(module)
+    gc.freeze()
+    for line in sys.stdin:
+        child = os.fork()
+        if not child:
+            return json.loads(line)
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n")
+        sys.stdout.flush()
+    raise SystemExit
+
+
+def become(job: dict) -> None:
+    """Take over the files, the folder, the environment and the arguments of a job."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    opened = [os.open(file, os.O_WRONLY | os.O_CREAT) for file in job["files"]]
+    for number, file in enumerate([nothing, *opened]):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(job["folder"])
+    os.environ.clear()
+    os.environ.update(job["environment"])
+    sys.argv = ["-c", *job["arguments"]]
+    sys.path[:] = ["", *job["environment"].get("PYTHONPATH", "").split(os.pathsep), *sys.path[1:]]
+
+
+if __name__ == "__main__":
+    todo = serve(sys.argv[1:])
+    become(todo)
+    names = {"__name__": "__main__", "__builtins__": __builtins__}
+    exec(compile(todo["script"], "<string>", "exec"), names)

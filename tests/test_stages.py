@@ -1,0 +1,83 @@
+"""Every test has one stage, and a test that does more than its stage allows fails."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from stages import FOLDERS, STAGES, Limits, stage_of
+from transformers import Trainer
+
+ROOT = Path(__file__).parent
+
+
+def item(path, *marks, fixtures=()):
+    return SimpleNamespace(
+        path=ROOT / path,
+        nodeid=path,
+        fixturenames=fixtures,
+        iter_markers=lambda: (getattr(pytest.mark, name).mark for name in marks),
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "marks", "fixtures", "stage"),
+    [
+        ("data/test_rates.py", (), (), "unit"),
+        ("data/test_rates.py", (), ("tmp_path", "arguments"), "trainer"),
+        ("data/test_rates.py", (), ("hub", "arguments"), "process"),
+        ("data/test_rates.py", ("slow", "process"), ("arguments",), "process"),
+        ("training/test_ranks.py", (), (), "trainer"),
+        ("training/test_ranks.py", ("unit",), (), "unit"),
+        ("training/step/test_rows.py", (), (), "trainer"),
+        ("test_readme.py", (), (), "unit"),
+    ],
+)
+def test_the_stage_follows_from_folder_fixtures_and_marks(path, marks, fixtures, stage):
+    assert stage_of(item(path, *marks, fixtures=fixtures), ROOT) == stage
+
+
+def test_a_folder_without_a_stage_is_an_error():
+    with pytest.raises(pytest.UsageError, match=r"The folder tests/serving has no stage\. Add it to FOLDERS"):
+        stage_of(item("serving/test_server.py"), ROOT)
+    with pytest.raises(pytest.UsageError, match=r"marked with two stages: process, unit"):
+        stage_of(item("data/test_rates.py", "unit", "process"), ROOT)
+
+
+def test_every_folder_of_tests_has_a_stage():
+    assert FOLDERS.keys() == {path.parent.name for path in ROOT.glob("*/test_*.py")}
+    assert set(FOLDERS.values()) <= STAGES.keys()
+
+
+@pytest.fixture
+def limits():
+    return Limits()
+
+
+def caught():
+    """Code under test that catches every Exception."""
+    try:
+        subprocess.run([sys.executable, "-c", ""], check=True)
+    except Exception:
+        return
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("stage", ["unit", "trainer"])
+def test_a_process_ends_a_test_of_another_stage(stage, limits):
+    message = rf"stage '{stage}' starts a process .*@pytest.mark.process"
+    with pytest.raises(pytest.fail.Exception, match=message), limits.during(stage):
+        caught()
+    with limits.during("process"):
+        caught()
+    caught()
+
+
+@pytest.mark.trainer
+def test_a_trainer_ends_a_unit_test(limits):
+    message = r"stage 'unit' builds a Trainer.*@pytest.mark.trainer"
+    with pytest.raises(pytest.fail.Exception, match=message), limits.during("unit"):
+        Trainer()
+    with pytest.raises(RuntimeError, match="model"), limits.during("trainer"):
+        Trainer()
