@@ -1,5 +1,6 @@
 """Cases that are made at random, each run in a child of this warm process, within a minute and two gigabytes."""
 
+import gc
 import json
 import os
 import resource
@@ -74,6 +75,8 @@ def run_cases(kind, count, make, tmp_path):
     record = Path(kept or tmp_path) / f"{kind}.jsonl"
     record.parent.mkdir(parents=True, exist_ok=True)
     done = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+    gc.collect()
+    gc.freeze()  # a child that collects garbage would copy all of the parent's memory
     for number in range(len(done), count):
         folder = tmp_path / f"{kind}-{number}"
         folder.mkdir()
