@@ -1,5 +1,7 @@
 """Cases that are made at random, each run in a child of this warm process, within a minute and two gigabytes."""
 
+import contextlib
+import gc
 import json
 import os
 import resource
@@ -22,6 +24,15 @@ def resident(pid):
     return int(fields[1]) * resource.getpagesize()
 
 
+def queued(pid):
+    """Seconds that the threads of a process have waited for a core, which on a busy machine is no hang."""
+    seconds = 0.0
+    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            seconds += int(path.read_text().split()[1]) / 1e9
+    return seconds
+
+
 def in_child(run, folder):
     """Exit code of ``run()`` in a forked child, what it wrote to standard error, and what the parent saw."""
     told = folder / "stderr.txt"
@@ -41,14 +52,15 @@ def in_child(run, folder):
         finally:
             sys.stderr.flush()
             os._exit(code or 0)
-    base, end, seen = resident(os.getpid()), time.monotonic() + SECONDS, ""
+    base, begin, seen = resident(os.getpid()), time.monotonic(), ""
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             code = os.waitstatus_to_exitcode(status)
             return code, told.read_text(errors="replace"), seen
-        if time.monotonic() > end or resident(pid) - base > BYTES:
-            seen = "a hang" if time.monotonic() > end else "too much memory"
+        hangs = time.monotonic() - begin > SECONDS and time.monotonic() - begin - queued(pid) > SECONDS
+        if hangs or resident(pid) - base > BYTES:
+            seen = "a hang" if hangs else "too much memory"
             os.kill(pid, signal.SIGKILL)
         time.sleep(0.005)
 
@@ -68,24 +80,28 @@ def fault(code, told, seen):
 def run_cases(kind, count, make, tmp_path):
     """Run ``make(number, folder)()`` for every number, and give the faults; one that was interrupted goes on.
 
-    With ``HF_MULTITASK_FUZZ`` naming a folder, what was done is kept there.
+    With ``HF_MULTITASK_FUZZ`` naming a folder, what was done is kept there, a line per case: those without are run.
     """
     kept = os.environ.get("HF_MULTITASK_FUZZ")
     record = Path(kept or tmp_path) / f"{kind}.jsonl"
     record.parent.mkdir(parents=True, exist_ok=True)
-    done = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
-    for number in range(len(done), count):
+    done = {}
+    if record.exists():
+        done = {entry["case"]: entry for entry in map(json.loads, record.read_text().splitlines())}
+    gc.collect()
+    gc.freeze()  # a child that collects garbage would copy all of the parent's memory
+    for number in sorted(set(range(count)) - done.keys()):
         folder = tmp_path / f"{kind}-{number}"
         folder.mkdir()
         code, told, seen = in_child(make(number, folder), folder)
         entry = {"case": number, "code": code, "fault": fault(code, told, seen)}
         if entry["fault"]:
             entry["told"] = told[-2000:]
-        done.append(entry)
+        done[number] = entry
         with record.open("a") as file:
             file.write(json.dumps(entry) + "\n")
         if not entry["fault"]:
             for path in sorted(folder.rglob("*"), reverse=True):
                 path.rmdir() if path.is_dir() else path.unlink()
             folder.rmdir()
-    return [entry for entry in done if entry["fault"]]
+    return [entry for entry in done.values() if entry["fault"]]

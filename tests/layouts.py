@@ -14,6 +14,7 @@ import mixtures
 import torch
 from mixtures import DATASET, KINDS, TEXTS, make_tasks
 from safetensors.torch import save_file
+from stopping import StopAt
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import TrainerCallback, TrainingArguments
@@ -149,9 +150,15 @@ def build(*layout):
 
 
 def run(description, backbone, output, batch, accumulation):
-    """Train; the weights, and what was recorded on this rank."""
-    trainer, recorder = build(description, backbone, output, batch, accumulation)
-    trainer.train()
+    """Train, stopped and resumed where the description says so; the weights, and what was recorded on this rank."""
+    layout = backbone, Path(output) / description["name"], batch, accumulation
+    trainer, recorder = build(description, *layout)
+    if stop := description.get("stop"):
+        trainer.add_callback(StopAt(stop))
+        trainer.train()
+        trainer, recorder = build(description, *layout)
+        torch.manual_seed(99)
+    trainer.train(resume_from_checkpoint=bool(stop))
     weights = {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
     together = hashlib.sha256(b"".join(value.numpy().tobytes() for _, value in sorted(weights.items())))
     return weights, {

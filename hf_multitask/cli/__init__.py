@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from ..modeling.finite import WeightsError
 from ..modeling.loading import PushError
 from ..modeling.saving import storage_failure
+from ..training.secrets import without_secrets
 from ..training.step.guard import LossError
 from . import diagnose, evaluate, export, predict, train
+from .secrets import blank, secrets_of
 
 MISTAKES = (ValueError, TypeError, OSError, ImportError)  # their messages explain the mistake in one sentence
 _GRACE = 15.0  # seconds
@@ -43,11 +45,13 @@ def main(words: Sequence[str] | None = None) -> int:
     except MISTAKES as problem:
         told = isinstance(problem, PushError | LossError | WeightsError) or storage_failure(problem)
         if getattr(namespace, "prepared", False) and not told:
+            blank(problem, secrets_of(namespace, rest))
             raise  # training has started, so this is not a mistake in the recipe
         if rank != "0":
             time.sleep(_GRACE)  # the launcher ends this process if the first one has failed with the same message
         below = "\n" if getattr(namespace, "prepared", False) else ""  # after an unfinished progress bar
-        sys.stderr.write(f"{below}hf-multitask: error: {' '.join(str(problem).split())}\n")
+        said = without_secrets(" ".join(str(problem).split()), told=secrets_of(namespace, rest))
+        sys.stderr.write(f"{below}hf-multitask: error: {said}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")

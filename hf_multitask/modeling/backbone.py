@@ -1,8 +1,9 @@
 """Where a backbone comes from: the Hub, a folder, or a folder inside an installed Python package."""
 
+import contextlib
 import importlib.util
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from .config import MultiTaskConfig
 from .values import check_value, check_values, hints_of, shown
 
 _DROPOUT = re.compile(r"dropout|pdrop")
+_ATTENTION = re.compile(r"attention|flash|kernels", re.IGNORECASE)
 _PLACEMENTS = ("auto", "balanced", "balanced_low_0", "sequential", "disk")
 # What from_pretrained takes without an annotation stands beside what it annotates.
 _HINTS = hints_of(PreTrainedModel.from_pretrained) | {
@@ -73,6 +75,26 @@ def check_loading(arguments: Mapping[str, Any]) -> None:
                 f"`device_map` should be {', '.join(_PLACEMENTS)}, or a device of this machine. "
                 f"Found `device_map = {shown(devices)}`."
             )
+
+
+@contextlib.contextmanager
+def attending(arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Name ``attn_implementation`` where a model is loaded with one that cannot be used, as without its package.
+
+    Raises:
+        ImportError: its package is not installed.
+        ValueError: it is unknown, or not for this machine or model.
+    """
+    try:
+        yield
+    except (ImportError, ValueError) as problem:
+        given, said = arguments.get("attn_implementation"), " ".join(str(problem).split())
+        if given is None or "attn_implementation" in said or not _ATTENTION.search(said):
+            raise
+        raise type(problem)(
+            f"`attn_implementation` cannot be used as given: {said.rstrip('.')}. Found `attn_implementation = "
+            f"{shown(given)}`. Install the package, give 'sdpa' or 'eager', or leave it out."
+        ) from problem
 
 
 def _is_here(device: Any) -> bool:

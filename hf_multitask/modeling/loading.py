@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 from transformers import GenerationConfig
 
-from .backbone import check_loading
+from .backbone import attending, check_loading
 from .config import MultiTaskConfig
 from .registry import load_types
 from .sizes import loading, mismatch, saved_shapes
@@ -57,7 +57,7 @@ def load_model(load: Callable[..., Any], source: Any, *args: Any, **kwargs: Any)
             load_types(str(source), kwargs)
         others = ignores or any(kwargs.get(name) is not None for name in _OTHER_WEIGHTS)
         shapes = None if others else saved_shapes(source, hub)
-        with loading(str(source), shapes), _without_report(not ignores):
+        with loading(str(source), shapes), _without_report(not ignores), attending(kwargs):
             model, info = load(
                 source, *args, output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True, **kwargs
             )

@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from .backbone import attending
 from .finite import check_weights
 from .routing import States
 
@@ -162,7 +163,8 @@ def build_backbone(
     def build(auto_class: Any, **more: Any) -> tuple[Any, list[str]]:
         if path is None:
             return auto_class.from_config(config, **more), []
-        model, info = auto_class.from_pretrained(path, config=config, output_loading_info=True, **more, **kwargs)
+        with attending(kwargs):
+            model, info = auto_class.from_pretrained(path, config=config, output_loading_info=True, **more, **kwargs)
         return model, sorted(info["missing_keys"])
 
     if language_model is None:

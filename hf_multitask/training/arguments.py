@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
+from accelerate.utils import DynamoBackend
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
 from transformers.training_args import OptimizerNames
@@ -30,6 +31,11 @@ CHOICES: dict[str, Any] = {
     "hub_strategy": HubStrategy,
     "lr_scheduler_type": SchedulerType,
     "optim": OptimizerNames,
+}
+# Likewise, where they are given.
+_COMPILING = {
+    "torch_compile_backend": [backend.value.lower() for backend in DynamoBackend],
+    "torch_compile_mode": ["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"],
 }
 # Arguments that would be ignored, or break the step or the measures, and what they have to stay at.
 _KEPT = {
@@ -170,12 +176,10 @@ class MultiTaskTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
-            value, known = getattr(self, name), [choice.value for choice in choices]
-            if value not in known:
-                raise ValueError(
-                    f"Parameter `{name}` should be one of {', '.join(known)}. Found `{name} = {value!r}`."
-                    + close_match(str(value), known)
-                )
+            _check_word(name, getattr(self, name), [choice.value for choice in choices])
+        for name, known in _COMPILING.items():
+            if (value := getattr(self, name)) is not None:
+                _check_word(name, value.lower() if name.endswith("backend") else value, known)
         if self.max_grad_norm is None:
             self.max_grad_norm = 0.0  # no clipping, in the words of the Trainer
         self._check_numbers()
@@ -327,3 +331,11 @@ class MultiTaskTrainingArguments(TrainingArguments):
         for name in ("task_early_stopping_patience", "save_best_by_task"):
             if getattr(self, name) and self.eval_strategy == "no":
                 raise ValueError(f"Parameter `{name}` watches evaluations. Set eval_strategy to 'epoch' or 'steps'.")
+
+
+def _check_word(name: str, value: Any, known: list[str]) -> None:
+    if value not in known:
+        raise ValueError(
+            f"Parameter `{name}` should be one of {', '.join(known)}. Found `{name} = {value!r}`."
+            + close_match(str(value), known)
+        )

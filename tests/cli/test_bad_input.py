@@ -1,10 +1,14 @@
 """Every mistake: exit code 2, one sentence that names what is wrong and the fix, no traceback, nothing trained."""
 
+import argparse
+import traceback
+
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from hf_multitask.cli.secrets import blank, secrets_of
 from hf_multitask.training.state.checkpoint import hashes
 from hf_multitask.training.state.progress import Progress
 
@@ -47,6 +51,8 @@ def check(kitchen, result, *parts):
         (("tasks",), {"ner": {}}, ["Task 'ner' has no 'type'"]),
         (("datasets",), {"ner": "conll2003"}, ["Dataset 'ner' should be a mapping", "Write it as {path: NAME}"]),
         (("model",), {"trust_remote_code": "false"}, ["`trust_remote_code` should be true or false", "the quotes"]),
+        (("model",), {"attn_implementation": "org/kernel"}, ["`attn_implementation = 'org/kernel'`", "give 'sdpa'"]),
+        (("model",), {"attn_implementation": "sdpo"}, ['attn_implementation="sdpo"', "only possible"]),
         (("model",), {"dropout": "0.1"}, ["`dropout` should be a number", "Leave out the quotes"]),
         (("model",), {"dtype": "bf16"}, ["`dtype` should be auto or a type of torch"]),
         (("model",), {"device_map": [0]}, ["`device_map` should be a string", "Found `device_map = [0]`"]),
@@ -259,10 +265,48 @@ def test_more_tags_than_tokens(kitchen):
         (["extra"], ["'extra' does not belong to an argument"]),
         (["--task_weights", '{"sentiment": 0, "ner": 0}'], ["`task_weights` are 0 for every task"]),
         (["--report_to", "clearml"], ["clearml", "to be installed"]),
+        (["--torch_compile_backend", "inducto"], ["`torch_compile_backend` should be one of", "mean 'inductor'?"]),
+        (["--torch_compile_mode", "fast"], ["`torch_compile_mode` should be one of", "Found `torch_compile_mode ="]),
     ],
 )
 def test_command_line_mistakes(words, parts, kitchen):
     check(kitchen, kitchen.run(["train"], None, *words), *parts)
+
+
+@pytest.mark.parametrize(
+    ("keys", "values", "words"),
+    [
+        (("datasets", "ner"), {"storage_options": "s3cret-value"}, []),
+        (("datasets", "ner"), {"storage_options": {"key": "s3cret-value"}, "data_files": "s3cret-value"}, []),
+        (("model",), {"token": "s3cret-value", "revision": ["s3cret-value"]}, []),
+        (("training",), {"hub_token": "s3cret-value", "learning_rate": "s3cret-value"}, []),
+        ((), {}, ["--hub_token", "s3cret-value", "--learning_rate", "s3cret-value"]),
+        ((), {}, ["--hub_token=s3cret-value", "--no_such", "--seed", "s3cret-value"]),
+        ((), {}, ["--optim_args", '{"api_key": "s3cret-value"}', "s3cret-value"]),
+    ],
+)
+def test_secrets_are_in_no_error(keys, values, words, kitchen):
+    code, out, err = kitchen.run(["train"], kitchen.changed(*keys, **values), *words)
+    assert code == 2 and "hf-multitask: error: " in err and "s3cret" not in out + err
+
+
+def test_secrets_are_in_no_error_of_a_recipe_that_is_no_yaml(kitchen):
+    code, _, err = kitchen.run(["train"], "training: {hub_token: s3cret-value\nbackbone: [\n")
+    assert code == 2 and "not valid YAML" in err and "s3cret" not in err
+
+
+def test_secrets_are_in_no_traceback(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("datasets: {a: {storage_options: {key: s3cret-value}}}")
+    namespace = argparse.Namespace(recipe=str(tmp_path / "recipe.yaml"))
+    try:
+        try:
+            raise ValueError("first s3cret-value", 5)
+        except ValueError as first:
+            raise RuntimeError("then s3cret-value, and words-of-a-run") from first
+    except RuntimeError as problem:
+        blank(problem, secrets_of(namespace, ["--hub_token", "words-of-a-run"]))
+        shown = "".join(traceback.format_exception(problem))
+    assert "('first <secret>', 5)" in shown and "RuntimeError: then <secret>, and <secret>" in shown
 
 
 def test_checkpoint_with_a_missing_or_foreign_head(kitchen, build_model, tokenizer):

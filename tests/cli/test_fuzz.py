@@ -72,6 +72,8 @@ def rows_for(columns, draw, odd=2):
             row["label"] = ["pos", "neg"][number % 2]
         if "number" in row:
             row["number"] = float(number)
+        if "set" in row:
+            row["set"] = [["x"], ["y"], ["x", "y"]][number % 3]
     for _ in range(draw.randint(0, odd)):
         row = draw.choice(rows)
         what = draw.random()
@@ -79,7 +81,7 @@ def rows_for(columns, draw, odd=2):
         if what < 0.8:
             row[column] = draw.choice(VALUES)
         elif what < 0.9:
-            row.pop(column)
+            row.pop(column, None)
         elif isinstance(row.get(column), list) and row[column]:
             row[column] = [draw.choice(VALUES), *row[column][1:]]
     return rows
@@ -102,9 +104,17 @@ def write_recipe(folder, backbone, tasks, draw, training=TRAINING, odd=2):
     return str(folder / "recipe.yaml")
 
 
-def test_rows(backbone_path, tmp_path):
-    backbone = backbone_path("bert")
+@pytest.fixture
+def backbone(backbone_path, tmp_path):
+    """A backbone that every type of task was trained on once, so that what a run imports is there before the forks."""
+    folder = tmp_path / "warm"
+    folder.mkdir()
+    recipe = write_recipe(folder, backbone_path("bert"), list(TASKS), random.Random(0), odd=0)
+    assert main(["train", recipe]) == 0
+    return backbone_path("bert")
 
+
+def test_rows(backbone, tmp_path):
     def make(number, folder):
         draw = random.Random(number)
         recipe = write_recipe(folder, backbone, draw.sample(list(TASKS), draw.randint(1, 3)), draw)
@@ -113,12 +123,11 @@ def test_rows(backbone_path, tmp_path):
     assert run_cases("rows", STEPS, make, tmp_path) == []
 
 
-def test_arguments(backbone_path, tmp_path):
+def test_arguments(backbone, tmp_path):
     from dataclasses import fields
 
     from hf_multitask import MultiTaskTrainingArguments
 
-    backbone = backbone_path("bert")
     # Not those that talk to other machines, wait on purpose, or start other processes.
     left_out = ("hub", "push", "deepspeed", "fsdp", "ddp", "accelerator", "compile", "report_to", "dataloader", "debug")
     names = [f.name for f in fields(MultiTaskTrainingArguments) if f.init and not f.name.startswith(left_out)]
@@ -162,12 +171,12 @@ def _changed(value, draw):
 
 
 @pytest.fixture
-def saved(backbone_path, tmp_path):
+def saved(backbone, tmp_path):
     """A recipe and the folder of a run that has two checkpoints."""
     folder = tmp_path / "saved"
     folder.mkdir()
     training = {**TRAINING, "max_steps": 2, "save_strategy": "steps", "save_steps": 1}
-    recipe = write_recipe(folder, backbone_path("bert"), ["topic", "words"], random.Random(0), training, odd=0)
+    recipe = write_recipe(folder, backbone, ["topic", "words"], random.Random(0), training, odd=0)
     assert main(["train", recipe]) == 0
     return recipe, folder / "out"
 

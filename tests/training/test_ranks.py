@@ -101,7 +101,13 @@ MEASURED = [
     for more in ({"balancing": "uncertainty"}, {"ddp_find_unused_parameters": False})
     for steps in (0, 1)
 ]
-QUICK = {2: [*jobs(2), *DIFFERING, *MEASURED], 3: jobs(3)[:3]}
+# The same in one go and stopped after a step, saved by every rank and resumed by all.
+KEPT = {"balancing": "uncertainty", "save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
+RESUMED = [
+    job({**describe(name, sizes=RARE, **KEPT), "dropout": 0.3, "stop": stop}, 4, 4)
+    for name, stop in (("in-one-go", None), ("resumed", 2))
+]
+QUICK = {2: [*jobs(2), *DIFFERING, *MEASURED, *RESUMED], 3: jobs(3)[:3]}
 # Every balancer and aggregator on two ranks, in one micro-batch a rank and in four.
 BY_METHOD = {
     2: [
@@ -217,6 +223,16 @@ def test_gradients_are_measured_without_a_trace(pair, launches):
     assert [entry.keys() >= {"sentiment_grad_norm", "cosine/sentiment/topics"} for entry in other["log"][:-1]] == [
         True
     ] * 4
+
+
+def test_ranks_that_resume_end_as_if_they_had_never_stopped(launches):
+    first = QUICK[2].index(RESUMED[0])
+    (whole, alone), (weights, resumed) = (launches.together(2, QUICK[2], first + place) for place in (0, 1))
+    assert all(torch.equal(value, weights[name]) for name, value in whole.items())
+    for one, other in zip(alone, resumed, strict=True):
+        assert (one["digest"], one["balancing"]) == (other["digest"], other["balancing"])
+        assert one["rows"][2:] == other["rows"] != []
+    assert alone[0]["log"] == resumed[0]["log"]
 
 
 @pytest.mark.parametrize("world", QUICK)
