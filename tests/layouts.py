@@ -171,7 +171,7 @@ def run(description, backbone, output, batch, accumulation):
         "adapted": recorder.adapted,
         "finished": trainer.progress.finished,
         "non_finite": trainer.progress.non_finite,
-        "balancing": trainer.engine.weights.state_dict(),
+        "balancing": trainer.engine.weights.state_dict()["balancing"],
         "log": [
             {
                 key: value

@@ -56,10 +56,9 @@ def settle_tasks(
     model: MultiTaskModel,
     args: MultiTaskTrainingArguments,
     overrides: Mapping[str, Task] | None,
+    given: Processing,
+    data: tuple[Datasets | None, Datasets | None],
     *,
-    tokenizer: Processing,
-    train: Datasets | None,
-    evaluation: Datasets | None,
     own: Mapping[str, Metric],
     measured: bool,
 ) -> dict[str, Task]:
@@ -69,17 +68,16 @@ def settle_tasks(
         model: that trains.
         args: of the run.
         overrides: tasks in place of the model's.
-        tokenizer: the backbone's; it has a padding token then.
-        train: raw rows by dataset.
-        evaluation: likewise.
+        given: the trainer's ``processing_class``; its tokenizer has a padding token then.
+        data: raw rows by dataset, to train on and to evaluate.
         own: by task, metrics of the user's.
         measured: whether the evaluation is ours.
 
     Raises:
         ValueError: something does not fit, or is not the same on all ranks.
     """
-    tasks = build_tasks(model.config, overrides)
-    check_processors(tasks, tokenizer)
+    tasks, (train, evaluation) = build_tasks(model.config, overrides), data
+    check_processors(tasks, given)
     check_names("compute_metrics", own, tasks)
     check_arguments_by_name(args, tasks)
     whole = without_streams(tasks, train)
@@ -90,8 +88,8 @@ def settle_tasks(
     check_metrics(args, tasks, own, measured=measured and args.eval_strategy != "no")
     if args.world_size > 1:
         check_alike(facts_of(tasks))
-    ensure_pad_token(tokenizer)
-    check_vocabulary(tokenizer, model)
+    ensure_pad_token(given)
+    check_vocabulary(given, model)
     return tasks
 
 

@@ -14,6 +14,7 @@ from ..modeling.precision import HALF
 
 if TYPE_CHECKING:
     from ..modeling import MultiTaskModel
+    from .arguments import MultiTaskTrainingArguments
 
 BACKBONE = "backbone"
 _WRAPPED = "base_model.model."  # of a model that peft.get_peft_model wrapped
@@ -157,24 +158,22 @@ def check_optimizer(optimizer: torch.optim.Optimizer | None, args: Any) -> None:
 
 
 def regroup(
-    optimizer: torch.optim.Optimizer,
-    model: torch.nn.Module,
-    *,
-    decaying: Iterable[str],
-    learning_rates: Mapping[str, float],
-    weight_decays: Mapping[str, float],
-    layerwise_decay: float | None,
-) -> None:
-    """Split the groups of a fresh optimizer by learning rate and weight decay.
+    optimizer: torch.optim.Optimizer, model: torch.nn.Module, decaying: Iterable[str], args: MultiTaskTrainingArguments
+) -> torch.optim.Optimizer:
+    """Split the groups of a fresh optimizer by the learning rates and weight decays of the arguments.
 
     Args:
         optimizer: as the Trainer made it.
         model: whose parameters it has.
         decaying: names of the parameters that weight decay is for, which biases and norms are not.
-        learning_rates: by task or ``backbone``, in place of the group's own.
-        weight_decays: likewise.
-        layerwise_decay: see :func:`layer_factors`.
+        args: with ``learning_rates`` and ``weight_decays`` by task or ``backbone``, in place of the group's own, and
+            ``layerwise_lr_decay``, see :func:`layer_factors`.
     """
+    if not (args.learning_rates or args.weight_decays or args.layerwise_lr_decay is not None):
+        return optimizer
+    learning_rates: Any = args.learning_rates or {}
+    weight_decays: Any = args.weight_decays or {}
+    layerwise_decay = args.layerwise_lr_decay
     names = {parameter: name for name, parameter in model.named_parameters()}
     decays = set(decaying)
     factors = layer_factors(list(names.values()), layerwise_decay) if layerwise_decay is not None else {}
@@ -189,3 +188,4 @@ def regroup(
         for (rate, decay), parameters in split.items():
             groups.append({**group, "params": parameters, "lr": rate, "weight_decay": decay})
     optimizer.param_groups = groups
+    return optimizer

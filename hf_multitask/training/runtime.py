@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,7 +26,25 @@ class Part(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """Its keys of ``multitask_state.json``."""
 
-    # and load_state_dict(state), to which the engine adds the folder that messages name
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from the state of a checkpoint.
+
+        Args:
+            state: its keys, and ``folder``, by which messages name it.
+
+        Raises:
+            ValueError: it is of another run.
+        """
+
+
+Figure = tuple[str | None, str, float]  # task, or None for the run, name, value
+
+
+class Reporting(Part, Protocol):
+    """A part that logs something."""
+
+    def figures(self) -> Iterator[Figure]:
+        """What a log reports since the last one; it begins anew then."""
 
 
 class Runtime(Protocol):

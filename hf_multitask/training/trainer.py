@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
-from copy import deepcopy
-from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
@@ -15,48 +12,42 @@ from huggingface_hub import CommitInfo
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
-    PrinterCallback,
-    ProgressCallback,
     Trainer,
     TrainerCallback,
-    TrainerState,
     set_seed,
 )
-from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import BestRun, PredictionOutput, TrainOutput
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
 from ..aggregation import Aggregator, Outcome
-from ..balancing import Balancer, build_balancer
+from ..balancing import Balancer
 from ..data import Mixture, MixtureCollator, SamplingRates
+from ..hub.records import key
 from ..modeling import MultiTaskModel
 from ..tasks import Task
-from .arguments import OWN_TO_A_RANK, MultiTaskTrainingArguments
-from .checks import adopt, check_setup, facts_of, settle_tasks
+from .arguments import MultiTaskTrainingArguments
+from .assembly import assemble
+from .checks import adopt, check_setup, settle_tasks
+from .course import Course
 from .evaluation.evaluator import Evaluator
 from .evaluation.rows import EvaluationRows, Metric, Preprocess
-from .named import check_arguments_by_name, check_measured, check_metrics
 from .parameters import check_optimizer, check_precision, freeze, regroup
 from .plan import Plan
 from .preparation import Datasets, check_kinds, preprocessing
 from .processors import Processing
-from .ranks import check_alike, release_group_at_exit
-from .report.card import CardCallback, CardWriter
-from .report.console import SEVERAL, PlanCallback, summary_callbacks
-from .report.picture import CosinesCallback
+from .ranks import release_group_at_exit
+from .report.card import CardWriter
 from .report.push import Pusher
-from .runtime import EngineCallback, Inputs, Part, TrainerRuntime
-from .state.best import Best, ResumableEarlyStopping
-from .state.checkpoint import check_checkpoint
+from .runtime import Inputs, Part, TrainerRuntime
+from .state.best import Best
 from .state.loss import RunningLoss
 from .state.progress import Progress
-from .state.resuming import check_arguments, compared
 from .state.saving import Saver, Trial
-from .step.engine import Engine, build_engine
-from .step.rows import Batch, all_tokens
+from .step.engine import Engine
+from .step.rows import Batch, add_tokens
 from .step.update import UpdateBuilder
-from .step.weights import Constants, TaskWeights, check_balancer
+from .step.weights import Constants
 
 logger = logging.get_logger(__name__)
 
@@ -99,12 +90,15 @@ class MultiTaskTrainer(Trainer):
     train_dataset: Mixture | None
     eval_dataset: EvaluationRows | None
     data_collator: MixtureCollator
+    evaluator: Evaluator
+    card: CardWriter
+    best: Best
+    saver: Saver
+    running_loss: RunningLoss
+    engine: Engine
+    course: Course
     hub_model_id: str | None = None
     push_in_progress: PushInProgress | None = None
-    _told_on_resume: list[str]
-    _start: dict[str, Any]
-    _begun_with: int | None = None
-    _has_seen_arguments = False
 
     def __init__(
         self,
@@ -133,16 +127,8 @@ class MultiTaskTrainer(Trainer):
         check_optimizer(optimizers[0], args)
         self.metric_by_task = dict(compute_metrics or {})
         preprocess = preprocessing(preprocess_logits_for_metrics, self.metric_by_task)
-        self.tasks = settle_tasks(
-            model,
-            args,
-            tasks,
-            tokenizer=processing_class,
-            train=train_dataset,
-            evaluation=eval_dataset,
-            own=self.metric_by_task,
-            measured=self._measures,
-        )
+        data, own = (train_dataset, eval_dataset), self.metric_by_task
+        self.tasks = settle_tasks(model, args, tasks, processing_class, data, own=own, measured=self.measures)
         adopt(model, args, self.tasks, processing_class)
         self.runtime = runtime = TrainerRuntime(self)
         self.pusher = Pusher(runtime)
@@ -167,48 +153,12 @@ class MultiTaskTrainer(Trainer):
         told = "" if self.is_deepspeed_enabled else check_precision(model, fp16=args.fp16)  # it has float32 copies
         if told and self.is_world_process_zero():
             logger.warning(told)
-        self.evaluator = Evaluator(
-            runtime,
-            tasks=self.tasks,
-            metrics=self.metric_by_task,
-            preprocess=preprocess,
-            collator=collator,
-            given=processing_class,
-            sweep=self._sweep,
-        )
         self.hub_datasets: dict[str, str] = {}  # by dataset, its name on the Hub
-        self.card = CardWriter(runtime, self, measured=self.evaluator.measured_rows)
-        self.best, self._progress = Best(), Progress()
-        self.saver = Saver(self, runtime, lambda folder: self.progress.save(folder))
-        self.running_loss = RunningLoss(
-            self, lambda: self.engine.tally.since_log(), lambda sums: self.engine.tally.continue_log(sums)
-        )
         self.own_balancer = balancer
         self.updates = UpdateBuilder(runtime, list(self.tasks), aggregator)
         self.constants = None if mixture is None else Constants(mixture, self.tasks, processing_class)
-        self.engine = self._new_engine()
-        self.engine.probe.begin()
-        self._caps = args.max_train_samples, args.max_eval_samples
+        assemble(self, preprocess)
         release_group_at_exit(self)
-        self._add_callbacks()
-
-    def _add_callbacks(self) -> None:
-        for callback in (
-            self.saver.after_epoch,
-            self.running_loss,
-            CardCallback(self),
-            EngineCallback(self),
-            PlanCallback(self),
-            CosinesCallback(self),
-        ):
-            self.add_callback(callback)
-        if len(self.tasks) > SEVERAL:
-            consoles = [self.pop_callback(PrinterCallback), self.pop_callback(ProgressCallback)]
-            shown = next((type(callback) for callback in consoles if callback is not None), None)
-            for callback in summary_callbacks(shown, list(self.tasks), lambda: self._progress.metrics):
-                self.add_callback(callback)
-        if self.args.early_stopping_patience is not None:
-            self.add_callback(ResumableEarlyStopping(self.args.early_stopping_patience))
 
     # What the arguments say of tasks; read anew at every training, as a hyperparameter search changes them
 
@@ -218,8 +168,8 @@ class MultiTaskTrainer(Trainer):
         return dict.fromkeys(self.tasks, 1.0) | (cast("dict[str, float] | None", self.args.task_weights) or {})
 
     @property
-    def _measures(self) -> bool:
-        """Whether the evaluation is ours; one's own may measure more."""
+    def measures(self) -> bool:
+        """Whether ``evaluate`` is the one of this class; one's own may measure more."""
         return type(self).evaluate is MultiTaskTrainer.evaluate
 
     def call_model_init(self, trial: Trial = None) -> MultiTaskModel:
@@ -238,12 +188,8 @@ class MultiTaskTrainer(Trainer):
     ) -> BestRun | list[BestRun]:
         """Search for the best arguments, as ``Trainer.hyperparameter_search`` does; needs ``model_init``.
 
-        Args:
-            hp_space: any fields of the arguments, those by task too: ``{"task_weights": {"ner": trial.suggest_...}}``.
-            compute_objective: of the metrics of an evaluation; ``eval_average`` where None.
-            n_trials: trainings.
-            direction: of the objective.
-            kwargs: as in ``Trainer``.
+        ``hp_space`` may give any fields of the arguments, those by task too, as ``{"task_weights": {"ner": 2.0}}``; the
+        objective is ``eval_average`` unless ``compute_objective`` is given.
         """
         if self.eval_dataset is None:
             raise ValueError("A search measures what it finds. Give eval_dataset.")
@@ -255,46 +201,14 @@ class MultiTaskTrainer(Trainer):
         """The Trainer's optimizer, with the rates and decays that the arguments give to tasks and layers."""
         built = self.optimizer is not None
         optimizer = super().create_optimizer(model)
-        args: Any = self.args
-        if not built and (args.learning_rates or args.weight_decays or args.layerwise_lr_decay is not None):
-            trained = self.model if model is None else model
-            regroup(
-                optimizer,
-                trained,
-                decaying=self.get_decay_parameter_names(trained),
-                learning_rates=args.learning_rates or {},
-                weight_decays=args.weight_decays or {},
-                layerwise_decay=args.layerwise_lr_decay,
-            )
-        return optimizer
+        trained = self.model if model is None else model
+        return optimizer if built else regroup(optimizer, trained, self.get_decay_parameter_names(trained), self.args)
 
     # The parts
 
-    def _new_engine(self) -> Engine:
-        """The engine of a training, at its beginning.
-
-        Raises:
-            ValueError: balancing and aggregation do not fit each other or the run.
-        """
-        update = self.updates.build()
-        weights = TaskWeights(None, list(self.tasks), self.task_weights)
-        if self.constants is not None:
-            args: Any = self.args
-            balancer = self.own_balancer or build_balancer(args.balancing, args.balancing_kwargs)
-            check_balancer(balancer, self.runtime, aggregates=update.aggregator is not None)
-            weights = TaskWeights(
-                balancer, list(self.tasks), self.task_weights, seed=args.seed, constants=self.constants
-            )
-        return build_engine(
-            self.runtime,
-            {name: task.source for name, task in self.tasks.items()},
-            [] if self.plan.mixture is None else list(self.plan.mixture.sizes),
-            weights=weights,
-            update=update,
-        )
-
     @property
-    def _stateful(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[Part, ...]:
+        """Those that a checkpoint holds something of."""
         return self.best, self.running_loss, self.saver, self.plan, self.engine
 
     @property
@@ -320,8 +234,8 @@ class MultiTaskTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Micro-batches of this process, step by step."""
-        if self.is_in_train and self._begun_with != self._train_batch_size:
-            self._begin_loop()
+        if self.is_in_train:
+            self.course.begin_loop(self._train_batch_size)
         return self.plan.loader(self.data_collator)
 
     def get_batch_samples(
@@ -331,9 +245,8 @@ class MultiTaskTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.plan.note_anchors(batches)
         items = self.engine.open(batches, self.best.finished)
-        if self.args.include_num_input_tokens_seen != "no":  # processes meet to add them up, a micro-batch at a time
-            for batch in batches:
-                batch |= all_tokens(batch, (self.model.main_input_name, "attention_mask"))
+        if self.args.include_num_input_tokens_seen != "no":
+            add_tokens(batches, (self.model.main_input_name, "attention_mask"))
         return batches, items
 
     def training_step(self, model: torch.nn.Module, inputs: Batch, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -376,7 +289,7 @@ class MultiTaskTrainer(Trainer):
         storage has no room for curves, TensorBoard ends and the run continues.
         """
         if "loss" in logs:
-            logs |= self.engine.take_figures()
+            logs |= {name if task is None else key(task, name): value for task, name, value in self.engine.figures()}
         if "train_loss" in logs:
             logs["train_loss"] = self.running_loss.mean()
         self.saver.log(super().log, logs, start_time)
@@ -402,7 +315,8 @@ class MultiTaskTrainer(Trainer):
         self.evaluator.step(model, inputs)
         return None, None, None
 
-    def _sweep(self, rows: EvaluationRows, title: str) -> int:
+    def sweep(self, rows: EvaluationRows, title: str) -> int:
+        """Run ``prediction_step`` on all rows of an evaluation; the number of batches."""
         loader = self.get_test_dataloader(rows)
         self.evaluation_loop(loader, description=title, prediction_loss_only=False)
         return len(loader)
@@ -415,10 +329,7 @@ class MultiTaskTrainer(Trainer):
     ) -> dict[str, float]:
         """Measure every task that has data.
 
-        Args:
-            eval_dataset: raw rows by dataset name, of all tasks or of some; those of the trainer where None.
-            ignore_keys: not used.
-            metric_key_prefix: first part of the metric names.
+        ``eval_dataset`` holds raw rows by dataset name, of all tasks or of some; those of the trainer are used if None.
 
         Returns:
             ``eval_<task>_<metric>``, ``eval_<task>_loss``, and ``eval_average``, the mean of the primary metrics.
@@ -430,7 +341,7 @@ class MultiTaskTrainer(Trainer):
         if rows is None:
             raise ValueError("There is nothing to evaluate. Give eval_dataset.")
         metrics = self.evaluator.evaluate(rows, metric_key_prefix)
-        self.progress.metrics |= self.evaluator.metric_names
+        self.course.metrics.update(self.evaluator.metric_names)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -445,11 +356,6 @@ class MultiTaskTrainer(Trainer):
 
         Of a task on tokens, those of the labelled ones, (N, W, C) and (N, W), padded with -100 to the most of a row; of
         question answering window, first and last token of the answer.
-
-        Args:
-            test_dataset: raw rows by dataset name, of all tasks or of some.
-            ignore_keys: not used.
-            metric_key_prefix: first part of the metric names.
         """
         return self.evaluator.predict(self.evaluation_rows(test_dataset, metric_key_prefix), metric_key_prefix)
 
@@ -482,14 +388,8 @@ class MultiTaskTrainer(Trainer):
 
         Metadata that are given here stay in the card, and in those that this trainer writes later.
 
-        Args:
-            language: codes of the texts' languages, such as ``en``.
-            license: of the model; none is made up where it is left out.
-            tags: beside those that the card has.
-            model_name: title; with the owner, as in ``me/model``, also the name in the card's code.
-            finetuned_from: name of the backbone on the Hub, where it is not the one that the model was built from.
-            datasets: names of the training data on the Hub.
-            dataset_tags: the Trainer's word for the same.
+        A ``model_name`` with an owner, as in ``me/model``, is also the name in the card's code; ``dataset_tags`` is the
+        Trainer's word for ``datasets``. No license is made up where it is left out.
         """
         datasets = datasets or dataset_tags
         self.card.give(language=language, license=license, tags=tags, base_model=finetuned_from, datasets=datasets)
@@ -548,16 +448,15 @@ class MultiTaskTrainer(Trainer):
     @property
     def progress(self) -> Progress:
         """What a checkpoint would hold of the parts now."""
-        for part in self._stateful:
-            vars(self._progress).update(part.state_dict())
-        return self._progress
+        return self.course.progress
 
-    def _restore(self, progress: Progress, folder: str) -> None:
-        """Give the parts what a checkpoint holds of them."""
-        self._progress = progress
-        for part in (self.best, self.running_loss, self.saver, self.plan):
-            part.load_state_dict(vars(progress))
-        self.engine.load_state_dict(vars(progress), folder)
+    def read_progress(self, checkpoint: str) -> Progress:
+        """What a checkpoint holds beyond the Trainer's own state.
+
+        Raises:
+            ValueError: this run cannot resume from it.
+        """
+        return self.course.read(checkpoint)[0]
 
     def train(
         self,
@@ -576,118 +475,30 @@ class MultiTaskTrainer(Trainer):
             ValueError: there is no checkpoint to resume from, it is not one of this run, another run uses
                 ``output_dir``, or the run ends with weights that are NaN or infinite.
         """
-        self._begun_with, self._has_seen_arguments = None, False
-        self._progress, self.engine = Progress(), self._new_engine()
-        for part in (self.best, self.running_loss, self.saver, self.plan):
-            part.load_state_dict(vars(self._progress))
-        if self.args.world_size > 1:
-            check_alike(self._facts())
+        self.course.begin()
         return self.saver.train(super().train, resume_from_checkpoint, trial, ignore_keys_for_eval)
 
-    def _begin_loop(self) -> None:
-        """Count and weigh from the start, also where ``auto_find_batch_size`` starts again with a smaller batch."""
-        if self._begun_with is None:
-            self._see_arguments()
-            self._start = deepcopy(asdict(self.progress))
-        else:
-            self.engine = self._new_engine()
-            self._restore(Progress(**deepcopy(self._start)), "of the start")
-        self._begun_with = self._train_batch_size
-
-    def _see_arguments(self) -> None:
-        """See that what the arguments say by now can be done, those of a trial too, and freeze a fresh model; once."""
-        if self._has_seen_arguments:
-            return
-        self._has_seen_arguments = True
-        self.args.check_mixture()
-        check_arguments_by_name(self.args, self.tasks)
-        measured = self._measures and self.args.eval_strategy != "no"
-        check_metrics(self.args, self.tasks, self.metric_by_task, measured=measured)
-        freeze(self.model, self.args.freeze or ())
-        if self.hp_search_backend is not None:
-            if self._caps != (self.args.max_train_samples, self.args.max_eval_samples):
-                raise ValueError("Rows are chosen when the trainer is built. Leave max_*_samples out of the search.")
-            self.engine = self._new_engine()  # by the arguments of the trial
-
-    def read_progress(self, checkpoint: str) -> Progress:
-        """What a checkpoint holds beyond the Trainer's own state.
-
-        Raises:
-            ValueError: this run cannot go on from it: it is torn, or of other tasks, data, arguments or another
-                version.
-        """
-        check_checkpoint(checkpoint, self.model)
-        progress = Progress.load(checkpoint)
-        if self.args.auto_find_batch_size:  # the Trainer goes on with the size that was found, and sees to it too late
-            state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
-            self._train_batch_size = state.train_batch_size or self._train_batch_size
-        if not self.args.ignore_data_skip:
-            progress.check_data(self.plan.row_order(), checkpoint)
-        self._told_on_resume = check_arguments(progress.arguments, compared(self.args), checkpoint, progress.optimizer)
-        return progress
-
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self._see_arguments()  # a checkpoint of a trial is for the parts that its arguments ask for
-        progress = self.read_progress(resume_from_checkpoint)
-        for sentence in self._told_on_resume if self.is_world_process_zero() else ():
-            logger.warning(sentence)
-        self._restore(progress, resume_from_checkpoint)
+        self.course.resume(resume_from_checkpoint)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _facts(self) -> dict[str, Any]:
-        """What has to be the same on all ranks, in words that an error can say."""
-        return {
-            **self.plan.row_order(),
-            **facts_of(self.tasks),
-            "arguments": {key: value for key, value in self.args.to_dict().items() if key not in OWN_TO_A_RANK},
-        }
 
     # The Trainer's hooks of a run and its checkpoints
 
     def _run_epoch(self, *args: object, **kwargs: object) -> None:
-        over = self.state.global_step >= self.state.max_steps or self.best.is_all(self.plan.training_tasks)
-        self.control.should_training_stop |= over  # as in a run that was killed after its last checkpoint
+        self.control.should_training_stop |= self.course.is_over()
         if not self.control.should_training_stop:  # the Trainer would look only after another step
             super()._run_epoch(*args, **kwargs)
 
-    def _maybe_log_save_evaluate(
-        self,
-        tr_loss: torch.Tensor,
-        grad_norm: torch.Tensor | float | None,
-        model: nn.Module,
-        trial: Trial,
-        epoch: float,
-        ignore_keys_for_eval: list[str] | None,
-        start_time: float,
-        learning_rate: float | None = None,
-    ) -> None:
-        given = (tr_loss, grad_norm, model, trial, epoch, ignore_keys_for_eval, start_time)
-        due = partial(super()._maybe_log_save_evaluate, *given, learning_rate=learning_rate)
-        self.saver.after_step(due, model, trial)
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        due = partial(super()._maybe_log_save_evaluate, *args, **kwargs)
+        self.saver.after_step(due, model=args[2], trial=args[3])
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Trial) -> bool:
-        if self.args.metric_for_best_model is not None:
-            check_measured(self.args.metric_for_best_model, metrics)
-        losses = {name: metrics.get(f"eval_{name}_loss", math.nan) for name in self.tasks}
-        self.engine.weights.on_evaluate({name: loss for name, loss in losses.items() if math.isfinite(loss)})
-        folder = Path(self._get_output_dir(trial=trial)) if self.args.save_best_by_task else None
-        self.best.keep(self.evaluator.primary, self.state.global_step, folder, self.saver)
-        self._stop_tasks()
-        self.saver.note_best()
+        self.course.evaluated(metrics, self._get_output_dir(trial=trial))
         return super()._determine_best_metric(metrics=metrics, trial=trial)
 
-    def _stop_tasks(self) -> None:
-        patience = cast(Mapping[str, int] | int | None, self.args.task_early_stopping_patience)
-        tasks = self.plan.training_tasks
-        if patience is not None:
-            by_task = patience if isinstance(patience, Mapping) else dict.fromkeys(tasks, patience)
-            self.best.stop(by_task, self.state.global_step)
-            self.plan.leave(self.best.finished, math.ceil(self.state.epoch or 0))
-            self.control.should_training_stop |= self.best.is_all(tasks)
-
     def _save_checkpoint(self, model: nn.Module, trial: Trial) -> None:
-        self.running_loss.note()
-        self._progress.data = self.plan.row_order()
+        self.course.note()
         self.saver.save_checkpoint(super()._save_checkpoint, model, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:

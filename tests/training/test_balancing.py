@@ -230,7 +230,7 @@ def test_gradients_told_apart_by_rows_are_those_of_every_loss_by_itself(family, 
         monkeypatch.setattr(MatrixGradients, "_tells_apart", apart)
         trainer = build(family=family, balancing="gradnorm", balancing_kwargs={"lr": 0.1}, max_steps=3)
         trainer.train()
-        return weights_of(trainer), trainer.engine.weights.state_dict()["state"]
+        return weights_of(trainer), trainer.engine.weights.state_dict()["balancing"]["state"]
 
     ours, state = run(lambda *given: told.append(tells_apart(*given)) or told[-1])
     theirs, other = run(lambda *_: False)

@@ -98,7 +98,7 @@ def test_relative_biases_have_no_rows_and_take_one_pass_per_task(backbone_path, 
     trainer, steps = train(backbone_path("t5"), tmp_path, ("scored", "ner"), aggregation="sum", task_weights=None)
     with caplog.at_level(logging.WARNING):
         trainer.train()
-    assert "relative_attention_bias' sees" in caplog.text
+    assert "relative_attention_bias' gets" in caplog.text
     names, found = shared_of(steps[0])
     jacobian_KP, _ = matrix(trainer, names)
     assert relative(found, jacobian_KP.sum(0)) < 1e-10

@@ -377,7 +377,10 @@ def test_a_batch_that_found_no_memory_counts_for_nothing(build, build_model, arg
     assert size < 8
     asked = run(steps=4, per_device_train_batch_size=size, output_dir=str(tmp_path / "asked"))
     assert found.progress.seen == asked.progress.seen and found.progress.rows == asked.progress.rows
-    assert found.engine.weights.state_dict()["state"].keys() == asked.engine.weights.state_dict()["state"].keys()
+    assert (
+        found.engine.weights.state_dict()["balancing"]["state"].keys()
+        == asked.engine.weights.state_dict()["balancing"]["state"].keys()
+    )
     again = run(steps=6, resume=True, auto_find_batch_size=True)  # with the size that was found
     assert (again.state.global_step, again.state.train_batch_size) == (6, size)
     assert sum(again.progress.seen.values()) == 6 * size

@@ -71,7 +71,8 @@ class CosinesCallback(TrainerCallback):
 
     def on_log(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:  # noqa: ARG002
         """Draw what there is to draw."""
-        cosines, self.trainer.engine.cosines = self.trainer.engine.cosines, {}
+        probe = self.trainer.engine.probe
+        cosines, probe.cosines = probe.cosines, {}
         if not cosines or not state.is_world_process_zero:
             return
         for callback in self.trainer.callback_handler.callbacks:

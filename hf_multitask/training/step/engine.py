@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...hub.records import key
 from ..parameters import last_shared_matrix
-from ..runtime import Runtime
+from ..runtime import Figure, Part, Reporting, Runtime
 from .apart import random_state_kept, undone
 from .guard import Guard
 from .matrix import MatrixGradients
-from .probe import Pair, Probe, build_probe
+from .probe import Probe, build_probe
 from .rows import Batch, Items, Step
 from .tally import Tally
 from .update import PlainUpdate
@@ -42,7 +41,6 @@ class Engine:
 
     Attributes:
         step: the one at hand, or the last one.
-        cosines: by pair of tasks, what the last log reports.
     """
 
     def __init__(
@@ -60,7 +58,6 @@ class Engine:
         self.weights, self.update, self.guard, self.probe, self.tally = weights, update, guard, probe, tally
         self._numbers = {name: number for number, name in enumerate(self.tasks)}
         self._matrix: MatrixGradients | None = None
-        self.cosines: dict[Pair, float] = {}
         self.step = Step(self.tasks, [], [], {}, runtime.device)
 
     # A step, from its beginning to its end
@@ -244,14 +241,11 @@ class Engine:
             return f"Gradient logging: every {self.probe.interval:,} steps, {self.update.gradients.describe()}"
         return None
 
-    def take_figures(self) -> dict[str, float]:
-        """What a log reports of the steps since the last one."""
-        weighed = self.weights.balancer is not None
-        figures = {key(name, what): value for name, what, value in self.tally.figures(weighed=weighed)}
-        self.tally.begin_log()
-        means = self.probe.take()
-        self.cosines = means.cosines
-        return figures | means.logs() | self.update.figures()
+    def figures(self) -> Iterator[Figure]:
+        """What a log reports of the steps since the last one; it begins anew then."""
+        reporting: tuple[Reporting, ...] = (self.tally, self.probe, self.update)
+        for part in reporting:
+            yield from part.figures()
 
     @contextmanager
     def undone(self) -> Iterator[None]:
@@ -261,21 +255,21 @@ class Engine:
 
     # Checkpoints
 
+    @property
+    def _parts(self) -> tuple[Part, ...]:
+        return self.weights, self.update, self.tally, self.guard, self.probe
+
     def state_dict(self) -> dict[str, Any]:
         """The keys of its parts in the state of a checkpoint."""
-        parts = (self.tally, self.guard, self.update, self.probe)
-        state = {key: value for part in parts for key, value in part.state_dict().items()}
-        return state | {"balancing": self.weights.state_dict()}
+        return {key: value for part in self._parts for key, value in part.state_dict().items()}
 
-    def load_state_dict(self, state: Mapping[str, Any], folder: str) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint.
 
         Raises:
             ValueError: it is of another balancer or aggregator, or of other tasks.
         """
-        self.weights.load_state_dict(state["balancing"], folder)
-        self.update.load_state_dict(state, folder)
-        for part in (self.tally, self.guard, self.probe):
+        for part in self._parts:
             part.load_state_dict(state)
 
 
@@ -297,6 +291,6 @@ def build_engine(
         update: what is made of their gradients.
     """
     tasks = list(sources)
-    tally = Tally(tasks, datasets, runtime.device)
+    tally = Tally(tasks, datasets, runtime.device, weighed=weights.balancer is not None)
     guard, probe = Guard(runtime, sources, tally), build_probe(runtime, tasks, update)
     return Engine(runtime, tasks, weights=weights, update=update, guard=guard, probe=probe, tally=tally)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from transformers.utils import logging
 
 from ...aggregation import Outcome
+from ...hub.records import MEAN_COSINE, pair_key
 from ..parameters import shared_parameters
-from ..runtime import Runtime
+from ..runtime import Figure, Runtime
 from .apart import aliased, undone
 from .gradients import TaskGradients, average_over
 from .rows import Apart, Step
@@ -80,15 +81,15 @@ class Means:
         """Of the cosines."""
         return self._means("mean").get("")
 
-    def logs(self) -> dict[str, float]:
-        """What a log says of it; a name of a task has no slash, so no metric of a task has these names."""
+    def figures(self) -> Iterator[Figure]:
+        """What a log reports; a name of a task has no slash, so no metric of a task has these names."""
         norms, cosines = self.norms, self.cosines
-        logs = {f"{name}_grad_norm": norms[name] for name in self._tasks if name in norms}
+        yield from ((name, "grad_norm", norms[name]) for name in self._tasks if name in norms)
         if len(self._tasks) > _PAIRS:
             if self.mean is not None:
-                logs["cosine/mean"] = self.mean
+                yield None, MEAN_COSINE, self.mean
             cosines = dict(sorted(cosines.items(), key=lambda entry: entry[1])[:1])  # the worst pair alone
-        return logs | {f"cosine/{one}/{other}": cosine for (one, other), cosine in cosines.items()}
+        yield from ((None, pair_key(*pair), cosine) for pair, cosine in cosines.items())
 
 
 class Probe(ABC):
@@ -100,6 +101,7 @@ class Probe(ABC):
 
     Attributes:
         interval: optimizer steps from one measurement to the next; 0 for none.
+        cosines: by pair of tasks, what the last log reports.
     """
 
     interval = 0
@@ -107,6 +109,7 @@ class Probe(ABC):
     def __init__(self, runtime: Runtime, tasks: Sequence[str]) -> None:
         self.runtime, self.tasks = runtime, list(tasks)
         self._sums: Sums = {}
+        self.cosines: dict[Pair, float] = {}
 
     def begin(self) -> None:
         """Find out how often to measure; the model and its frozen parts are known when a training begins.
@@ -144,10 +147,11 @@ class Probe(ABC):
         """Of what was measured since the last log."""
         return Means(self._sums, self.tasks)
 
-    def take(self) -> Means:
-        """The means since the last log, which begin anew."""
+    def figures(self) -> Iterator[Figure]:
+        """What a log reports since the last one; it begins anew then."""
         means, self._sums = self.means, {}
-        return means
+        self.cosines = means.cosines
+        return means.figures()
 
     # Checkpoints
 

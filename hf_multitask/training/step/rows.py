@@ -216,13 +216,13 @@ def filler(forward: Mapping[str, Any]) -> dict[str, Any]:
     return {**rest, "task_rows": {}, "labels": {}}
 
 
-def all_tokens(batch: Batch, names: Sequence[str]) -> Batch:
-    """Inputs of all parts of a micro-batch, flat, for those who count tokens.
+def add_tokens(batches: Sequence[Batch], names: Sequence[str]) -> None:
+    """Add the inputs of all parts to every micro-batch, flat, for those who count tokens by the micro-batch.
 
     Args:
-        batch: a micro-batch, with ``forwards``.
+        batches: micro-batches, with ``forwards``.
         names: of the inputs.
     """
-    parts = batch["forwards"]
-    found = {name: [part[name].flatten() for part in parts if name in part] for name in names}
-    return {name: torch.cat(values) for name, values in found.items() if values}
+    for batch in batches:
+        found = {name: [part[name].flatten() for part in batch["forwards"] if name in part] for name in names}
+        batch |= {name: torch.cat(values) for name, values in found.items() if values}

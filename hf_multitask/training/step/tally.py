@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..runtime import Figure
 from .rows import Step
 
 
@@ -19,10 +20,13 @@ class Tally:
         tasks: names of the K tasks.
         datasets: names of the D datasets.
         device: of the process.
+        weighed: whether the weights of the tasks change, and belong into the log.
     """
 
-    def __init__(self, tasks: Sequence[str], datasets: Sequence[str], device: torch.device) -> None:
-        self.tasks, self.datasets = list(tasks), list(datasets)
+    def __init__(
+        self, tasks: Sequence[str], datasets: Sequence[str], device: torch.device, *, weighed: bool = False
+    ) -> None:
+        self.tasks, self.datasets, self.weighed = list(tasks), list(datasets), weighed
         self._rows, self._seen = dict.fromkeys(tasks, 0), dict.fromkeys(datasets, 0)
         self._new_rows_K = torch.zeros(len(self.tasks), dtype=torch.long, device=device)
         self._new_seen_D = torch.zeros(len(self.datasets), dtype=torch.long, device=device)
@@ -72,12 +76,8 @@ class Tally:
         """By task, rows since the last log."""
         return dict(zip(self.tasks, self._since_log_K.tolist(), strict=True))
 
-    def figures(self, *, weighed: bool) -> Iterator[tuple[str, str, float]]:
-        """What a log reports, as (task, name, value).
-
-        Args:
-            weighed: whether weights change, and belong into the log.
-        """
+    def figures(self) -> Iterator[Figure]:
+        """What a log reports since the last one; it begins anew then."""
         since, rows = self.rows_since_log(), self.rows
         for name in self.tasks:
             loss, weight, steps = self._sums[name]
@@ -85,10 +85,11 @@ class Tally:
                 yield name, "loss", loss / steps
             yield name, "share", since[name] / max(sum(since.values()), 1)
             yield name, "rows", rows[name]
-            if steps and weighed:
+            if steps and self.weighed:
                 yield name, "weight", weight / steps
             if name in self._left_out:
                 yield name, "left_out", self._left_out[name]
+        self.begin_log()
 
     # Checkpoints
 

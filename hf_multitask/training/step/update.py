@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from ...aggregation import Aggregator, Outcome, as_aggregator, build_aggregator, combine
 from ..parameters import shared_parameters
-from ..runtime import Runtime
+from ..runtime import Figure, Runtime
 from .gradients import TaskGradients, average, average_over
 from .guard import Guard
 from .rows import Batch, Step
@@ -70,9 +70,9 @@ class PlainUpdate:
         """
         return {}
 
-    def figures(self) -> dict[str, float]:
-        """What a log reports of it, since the last one."""
-        return {}
+    def figures(self) -> Iterator[Figure]:
+        """Nothing."""
+        return iter(())
 
     # Checkpoints
 
@@ -83,13 +83,13 @@ class PlainUpdate:
             state["fallback"] = self.gradients.fallback
         return {"aggregation": state}
 
-    def load_state_dict(self, state: Mapping[str, Any], folder: str) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint.
 
         Raises:
             ValueError: it is of another method.
         """
-        saved = state["aggregation"]
+        saved, folder = state["aggregation"], state["folder"]
         then = saved.get("method", self.method)  # checkpoints of early versions do not say
         if then != self.method:
             raise ValueError(
@@ -188,24 +188,25 @@ class AggregatedUpdate(PlainUpdate):
                         parameter.grad = torch.zeros_like(parameter)
                     average(parameter.grad)
 
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> Iterator[Figure]:
         """How many steps since the last log took the plain sum, ``aggregation_failures``, where any did."""
         new, self._logged_failures = self._failures - self._logged_failures, self._failures
-        return {"aggregation_failures": new} if new else {}
+        if new:
+            yield None, "aggregation_failures", new
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
         state = super().state_dict()
         state["aggregation"]["state"] = self.aggregator.state_dict()  # type: ignore[union-attr]
         return state
 
-    def load_state_dict(self, state: Mapping[str, Any], folder: str) -> None:  # noqa: D102
-        super().load_state_dict(state, folder)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: D102
+        super().load_state_dict(state)
         if saved := state["aggregation"].get("state"):
             try:
                 self.aggregator.load_state_dict(saved)  # type: ignore[union-attr]
             except (KeyError, TypeError, AttributeError) as problem:
                 raise ValueError(
-                    f"What '{self.method}' remembers in checkpoint '{folder}' is not of this method and these "
+                    f"What '{self.method}' remembers in checkpoint '{state['folder']}' is not of this method and these "
                     "aggregation_kwargs. Put them back."
                 ) from problem
 

@@ -128,32 +128,33 @@ class TaskWeights:
     # Checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds, as plain values."""
+        """The key ``balancing`` of the state of a checkpoint, as plain values."""
         if self.balancer is None:
-            return {}
-        name = type(self.balancer).__name__
-        return {"balancer": name, "tasks": self.tasks, "losses": self._losses, "state": self.balancer.state_dict()}
+            return {"balancing": {}}
+        name, state = type(self.balancer).__name__, self.balancer.state_dict()
+        return {"balancing": {"balancer": name, "tasks": self.tasks, "losses": self._losses, "state": state}}
 
-    def load_state_dict(self, state: Mapping[str, Any], folder: str) -> None:
-        """Go on from a checkpoint.
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint.
 
         Raises:
             ValueError: it has another balancer, or other tasks.
         """
-        then, now = state.get("balancer", "none"), "none" if self.balancer is None else type(self.balancer).__name__
+        saved, folder = state["balancing"], state["folder"]
+        then, now = saved.get("balancer", "none"), "none" if self.balancer is None else type(self.balancer).__name__
         if then != now:
             raise ValueError(
                 f"The balancing of this run and of checkpoint '{folder}' differ: {now} now, {then} then. Put it back."
             )
         if self.balancer is None:
             return
-        if state["tasks"] != self.tasks:
+        if saved["tasks"] != self.tasks:
             raise ValueError(
                 f"The tasks of this run and of checkpoint '{folder}' differ, or their order: {', '.join(self.tasks)} "
-                f"now, {', '.join(state['tasks'])} then. Put them back."
+                f"now, {', '.join(saved['tasks'])} then. Put them back."
             )
-        self._losses = dict(state["losses"])
-        self.balancer.load_state_dict(state["state"])
+        self._losses = dict(saved["losses"])
+        self.balancer.load_state_dict(saved["state"])
 
 
 def constant_losses(mixture: Mixture, tasks: Mapping[str, Task], given: Any) -> dict[str, float]:
