@@ -131,7 +131,11 @@ class FramesModel(PreTrainedModel):
         return self.words
 
     def forward(self, input_ids=None, attention_mask=None, input_features=None, **kwargs):
-        hidden = self.words(input_ids) if input_features is None else self.frames(input_features)
+        hidden = (
+            self.words(input_ids)
+            if input_features is None
+            else self.frames(input_features.to(self.frames.weight.dtype))
+        )
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
         mean = (hidden * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
         both = torch.cat([hidden, mean.expand_as(hidden)], -1)

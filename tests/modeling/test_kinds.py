@@ -104,7 +104,7 @@ def ask(monkeypatch, tmp_path):
     def run(script, *arguments):
         command = [sys.executable, "-c", script, *map(str, arguments)]
         where = tmp_path / "copy"
-        result = subprocess.run(command, capture_output=True, text=True, cwd=where, timeout=300)
+        result = subprocess.run(command, capture_output=True, text=True, cwd=where, timeout=900)
         assert result.returncode == 0, result.stderr[-3000:]
         return result.stdout.splitlines()[-1]
 

@@ -238,7 +238,9 @@ def test_a_row_of_the_data_is_read_by_its_words(multitask):
 
 def test_a_span_on_a_special_token_keeps_its_brackets(build_model, tokenizer):
     labels, text = ["O", "B-X", "I-X"], "Call [MASK], now."
-    task = build_task("t", {"type": "token-classification", "label_names": labels, "spans_column": "spans"})
+    task = build_task(
+        "t", {"type": "token-classification", "label_names": labels, "text_column": "text", "spans_column": "spans"}
+    )
     model = build_model(tasks={"t": task})
     reader, values = task.reader, model.config.task("t")
     reading = reader.read(values, {"text": text}, reader.encoder(tokenizer, model.config.backbone_config, values))

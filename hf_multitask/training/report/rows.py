@@ -10,6 +10,7 @@ from transformers.utils import logging
 
 from ...data import Encoded
 from ...data.encoding import label_column
+from ...modeling.readers import TEXTS
 from ...tasks import Task
 
 logger = logging.get_logger(__name__)
@@ -39,7 +40,7 @@ def report_cut(name: str, encoded: Encoded, tasks: Sequence[Task], split: str) -
     if cut := encoded.cut_rows():
         cutting = [task for task in tasks if task.windows_key is None]
         unit = tasks[0].reader.unit
-        windows = any(hasattr(task, "stride") for task in cutting)
+        windows = any(hasattr(task, "stride") and task.reader.modality == TEXTS for task in cutting)
         logger.warning(
             f"{cut} of {rows} rows of '{name}' ({split}) are longer than {encoded.limit} {unit} and were cut. The "
             f"max_length of the task sets the limit{', and its stride has long texts read whole' if windows else ''}."
