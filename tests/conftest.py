@@ -20,7 +20,7 @@ from datasets import Dataset
 from fork_server import shell
 from hub_server import Hub
 from pages import files_of
-from stages import SECONDS, SHARED, STAGES, Limits, stage_of
+from stages import SHARED, STAGES, Limits, stage_of
 from tiny import NER_LABELS, read_rows, save_backbone
 from transformers import AutoTokenizer
 
@@ -61,8 +61,6 @@ def pytest_configure(config):
 def pytest_itemcollected(item):
     item.stash[STAGE] = stage = stage_of(item, Path(__file__).parent)
     item.add_marker(stage)
-    if stage in SECONDS and not item.get_closest_marker("timeout"):
-        item.add_marker(pytest.mark.timeout(SECONDS[stage]))
     for name in SHARED:
         if name in item.fixturenames:
             item.add_marker(pytest.mark.xdist_group(name))

@@ -71,7 +71,7 @@ def server(*modules: str) -> Server:
 
 
 def python(
-    script: str, *arguments: str, folder: str | Path = ".", timeout: float = 300, **environment: str
+    script: str, *arguments: str, folder: str | Path = ".", timeout: float = 500, **environment: str
 ) -> subprocess.CompletedProcess:
     """What ``python -c script arguments`` does in a folder, with its output and errors."""
     sys.audit("tests.fork", "python -c")

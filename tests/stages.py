@@ -30,7 +30,6 @@ FOLDERS = {
 FIXTURES = {"arguments": "trainer", "hub": "process"}
 # Fixtures whose users go to one worker of xdist: what they start is started once.
 SHARED = ("launches", "hub", "context")
-SECONDS = {"unit": 60}  # for one test, where it sets no limit itself
 ORDER = list(STAGES)
 EVENTS = ("subprocess.Popen", "os.posix_spawn", "os.system", "tests.fork")
 

@@ -31,6 +31,7 @@ def test_methods_left_out_are_mentioned():
         assert name.replace("_", "") in PAGE.lower()
 
 
+@pytest.mark.trainer
 def test_aggregator_of_the_page_trains(import_file, backbone_path, tmp_path):
     module = import_file("strongest_first", files_of("aggregation.md")["strongest_first.py"])
     trainer, _ = conflicts.train(backbone_path(), tmp_path, aggregator=module.StrongestFirst())

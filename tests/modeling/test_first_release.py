@@ -24,6 +24,7 @@ def test_it_answers_as_it_did(name):
         assert_same(json.loads(json.dumps(ask(asked, tasks=tasks))), answer)
 
 
+@pytest.mark.trainer
 def test_its_rules_are_named_once_and_left_by_a_trainer(caplog, tmp_path):
     ask = pipeline("multitask", str(FOLDER / "encoder"))
     task = next(task["name"] for task in ask.model.config.tasks if task["type"] == "token-classification")

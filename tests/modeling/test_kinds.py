@@ -2,11 +2,10 @@
 
 import ast
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from fork_server import python
 from reading import TASKS
 
 import hf_multitask
@@ -102,15 +101,14 @@ def ask(monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "copy"))
 
     def run(script, *arguments):
-        command = [sys.executable, "-c", script, *map(str, arguments)]
-        where = tmp_path / "copy"
-        result = subprocess.run(command, capture_output=True, text=True, cwd=where, timeout=900)
+        result = python(script, *map(str, arguments), folder=tmp_path / "copy")
         assert result.returncode == 0, result.stderr[-3000:]
         return result.stdout.splitlines()[-1]
 
     return run
 
 
+@pytest.mark.process
 def test_a_new_type_is_a_file_a_file_and_a_row(ask, backbone_path, tmp_path):
     """Beside a page of the documentation and the export in ``tasks/__init__``; nothing else has to know of it."""
     package = tmp_path / "copy" / "hf_multitask"

@@ -107,6 +107,7 @@ def test_resume_is_exact(trainer, tmp_path):
     assert all(torch.equal(value, ours[name]) for name, value in theirs.items())
 
 
+@pytest.mark.trainer
 def test_recipes_name_the_type(count, backbone_path, tmp_path, capsys):
     for split in ("train", "validation"):
         entities(split, 12).to_json(tmp_path / f"{split}.jsonl")
