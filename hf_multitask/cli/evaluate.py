@@ -43,4 +43,4 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
         metrics = trainer.evaluate(data, metric_key_prefix=prefix)
         if "output_dir" in overrides:
             trainer.save_metrics(prefix, metrics, combined=False)
-    show_metrics({split: metrics}, model.config.task_names)
+    show_metrics({split: metrics}, model.config.task_names, trainer.progress.metrics)

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
+from ..hub.records import Orders, average_of, by_task, ranked
 from ..modeling import MultiTaskModel, MultiTaskPipeline
 from ..modeling.backbone import resolve_backbone
 from ..modeling.inputs import as_text
@@ -18,7 +19,7 @@ from ..modeling.tags import TagReader
 from ..tasks import Task
 from ..training import MultiTaskTrainer, MultiTaskTrainingArguments
 from ..training.preparation import resolve_tasks, without_streams
-from ..training.report.console import FEW, MANY, by_task, ranked, table
+from ..training.report.console import FEW, MANY, table
 from ..training.state.checkpoint import last_whole_checkpoint
 from .arguments import build_arguments, parse_overrides
 from .recipe import Recipe, read_recipe
@@ -147,7 +148,7 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
     if trainer.is_world_process_zero():
         if measured:
             print()
-            show_metrics(measured, trainer.model.config.task_names)
+            show_metrics(measured, trainer.model.config.task_names, trainer.progress.metrics)
         _show_example(trainer, data)
         print(f"\nModel, card and results are in {trainer.args.output_dir}")
         if trainer.args.report_to and "tensorboard" in trainer.args.report_to:
@@ -166,29 +167,30 @@ class _Begun(TrainerCallback):
         self.namespace.prepared = True
 
 
-def show_metrics(measured: Mapping[str, Mapping[str, float]], tasks: Sequence[str]) -> None:
-    """Print a table with a line per task and metric and a column per split; of many tasks, the worst and the best."""
-    first = next(iter(measured.values()), {})
+def show_metrics(
+    measured: Mapping[str, Mapping[str, float]], tasks: Sequence[str], names: Orders | None = None
+) -> None:
+    """Print a table with a line per task and metric and a column per split; of many tasks, the worst and the best.
+
+    Args:
+        measured: the metrics of an evaluation of each split.
+        tasks: the names of the model's tasks.
+        names: the names of the metrics of each task.
+    """
+    found = {split: by_task(metrics, tasks, names)[0] for split, metrics in measured.items()}
     if len(tasks) > MANY:
-        _, order = ranked(by_task(first, tasks)[0])
+        _, order = ranked(next(iter(found.values()), {}))
         shown = [name for name, _ in (order if len(order) <= 2 * FEW else order[:FEW] + order[-FEW:])]
         print(f"{len(order):,} tasks; the worst and the best {FEW} (all of them: the results in JSON)")
     else:
         shown = list(tasks)
-    prefixes = {split: {"validation": "eval"}.get(split, split) for split in measured}
     lines: list[list[str]] = [["task", "metric", *measured]]
     rows: dict[tuple[str, str], dict[str, float]] = {}
-    for split, metrics in measured.items():
-        for key, value in metrics.items():
-            rest = key.removeprefix(f"{prefixes[split]}_")
-            owners = [task for task in tasks if rest.startswith(f"{task}_")]
-            if owners:
-                task = max(owners, key=len)
-                if task not in shown:
-                    continue
-                rows.setdefault((task, rest.removeprefix(f"{task}_")), {})[split] = value
-        rows.setdefault(("average", ""), {})[split] = metrics[f"{prefixes[split]}_average"]
-    rows[("average", "")] = rows.pop(("average", ""))
+    for split, own in found.items():
+        for task, values in own.items():
+            for metric, value in values.items() if task in shown else ():
+                rows.setdefault((task, metric), {})[split] = value
+    rows[("average", "")] = {split: average_of(metrics) for split, metrics in measured.items()}
     for line, values in rows.items():
         lines.append([*line, *(f"{values[split]:.4f}" if split in values else "-" for split in measured)])
     print(table(lines))

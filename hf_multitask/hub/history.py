@@ -6,9 +6,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .records import MEAN_COSINE, Orders, average_of, by_task, is_end, pairs, prefix_of
+
 SPLITS = {"eval": "validation", "test": "test"}
 Points = list[tuple[int, float]]  # optimizer steps, and what was measured there
-Orders = Mapping[str, Sequence[str]]  # by task, the names of its metrics
 Cosines = dict[tuple[str, str], float]  # by pair of tasks
 
 
@@ -23,22 +24,6 @@ class Result:
     step: int
 
 
-def _owner(key: str, tasks: Collection[str]) -> tuple[str, str] | None:
-    """The task and metric of a key such as ``ner_f1``: of two names that begin it the longer one owns it."""
-    words = key.split("_")
-    for end in range(len(words) - 1, 0, -1):
-        if (name := "_".join(words[:end])) in tasks:
-            return name, "_".join(words[end:])
-    return None
-
-
-def _figures(entry: Mapping[str, Any], prefix: str, tasks: Collection[str]) -> Iterator[tuple[str, str, float]]:
-    """Task, metric and value of what an entry says under a prefix."""
-    for key, value in entry.items():
-        if key.startswith(prefix) and (owner := _owner(key.removeprefix(prefix), tasks)):
-            yield *owner, value
-
-
 def _evaluations(history: Sequence[Mapping[str, Any]], best: int | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Splits and log entries of the evaluations that tell of the saved model, the later ones last.
 
@@ -48,14 +33,14 @@ def _evaluations(history: Sequence[Mapping[str, Any]], best: int | None) -> Iter
     """
     end = _end(history)
     for number, entry in enumerate(history):
-        for prefix in SPLITS:
-            if f"{prefix}_average" in entry and (best is None or number > end or entry.get("step") == best):
-                yield prefix, entry
+        prefix = prefix_of(entry)
+        if prefix in SPLITS and (best is None or number > end or entry.get("step") == best):
+            yield SPLITS[prefix], entry
 
 
 def _end(history: Sequence[Mapping[str, Any]]) -> int:
     """Where the log's entry of the end of training stands."""
-    ends = [number for number, entry in enumerate(history) if "train_runtime" in entry]
+    ends = [number for number, entry in enumerate(history) if is_end(entry)]
     return ends[-1] if ends else len(history)
 
 
@@ -75,13 +60,12 @@ def results(
             the log where a task is not named.
         best: the step whose weights were loaded at the end of training; None where the last ones are saved.
     """
-    names = set(tasks)
     found: dict[tuple[str, str | None, str], Result] = {}
-    for prefix, entry in _evaluations(history, best):
+    for split, entry in _evaluations(history, best):
         step = entry.get("step", 0) if best is None else best
-        for task, metric, value in _figures(entry, f"{prefix}_", names):
-            found[prefix, task, metric] = Result(SPLITS[prefix], task, metric, value, step)
-        found[prefix, None, "average"] = Result(SPLITS[prefix], None, "average", entry[f"{prefix}_average"], step)
+        for task, own in by_task(entry, tasks, metrics)[0].items():
+            found |= {(split, task, metric): Result(split, task, metric, own[metric], step) for metric in own}
+        found[split, None, "average"] = Result(split, None, "average", average_of(entry), step)
     place = {task: number for number, task in enumerate([*tasks, None])}
     orders = {task: {name: number for number, name in enumerate(names)} for task, names in (metrics or {}).items()}
 
@@ -113,20 +97,20 @@ def curves(
         tasks: their names.
         metrics: see :func:`results`.
     """
-    names = set(tasks)
     losses: dict[str, Points] = {}
     orders = {task: [name for name in own if name != "loss"] for task, own in (metrics or {}).items()}
     primary: dict[str, tuple[str, Points]] = {task: (own[0], []) for task, own in orders.items() if own}
     for entry in history[: _end(history)]:
         step = entry.get("step", 0)
         if "loss" in entry:
-            for task, metric, value in _figures(entry, "", names):
-                if metric == "loss":
-                    losses.setdefault(task, []).append((step, value))
-        elif "eval_average" in entry:
-            for task, metric, value in _figures(entry, "eval_", names):
-                if metric != "loss" and primary.setdefault(task, (metric, []))[0] == metric:
-                    primary[task][1].append((step, value))
+            for task, found in by_task(entry, tasks)[0].items():
+                if "loss" in found:
+                    losses.setdefault(task, []).append((step, found["loss"]))
+        elif prefix_of(entry) == "eval":
+            for task, found in by_task(entry, tasks, metrics)[0].items():
+                for metric, value in found.items():
+                    if metric != "loss" and primary.setdefault(task, (metric, []))[0] == metric:
+                        primary[task][1].append((step, value))
     measured = {task: primary[task] for task in tasks if task in primary and primary[task][1]}
     return {task: losses[task] for task in tasks if task in losses}, measured
 
@@ -136,14 +120,14 @@ def gradients(history: Sequence[Mapping[str, Any]], tasks: Collection[str]) -> t
 
     Of more tasks than are logged pair by pair there are no cosines.
     """
-    names = set(tasks)
     norms: dict[str, Points] = {}
     cosines: Cosines = {}
     for entry in history[: _end(history)]:
-        if "loss" in entry and "cosine/mean" not in entry:
-            pairs = {key: value for key, value in entry.items() if key.startswith("cosine/")}
-            cosines |= {(one, other): value for key, value in pairs.items() for _, one, other in [key.split("/")]}
-        for task, metric, value in _figures(entry, "", names) if "loss" in entry else ():
-            if metric == "grad_norm":
-                norms.setdefault(task, []).append((entry.get("step", 0), value))
+        if "loss" not in entry:
+            continue
+        if MEAN_COSINE not in entry:
+            cosines |= pairs(entry)
+        for task, found in by_task(entry, tasks)[0].items():
+            if "grad_norm" in found:
+                norms.setdefault(task, []).append((entry.get("step", 0), found["grad_norm"]))
     return {name: norms[name] for name in tasks if name in norms}, cosines

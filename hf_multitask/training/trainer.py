@@ -205,7 +205,7 @@ class MultiTaskTrainer(Trainer):
         if len(self.tasks) > SEVERAL:
             consoles = [self.pop_callback(PrinterCallback), self.pop_callback(ProgressCallback)]
             shown = next((type(callback) for callback in consoles if callback is not None), None)
-            for callback in summary_callbacks(shown, list(self.tasks)):
+            for callback in summary_callbacks(shown, list(self.tasks), lambda: self.progress.metrics):
                 self.add_callback(callback)
         if self.args.early_stopping_patience is not None:
             self.add_callback(ResumableEarlyStopping(self.args.early_stopping_patience))

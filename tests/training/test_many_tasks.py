@@ -10,7 +10,8 @@ from transformers import AutoTokenizer, ProgressCallback
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainer, SequenceClassification
 from hf_multitask.cli.train import show_metrics
-from hf_multitask.training.report.console import FEW, MANY, by_task, summarise
+from hf_multitask.hub.records import by_task
+from hf_multitask.training.report.console import FEW, MANY, summarise
 
 
 def names(count):

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from hf_multitask import MultiTaskTrainer
+from hf_multitask.hub.records import ranked
 from hf_multitask.tasks import build_task
 from hf_multitask.training.evaluation.results import check_results
-from hf_multitask.training.report.console import ranked
 from hf_multitask.training.state.best import Best
 
 TASK = build_task("s", {"type": "sequence-classification"})

@@ -13,12 +13,13 @@ from transformers.trainer_utils import PredictionOutput, speed_metrics
 
 from ...data import MixtureCollator
 from ...data.workers import leave_sigterm_to_parent
+from ...hub.records import flat
 from ...modeling.generation import generation_kwargs
 from ...modeling.heads import IGNORE, Head
 from ...tasks import Task
 from ..processors import Processing
 from ..runtime import Inputs, Runtime
-from .rows import NUMBERS, EvaluationRows, Metric, Preprocess, prefixed, sweep_loader
+from .rows import NUMBERS, EvaluationRows, Metric, Preprocess, sweep_loader
 from .scores import Part, Scores, score
 
 
@@ -154,9 +155,7 @@ class Evaluator:
         self.measured_rows[prefix] = rows.sizes
         start = time.time()
         scores = self.scores(rows, "Evaluation")
-        metrics = {
-            key: value for name, result in scores.items() for key, value in prefixed(result.metrics, prefix, name)
-        }
+        metrics = flat({name: result.metrics for name, result in scores.items()}, prefix)
         self.primary = {name: result.primary for name, result in scores.items()}
         self.metric_names = {name: list(result.metrics) for name, result in scores.items()}
         average = sum(value for _, value in self.primary.values() if math.isfinite(value)) / len(scores)
@@ -173,6 +172,6 @@ class Evaluator:
         finally:
             self._keeps_predictions = False
         return {
-            name: PredictionOutput(*result.arrays(), dict(prefixed(result.metrics, prefix, name)))
+            name: PredictionOutput(*result.arrays(), flat({name: result.metrics}, prefix))
             for name, result in scores.items()
         }

@@ -136,8 +136,3 @@ def sweep_loader(
         generator=torch.Generator().manual_seed(0),
         **kwargs,
     )
-
-
-def prefixed(metrics: Mapping[str, float], *prefix: str) -> Iterator[tuple[str, float]]:
-    """Metrics under names such as ``eval_ner_f1``."""
-    return (("_".join([*prefix, name]), value) for name, value in metrics.items())

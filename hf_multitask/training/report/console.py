@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from transformers.training_args import TrainingArguments
 from transformers.utils import logging
 
 from ...data import Share
+from ...hub.records import MEAN_COSINE, Orders, by_task, pair_key, pairs, ranked
 from ...modeling.saving import storage_failure
 
 if TYPE_CHECKING:
@@ -28,44 +28,9 @@ SEVERAL = 4  # with more tasks, consoles show one of the cosines between them
 FILE_NAME = "task_metrics.jsonl"
 
 
-def by_task(logs: Mapping[str, Any], tasks: Collection[str]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Split a log into what belongs to each task, by task and metric, and the rest.
-
-    Of two names that begin a key, such as ``a`` and ``a_b``, the longer one owns it.
-    """
-    known = set(tasks)
-    averages = [key.removesuffix("average") for key in logs if key.endswith("_average")]
-    prefix = min(averages, key=len, default="")
-    own: dict[str, dict[str, Any]] = {}
-    rest: dict[str, Any] = {}
-    for key, value in logs.items():
-        words = key.removeprefix(prefix).split("_") if key.startswith(prefix) else []
-        starts = (("_".join(words[:end]), "_".join(words[end:])) for end in range(len(words) - 1, 0, -1))
-        task, metric = next(((start, end) for start, end in starts if start in known), ("", ""))
-        if task:
-            own.setdefault(task, {})[metric] = value
-        else:
-            rest[key] = value
-    return own, rest
-
-
-def ranked(own: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[tuple[str, float]]]:
-    """Tasks from worst to best: by their primary metric in an evaluation, by their loss in training.
-
-    Returns:
-        What they are ranked by, ``primary`` or ``loss``, and each with its value.
-    """
-    measured = {task: next((key for key in found if key != "loss"), None) for task, found in own.items()}
-    if any(metric not in (None, "share") for metric in measured.values()):
-        values = [(task, float(own[task][metric])) for task, metric in measured.items() if metric is not None]
-        return "primary", sorted(values, key=lambda entry: -math.inf if math.isnan(entry[1]) else entry[1])
-    values = [(task, float(found["loss"])) for task, found in own.items() if "loss" in found]
-    return "loss", sorted(values, key=lambda entry: -math.inf if math.isnan(entry[1]) else -entry[1])
-
-
-def summarise(logs: Mapping[str, Any], tasks: Collection[str]) -> dict[str, Any]:
+def summarise(logs: Mapping[str, Any], tasks: Collection[str], metrics: Orders | None = None) -> dict[str, Any]:
     """A log without what belongs to single tasks, and in its place their mean, and the worst and best few."""
-    own, rest = by_task(logs, tasks)
+    own, rest = by_task(logs, tasks, metrics)
     what, order = ranked(own)
     if not order:
         return rest
@@ -83,12 +48,12 @@ def summarise(logs: Mapping[str, Any], tasks: Collection[str]) -> dict[str, Any]
     }
 
 
-def shorten(logs: Mapping[str, Any], tasks: Collection[str]) -> dict[str, Any]:
+def shorten(logs: Mapping[str, Any], tasks: Collection[str], metrics: Orders | None = None) -> dict[str, Any]:
     """A log for a console: the summary of many tasks, and of several the lowest cosine of all pairs."""
     if len(tasks) > MANY:
-        return summarise(logs, tasks)
-    pairs = sorted((value, key) for key, value in logs.items() if key.startswith("cosine/"))
-    hidden = {key for _, key in pairs[1:]}
+        return summarise(logs, tasks, metrics)
+    cosines = [*(pair_key(*pair) for pair in pairs(logs)), *([MEAN_COSINE] if MEAN_COSINE in logs else [])]
+    hidden = set(sorted(cosines, key=lambda key: (logs[key], key))[1:])
     return {key: value for key, value in logs.items() if key not in hidden}
 
 
@@ -96,6 +61,7 @@ class _Summarising(TrainerCallback):
     """Shows less where the class beside it would show all."""
 
     tasks: Collection[str] = ()
+    metrics: Callable[[], Orders] = dict
 
     def on_log(
         self,
@@ -106,7 +72,7 @@ class _Summarising(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Hand on what is left."""
-        super().on_log(args, state, control, logs=shorten(logs or {}, self.tasks), **kwargs)
+        super().on_log(args, state, control, logs=shorten(logs or {}, self.tasks, self.metrics()), **kwargs)
 
 
 class SummaryPrinter(_Summarising, PrinterCallback):
@@ -124,10 +90,11 @@ class TaskMetricsFile(TrainerCallback):
 
     Args:
         tasks: their names.
+        metrics: returns the names of the metrics of each task.
     """
 
-    def __init__(self, tasks: Collection[str]) -> None:
-        self.tasks = tasks
+    def __init__(self, tasks: Collection[str], metrics: Callable[[], Orders] = dict) -> None:
+        self.tasks, self.metrics = tasks, metrics
 
     def on_log(
         self,
@@ -138,7 +105,7 @@ class TaskMetricsFile(TrainerCallback):
         **kwargs: Any,  # noqa: ARG002
     ) -> None:
         """Add a line."""
-        own, rest = by_task(logs or {}, self.tasks)
+        own, rest = by_task(logs or {}, self.tasks, self.metrics())
         if own and state.is_world_process_zero:
             path = Path(str(args.output_dir)) / FILE_NAME
             line = {"step": state.global_step, "epoch": state.epoch, "metrics": rest, "tasks": own}
@@ -152,13 +119,15 @@ class TaskMetricsFile(TrainerCallback):
                 logger.warning(f"{path} lacks the log of step {state.global_step} ({reason}). Free some space.")
 
 
-def summary_callbacks(shown: type[TrainerCallback] | None, tasks: Collection[str]) -> list[TrainerCallback]:
+def summary_callbacks(
+    shown: type[TrainerCallback] | None, tasks: Collection[str], metrics: Callable[[], Orders] = dict
+) -> list[TrainerCallback]:
     """What takes the place of a console's callback where there are several tasks; the file, where there are many."""
     console: _Summarising | None = None
     if shown is not None:
         console = SummaryPrinter() if issubclass(shown, PrinterCallback) else SummaryProgress()
-        console.tasks = tasks
-    file = [TaskMetricsFile(tasks)] if len(tasks) > MANY else []
+        console.tasks, console.metrics = tasks, metrics
+    file = [TaskMetricsFile(tasks, metrics)] if len(tasks) > MANY else []
     return [*file, *([] if console is None else [console])]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...hub.records import key_of
 from ..parameters import last_shared_matrix
 from ..runtime import Runtime
 from .apart import random_state_kept, undone
@@ -246,7 +247,7 @@ class Engine:
     def take_figures(self) -> dict[str, float]:
         """What a log reports of the steps since the last one."""
         weighed = self.weights.balancer is not None
-        figures = {f"{name}_{what}": value for name, what, value in self.tally.figures(weighed=weighed)}
+        figures = {key_of(name, what): value for name, what, value in self.tally.figures(weighed=weighed)}
         self.tally.begin_log()
         means = self.probe.take()
         self.cosines = means.cosines

@@ -11,6 +11,7 @@ import torch
 from transformers.utils import logging
 
 from ...aggregation import Outcome
+from ...hub.records import MEAN_COSINE, key_of, pair_key
 from ..parameters import shared_parameters
 from ..runtime import Runtime
 from .apart import aliased, undone
@@ -83,12 +84,12 @@ class Means:
     def logs(self) -> dict[str, float]:
         """What a log says of it; a name of a task has no slash, so no metric of a task has these names."""
         norms, cosines = self.norms, self.cosines
-        logs = {f"{name}_grad_norm": norms[name] for name in self._tasks if name in norms}
+        logs = {key_of(name, "grad_norm"): norms[name] for name in self._tasks if name in norms}
         if len(self._tasks) > _PAIRS:
             if self.mean is not None:
-                logs["cosine/mean"] = self.mean
+                logs[MEAN_COSINE] = self.mean
             cosines = dict(sorted(cosines.items(), key=lambda entry: entry[1])[:1])  # the worst pair alone
-        return logs | {f"cosine/{one}/{other}": cosine for (one, other), cosine in cosines.items()}
+        return logs | {pair_key(*pair): cosine for pair, cosine in cosines.items()}
 
 
 class Probe(ABC):

@@ -1,0 +1,122 @@
+"""A log by task and its flat keys: the only place where task and metric become a key, and where a key is read.
+
+The Trainer, its callbacks and the Hub know flat keys: ``ner_loss`` of training, ``eval_ner_f1`` of an evaluation. Names
+of tasks and metrics hold underscores, and the Trainer has keys of its own, such as ``grad_norm`` and ``learning_rate``,
+that may begin like a task. What a key stands for is therefore looked up in what is measured of each task.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+Orders = Mapping[str, Sequence[str]]  # by task, the names of its metrics
+ByTask = dict[str, dict[str, Any]]  # by task and metric
+
+TRAINING = ("loss", "share", "rows", "weight", "left_out", "grad_norm")  # what a log of training says of a task
+MEAN_COSINE = "cosine/mean"
+_COSINE = "cosine/"  # names of tasks hold no slash
+_AVERAGE = "_average"  # no name of a task; every evaluation has it, after the prefix
+_SPEED = ("runtime", "samples_per_second", "steps_per_second", "tokens_per_second", "jit_compilation_time")
+
+
+def key_of(task: str, metric: str, prefix: str | None = None) -> str:
+    """The flat key of a task's metric: ``ner_loss``, or ``eval_ner_loss`` with the prefix ``eval``."""
+    return f"{task}_{metric}" if prefix is None else f"{prefix}_{task}_{metric}"
+
+
+def flat(own: Mapping[str, Mapping[str, Any]], prefix: str | None = None) -> dict[str, Any]:
+    """Metrics by task under their flat keys."""
+    return {key_of(task, metric, prefix): value for task, found in own.items() for metric, value in found.items()}
+
+
+def pair_key(one: str, other: str) -> str:
+    """The flat key of the cosine between the gradients of two tasks."""
+    return f"{_COSINE}{one}/{other}"
+
+
+def prefix_of(log: Mapping[str, Any]) -> str | None:
+    """The prefix of an evaluation's log, such as ``eval``; None where the log is of training."""
+    averages = [name.removesuffix(_AVERAGE) for name in log if name.endswith(_AVERAGE)]
+    return min(averages, key=len, default=None)  # a task's metric may be named average as well, behind the prefix
+
+
+def is_end(log: Mapping[str, Any]) -> bool:
+    """Whether a log is that of the end of training, which says nothing of single tasks."""
+    return "train_runtime" in log and prefix_of(log) is None
+
+
+def average_of(log: Mapping[str, Any]) -> float:
+    """The mean of the primary metrics, of an evaluation's log."""
+    return log[f"{prefix_of(log)}{_AVERAGE}"]
+
+
+def by_task(
+    log: Mapping[str, Any], tasks: Collection[str], metrics: Orders | None = None
+) -> tuple[ByTask, dict[str, Any]]:
+    """Split a log into what belongs to each task, by task and metric, and the rest.
+
+    A metric of an evaluation that ``metrics`` does not name belongs to the task with the longest name that begins its
+    key.
+
+    Args:
+        log: of training or of an evaluation.
+        tasks: their names.
+        metrics: by task, the names of its metrics in evaluations.
+    """
+    own: ByTask = {}
+    rest: dict[str, Any] = {}
+    known, prefix, end = set(tasks), prefix_of(log), is_end(log)
+    orders = {task: set(names) for task, names in (metrics or {}).items()}
+    for name, value in log.items():
+        found = None if end else _owner(name, known, prefix, orders)
+        if found is None:
+            rest[name] = value
+        else:
+            own.setdefault(found[0], {})[found[1]] = value
+    return own, rest
+
+
+def _owner(name: str, tasks: set[str], prefix: str | None, metrics: Mapping[str, set[str]]) -> tuple[str, str] | None:
+    """Task and metric of a flat key; None for one that is of no single task."""
+    if prefix is None:
+        return next((pair for pair in _pairs(name, tasks) if pair[1] in TRAINING), None)
+    if not name.startswith(f"{prefix}_"):
+        return None
+    rest = name.removeprefix(f"{prefix}_")
+    pairs = list(_pairs(rest, tasks))
+    exact = next((pair for pair in pairs if pair[1] in metrics.get(pair[0], ())), None)
+    return exact or next(iter(pairs if rest not in _SPEED else ()), None)
+
+
+def _pairs(name: str, tasks: set[str]) -> Iterator[tuple[str, str]]:
+    """Every way to read a key as a task and a metric, that with the longest task first."""
+    words = name.split("_")
+    for end in range(len(words) - 1, 0, -1):
+        if (task := "_".join(words[:end])) in tasks:
+            yield task, "_".join(words[end:])
+
+
+def pairs(log: Mapping[str, Any]) -> dict[tuple[str, str], float]:
+    """By pair of tasks, the cosines that a log tells between their gradients."""
+    found = {}
+    for name, value in log.items():
+        if name.startswith(_COSINE) and name != MEAN_COSINE:
+            one, other = name.removeprefix(_COSINE).split("/")
+            found[one, other] = value
+    return found
+
+
+def ranked(own: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[tuple[str, float]]]:
+    """Tasks from worst to best: by their primary metric in an evaluation, by their loss in training.
+
+    Returns:
+        What they are ranked by, ``primary`` or ``loss``, and each with its value.
+    """
+    measured = {task: next((name for name in found if name != "loss"), None) for task, found in own.items()}
+    if any(metric not in (None, "share") for metric in measured.values()):
+        values = [(task, float(own[task][metric])) for task, metric in measured.items() if metric is not None]
+        return "primary", sorted(values, key=lambda entry: -math.inf if math.isnan(entry[1]) else entry[1])
+    values = [(task, float(found["loss"])) for task, found in own.items() if "loss" in found]
+    return "loss", sorted(values, key=lambda entry: -math.inf if math.isnan(entry[1]) else -entry[1])
