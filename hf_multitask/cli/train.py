@@ -173,9 +173,9 @@ def show_metrics(
     """Print a table with a line per task and metric and a column per split; of many tasks, the worst and the best.
 
     Args:
-        measured: by split, the results of an evaluation.
-        tasks: of the model.
-        names: by task, those of its metrics.
+        measured: the metrics of an evaluation of each split.
+        tasks: the names of the model's tasks.
+        names: the names of the metrics of each task.
     """
     found = {split: by_task(metrics, tasks, names)[0] for split, metrics in measured.items()}
     if len(tasks) > MANY:

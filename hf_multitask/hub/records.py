@@ -14,21 +14,21 @@ from typing import Any
 Orders = Mapping[str, Sequence[str]]  # by task, the names of its metrics
 ByTask = dict[str, dict[str, Any]]  # by task and metric
 
-TRAINING = ("loss", "weight", "share", "rows", "left_out", "grad_norm")  # what a log of training says of a task
+TRAINING = ("loss", "share", "rows", "weight", "left_out", "grad_norm")  # what a log of training says of a task
 MEAN_COSINE = "cosine/mean"
 _COSINE = "cosine/"  # names of tasks hold no slash
 _AVERAGE = "_average"  # no name of a task; every evaluation has it, after the prefix
 _SPEED = ("runtime", "samples_per_second", "steps_per_second", "tokens_per_second", "jit_compilation_time")
 
 
-def key(task: str, metric: str, prefix: str | None = None) -> str:
+def key_of(task: str, metric: str, prefix: str | None = None) -> str:
     """The flat key of a task's metric: ``ner_loss``, or ``eval_ner_loss`` with the prefix ``eval``."""
     return f"{task}_{metric}" if prefix is None else f"{prefix}_{task}_{metric}"
 
 
 def flat(own: Mapping[str, Mapping[str, Any]], prefix: str | None = None) -> dict[str, Any]:
     """Metrics by task under their flat keys."""
-    return {key(task, metric, prefix): value for task, found in own.items() for metric, value in found.items()}
+    return {key_of(task, metric, prefix): value for task, found in own.items() for metric, value in found.items()}
 
 
 def pair_key(one: str, other: str) -> str:

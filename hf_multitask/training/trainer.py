@@ -23,7 +23,7 @@ from transformers.utils.hub import PushInProgress
 from ..aggregation import Aggregator, Outcome
 from ..balancing import Balancer
 from ..data import Mixture, MixtureCollator, SamplingRates
-from ..hub.records import key
+from ..hub.records import key_of
 from ..modeling import MultiTaskModel
 from ..tasks import Task
 from .arguments import MultiTaskTrainingArguments
@@ -289,7 +289,7 @@ class MultiTaskTrainer(Trainer):
         storage has no room for curves, TensorBoard ends and the run continues.
         """
         if "loss" in logs:
-            logs |= {name if task is None else key(task, name): value for task, name, value in self.engine.figures()}
+            logs |= {name if task is None else key_of(task, name): value for task, name, value in self.engine.figures()}
         if "train_loss" in logs:
             logs["train_loss"] = self.running_loss.mean()
         self.saver.log(super().log, logs, start_time)

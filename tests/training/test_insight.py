@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from hf_multitask import MultiTaskTrainer
 from hf_multitask.aggregation import Outcome
-from hf_multitask.hub.records import key
+from hf_multitask.hub.records import key_of
 from hf_multitask.training.report.console import MANY, SEVERAL
 from hf_multitask.training.step import probe
 from hf_multitask.training.step.gradients import TaskGradients
@@ -33,7 +33,7 @@ def logged(trainer):
 
 def logged_by(means):
     """What a log says of means."""
-    return {name if task is None else key(task, name): value for task, name, value in means.figures()}
+    return {name if task is None else key_of(task, name): value for task, name, value in means.figures()}
 
 
 def run(path, output, tasks=APART, **more):

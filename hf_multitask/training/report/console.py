@@ -90,7 +90,7 @@ class TaskMetricsFile(TrainerCallback):
 
     Args:
         tasks: their names.
-        metrics: gives by task the names of its metrics.
+        metrics: returns the names of the metrics of each task.
     """
 
     def __init__(self, tasks: Collection[str], metrics: Callable[[], Orders] = dict) -> None:
@@ -186,8 +186,6 @@ def describe_shares(title: str, shares: Sequence[Share], readers: Mapping[str, S
     told = f"{title}\n" + table([["task", "dataset", "rows", "labelled", "classes", "share", "passes"], *body])
     if any(len(tasks) > 1 for tasks in readers.values()):
         told += "\nTasks that read the same dataset share its rows."
-    if any(reader.labelled is None for _, reader in lines):
-        told += "\nHow many rows of a stream have labels is not known before training reads them."
     return told
 
 
