@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -234,7 +234,7 @@ class PlainRuntime:
     rank, processes, is_main, is_last_part = 0, 1, True, True
     engine = scaler = None
     mixed_precision = "no"
-    compute_loss: Any = None  # set by the engine that runs here
+    loss: Callable[[nn.Module, Inputs, Any], tuple[torch.Tensor, Any]]  # of the engine that runs here; set it
 
     def __init__(
         self, args: MultiTaskTrainingArguments, model: MultiTaskModel, optimizer: torch.optim.Optimizer
@@ -251,7 +251,7 @@ class PlainRuntime:
 
     def forward_backward(self, model: nn.Module, inputs: Inputs, items: Any) -> torch.Tensor:
         model.train()
-        loss = self.compute_loss(model, inputs, num_items_in_batch=items)
+        loss, _ = self.loss(model, inputs, items)
         loss.backward()
         return loss.detach()
 
