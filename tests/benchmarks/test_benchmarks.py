@@ -185,8 +185,8 @@ def test_serving(benchmark, folder, backbone_path, capsys):
     assert heads == json.loads((folder / "heads.json").read_text())
     assert list(heads["cpu"]) == ["all heads", "models", "one head"]
     assert heads["cpu"]["all heads"]["ratio"] == 1
-    # A check of one against three models, then warm-up and two rounds of all heads, three models and one head.
-    assert len(passes) == (1 + 3) + 3 * (1 + 3 + 1)
+    # The trial of the backbone, a check of one against three models, then warm-up and two rounds of all heads, three models and one head.
+    assert len(passes) == 1 + (1 + 3) + 3 * (1 + 3 + 1)
     batches = serving.main(["pipeline", *words, "--tweets", "24", "--turn", "8"])
     assert list(batches["seconds"]) == ["batches", "one at a time", "text-classification"]
     assert "3 heads" in capsys.readouterr().out
