@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -122,7 +123,7 @@ class Runtime(Protocol):
 
 
 class TrainerRuntime:
-    """The runtime of a Trainer, read from it whenever it is asked; see :class:`Runtime`.
+    """The runtime of a Trainer, read from it at every access but for what never changes; see :class:`Runtime`.
 
     Args:
         trainer: whose it is.
@@ -147,15 +148,15 @@ class TrainerRuntime:
     def optimizer(self) -> torch.optim.Optimizer:
         return self._trainer.optimizer
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
         return self._trainer.args.device
 
-    @property
+    @cached_property
     def processes(self) -> int:
         return self._trainer.args.world_size
 
-    @property
+    @cached_property
     def rank(self) -> int:
         return self._trainer.args.process_index
 

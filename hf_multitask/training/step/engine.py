@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -166,7 +166,7 @@ class Engine:
         """
         step, apart = self.step, self.step.apart
         if apart is None:
-            with self._matrix_watched():
+            with self._matrix_watched() if self.weights.reads_gradients else nullcontext():
                 outputs = model(**inputs, num_items_in_batch=items, all_heads=self.update.waits_for_heads)
             weights = self._weights_of(outputs.losses)
         else:
@@ -209,14 +209,9 @@ class Engine:
 
     # The last matrix that the tasks share, whose gradients GradNorm reads
 
-    @contextmanager
-    def _matrix_watched(self) -> Iterator[None]:
-        """Within it, a forward pass shows what the last shared matrix sees, where the balancer reads its gradients."""
-        if not self.weights.reads_gradients:
-            yield
-            return
-        with nullcontext() if self.runtime.args.torch_compile else self._read_matrix().watched():
-            yield
+    def _matrix_watched(self) -> AbstractContextManager[None]:
+        """Within it, a forward pass shows what the last shared matrix sees."""
+        return nullcontext() if self.runtime.args.torch_compile else self._read_matrix().watched()
 
     def _read_matrix(self) -> MatrixGradients:
         """The gradients of the step for the last matrix that the tasks share."""
