@@ -24,8 +24,9 @@ def joined(words: Sequence[str]) -> tuple[str, list[Place]]:
     """Words joined by single spaces, and the place of each; that of a word without a visible character is empty."""
     places, start = [], 0
     for word in words:
-        places.append((start, start + len(word) if word.strip() else start))
-        start += len(word) + 1
+        end = start + len(word)
+        places.append((start, end if word.strip() else start))
+        start = end + 1
     return " ".join(words), places
 
 
@@ -116,15 +117,16 @@ def first_tokens(offsets: Sequence[Place], units: Sequence[Place]) -> list[int]:
         units: likewise.
     """
     found = [NO_TOKEN] * len(units)
-    unit = 0
+    rest = iter(enumerate(units))
+    unit, (first, last) = next(rest, (NO_TOKEN, (0, 0)))
     for token, (start, end) in enumerate(offsets):
         if start >= end:
             continue
-        while unit < len(units) and (units[unit][1] <= start or units[unit][0] == units[unit][1]):
-            unit += 1
-        if unit == len(units):
-            break
-        if units[unit][0] < end and found[unit] == NO_TOKEN:
+        while last <= start or first == last:
+            unit, (first, last) = next(rest, (NO_TOKEN, (0, 0)))
+            if unit == NO_TOKEN:
+                return found
+        if first < end and found[unit] == NO_TOKEN:
             found[unit] = token
     return found
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 from ..modeling.heads import IGNORE
@@ -43,16 +43,19 @@ def align_words(windows: Windows, words: Sequence[Place], tags: list[int], later
     for tag, first in zip(tags, firsts, strict=True):
         if first >= 0:
             labels[place[first]] = tag
-    if later is not None:
+    if later is None:  # the first tokens rise, and are all that is labelled
+        count = itertools.count()
+        places = [next(count) if first >= 0 else -1 for first in firsts]
+    else:
         word_of = {first: word for word, first in enumerate(firsts) if first >= 0}
         word = None
         for token, (start, end) in enumerate(windows.offsets):
             word = word_of.get(token, word)
             if word is not None and token not in word_of and start < end and start < words[word][1]:
                 labels[place[token]] = later.get(tags[word], tags[word])
-    order = _order(labels)
-    gold = {"tags": tags, "places": [order[place[first]] if first >= 0 else -1 for first in firsts]}
-    return Aligned(labels, gold, firsts.count(-1))
+        order = _order(labels)
+        places = [order[place[first]] if first >= 0 else -1 for first in firsts]
+    return Aligned(labels, {"tags": tags, "places": places}, firsts.count(-1))
 
 
 def align_spans(windows: Windows, text: str, spans: Sequence[Span], table: Mapping[Any, int], scheme: str) -> Aligned:
@@ -94,7 +97,7 @@ def _unlabelled(windows: Windows) -> tuple[list[int], Sequence[int]]:
     if len(windows.rows) == 1:
         return [IGNORE] * len(windows.rows[0]["input_ids"]), range(windows.lead, windows.lead + len(windows.offsets))
     lengths = [len(row["input_ids"]) for row in windows.rows]
-    starts = [0, *accumulate(lengths)]
+    starts = [0, *itertools.accumulate(lengths)]
     return [IGNORE] * starts[-1], [starts[window] + place for window, place in windows.home()]
 
 
