@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from transformers import BatchEncoding
 
 from ..modeling.inputs import Windows
 
 if TYPE_CHECKING:
-    from ..modeling.readers import Reader, Reading
+    from ..modeling.inputs import Encoder
+    from ..modeling.readers import Reader, Reading, Row
+    from .alignment import Aligned
+    from .columns import Cells, Columns
 
 
 class RowEncodings(BatchEncoding):
@@ -20,7 +23,7 @@ class RowEncodings(BatchEncoding):
     """
 
     windows: dict[int, Windows]
-    notes: dict[str, Any]
+    notes: dict[str, list[Aligned | None]]
 
     def text(self, row: int) -> Windows:
         """The windows of a row's text."""
@@ -33,8 +36,8 @@ class RowEncodings(BatchEncoding):
 
 
 def read_rows(
-    reader: Reader, task: Mapping[str, Any], rows: Mapping[str, list[Any]], encoder: Any, *, several: bool
-) -> tuple[dict[str, list[Any]], list[Reading], list[bool]]:
+    reader: Reader, task: Row, rows: Mapping[str, Cells], encoder: Encoder, *, several: bool
+) -> tuple[Columns, list[Reading], list[bool]]:
     """The model inputs of a batch of rows as the pipeline reads them, the readings, and which were cut.
 
     Args:
