@@ -60,7 +60,7 @@ class FAMO(Scalarized):
         self.lr, self.weight_decay = lr, weight_decay
         self.given = check_numbers("min_losses", min_losses)
 
-    def begin(self, tasks: Sequence[str], **kwargs: Any) -> None:
+    def begin(self, tasks: Sequence[str], **kwargs: Any) -> None:  # noqa: ANN401 - those of Balancer.begin
         """See :class:`Balancer`."""
         super().begin(tasks, **kwargs)
         self.least_K = self.by_task("min_losses", self.given, 0.0)

@@ -33,7 +33,7 @@ class Fixed(Scalarized):
         if not self.given:
             raise ValueError("Balancing 'fixed' needs `weights` by task. Add them to balancing_kwargs.")
 
-    def begin(self, tasks: Sequence[str], **kwargs: Any) -> None:
+    def begin(self, tasks: Sequence[str], **kwargs: Any) -> None:  # noqa: ANN401 - those of Balancer.begin
         """See :class:`Balancer`."""
         super().begin(tasks, **kwargs)
         self.weights_K = self.by_task("weights", self.given, 1.0)

@@ -36,7 +36,7 @@ class Scale(Scalarized):
         super().__init__(exact=exact)
         self.given = check_numbers("losses", losses, above=0)
 
-    def begin(self, tasks: Sequence[str], *, constants: Mapping[str, float] | None = None, **kwargs: Any) -> None:
+    def begin(self, tasks: Sequence[str], *, constants: Mapping[str, float] | None = None, **kwargs: Any) -> None:  # noqa: ANN401 - those of Balancer.begin
         """See :class:`Balancer`."""
         super().begin(tasks, **kwargs)
         self.by_task("losses", self.given, 1.0)  # for the names

@@ -51,7 +51,7 @@ class STCH(Scalarized):
         self.mu = mu
         self.given = check_numbers("weights", weights, above=0), check_numbers("reference", reference)
 
-    def begin(self, tasks: Sequence[str], **kwargs: Any) -> None:
+    def begin(self, tasks: Sequence[str], **kwargs: Any) -> None:  # noqa: ANN401 - those of Balancer.begin
         """See :class:`Balancer`."""
         super().begin(tasks, **kwargs)
         self.preference_K = self.by_task("weights", self.given[0], 1.0)

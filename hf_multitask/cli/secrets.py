@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from ..training.secrets import without_secrets
 from .document import read_document
@@ -15,9 +14,9 @@ from .document import read_document
 _PAIR = re.compile(r"""([\w.-]+)["']?\s*[:=]\s*["']?([^\s"',{}]+)""")
 
 
-def secrets_of(namespace: argparse.Namespace, words: Sequence[str]) -> list[Any]:
+def secrets_of(namespace: argparse.Namespace, words: Sequence[str]) -> list[object]:
     """What holds the secrets of a command by their names: its recipe, and the arguments behind it."""
-    told: list[Any] = [{name: value} for name, value in _PAIR.findall(" ".join(words))]
+    told: list[object] = [{name: value} for name, value in _PAIR.findall(" ".join(words))]
     told += [{name.lstrip("-"): value} for name, value in pairwise(words)]
     if hasattr(namespace, "recipe"):
         try:
@@ -30,7 +29,7 @@ def secrets_of(namespace: argparse.Namespace, words: Sequence[str]) -> list[Any]
     return told
 
 
-def blank(problem: BaseException | None, told: Any) -> None:
+def blank(problem: BaseException | None, told: object) -> None:
     """Take the secrets out of an error, and of those that led to it, before it is shown with its traceback."""
     seen: list[BaseException] = []
     while problem is not None and problem not in seen:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..modeling.inputs import InputEncoder, tokenizer_of
 from ..modeling.readers import TEXTS, Reader
@@ -19,6 +19,8 @@ from .stream import Stream, declared_rows, first_rows
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
     from transformers import PreTrainedConfig
+
+    from ..tasks.columns import Cells, Columns, References
 
 CUT = "cut"
 
@@ -37,7 +39,7 @@ class Encoded:
 
     name: str
     rows: Dataset
-    unseen: dict[str, list[Any]] = field(default_factory=dict)
+    unseen: dict[str, Cells] = field(default_factory=dict)
     reader: Reader = field(default_factory=Reader)
     limit: int | None = None
 
@@ -71,7 +73,7 @@ class Encoded:
         name = f"{kind}:{task}"
         return pc.sum(self.column(name)).as_py() or 0 if name in self.rows.column_names else 0
 
-    def references(self, task: str) -> Any:
+    def references(self, task: str) -> References:
         """The references for the answers to the rows with a label of a task."""
         rows = self.labelled(task)
         return rows[f"gold:{task}" if f"gold:{task}" in rows.column_names else label_column(task)]
@@ -88,7 +90,7 @@ class Encoded:
         """The number of rows with a label of one task."""
         return len(self.rows) - self.column(label_column(task)).null_count
 
-    def column(self, name: str) -> Any:
+    def column(self, name: str) -> pa.ChunkedArray:
         """A column as an Arrow array."""
         if self.rows._indices is None:  # as encoded: conversion by a format takes milliseconds, whatever the size
             return self.rows.data.column(name)
@@ -113,7 +115,7 @@ class Encoded:
         return sum(self.rows[CUT])
 
 
-def _depth(kind: Any) -> int:
+def _depth(kind: pa.DataType) -> int:
     """How many lists are in each other in an Arrow type."""
     import pyarrow as pa
 
@@ -134,7 +136,7 @@ def group_tasks(tasks: Mapping[str, Task]) -> dict[str, list[Task]]:
     Tasks that truncate long texts read the first window of tasks that read whole texts, which come first in a group.
     A group has the name of its dataset, or of its first task if a dataset has several groups.
     """
-    groups: dict[tuple[tuple[Any, ...], Any], list[Task]] = {}
+    groups: dict[tuple[tuple[Hashable, ...], Hashable], list[Task]] = {}
     for task in tasks.values():
         groups.setdefault((task.input_key, task.windows_key), []).append(task)
     order = list(tasks.values())
@@ -142,10 +144,10 @@ def group_tasks(tasks: Mapping[str, Task]) -> dict[str, list[Task]]:
         whole = [other for other in groups if other[0] == key and other[1] is not None]
         if windows is None and whole:
             groups[whole[0]] = sorted([*groups[whole[0]], *groups.pop((key, None))], key=order.index)
-    sources = [key[0] for key, _ in groups]
+    sources = [str(key[0]) for key, _ in groups]
     return {
-        (key[0] if sources.count(key[0]) == 1 else str(members[0].name)): members
-        for (key, _), members in groups.items()
+        (source if sources.count(source) == 1 else str(members[0].name)): members
+        for source, members in zip(sources, groups.values(), strict=True)
     }
 
 
@@ -154,7 +156,7 @@ def encode_dataset(
     dataset: Dataset,
     tasks: Sequence[Task],
     *,
-    tokenizer: Any,
+    tokenizer: object,
     config: PreTrainedConfig,
     split: str,
     training: bool,
@@ -177,7 +179,7 @@ def encode_dataset(
     """
     if len(dataset) == 0:
         raise tasks[0].error(f"the {split} data of dataset '{tasks[0].source}' are empty. Add rows.")
-    unseen: dict[str, list[Any]] = {}
+    unseen: dict[str, Cells] = {}
     for task in tasks:
         task.check_columns(dataset, split)
     tasks = [task.reading([dataset]) for task in tasks]
@@ -206,7 +208,7 @@ def encode_stream(
     dataset: IterableDataset,
     tasks: Sequence[Task],
     *,
-    tokenizer: Any,
+    tokenizer: object,
     config: PreTrainedConfig,
 ) -> Stream:
     """A training stream whose rows are tokenized when they are requested.
@@ -248,11 +250,11 @@ class RowEncoder:
     def __init__(
         self,
         tasks: Sequence[Task],
-        tokenizer: Any,
+        tokenizer: object,
         config: PreTrainedConfig,
         split: str,
         sample: Dataset,
-        unseen: Mapping[str, list[Any]],
+        unseen: Mapping[str, Cells],
         *,
         training: bool = True,
     ) -> None:
@@ -265,14 +267,14 @@ class RowEncoder:
         fast = getattr(self.encoder.processor, "is_fast", False)
         self.offsets = fast and any(task.aligns_words for task in tasks)
 
-    def __call__(self, rows: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+    def __call__(self, rows: Columns, indices: list[int]) -> Columns:
         """Features of some rows, whose indices are used in messages."""
         lead, split = self.lead, self.split
         numbers = {column: _named(rows[column], range(len(names))) for column, names in self.classes.items()}
         rows = rows | {column: _named(rows[column], names) for column, names in self.classes.items()}
         rows, indices = lead.batch_rows(rows, indices)
         inputs, encoding, cut = lead.encode_inputs(rows, indices, self.encoder, split, offsets=self.offsets)
-        columns: dict[str, list[Any]] = {}
+        columns: Columns = {}
         for task in self.tasks:
             name = str(task.name)
             own = rows | numbers if task.reads_numbers else rows
@@ -285,16 +287,15 @@ class RowEncoder:
         return {**inputs, CUT: cut, **columns}
 
 
-def _named(value: Any, names: Sequence[Any]) -> Any:
-    """ClassLabel numbers by name, missing ones (-1) as None."""
-    if value is None:
-        return value
-    if isinstance(value, list):
-        return [_named(entry, names) for entry in value]
-    return names[value] if value >= 0 else None
+def _named(cells: Cells, names: Sequence[object]) -> Cells:
+    """ClassLabel numbers by name, in lists or not, missing ones (-1) as None."""
+    return [
+        _named(cell, names) if isinstance(cell, list) else None if cell is None or cell < 0 else names[cell]
+        for cell in cells
+    ]
 
 
-def digest_of(tokenizer: Any) -> str:
+def digest_of(tokenizer: object) -> str:
     """A hash of how a tokenizer makes tokens, whatever it pads or cuts to at the moment.
 
     Of any other processor, of what it is set to.
@@ -304,19 +305,20 @@ def digest_of(tokenizer: Any) -> str:
     """
     held = tokenizer_of(tokenizer)
     if held is not tokenizer:
-        if not callable(getattr(tokenizer, "to_dict", None)):
+        described = getattr(tokenizer, "to_dict", None)
+        if not callable(described):
             raise TypeError(
                 f"A processor should have a `to_dict`, by which its rows are cached. Found {type(tokenizer).__name__}, "
                 "which has none. Derive it from transformers.FeatureExtractionMixin or ProcessorMixin."
             )
         own = "" if held is None else digest_of(held)
-        return hashlib.sha256(json.dumps([tokenizer.to_dict(), own], default=str).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([described(), own], default=str).encode()).hexdigest()
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
-        described = json.loads(backend.to_str())
-        vocabulary: Any = {key: value for key, value in described.items() if key not in ("truncation", "padding")}
+        parts = json.loads(backend.to_str())
+        vocabulary: object = {key: value for key, value in parts.items() if key not in ("truncation", "padding")}
     else:
-        vocabulary = sorted(tokenizer.get_vocab().items())
+        vocabulary = sorted(held.get_vocab().items())
     return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
 
 
@@ -324,7 +326,7 @@ def _fingerprint(
     dataset: Dataset,
     tasks: Sequence[Task],
     encoder: InputEncoder,
-    unseen: dict[str, list[Any]],
+    unseen: dict[str, Cells],
     vocabulary: str | None,
     training: bool,
 ) -> str:

@@ -92,7 +92,7 @@ class StepLoader(DataLoader):
         *,
         device: str,
         in_parts: bool = True,
-        **kwargs: Any,
+        **kwargs: Any,  # noqa: ANN401 - those of DataLoader
     ) -> None:
         overhead = (OVERHEAD_CPU if device == "cpu" else OVERHEAD_ACCELERATOR) if in_parts else _NEVER
         super().__init__(

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 Orders = Mapping[str, Sequence[str]]  # by task, the names of its metrics
+Log = Mapping[str, Any]  # by flat key
 ByTask = dict[str, dict[str, Any]]  # by task and metric
 
 TRAINING = ("loss", "weight", "share", "rows", "left_out", "grad_norm")  # what a log of training says of a task
@@ -26,7 +27,7 @@ def key(task: str, metric: str, prefix: str | None = None) -> str:
     return f"{task}_{metric}" if prefix is None else f"{prefix}_{task}_{metric}"
 
 
-def flat(own: Mapping[str, Mapping[str, Any]], prefix: str | None = None) -> dict[str, Any]:
+def flat(own: Mapping[str, Log], prefix: str | None = None) -> dict[str, object]:
     """Metrics by task under their flat keys."""
     return {key(task, metric, prefix): value for task, found in own.items() for metric, value in found.items()}
 
@@ -36,25 +37,23 @@ def pair_key(one: str, other: str) -> str:
     return f"{_COSINE}{one}/{other}"
 
 
-def prefix_of(log: Mapping[str, Any]) -> str | None:
+def prefix_of(log: Log) -> str | None:
     """The prefix of an evaluation's log, such as ``eval``; None where the log is of training."""
     averages = [name.removesuffix(_AVERAGE) for name in log if name.endswith(_AVERAGE)]
     return min(averages, key=len, default=None)  # a task's metric may be named average as well, behind the prefix
 
 
-def is_end(log: Mapping[str, Any]) -> bool:
+def is_end(log: Log) -> bool:
     """Whether a log is that of the end of training, which says nothing of single tasks."""
     return "train_runtime" in log and prefix_of(log) is None
 
 
-def average_of(log: Mapping[str, Any]) -> float:
+def average_of(log: Log) -> float:
     """The mean of the primary metrics, of an evaluation's log."""
     return log[f"{prefix_of(log)}{_AVERAGE}"]
 
 
-def by_task(
-    log: Mapping[str, Any], tasks: Collection[str], metrics: Orders | None = None
-) -> tuple[ByTask, dict[str, Any]]:
+def by_task(log: Log, tasks: Collection[str], metrics: Orders | None = None) -> tuple[ByTask, dict[str, object]]:
     """Split a log into what belongs to each task, by task and metric, and the rest.
 
     A metric of an evaluation that ``metrics`` does not name belongs to the task with the longest name that begins its
@@ -66,7 +65,7 @@ def by_task(
         metrics: by task, the names of its metrics in evaluations.
     """
     own: ByTask = {}
-    rest: dict[str, Any] = {}
+    rest: dict[str, object] = {}
     known, prefix, end = set(tasks), prefix_of(log), is_end(log)
     orders = {task: set(names) for task, names in (metrics or {}).items()}
     for name, value in log.items():
@@ -98,7 +97,7 @@ def _pairs(name: str, tasks: set[str]) -> Iterator[tuple[str, str]]:
             yield task, "_".join(words[end:])
 
 
-def pairs(log: Mapping[str, Any]) -> dict[tuple[str, str], float]:
+def pairs(log: Log) -> dict[tuple[str, str], float]:
     """By pair of tasks, the cosines that a log tells between their gradients."""
     found = {}
     for name, value in log.items():
@@ -108,7 +107,7 @@ def pairs(log: Mapping[str, Any]) -> dict[tuple[str, str], float]:
     return found
 
 
-def ranked(own: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[tuple[str, float]]]:
+def ranked(own: Mapping[str, Log]) -> tuple[str, list[tuple[str, float]]]:
     """Tasks from worst to best: by their primary metric in an evaluation, by their loss in training.
 
     Returns:

@@ -315,7 +315,7 @@ class SequenceClassification(Labelled):
         return [float(entry) for entry in value]
 
     def _numbers(self, value: object, _: Table, where: str) -> list[float]:
-        given = value if isinstance(value, list) else [value]
+        given: Cells = value if isinstance(value, list) else [value]
         numbers = [math.nan if entry is None else float(entry) for entry in given]
         outputs = len(self.label_names or [0])
         if len(numbers) != outputs or not all(math.isfinite(number) for number in numbers):
