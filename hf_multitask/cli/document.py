@@ -32,15 +32,15 @@ class _Loader(yaml.SafeLoader):
         self._sizes.setdefault(id(node), 1)
         return node
 
-    def compose_sequence_node(self, anchor: Any) -> yaml.SequenceNode:  # noqa: ANN401 - a name, unlike in its stubs
+    def compose_sequence_node(self, anchor: str | None) -> yaml.SequenceNode:  # type: ignore[override]
         self._open.append(anchor)
-        node = super().compose_sequence_node(anchor)
+        node = super().compose_sequence_node(anchor)  # type: ignore[arg-type]
         self._close(node, node.value)
         return node
 
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401 - likewise
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:  # type: ignore[override]
         self._open.append(anchor)
-        node = super().compose_mapping_node(anchor)
+        node = super().compose_mapping_node(anchor)  # type: ignore[arg-type]
         self._close(node, [part for pair in node.value for part in pair])
         lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:

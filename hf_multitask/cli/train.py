@@ -11,9 +11,6 @@ from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerBase,
     TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
     set_seed,
 )
 
@@ -172,9 +169,7 @@ class _Begun(TrainerCallback):
     def __init__(self, namespace: argparse.Namespace) -> None:
         self.namespace = namespace
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:  # noqa: ARG002
+    def on_train_begin(self, *args: object, **kwargs: object) -> None:  # noqa: ARG002
         self.namespace.prepared = True
 
 

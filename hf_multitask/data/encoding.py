@@ -17,8 +17,9 @@ from ..version import __version__
 from .stream import Stream, declared_rows, first_rows
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset, IterableDataset
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
     from ..tasks.columns import Cells, Columns, References
 
@@ -303,8 +304,8 @@ def digest_of(tokenizer: object) -> str:
     Raises:
         TypeError: a processor is no tokenizer and has no ``to_dict``.
     """
-    held = tokenizer_of(tokenizer)
-    if held is not tokenizer:
+    held: PreTrainedTokenizerBase | None = tokenizer_of(tokenizer)
+    if held is None or held is not tokenizer:
         described = getattr(tokenizer, "to_dict", None)
         if not callable(described):
             raise TypeError(

@@ -279,7 +279,7 @@ def _training_text(run: Run) -> str:
     sentence = f"Trained for {run.step:,} optimizer steps ({run.epoch:.4g} epochs of the mixture)"
     sentence += f" by {run.processes} processes." if run.processes > 1 else "."
     if run.best is not None:
-        watched = f"eval_{run.arguments.metric_for_best_model.removeprefix('eval_')}"
+        watched = f"eval_{str(run.arguments.metric_for_best_model).removeprefix('eval_')}"
         sentence += f" The weights are those of step {run.best:,}, with the best `{watched}`."
     parts = [sentence]
     if run.readers:

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
@@ -84,6 +84,9 @@ def merge(text: str, card: Card) -> str:
     return merged.replace("\n", "\r\n") if "\r\n" in text else merged
 
 
+Content = TypeVar("Content")
+
+
 class _Parts:
     """Decides for each part from the digests of the last save, and collects the digests of this one."""
 
@@ -91,7 +94,7 @@ class _Parts:
         self.old = old
         self.new = dict(old)  # parts that are unknown to this save are not changed
 
-    def settle(self, part: str, current: Any, new: Any) -> Any:
+    def settle(self, part: str, current: Content, new: Content) -> Content:
         """The new content of a part; None if it should not exist."""
         if self.kept(part, current):
             self.new.setdefault(part, "")
@@ -169,7 +172,7 @@ def _merge_front(front: str, card: Card, parts: _Parts) -> str:
     """The metadata block with the lines of changed keys replaced, and all other lines unchanged."""
     segments, values = _segments(front)
     noted = {key for key, lines in segments if re.search(r"(^|\s)#", lines, re.MULTILINE)}  # those with a comment
-    new: dict[str, object] = {}
+    new: Loaded = {}
     for key, value in card.metadata.items():
         current = values.get(key)
         if key in noted or (key in card.vague and current is not None):
