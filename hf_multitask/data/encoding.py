@@ -34,8 +34,8 @@ class Encoded:
         name: name of the dataset.
         rows: the features.
         unseen: by task, labels that are not in its ``label_names``, numbered after them.
-        reader: made the inputs, and says which of them has the length of a row.
-        limit: on that length; None without one.
+        reader: the one that made the inputs; it names the input that has the length of a row.
+        limit: the maximum of this length; None if there is none.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Encoded:
         return list(self.unseen)
 
     def lengths(self) -> list[int]:
-        """Lengths of every row, in tokens or whatever the reader counts in."""
+        """Lengths of every row, in tokens or in the unit of the reader."""
         import pyarrow.compute as pc
 
         inputs = self.column(self.reader.input_names[0])
@@ -117,7 +117,7 @@ class Encoded:
 
 
 def _depth(kind: pa.DataType) -> int:
-    """How many lists are in each other in an Arrow type."""
+    """The number of nested lists in an Arrow type."""
     import pyarrow as pa
 
     depth = 0
@@ -169,11 +169,11 @@ def encode_dataset(
         name: name of the group of tasks.
         dataset: raw rows.
         tasks: the tasks of the group; their labels are resolved.
-        tokenizer: or whatever else the tasks' reader finds its processor in; a fast one where a task tags words.
+        tokenizer: or the object that contains the processor of the tasks' reader; a fast one if a task tags words.
         config: the backbone's configuration.
         split: name of the split, for messages.
         training: whether a label outside ``label_names`` is always an error.
-        vocabulary: what :func:`digest_of` says of the processor, which takes its time; read anew where None.
+        vocabulary: the result of :func:`digest_of` for the processor, which takes long; computed if None.
 
     Raises:
         ValueError: a row or a label is invalid; the message names the task, the row and the column.
@@ -297,9 +297,9 @@ def _named(cells: Cells, names: Sequence[object]) -> Cells:
 
 
 def digest_of(tokenizer: object) -> str:
-    """A hash of how a tokenizer makes tokens, whatever it pads or cuts to at the moment.
+    """A hash of how a tokenizer makes tokens, independent of its current padding and truncation.
 
-    Of any other processor, of what it is set to.
+    For any other processor, a hash of its settings.
 
     Raises:
         TypeError: a processor is no tokenizer and has no ``to_dict``.

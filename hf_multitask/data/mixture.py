@@ -107,9 +107,9 @@ class MixtureCollator:
     """Collates features into a batch: padded model inputs, and by task its rows and their labels.
 
     Args:
-        tokenizer: or whatever else the tasks' readers find their processors in, to pad the inputs.
+        tokenizer: or the object that contains the processors of the tasks' readers; it pads the inputs.
         tasks: collate the labels, each its own.
-        seed: of what is drawn anew for every (step, row), such as masks.
+        seed: for random changes of every (step, row), such as masks.
     """
 
     def __init__(self, tokenizer: object, tasks: Mapping[str, Task], *, seed: int = 0) -> None:

@@ -171,12 +171,12 @@ def _heat(
                 cells.append("<td>·</td>" if one == other else "<td>?</td>")
                 continue
             number, below = cell(one, other)
-            coloured = one != other and abs(value) > 2 * (error or 0.0)
-            depth = _DEEPEST * min(abs(value) / most, 1.0) if coloured else 0.0
-            colour = f"rgba({', '.join(map(str, HIGH if value > 0 else LOW))}, {depth:.3f})"
+            colored = one != other and abs(value) > 2 * (error or 0.0)
+            depth = _DEEPEST * min(abs(value) / most, 1.0) if colored else 0.0
+            color = f"rgba({', '.join(map(str, HIGH if value > 0 else LOW))}, {depth:.3f})"
             title = escape(f"{one}, {other}: ") + f"{number} {below}".strip()
             inner = "" if many else number + (f"<small>{below}</small>" if below else "")
-            cells.append(f'<td style="background: {colour}" title="{title}">{inner}</td>')
+            cells.append(f'<td style="background: {color}" title="{title}">{inner}</td>')
         rows.append(f'<tr><th scope="row">{escape(one)}</th>{"".join(cells)}</tr>')
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in tasks)
     return (

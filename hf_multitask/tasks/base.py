@@ -87,7 +87,7 @@ class Task(ABC):
 
     @property
     def reader(self) -> Reader:
-        """What makes model inputs of its rows, as the pipeline does."""
+        """The reader that converts its rows to model inputs, as the pipeline does."""
         return reader_of({"type": self.type, "name": self.name})
 
     @property
@@ -107,7 +107,7 @@ class Task(ABC):
 
     @property
     def input_columns(self) -> tuple[str | None, ...]:
-        """Columns of what the model is fed."""
+        """Columns of the model inputs."""
         reader = self.reader
         return self.text_columns if reader.modality == TEXTS else tuple(reader.columns(self.to_dict()).values())
 
@@ -118,7 +118,7 @@ class Task(ABC):
 
     @property
     def input_key(self) -> tuple[Hashable, ...]:
-        """What the model is fed: tasks with the same key share a row and a backbone pass. The source comes first."""
+        """The key of the model inputs: tasks with the same key share a row and a backbone pass. The source comes first."""
         return (self.source, *self.input_columns, self.max_length, self.language)
 
     @property
@@ -216,7 +216,7 @@ class Task(ABC):
     ) -> tuple[Columns, Encoding, list[bool]]:
         """The model inputs of a batch of rows, the ``encoding`` for :meth:`encode_labels`, and the truncated rows.
 
-        What is no text is read as the pipeline reads it, by the type's reader, whose readings are the ``encoding``.
+        Other data than text are read by the reader of the type, as in the pipeline; its readings are the ``encoding``.
 
         Args:
             rows: the columns, of the batch.

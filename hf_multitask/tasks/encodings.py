@@ -1,4 +1,4 @@
-"""What comes of a batch of rows when they are encoded."""
+"""The tokens of a batch of rows, with the windows of long texts."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class RowEncodings(BatchEncoding):
-    """The tokens of a batch of rows; those of a text that is too long as far as the first window goes.
+    """The tokens of a batch of rows; of a text that is too long, those of its first window.
 
-    ``windows`` holds, by row, those texts whole, and ``notes``, by task, what its labels left for later.
+    ``windows`` contains, by row, all windows of the long texts, and ``notes``, by task, its aligned labels.
     """
 
     windows: dict[int, Windows]
@@ -38,7 +38,7 @@ class RowEncodings(BatchEncoding):
 def read_rows(
     reader: Reader, task: Row, rows: Mapping[str, Cells], encoder: Encoder, *, several: bool
 ) -> tuple[Columns, list[Reading], list[bool]]:
-    """The model inputs of a batch of rows as the pipeline reads them, the readings, and which were cut.
+    """The model inputs of a batch of rows as the pipeline reads them, the readings, and which rows were truncated.
 
     Args:
         reader: the type's.
