@@ -118,7 +118,7 @@ class Task(ABC):
 
     @property
     def input_key(self) -> tuple[Hashable, ...]:
-        """The key of the model inputs: tasks with the same key share a row and a backbone pass. The source comes first."""
+        """The key of the inputs: tasks with the same key share a row and a backbone pass. The source comes first."""
         return (self.source, *self.input_columns, self.max_length, self.language)
 
     @property
