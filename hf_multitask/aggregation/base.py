@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+State = dict[str, Any]  # of an aggregator, serializable as JSON
+
 
 class Aggregator(ABC):  # noqa: B024 - its two kinds have one each
     """Combines the per-task gradients of the shared parameters in a step.
@@ -27,11 +29,11 @@ class Aggregator(ABC):  # noqa: B024 - its two kinds have one each
             ValueError: a name is not a task.
         """
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """The state, serializable as JSON."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - most remember nothing
+    def load_state_dict(self, state: State) -> None:  # noqa: B027 - most remember nothing
         """Restore a state."""
 
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import FunctionCtx
 
 from .blocks import Blocks
 
@@ -79,11 +80,38 @@ def _computing_dtype(inputs: torch.Tensor) -> torch.dtype:
     return inputs.dtype
 
 
+# By argument of a function, the gradient that autograd passes on; None for those that are added to blocks.
+Gradients = tuple[torch.Tensor | None, ...]
+
+
+class _Weighted(Protocol):
+    """A linear layer of any class."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+
+class _Context(FunctionCtx):
+    """What the functions here leave for their backward pass."""
+
+    saved_tensors: tuple[torch.Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    parameter: nn.Parameter
+    padding_idx: int | None
+    turned: bool
+    split: Split
+    dtype: torch.dtype
+
+
 class _Linear(torch.autograd.Function):
     """``inputs @ weight.T + bias``, or ``inputs @ weight + bias`` if the weight is (I, O)."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: torch.Tensor, weight: Any, bias: Any, turned: bool, split: Split) -> torch.Tensor:
+    def forward(
+        ctx: _Context, inputs: torch.Tensor, weight: nn.Parameter, bias: nn.Parameter | None, turned: bool, split: Split
+    ) -> torch.Tensor:
         dtype = _computing_dtype(inputs)
         given, matrix = inputs.to(dtype), weight.to(dtype)
         ctx.save_for_backward(given, matrix)
@@ -92,7 +120,7 @@ class _Linear(torch.autograd.Function):
             return F.linear(given, matrix.T if turned else matrix, None if bias is None else bias.to(dtype))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+    def backward(ctx: _Context, *gradients: torch.Tensor) -> Gradients:
         given, matrix = ctx.saved_tensors
         outer, split = gradients[0], ctx.split
         split.add_products(ctx.weight, given, outer) if ctx.turned else split.add_products(ctx.weight, outer, given)
@@ -105,7 +133,9 @@ class _Linear(torch.autograd.Function):
 
 class _LayerNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, inputs: torch.Tensor, weight: Any, bias: Any, eps: float, split: Split) -> torch.Tensor:
+    def forward(
+        ctx: _Context, inputs: torch.Tensor, weight: nn.Parameter, bias: nn.Parameter | None, eps: float, split: Split
+    ) -> torch.Tensor:
         shape = weight.shape
         outputs, mean, deviation = torch.native_layer_norm(inputs, shape, weight, bias, eps)
         ctx.save_for_backward(inputs, mean, deviation)
@@ -113,7 +143,7 @@ class _LayerNorm(torch.autograd.Function):
         return outputs
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+    def backward(ctx: _Context, *gradients: torch.Tensor) -> Gradients:
         inputs, mean, deviation = ctx.saved_tensors
         outer, weight, bias, split = gradients[0].contiguous(), ctx.weight, ctx.bias, ctx.split
         wanted = [True, weight.requires_grad, bias is not None and bias.requires_grad]
@@ -125,20 +155,22 @@ class _LayerNorm(torch.autograd.Function):
             )
             inner.append(parts[0])
             for parameter, part, asked in zip((weight, bias), parts[1:], wanted[1:], strict=True):
-                if asked:
+                if asked and parameter is not None:
                     split.blocks.add(parameter, segment.task, part)
         return torch.cat(inner), None, None, None, None
 
 
 class _Embedding(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, ids: torch.Tensor, weight: Any, padding_idx: int | None, split: Split) -> torch.Tensor:
+    def forward(
+        ctx: _Context, ids: torch.Tensor, weight: nn.Parameter, padding_idx: int | None, split: Split
+    ) -> torch.Tensor:
         ctx.save_for_backward(ids)
         ctx.weight, ctx.padding_idx, ctx.split = weight, padding_idx, split
         return F.embedding(ids, weight, padding_idx)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+    def backward(ctx: _Context, *gradients: torch.Tensor) -> Gradients:
         (ids,) = ctx.saved_tensors
         outer, parameter = gradients[0], ctx.weight
         for segment in ctx.split.segments:
@@ -154,18 +186,18 @@ class _ByRow(torch.autograd.Function):
     """A parameter (D,) as (B, 1, ..., D), for layers that multiply or add it."""
 
     @staticmethod
-    def forward(ctx: Any, parameter: Any, axes: int, split: Split) -> torch.Tensor:
+    def forward(ctx: _Context, parameter: nn.Parameter, axes: int, split: Split) -> torch.Tensor:
         ctx.parameter, ctx.split = parameter, split
         return parameter.view(*[1] * (axes - 1), -1).expand(split.rows, *[-1] * (axes - 1)).clone()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+    def backward(ctx: _Context, *gradients: torch.Tensor) -> Gradients:
         outer = gradients[0]
         ctx.split.add(ctx.parameter, lambda rows: outer[rows].flatten(0, -2).sum(0))
         return None, None, None
 
 
-def run_linear(layer: Any, split: Split, inputs: torch.Tensor) -> torch.Tensor:
+def run_linear(layer: _Weighted, split: Split, inputs: torch.Tensor) -> torch.Tensor:
     """``nn.Linear``, or GPT-2's ``Conv1D``, whose weight is transposed."""
     turned = not isinstance(layer, nn.Linear)
     return _Linear.apply(inputs, layer.weight, layer.bias, turned, split)

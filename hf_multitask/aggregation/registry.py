@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import partial
-from typing import Any
 
 from .base import Aggregator, GramianAggregator, VectorAggregator, check_number
 from .fairness import FairGrad, NashMTL
@@ -53,7 +52,7 @@ def _krum(*, n_byzantine: int = 0, n_selected: int = 1) -> Aggregator:
     return torchjd_weighting("krum", n_byzantine=n_byzantine, n_selected=n_selected)
 
 
-def _cr_mogm(*, method: str = "upgrad", alpha: float = 0.9, **kwargs: Any) -> Aggregator:
+def _cr_mogm(*, method: str = "upgrad", alpha: float = 0.9, **kwargs: object) -> Aggregator:
     other = build_aggregator(method, kwargs)
     if not isinstance(other, GramianAggregator):
         raise ValueError(f"Aggregation 'cr_mogm' smooths weights, but '{method}' has none. Choose another method.")
@@ -91,7 +90,7 @@ LEFT_OUT = {
 }
 
 
-def build_aggregator(name: str, kwargs: Mapping[str, Any] | None = None) -> Aggregator | None:
+def build_aggregator(name: str, kwargs: Mapping[str, object] | None = None) -> Aggregator | None:
     """The method with a name and arguments; None for ``none``.
 
     Raises:
@@ -123,7 +122,7 @@ def build_aggregator(name: str, kwargs: Mapping[str, Any] | None = None) -> Aggr
         raise ValueError(f"Aggregation '{word}' cannot use aggregation_kwargs {given}: {problem}") from problem
 
 
-def _check_arguments(word: str, given: Mapping[str, Any]) -> None:
+def _check_arguments(word: str, given: Mapping[str, object]) -> None:
     parameters = inspect.signature(AGGREGATORS[word]).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()) and word == "cr_mogm":
         return
@@ -142,7 +141,7 @@ def _check_arguments(word: str, given: Mapping[str, Any]) -> None:
             raise ValueError(f"Aggregation '{word}' needs `{key}`. Add it to aggregation_kwargs.")
 
 
-def as_aggregator(given: Any) -> Aggregator:
+def as_aggregator(given: object) -> Aggregator:
     """Convert an object of the user to an aggregator: one of this package, or a weighting or aggregator of torchjd.
 
     Raises:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +19,11 @@ class NoRowAxisError(Exception):
 
 
 # By kind of layer, the function that runs it on a split batch; other layers keep their forward method.
-_RUN: dict[str, Any] = {"linear": run_linear, "layer norm": run_layer_norm, "embedding": run_embedding}
+_RUN: dict[str, Callable[..., torch.Tensor]] = {
+    "linear": run_linear,
+    "layer norm": run_layer_norm,
+    "embedding": run_embedding,
+}
 
 
 def _kind(layer: nn.Module) -> str | None:
@@ -92,10 +95,10 @@ class RowSplit:
 
 def _patched(name: str, kind: str, layer: nn.Module, split: Split) -> Callable[..., torch.Tensor]:
     """The forward method of a layer for a split batch."""
-    before: Any = type(layer).forward
-    run: Any = _RUN.get(kind)
+    before: Callable[..., torch.Tensor] = type(layer).forward
+    run = _RUN.get(kind)
 
-    def forward(inputs: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def forward(inputs: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
         shared = kind == "embedding" and inputs.ndim > 1 and inputs.shape[0] == 1
         if inputs.shape[0] != split.rows and not shared:
             raise NoRowAxisError(f"layer '{name}' gets {tuple(inputs.shape)}, but the batch has {split.rows} rows")

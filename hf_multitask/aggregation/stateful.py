@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .base import GramianAggregator, check_number, trace_scaled
+from .base import GramianAggregator, State, check_number, trace_scaled
 
 
 class GradVac(GramianAggregator):
@@ -44,11 +44,11 @@ class GradVac(GramianAggregator):
             self.targets.setdefault(one, {}).update(zip(tasks, row, strict=True))
         return weights_K
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """The targets, by pairs of tasks."""
         return {"targets": self.targets}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Restore the targets."""
         self.targets = {one: dict(row) for one, row in state["targets"].items()}
 
@@ -106,11 +106,11 @@ class PCD(GramianAggregator):
         self.averages.update(zip(names, means.tolist(), strict=True))
         return weights_K
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """The averages by task, and the number of steps."""
         return {"averages": self.averages, "steps": self.steps}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Restore the averages."""
         self.averages, self.steps = dict(state["averages"]), int(state["steps"])
 
@@ -147,11 +147,11 @@ class CRMOGM(GramianAggregator):
             self.smoothed[name] = self.alpha * self.smoothed.get(name, weight) + (1 - self.alpha) * weight
         return torch.tensor([self.smoothed[name] for name in tasks], dtype=gramian_KK.dtype)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """The smoothed weights by task, and the state of the other method."""
         return {"smoothed": self.smoothed, "method": self.method.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Restore the weights."""
         self.smoothed = dict(state["smoothed"])
         self.method.load_state_dict(state["method"])

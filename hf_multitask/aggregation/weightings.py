@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 
@@ -78,7 +77,7 @@ class Constant(GramianAggregator):
 
 # By name, weightings of torchjd without a state: the class, arguments in addition to those of the user, whether they
 # need a matrix, and whether their weights are those of a mean.
-_TORCHJD: dict[str, tuple[str, dict[str, Any], bool, bool]] = {
+_TORCHJD: dict[str, tuple[str, dict[str, object], bool, bool]] = {
     "pcgrad": ("PCGradWeighting", {}, False, False),
     "cagrad": ("CAGradWeighting", {"c": 0.4}, False, True),
     "mgda": ("MGDAWeighting", {}, False, True),
@@ -93,7 +92,7 @@ _TORCHJD: dict[str, tuple[str, dict[str, Any], bool, bool]] = {
 }
 
 
-def torchjd_weighting(name: str, **kwargs: Any) -> Weighting:
+def torchjd_weighting(name: str, **kwargs: object) -> Weighting:
     """A weighting of torchjd, by the name in this package."""
     import torchjd.aggregation
 

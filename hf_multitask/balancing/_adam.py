@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
+
+from ._balancer import State
 
 _BETAS, _EPS = (0.9, 0.999), 1e-8  # those of torch.optim.Adam
 
@@ -37,11 +36,11 @@ class TaskAdam:
         root_K = (self.square_K / (1 - second**counted_K)).sqrt()
         return torch.where(present_K, values_K - self.lr * mean_K / (root_K + _EPS), values_K)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Both means and the steps as lists."""
         return {"mean": self.mean_K.tolist(), "square": self.square_K.tolist(), "steps": self.steps_K.tolist()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Restore the state of :meth:`state_dict`."""
         self.mean_K, self.square_K, self.steps_K = (
             torch.tensor(state[name], dtype=torch.float64) for name in ("mean", "square", "steps")

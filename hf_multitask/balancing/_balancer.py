@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 
 import torch
 
+State = dict[str, Any]  # of a balancer, serializable as JSON
+
 
 class Balancer(ABC):
     """Computes the weight of the loss of every task in a step.
@@ -98,11 +100,11 @@ class Balancer(ABC):
 
     # State
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """The state as plain numbers and lists."""
         return {name: _plain(getattr(self, name)) for name in self.remembered}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Restore the state of :meth:`state_dict`, after :meth:`begin` with the same tasks.
 
         Raises:
@@ -142,7 +144,7 @@ class Balancer(ABC):
         return torch.full((len(self.tasks),), value, dtype=torch.float64)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, torch.Tensor):
         return value.tolist()
     return value.state_dict() if hasattr(value, "state_dict") else value

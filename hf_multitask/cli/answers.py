@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from .inputs import Input
 
@@ -29,7 +28,7 @@ class AnswerFile:
         ValueError: the file exists and was not left by an interrupted run with these settings.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, path: Path, settings: dict[str, object]) -> None:
         self.path, self.beside = path, path.with_name(path.name + ".unfinished.json")
         self.settings, self.digest = settings, hashlib.sha256()
         self.read = self.done = 0  # inputs that this run has read, and answers that the file contained before

@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from transformers import HfArgumentParser
 
@@ -15,10 +15,12 @@ from ..modeling.values import check_value, hints_of, shown
 from ..training import MultiTaskTrainingArguments
 from ..training.arguments import CHOICES
 from ..training.ranges import BY_NAME
+from .document import Values
 
 _HINTS = hints_of(MultiTaskTrainingArguments)
 _DICTS = MultiTaskTrainingArguments._VALID_DICT_FIELDS
 JSON_FILES = ("deepspeed", "fsdp_config", "accelerator_config")  # each may be the path of a JSON file
+Resume = str | Literal[True] | None  # of a checkpoint: its path, or True for the last one
 _EXPONENT = re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+")  # 1e-3 and 1.5e3, which YAML reads as strings
 
 
@@ -45,7 +47,7 @@ class _Parser(HfArgumentParser):
         return [action.dest for action in self._actions]
 
 
-def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+def parse_overrides(words: Sequence[str]) -> Values:
     """``--name value`` pairs of the command line as typed training arguments, without defaults.
 
     Raises:
@@ -66,7 +68,7 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     return _parse_json(vars(namespace))
 
 
-def typed(training: Mapping[str, Any]) -> dict[str, Any]:
+def typed(training: Mapping[str, object]) -> Values:
     """The ``training`` of a recipe with the types of its fields: ``5e-5``, a string in YAML, becomes a number.
 
     Raises:
@@ -74,7 +76,7 @@ def typed(training: Mapping[str, Any]) -> dict[str, Any]:
     """
     parser = _Parser()
     actions = {action.dest: action for action in parser._actions}
-    result = {}
+    result: Values = {}
     for name, value in training.items():
         if name not in actions:
             raise ValueError(
@@ -99,7 +101,7 @@ def typed(training: Mapping[str, Any]) -> dict[str, Any]:
     return _parse_json(result)
 
 
-def _number(value: Any) -> Any:
+def _number(value: object) -> object:
     """A number such as ``1e-3``, which YAML reads as a string."""
     try:
         return float(value) if isinstance(value, str) else value
@@ -107,14 +109,14 @@ def _number(value: Any) -> Any:
         return value
 
 
-def _numbers(value: Any) -> Any:
+def _numbers(value: object) -> object:
     """Likewise for the arguments of a method, which may be strings, and by task."""
     if isinstance(value, Mapping):
         return {key: _numbers(inner) for key, inner in value.items()}
     return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
-def _parse_json(values: dict[str, Any]) -> dict[str, Any]:
+def _parse_json(values: Values) -> Values:
     for name in _DICTS:
         text = values.get(name)
         if isinstance(text, str) and text.lstrip().startswith("{"):
@@ -140,14 +142,14 @@ def _check_json_file(name: str, path: str) -> None:
 
 
 def build_arguments(
-    training: Mapping[str, Any], overrides: Mapping[str, Any]
-) -> tuple[MultiTaskTrainingArguments, Any]:
+    training: Mapping[str, object], overrides: Mapping[str, object]
+) -> tuple[MultiTaskTrainingArguments, Resume]:
     """The training arguments, and the value of ``resume_from_checkpoint``: a path, True or None.
 
     Raises:
         ValueError: an argument is unknown or invalid.
     """
-    values = {**typed(training), **overrides}
+    values: Values = {**typed(training), **overrides}
     resume = values.pop("resume_from_checkpoint", None)
     if isinstance(resume, str) and resume.lower() in ("true", "false"):
         resume = resume.lower() == "true"

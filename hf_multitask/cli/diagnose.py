@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from transformers import set_seed
 
-from ..hub.diagnosis import diagnosis_page, not_measured_in_words
+from ..hub.diagnosis import Report, diagnosis_page, not_measured_in_words
 from ..modeling import MultiTaskModel
 from ..training.diagnosis.diagnosis import MEASURED_STEPS, PARTS, Diagnosis
 from ..training.diagnosis.trainer import DiagnosingTrainer, quiet
@@ -26,7 +25,7 @@ _WIDE = 8  # maximum number of tasks for which a table of pairs is printed in fu
 _FEW = 5
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "diagnose", help="measure how tasks affect each other", description=(__doc__ or "").replace("``", "")
@@ -99,14 +98,14 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
         raise SystemExit(1)
 
 
-def _save(folder: Path, report: Mapping[str, Any]) -> None:
+def _save(folder: Path, report: Report) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     written = folder / "report.json.new"
     written.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     written.replace(folder / "report.json")
 
 
-def describe(report: Mapping[str, Any]) -> str:
+def describe(report: Report) -> str:
     """The report as tables for the console."""
     parts = []
     if "cosines" in report:
@@ -124,7 +123,14 @@ def describe(report: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _pairs(title: str, tasks: Sequence[str], cell: Any, order: Any, *, both: bool) -> str:
+def _pairs(
+    title: str,
+    tasks: Sequence[str],
+    cell: Callable[[str, str], str],
+    order: Callable[[str, str], float | None],
+    *,
+    both: bool,
+) -> str:
     """A table of all pairs of tasks, or with many tasks of the lowest and highest pairs.
 
     Args:
@@ -138,13 +144,14 @@ def _pairs(title: str, tasks: Sequence[str], cell: Any, order: Any, *, both: boo
         lines = [["", *tasks], *([one, *(cell(one, other) for other in tasks)] for one in tasks)]
         return f"{title}\n{table(lines)}"
     every = [(a, b) for i, a in enumerate(tasks) for j, b in enumerate(tasks) if (i != j if both else i < j)]
-    ranked = sorted((pair for pair in every if order(*pair) is not None), key=lambda pair: order(*pair))
+    values = {pair: value for pair in every if (value := order(*pair)) is not None}
+    ranked = sorted(values, key=values.__getitem__)
     shown = ranked if len(ranked) <= 2 * _FEW else [*ranked[:_FEW], *ranked[-_FEW:]]
     lines = [[f"{one} -> {other}" if both else f"{one}, {other}", cell(one, other)] for one, other in shown]
     return f"{title}; the lowest and highest {_FEW} of {len(ranked):,} pairs\n{table(lines)}"
 
 
-def _cosines(found: Mapping[str, Any], tasks: Sequence[str]) -> str:
+def _cosines(found: Report, tasks: Sequence[str]) -> str:
     def cell(one: str, other: str) -> str:
         mean, share = found["mean"][one][other], found["conflicts"][one][other]
         if one == other:
@@ -158,7 +165,7 @@ def _cosines(found: Mapping[str, Any], tasks: Sequence[str]) -> str:
     return f"{told}\nMean norms: {', '.join(f'{name} {norm:.3g}' for norm, name in shown)}"
 
 
-def _affinity(found: Mapping[str, Any], tasks: Sequence[str]) -> str:
+def _affinity(found: Report, tasks: Sequence[str]) -> str:
     unit = found["unit"]
 
     def cell(one: str, other: str) -> str:
@@ -172,7 +179,7 @@ def _affinity(found: Mapping[str, Any], tasks: Sequence[str]) -> str:
     return _pairs(title, tasks, cell, lambda one, other: found["mean"][one][other], both=True)
 
 
-def _groups(found: Mapping[str, Any], unit: float) -> str:
+def _groups(found: Report, unit: float) -> str:
     lines = [["models", "groups", "mean affinity", "gain over one model"]]
     for one in found["by_models"]:
         groups = " ".join("[" + ", ".join(group) + "]" for group in one["groups"])
@@ -181,7 +188,7 @@ def _groups(found: Mapping[str, Any], unit: float) -> str:
     return f"The groups with the highest mean affinity, in the same units ({found['search']})\n{table(lines)}"
 
 
-def _single(found: Mapping[str, Any], rows: Mapping[str, int]) -> str:
+def _single(found: Report, rows: Mapping[str, int]) -> str:
     lines = [["task", "metric", "rows", "alone", "together", "difference", "noise"]]
     both = {name: (found["alone"].get(name), together) for name, together in found["together"].items()}
     for name, (alone, together) in both.items():
@@ -199,7 +206,7 @@ def _signed(value: float, digits: int = 4) -> str:
     return f"{round(value, digits) + 0.0:+.{digits}f}"  # no minus sign before zero
 
 
-def _prices(found: Mapping[str, Any]) -> str:
+def _prices(found: Report) -> str:
     on_device = any(
         price["peak_mb"] is not None for kind in ("balancing", "aggregation") for price in found[kind].values()
     )

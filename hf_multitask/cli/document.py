@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+Values = dict[str, Any]  # keys and values of a part of a recipe
 _MERGE = "tag:yaml.org,2002:merge"
 _MOST = 1_000_000  # values, with every alias expanded
 
@@ -15,31 +16,31 @@ _MOST = 1_000_000  # values, with every alias expanded
 class _Loader(yaml.SafeLoader):
     """Safe YAML in which ``1e-3`` is a number, as in YAML 1.2 and JSON."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._open: list[str | None] = []
         self._sizes: dict[int, int] = {}
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
             if event.anchor in self._open:
                 raise yaml.composer.ComposerError(
                     None, None, f"the alias '*{event.anchor}' is inside of its own anchor", event.start_mark
                 )
-        node: Any = super().compose_node(parent, index)
+        node = super().compose_node(parent, index)
         self._sizes.setdefault(id(node), 1)
         return node
 
-    def compose_sequence_node(self, anchor: Any) -> Any:
+    def compose_sequence_node(self, anchor: str | None) -> yaml.SequenceNode:  # type: ignore[override]
         self._open.append(anchor)
-        node: Any = super().compose_sequence_node(anchor)
+        node = super().compose_sequence_node(anchor)  # type: ignore[arg-type]
         self._close(node, node.value)
         return node
 
-    def compose_mapping_node(self, anchor: Any) -> Any:
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:  # type: ignore[override]
         self._open.append(anchor)
-        node: Any = super().compose_mapping_node(anchor)
+        node = super().compose_mapping_node(anchor)  # type: ignore[arg-type]
         self._close(node, [part for pair in node.value for part in pair])
         lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
@@ -52,7 +53,7 @@ class _Loader(yaml.SafeLoader):
             lines[key.tag, key.value] = line
         return node
 
-    def _close(self, node: Any, parts: list[Any]) -> None:
+    def _close(self, node: yaml.Node, parts: list[yaml.Node]) -> None:
         self._open.pop()
         size = self._sizes[id(node)] = 1 + sum(self._sizes[id(part)] for part in parts)
         if size > _MOST:
@@ -66,7 +67,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_document(path: Path) -> Any:
+def read_document(path: Path) -> object:
     """The content of a YAML file.
 
     Raises:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Sequence
-from typing import Any
 
 from ..training import MultiTaskTrainer
 from .arguments import build_arguments, parse_overrides
@@ -15,7 +14,7 @@ from .source import split_name
 from .train import show_metrics, splits
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "evaluate", help="evaluate a saved model", description=(__doc__ or "").replace("``", "")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..modeling.config import close_match
 from ..modeling.kinds import reader_of
+from ..modeling.readers import Row
 from .rows import RowFile
 
 KEYS = ("text", "text_pair", "question", "context", "choices")
@@ -31,11 +32,11 @@ class Input:
     """
 
     number: int
-    parts: list[tuple[tuple[str, ...] | None, Any]]
-    told: dict[str, Any] = field(default_factory=dict)
+    parts: list[tuple[tuple[str, ...] | None, object]]
+    told: dict[str, object] = field(default_factory=dict)
 
     @property
-    def noted(self) -> Any:
+    def noted(self) -> object:
         """Everything that the answer depends on and contains, serializable as JSON."""
         return self.parts[0][1] if len(self.parts) == 1 and not self.told else [self.parts, self.told]
 
@@ -60,7 +61,7 @@ class Columns:
 
     def __init__(
         self,
-        tasks: Sequence[Mapping[str, Any]],
+        tasks: Sequence[Row],
         *,
         text_column: str | None = None,
         text_pair_column: str | None = None,
@@ -89,15 +90,15 @@ class Columns:
         given = [name for name in (*self.given.values(), self.id_column) if name]
         return {*given, *(column for own in self.own.values() for column in own.values())}
 
-    def read(self, file: RowFile, number: int, row: Any) -> Input:
+    def read(self, file: RowFile, number: int, row: object) -> Input:
         """A row of a file as an input.
 
         Raises:
             ValueError: nothing in it can be read, or a requested column is missing.
         """
         where = file.where(number)
-        told: dict[str, Any] = {"id": number} if self.include_line_numbers else {}
-        parts: list[tuple[tuple[str, ...] | None, Any]]
+        told: dict[str, object] = {"id": number} if self.include_line_numbers else {}
+        parts: list[tuple[tuple[str, ...] | None, object]]
         if isinstance(row, dict):
             if self.id_column is not None:
                 told["id"] = _cell(row, self.id_column, where)
@@ -118,9 +119,7 @@ class Columns:
             told["input"] = inputs[0] if len(inputs) == 1 else inputs
         return Input(number, parts, told)
 
-    def _columns(
-        self, row: dict[str, Any], file: RowFile, where: str
-    ) -> list[tuple[tuple[str, ...] | None, dict[str, str]]]:
+    def _columns(self, row: Row, file: RowFile, where: str) -> list[tuple[tuple[str, ...] | None, dict[str, str]]]:
         """Tasks that read the same columns, with these columns by key of the pipeline's input."""
         present = tuple(name for name, value in row.items() if value is not None)
         if present not in self._found:
@@ -178,8 +177,8 @@ class Columns:
             self._said = True
         return found
 
-    def _input(self, row: dict[str, Any], columns: dict[str, str], file: RowFile, where: str) -> dict[str, Any]:
-        result = {key: row[column] for key, column in columns.items()}
+    def _input(self, row: Row, columns: dict[str, str], file: RowFile, where: str) -> dict[str, object]:
+        result: dict[str, Any] = {key: row[column] for key, column in columns.items()}
         if file.kind == "table":
             result = {key: value for key, value in result.items() if value or key not in ("text_pair", "choices")}
             lists = [key for key in result if key == "choices" or columns[key] in self.lists]
@@ -195,7 +194,7 @@ class Columns:
         return result
 
 
-def _cell(row: Mapping[str, Any], column: str, where: str) -> Any:
+def _cell(row: Row, column: str, where: str) -> object:
     if row.get(column) is None:
         raise ValueError(
             f"{where} has no column '{column}'; it has {', '.join(row) or 'none'}.{close_match(column, list(row))}"
@@ -203,7 +202,7 @@ def _cell(row: Mapping[str, Any], column: str, where: str) -> Any:
     return row[column]
 
 
-def _list(cell: Any, column: str, where: str) -> Any:
+def _list(cell: str, column: str, where: str) -> str | list[str]:
     """A cell of a table with a list, which begins with a bracket."""
     if not str(cell).lstrip().startswith("["):
         return cell
@@ -218,7 +217,7 @@ def _list(cell: Any, column: str, where: str) -> Any:
     return value
 
 
-def _words(cell: Any) -> Any:
+def _words(cell: str) -> str | list[str]:
     """A cell of a column with texts or lists of words: a list if the cell is a JSON list."""
     try:
         value = json.loads(cell) if str(cell).lstrip().startswith("[") else None
@@ -227,6 +226,6 @@ def _words(cell: Any) -> Any:
     return value if isinstance(value, list) and all(isinstance(one, str) for one in value) else cell
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """What was read; a single text without its key."""
     return value["text"] if isinstance(value, dict) and value.keys() == {"text"} else value

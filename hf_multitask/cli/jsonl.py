@@ -6,14 +6,13 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from .lines import read_lines
 
 HALF = re.compile("[\ud800-\udfff]")  # half of a character, a surrogate
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
     """The objects of a file with their line numbers; empty lines are skipped.
 
     Raises:
@@ -25,7 +24,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def read_values(path: Path) -> Iterator[tuple[int, Any]]:
+def read_values(path: Path) -> Iterator[tuple[int, object]]:
     """The values of a file with their line numbers; empty lines are skipped.
 
     Raises:
@@ -36,7 +35,7 @@ def read_values(path: Path) -> Iterator[tuple[int, Any]]:
             yield number, parse_json(line, f"line {number} of '{path}'")
 
 
-def parse_json(text: str, where: str) -> Any:
+def parse_json(text: str, where: str) -> object:
     """A JSON value.
 
     Args:

@@ -8,11 +8,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
-from ..modeling import MultiTaskPipeline
+from ..modeling import MultiTaskModel, MultiTaskPipeline
 from ..modeling.pipeline import InputError
 from .answers import WINDOW, AnswerFile
 from .inputs import USUAL, Columns, Input
@@ -24,7 +23,7 @@ _LONG = 10_000  # rows, from which on progress is also shown in a log
 _OF_FILES = ("text_column", "text_pair_column", "id_column", "include_line_numbers")
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "predict", help="print the answers of a saved model", description=(__doc__ or "").replace("``", "")
@@ -122,8 +121,8 @@ def _answers(
     pipeline: MultiTaskPipeline, window: list[Input], tasks: list[str] | None, file: RowFile | None
 ) -> list[str]:
     """The output lines for a window of inputs, which are batched without any other inputs."""
-    answers: list[dict[str, Any]] = [{} for _ in window]
-    parts: dict[tuple[str, ...] | None, list[tuple[int, Any]]] = {}
+    answers: list[dict[str, object]] = [{} for _ in window]
+    parts: dict[tuple[str, ...] | None, list[tuple[int, object]]] = {}
     for place, one in enumerate(window):
         for group, value in one.parts:
             parts.setdefault(group, []).append((place, value))
@@ -146,14 +145,14 @@ def _answers(
     ]
 
 
-def _progress(file: RowFile | None) -> Any:
+def _progress(file: RowFile | None) -> tqdm:
     total = 1 if file is None else file.count()
     terminal = sys.stderr.isatty()
     hidden = total < _LONG and not (terminal and total > 1)
     return tqdm(total=total, unit=" inputs", disable=hidden, mininterval=0.1 if terminal else 30.0)
 
 
-def _version(name: str, model: Any) -> str:
+def _version(name: str, model: MultiTaskModel) -> str:
     """The version of the weights: sizes and times of the files in a folder, or the commit of a repository."""
     files = [(path.name, path.stat()) for path in sorted(Path(name).expanduser().glob("*.safetensors"))]
     told = [f"{file} of {stat.st_size} bytes at {stat.st_mtime_ns}" for file, stat in files]

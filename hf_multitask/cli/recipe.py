@@ -7,15 +7,14 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..modeling import MultiTaskModel
 from ..modeling.config import close_match
 from ..modeling.values import shown
 from ..tasks import Task, build_task
 from .arguments import JSON_FILES
-from .document import read_document
-from .source import SPLITS, check_source, find_folder, is_format, load_source, local_path
+from .document import Values, read_document
+from .source import SPLITS, Splits, check_source, find_folder, is_format, load_source, local_path
 
 _KEYS = ("backbone", "model", "datasets", "tasks", "training")
 _PATH_ARGUMENTS = ("output_dir", "resume_from_checkpoint", *JSON_FILES)
@@ -27,10 +26,10 @@ class Recipe:
 
     path: Path
     backbone: str
-    model: dict[str, Any]
-    datasets: dict[str, dict[str, Any]]
+    model: Values
+    datasets: dict[str, Values]
     tasks: dict[str, Task]
-    training: dict[str, Any]
+    training: Values
 
     @property
     def hub_datasets(self) -> dict[str, str]:
@@ -53,7 +52,7 @@ class Recipe:
         if local is not None and not (local / "config.json").is_file():
             raise ValueError(f"Key 'backbone' names the folder '{local}', which has no model: there is no config.json.")
 
-    def load(self, wanted: Iterable[str] = SPLITS) -> dict[str, dict[str, Any]]:
+    def load(self, wanted: Iterable[str] = SPLITS) -> dict[str, Splits]:
         """The datasets by name, each with its splits; with ``streaming``, the training split is a stream.
 
         Args:
@@ -111,7 +110,7 @@ def read_recipe(path: str | Path) -> Recipe:
     return Recipe(path, _backbone(recipe["backbone"], folder), model, datasets, tasks, training)
 
 
-def _path_argument(value: Any, key: str, folder: Path) -> Any:
+def _path_argument(value: object, key: str, folder: Path) -> object:
     """A training argument that may be a path, converted to an absolute path if it is one."""
     if key == "output_dir":
         if isinstance(value, int) and not isinstance(value, bool):
@@ -123,14 +122,14 @@ def _path_argument(value: Any, key: str, folder: Path) -> Any:
     return str(local_path(folder, value))
 
 
-def _backbone(value: Any, folder: Path) -> str:
+def _backbone(value: object, folder: Path) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"Key 'backbone' should be a name or a path. Found {shown(value)}.")
     local = local_path(folder, value)
     return str(local.absolute()) if os.path.isdir(local) else value
 
 
-def _mapping(value: object, what: str, fix: str) -> dict[str, Any]:
+def _mapping(value: object, what: str, fix: str) -> Values:
     if value is None and what.startswith("Key"):
         return {}
     if not isinstance(value, Mapping):
@@ -146,7 +145,7 @@ def _mapping(value: object, what: str, fix: str) -> dict[str, Any]:
     return dict(value)
 
 
-def _check_keys(values: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:
+def _check_keys(values: Mapping[str, object], known: tuple[str, ...], what: str) -> None:
     for key in values:
         if key not in known:
             raise ValueError(

@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from .jsonl import parse_json, read_values
 from .lines import count_lines, read_lines
@@ -40,7 +39,7 @@ class RowFile:
     kind: str
     delimiter: str = ""
 
-    def rows(self) -> Iterator[tuple[int, Any]]:
+    def rows(self) -> Iterator[tuple[int, object]]:
         """The rows with their numbers: the line where a row begins, or in a JSON list the position from 1.
 
         Lines of a text file are rows even if they are empty; in other formats empty lines are skipped, but counted.

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ..modeling import MultiTaskModel
 from ..modeling.loading import explained
 
 
-def load_saved(name: str) -> tuple[MultiTaskModel, Any]:
+def load_saved(name: str) -> tuple[MultiTaskModel, PreTrainedTokenizerBase]:
     """Load a folder or a Hub id.
 
     Raises:

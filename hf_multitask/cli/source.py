@@ -19,10 +19,13 @@ from transformers.utils import logging
 
 from ..modeling.config import close_match
 from ..modeling.values import check_values, hints_of, parameters_of, shown
+from .document import Values
 from .jsonl import read_jsonl
 
 logger = logging.get_logger(__name__)
 
+# By split, a Dataset, or an IterableDataset for a stream.
+Splits = Mapping[str, Any]
 SPLITS = ("train", "validation", "test")
 _SYNONYMS = {"dev": "validation", "val": "validation", "valid": "validation"}
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -68,7 +71,7 @@ def find_folder(name: str, folder: Path, what: str) -> Path | None:
     return None
 
 
-def check_source(values: dict[str, Any], name: str, folder: Path) -> dict[str, Any]:
+def check_source(values: Values, name: str, folder: Path) -> Values:
     """The arguments of a dataset with absolute paths, and its data files as lists by split.
 
     Raises:
@@ -110,9 +113,9 @@ def check_source(values: dict[str, Any], name: str, folder: Path) -> dict[str, A
     return resolved
 
 
-def _config_class(path: str) -> Any:
+def _config_class(path: str) -> type[Any]:
     module = importlib.import_module(_PACKAGED_DATASETS_MODULES[path][0])
-    builders: list[Any] = [
+    builders: list[type[datasets.DatasetBuilder]] = [
         thing
         for thing in vars(module).values()
         if isinstance(thing, type)
@@ -122,7 +125,7 @@ def _config_class(path: str) -> Any:
     return builders[0].BUILDER_CONFIG_CLASS
 
 
-def _with_folders(values: dict[str, Any], path: str, name: str, folder: Path) -> dict[str, Any]:
+def _with_folders(values: Values, path: str, name: str, folder: Path) -> Values:
     """The arguments with absolute folders."""
     resolved = dict(values)
     if "cache_dir" in values and values["cache_dir"] is not None:
@@ -152,7 +155,7 @@ def _with_folders(values: dict[str, Any], path: str, name: str, folder: Path) ->
     return resolved
 
 
-def _by_split(files: Mapping[Any, Any], name: str) -> dict[str, Any]:
+def _by_split(files: Mapping[str, object], name: str) -> dict[str, object]:
     """Data files by split.
 
     Raises:
@@ -179,7 +182,7 @@ def _check_one(found: dict[str, str], split: str, key: str, name: str) -> None:
     found[split] = key
 
 
-def _files(given: Any, where: str, folder: Path | None) -> list[str]:
+def _files(given: object, where: str, folder: Path | None) -> list[str]:
     """The files for a name or a list of names; a name is a pattern only if no such file exists.
 
     Args:
@@ -213,7 +216,7 @@ def _files(given: Any, where: str, folder: Path | None) -> list[str]:
     return found
 
 
-def _with_labels_kept(values: dict[str, Any]) -> dict[str, Any]:
+def _with_labels_kept(values: Values) -> Values:
     """Arguments with which only an empty cell is a missing value, and None, NA and null are strings."""
     resolved = dict(values)
     files = [file for split in (values.get("data_files") or {}).values() for file in split]
@@ -228,9 +231,7 @@ def _with_labels_kept(values: dict[str, Any]) -> dict[str, Any]:
     return resolved
 
 
-def load_source(
-    name: str, arguments: dict[str, Any], most: int | None, wanted: Iterable[str] = SPLITS
-) -> dict[str, Any]:
+def load_source(name: str, arguments: Values, most: int | None, wanted: Iterable[str] = SPLITS) -> Splits:
     """The splits of a dataset; with ``streaming``, the training split is a stream.
 
     Args:
@@ -271,7 +272,7 @@ def load_source(
     return kept
 
 
-def _kept(name: str, loaded: Mapping[str, Any], wanted: Iterable[str]) -> dict[str, Any]:
+def _kept(name: str, loaded: Splits, wanted: Iterable[str]) -> Splits:
     found: dict[str, str] = {}
     for split in loaded:
         _check_one(found, split_name(split), split, name)
@@ -280,11 +281,11 @@ def _kept(name: str, loaded: Mapping[str, Any], wanted: Iterable[str]) -> dict[s
     return {split: loaded[own] for split, own in found.items() if split in wanted}
 
 
-def _loaded(arguments: dict[str, Any]) -> Any:
+def _loaded(arguments: Values) -> Splits:
     """The result of ``load_dataset``, with names of files and folders used literally, not as patterns."""
     values, path = dict(arguments), arguments["path"]
     folder = os.path.join("" if is_format(path) else path, values.get("data_dir") or "")
-    files: Any = values.get("data_files")
+    files: Mapping[str, Iterable[str]] | None = values.get("data_files")
     if not files and os.path.isabs(folder) and any(mark in folder for mark in "*?[$"):  # no file would be found there
         values["data_dir"] = None
         folder = glob.escape(folder)
@@ -336,7 +337,7 @@ def _check_lines(name: str, file: str) -> None:
         raise ValueError(f"Dataset '{name}': {problem}") from None
 
 
-def _check_cells(name: str, file: str, arguments: Mapping[str, Any], rows: int | None = 1) -> None:
+def _check_cells(name: str, file: str, arguments: Values, rows: int | None = 1) -> None:
     """Check that the rows of a CSV file have no more cells than its header.
 
     If the first row has more, pandas would use its first cells as the index, and shift the others.

@@ -7,7 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    set_seed,
+)
 
 from ..hub.records import Orders, average_of, by_task, ranked
 from ..modeling import MultiTaskModel, MultiTaskPipeline
@@ -21,11 +26,12 @@ from ..training import MultiTaskTrainer, MultiTaskTrainingArguments
 from ..training.preparation import resolve_tasks, without_streams
 from ..training.report.console import FEW, MANY, table
 from ..training.state.checkpoint import last_whole_checkpoint
-from .arguments import build_arguments, parse_overrides
+from .arguments import Resume, build_arguments, parse_overrides
 from .recipe import Recipe, read_recipe
+from .source import Splits
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "train", help="train the tasks of a recipe", description=(__doc__ or "").replace("``", "")
@@ -35,7 +41,7 @@ def add_parser(commands: Any) -> None:
 
 def prepare(
     namespace: argparse.Namespace, words: Sequence[str]
-) -> tuple[MultiTaskTrainer, Any, dict[str, dict[str, Any]]]:
+) -> tuple[MultiTaskTrainer, str | None, dict[str, Splits]]:
     """Prepare everything up to the first step: all errors in a recipe are raised here."""
     recipe = read_recipe(namespace.recipe)
     overrides = parse_overrides(words)
@@ -62,7 +68,7 @@ def prepare(
     return trainer, checkpoint, data
 
 
-def read_data(recipe: Recipe, args: MultiTaskTrainingArguments) -> tuple[dict[str, dict[str, Any]], dict[str, Task]]:
+def read_data(recipe: Recipe, args: MultiTaskTrainingArguments) -> tuple[dict[str, Splits], dict[str, Task]]:
     """The datasets of a recipe by name and split, and its tasks with resolved labels.
 
     Raises:
@@ -86,7 +92,7 @@ def read_data(recipe: Recipe, args: MultiTaskTrainingArguments) -> tuple[dict[st
     return data, tasks
 
 
-def splits(data: Mapping[str, Mapping[str, Any]], split: str) -> dict[str, Any]:
+def splits(data: Mapping[str, Splits], split: str) -> Splits:
     """The datasets with a split of this name, by name."""
     return {name: splits[split] for name, splits in data.items() if split in splits}
 
@@ -108,7 +114,7 @@ def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
             raise ValueError(f"The backbone '{path}' has no tokenizer that can be loaded: {said}") from None
 
 
-def _checkpoint(resume: Any, trainer: MultiTaskTrainer) -> str | None:
+def _checkpoint(resume: Resume, trainer: MultiTaskTrainer) -> str | None:
     if resume is not True:
         if resume is not None and not Path(resume).is_dir():
             raise ValueError(
@@ -163,7 +169,7 @@ class _Begun(TrainerCallback):
     def __init__(self, namespace: argparse.Namespace) -> None:
         self.namespace = namespace
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_train_begin(self, *args: object, **kwargs: object) -> None:  # noqa: ARG002
         self.namespace.prepared = True
 
 
@@ -196,7 +202,7 @@ def show_metrics(
     print(table(lines))
 
 
-def _show_example(trainer: MultiTaskTrainer, data: Mapping[str, Mapping[str, Any]]) -> None:
+def _show_example(trainer: MultiTaskTrainer, data: Mapping[str, Splits]) -> None:
     """Print the answers for a row of the data: the first one of a token classification task, if there is one."""
     tokenizer: Any = trainer.processing_class
     pipeline = MultiTaskPipeline(model=trainer.model.eval(), tokenizer=tokenizer)
@@ -218,7 +224,7 @@ def _short(text: str) -> str:
     return text if len(text) <= 300 else f"{text[:300]}..."
 
 
-def _readable(answer: Any) -> str:
+def _readable(answer: object) -> str:
     if isinstance(answer, list):
         shown = ", ".join(map(_readable, answer[:12]))
         return (shown + (", ..." if len(answer) > 12 else "")) or "nothing"

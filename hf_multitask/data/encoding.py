@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..modeling.inputs import InputEncoder, tokenizer_of
 from ..modeling.readers import TEXTS, Reader
@@ -17,8 +17,11 @@ from ..version import __version__
 from .stream import Stream, declared_rows, first_rows
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset, IterableDataset
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+    from ..tasks.columns import Cells, Columns, References
 
 CUT = "cut"
 
@@ -31,13 +34,13 @@ class Encoded:
         name: name of the dataset.
         rows: the features.
         unseen: by task, labels that are not in its ``label_names``, numbered after them.
-        reader: made the inputs, and says which of them has the length of a row.
-        limit: on that length; None without one.
+        reader: the one that made the inputs; it names the input that has the length of a row.
+        limit: the maximum of this length; None if there is none.
     """
 
     name: str
     rows: Dataset
-    unseen: dict[str, list[Any]] = field(default_factory=dict)
+    unseen: dict[str, Cells] = field(default_factory=dict)
     reader: Reader = field(default_factory=Reader)
     limit: int | None = None
 
@@ -47,7 +50,7 @@ class Encoded:
         return list(self.unseen)
 
     def lengths(self) -> list[int]:
-        """Lengths of every row, in tokens or whatever the reader counts in."""
+        """Lengths of every row, in tokens or in the unit of the reader."""
         import pyarrow.compute as pc
 
         inputs = self.column(self.reader.input_names[0])
@@ -71,7 +74,7 @@ class Encoded:
         name = f"{kind}:{task}"
         return pc.sum(self.column(name)).as_py() or 0 if name in self.rows.column_names else 0
 
-    def references(self, task: str) -> Any:
+    def references(self, task: str) -> References:
         """The references for the answers to the rows with a label of a task."""
         rows = self.labelled(task)
         return rows[f"gold:{task}" if f"gold:{task}" in rows.column_names else label_column(task)]
@@ -88,7 +91,7 @@ class Encoded:
         """The number of rows with a label of one task."""
         return len(self.rows) - self.column(label_column(task)).null_count
 
-    def column(self, name: str) -> Any:
+    def column(self, name: str) -> pa.ChunkedArray:
         """A column as an Arrow array."""
         if self.rows._indices is None:  # as encoded: conversion by a format takes milliseconds, whatever the size
             return self.rows.data.column(name)
@@ -113,8 +116,8 @@ class Encoded:
         return sum(self.rows[CUT])
 
 
-def _depth(kind: Any) -> int:
-    """How many lists are in each other in an Arrow type."""
+def _depth(kind: pa.DataType) -> int:
+    """The number of nested lists in an Arrow type."""
     import pyarrow as pa
 
     depth = 0
@@ -134,7 +137,7 @@ def group_tasks(tasks: Mapping[str, Task]) -> dict[str, list[Task]]:
     Tasks that truncate long texts read the first window of tasks that read whole texts, which come first in a group.
     A group has the name of its dataset, or of its first task if a dataset has several groups.
     """
-    groups: dict[tuple[tuple[Any, ...], Any], list[Task]] = {}
+    groups: dict[tuple[tuple[Hashable, ...], Hashable], list[Task]] = {}
     for task in tasks.values():
         groups.setdefault((task.input_key, task.windows_key), []).append(task)
     order = list(tasks.values())
@@ -142,10 +145,10 @@ def group_tasks(tasks: Mapping[str, Task]) -> dict[str, list[Task]]:
         whole = [other for other in groups if other[0] == key and other[1] is not None]
         if windows is None and whole:
             groups[whole[0]] = sorted([*groups[whole[0]], *groups.pop((key, None))], key=order.index)
-    sources = [key[0] for key, _ in groups]
+    sources = [str(key[0]) for key, _ in groups]
     return {
-        (key[0] if sources.count(key[0]) == 1 else str(members[0].name)): members
-        for (key, _), members in groups.items()
+        (source if sources.count(source) == 1 else str(members[0].name)): members
+        for source, members in zip(sources, groups.values(), strict=True)
     }
 
 
@@ -154,7 +157,7 @@ def encode_dataset(
     dataset: Dataset,
     tasks: Sequence[Task],
     *,
-    tokenizer: Any,
+    tokenizer: object,
     config: PreTrainedConfig,
     split: str,
     training: bool,
@@ -166,18 +169,18 @@ def encode_dataset(
         name: name of the group of tasks.
         dataset: raw rows.
         tasks: the tasks of the group; their labels are resolved.
-        tokenizer: or whatever else the tasks' reader finds its processor in; a fast one where a task tags words.
+        tokenizer: or the object that contains the processor of the tasks' reader; a fast one if a task tags words.
         config: the backbone's configuration.
         split: name of the split, for messages.
         training: whether a label outside ``label_names`` is always an error.
-        vocabulary: what :func:`digest_of` says of the processor, which takes its time; read anew where None.
+        vocabulary: the result of :func:`digest_of` for the processor, which takes long; computed if None.
 
     Raises:
         ValueError: a row or a label is invalid; the message names the task, the row and the column.
     """
     if len(dataset) == 0:
         raise tasks[0].error(f"the {split} data of dataset '{tasks[0].source}' are empty. Add rows.")
-    unseen: dict[str, list[Any]] = {}
+    unseen: dict[str, Cells] = {}
     for task in tasks:
         task.check_columns(dataset, split)
     tasks = [task.reading([dataset]) for task in tasks]
@@ -206,7 +209,7 @@ def encode_stream(
     dataset: IterableDataset,
     tasks: Sequence[Task],
     *,
-    tokenizer: Any,
+    tokenizer: object,
     config: PreTrainedConfig,
 ) -> Stream:
     """A training stream whose rows are tokenized when they are requested.
@@ -248,11 +251,11 @@ class RowEncoder:
     def __init__(
         self,
         tasks: Sequence[Task],
-        tokenizer: Any,
+        tokenizer: object,
         config: PreTrainedConfig,
         split: str,
         sample: Dataset,
-        unseen: Mapping[str, list[Any]],
+        unseen: Mapping[str, Cells],
         *,
         training: bool = True,
     ) -> None:
@@ -265,14 +268,14 @@ class RowEncoder:
         fast = getattr(self.encoder.processor, "is_fast", False)
         self.offsets = fast and any(task.aligns_words for task in tasks)
 
-    def __call__(self, rows: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+    def __call__(self, rows: Columns, indices: list[int]) -> Columns:
         """Features of some rows, whose indices are used in messages."""
         lead, split = self.lead, self.split
         numbers = {column: _named(rows[column], range(len(names))) for column, names in self.classes.items()}
         rows = rows | {column: _named(rows[column], names) for column, names in self.classes.items()}
         rows, indices = lead.batch_rows(rows, indices)
         inputs, encoding, cut = lead.encode_inputs(rows, indices, self.encoder, split, offsets=self.offsets)
-        columns: dict[str, list[Any]] = {}
+        columns: Columns = {}
         for task in self.tasks:
             name = str(task.name)
             own = rows | numbers if task.reads_numbers else rows
@@ -285,38 +288,38 @@ class RowEncoder:
         return {**inputs, CUT: cut, **columns}
 
 
-def _named(value: Any, names: Sequence[Any]) -> Any:
-    """ClassLabel numbers by name, missing ones (-1) as None."""
-    if value is None:
-        return value
-    if isinstance(value, list):
-        return [_named(entry, names) for entry in value]
-    return names[value] if value >= 0 else None
+def _named(cells: Cells, names: Sequence[object]) -> Cells:
+    """ClassLabel numbers by name, in lists or not, missing ones (-1) as None."""
+    return [
+        _named(cell, names) if isinstance(cell, list) else None if cell is None or cell < 0 else names[cell]
+        for cell in cells
+    ]
 
 
-def digest_of(tokenizer: Any) -> str:
-    """A hash of how a tokenizer makes tokens, whatever it pads or cuts to at the moment.
+def digest_of(tokenizer: object) -> str:
+    """A hash of how a tokenizer makes tokens, independent of its current padding and truncation.
 
-    Of any other processor, of what it is set to.
+    For any other processor, a hash of its settings.
 
     Raises:
         TypeError: a processor is no tokenizer and has no ``to_dict``.
     """
-    held = tokenizer_of(tokenizer)
-    if held is not tokenizer:
-        if not callable(getattr(tokenizer, "to_dict", None)):
+    held: PreTrainedTokenizerBase | None = tokenizer_of(tokenizer)
+    if held is None or held is not tokenizer:
+        described = getattr(tokenizer, "to_dict", None)
+        if not callable(described):
             raise TypeError(
                 f"A processor should have a `to_dict`, by which its rows are cached. Found {type(tokenizer).__name__}, "
                 "which has none. Derive it from transformers.FeatureExtractionMixin or ProcessorMixin."
             )
         own = "" if held is None else digest_of(held)
-        return hashlib.sha256(json.dumps([tokenizer.to_dict(), own], default=str).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([described(), own], default=str).encode()).hexdigest()
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
-        described = json.loads(backend.to_str())
-        vocabulary: Any = {key: value for key, value in described.items() if key not in ("truncation", "padding")}
+        parts = json.loads(backend.to_str())
+        vocabulary: object = {key: value for key, value in parts.items() if key not in ("truncation", "padding")}
     else:
-        vocabulary = sorted(tokenizer.get_vocab().items())
+        vocabulary = sorted(held.get_vocab().items())
     return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
 
 
@@ -324,7 +327,7 @@ def _fingerprint(
     dataset: Dataset,
     tasks: Sequence[Task],
     encoder: InputEncoder,
-    unseen: dict[str, list[Any]],
+    unseen: dict[str, Cells],
     vocabulary: str | None,
     training: bool,
 ) -> str:

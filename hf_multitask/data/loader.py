@@ -92,7 +92,7 @@ class StepLoader(DataLoader):
         *,
         device: str,
         in_parts: bool = True,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         overhead = (OVERHEAD_CPU if device == "cpu" else OVERHEAD_ACCELERATOR) if in_parts else _NEVER
         super().__init__(
@@ -100,7 +100,7 @@ class StepLoader(DataLoader):
             batch_sampler=sampler,
             collate_fn=StepCollator(collator, overhead),
             generator=torch.Generator().manual_seed(sampler.seed),
-            **kwargs,
+            **kwargs,  # type: ignore[arg-type]
         )
         self.step_sampler = sampler
         for stream in mixture.streams.values():

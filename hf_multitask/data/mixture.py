@@ -11,8 +11,9 @@ import torch
 from torch.utils.data import Dataset
 
 from ..modeling.inputs import WINDOWS, rows_of
-from ..modeling.readers import Reader
+from ..modeling.readers import Reader, Row
 from ..tasks import Task
+from ..tasks.columns import Inputs
 from .encoding import Encoded, label_column
 from .sampler import offsets
 from .stream import Stream
@@ -94,7 +95,7 @@ class Mixture(Dataset[Feature]):
         return features
 
 
-def feature(values: Mapping[str, Any], tasks: Sequence[str]) -> Feature:
+def feature(values: Row, tasks: Sequence[str]) -> Feature:
     """The model inputs and the labels of some tasks for a row of an encoded dataset."""
     return {
         "inputs": {key: value for key, value in values.items() if isinstance(value, list) and ":" not in key},
@@ -106,12 +107,12 @@ class MixtureCollator:
     """Collates features into a batch: padded model inputs, and by task its rows and their labels.
 
     Args:
-        tokenizer: or whatever else the tasks' readers find their processors in, to pad the inputs.
+        tokenizer: or the object that contains the processors of the tasks' readers; it pads the inputs.
         tasks: collate the labels, each its own.
-        seed: of what is drawn anew for every (step, row), such as masks.
+        seed: for random changes of every (step, row), such as masks.
     """
 
-    def __init__(self, tokenizer: Any, tasks: Mapping[str, Task], *, seed: int = 0) -> None:
+    def __init__(self, tokenizer: object, tasks: Mapping[str, Task], *, seed: int = 0) -> None:
         self.tokenizer = tokenizer
         self.tasks = dict(tasks)
         # By the name of the input that has the length of a row, which is different for different modalities.
@@ -129,7 +130,7 @@ class MixtureCollator:
         if len(readers) > 1:
             raise ValueError(f"A batch is of one modality. Found {', '.join(readers)}. Batch each by itself.")
         (reader,) = readers.values()
-        flat: list[dict[str, Any]] = []
+        flat: list[Inputs] = []
         places: list[list[int]] = []  # of each feature, its rows of the batch: several where it has several texts
         for feature in features:
             rows = _texts(feature["inputs"], reader)
@@ -158,11 +159,11 @@ class MixtureCollator:
                     labels[name] = labels[name].unflatten(0, (len(own), most))
         return {**batch, "task_rows": task_rows, "labels": labels}
 
-    def reader(self, inputs: Mapping[str, Any]) -> Reader:
+    def reader(self, inputs: Row) -> Reader:
         """The reader that made the inputs of a row."""
         return next(reader for name, reader in self.readers.items() if name in inputs)
 
-    def length(self, inputs: Mapping[str, Any]) -> int:
+    def length(self, inputs: Row) -> int:
         """The length of the longest text of a row, or of what else it holds."""
         if WINDOWS in inputs:
             return max(inputs[WINDOWS])
@@ -181,7 +182,7 @@ class MixtureCollator:
         return feature
 
 
-def _texts(inputs: Mapping[str, Any], reader: Reader) -> list[dict[str, Any]]:
+def _texts(inputs: Row, reader: Reader) -> list[Inputs]:
     """The texts of a row, or the windows of its text, or what else it holds, as model inputs each."""
     if WINDOWS in inputs:
         lengths = inputs[WINDOWS]

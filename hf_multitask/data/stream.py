@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
+    from ..tasks.columns import Columns
+
 _CHUNK = 32  # number of rows that are read between two states
 _HEAD = 10
+# A row at which reading can begin: its number, the number of the first row of the pass, the pass, the state of the
+# dataset (None at the beginning of a pass), and a hash of the row.
+Anchor = dict[str, Any]
 # The parts of a stream, by their class names in datasets, that do not change the number of rows.
 _SAME_COUNT = (
     "ExamplesIterable",
@@ -59,7 +64,7 @@ def keeps_place(stream: IterableDataset) -> bool:
     return not any(type(part).__name__ in _FORGETFUL for part in _parts(stream))
 
 
-def _parts(stream: Any) -> Iterator[Any]:
+def _parts(stream: IterableDataset) -> Iterator[Any]:
     waiting = [stream._ex_iterable]
     while waiting:
         part = waiting.pop()
@@ -90,39 +95,37 @@ class Stream:
         name: str,
         dataset: IterableDataset,
         tasks: Sequence[str],
-        features: Callable[[dict[str, list[Any]], list[int]], dict[str, list[Any]]],
+        features: Callable[[Columns, list[int]], Columns],
         columns: Sequence[str],
         size: int,
     ) -> None:
         self.name, self.dataset, self.tasks, self.size = name, dataset, list(tasks), size
         self.features, self.columns = features, list(columns)
         self.keep = 1
-        # A row at which reading can begin: its number, the number of the first row of the pass, the pass, the state of
-        # the dataset (None at the beginning of a pass), and a hash of the row.
-        self.anchor: dict[str, Any] | None = None
+        self.anchor: Anchor | None = None
         self.keeps_place = keeps_place(dataset)
         self._forget()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """The state for a worker: everything except the reading position of this process."""
         return {key: value for key, value in vars(self).items() if key not in _READING}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state)
         self._forget()
 
     def _forget(self) -> None:
-        self._batches: Iterator[dict[str, list[Any]]] | None = None
-        self._anchors: list[dict[str, Any]] = []
-        self._rows: deque[tuple[dict[str, Any], int]] = deque()
+        self._batches: Iterator[Columns] | None = None
+        self._anchors: list[Anchor] = []
+        self._rows: deque[tuple[dict[str, object], int]] = deque()
         self._next = self._first = self._pass = 0
 
-    def begin_at(self, anchor: dict[str, Any] | None) -> None:
+    def begin_at(self, anchor: Anchor | None) -> None:
         """Read from the anchor, or from the first row, when a row is requested next."""
         self.anchor = anchor
         self._forget()
 
-    def fetch(self, numbers: Sequence[int]) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+    def fetch(self, numbers: Sequence[int]) -> tuple[Columns, Anchor]:
         """Columns of features of some rows, and an anchor from which all later rows can be read.
 
         Raises:
@@ -160,7 +163,7 @@ class Stream:
             anchor = {"row": one_pass * self.size, "first": one_pass * self.size, "pass": one_pass, "state": None}
         self._open(anchor)
 
-    def _open(self, anchor: dict[str, Any]) -> None:
+    def _open(self, anchor: Anchor) -> None:
         # A copy, because forked processes share the number of the pass.
         self._dataset = self.dataset.with_format(None)
         self._dataset.set_epoch(anchor["pass"])

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from huggingface_hub import EvalResult, ModelCardData
 from transformers import TrainingArguments
@@ -25,6 +25,8 @@ from .history import Result, curves, gradients, primary_metrics, results
 
 if TYPE_CHECKING:
     from ..modeling import MultiTaskConfig
+    from .edits import Metadata
+    from .records import Log
 
 FILE_NAME = "README.md"
 CURVES_NAME = "learning_curves.png"
@@ -74,8 +76,8 @@ class Run:
         processes: number of processes of the training.
     """
 
-    arguments: Any
-    history: Sequence[Mapping[str, Any]] = ()
+    arguments: TrainingArguments
+    history: Sequence[Log] = ()
     step: int = 0
     epoch: float = 0.0
     metrics: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -94,7 +96,7 @@ def write_card(
     *,
     name: str,
     repository: str,
-    given: Mapping[str, Any],
+    given: Metadata,
     on_hub: str | None = None,
 ) -> bool:
     """Write the card of a model and the picture of its curves into a folder; changes made by the user are kept.
@@ -171,9 +173,7 @@ def _write_curves(path: Path, run: Run, tasks: Sequence[str]) -> bool:
     return picture is not None
 
 
-def _card(
-    config: MultiTaskConfig, run: Run, name: str, repository: str, given: Mapping[str, Any], *, has_curves: bool
-) -> Card:
+def _card(config: MultiTaskConfig, run: Run, name: str, repository: str, given: Metadata, *, has_curves: bool) -> Card:
     found = results(run.history, config.task_names, run.metrics, best=run.best)
     primary = primary_metrics(found)
     vague = set()
@@ -248,9 +248,7 @@ def _measured(found: Sequence[Result], primary: Mapping[str, str]) -> dict[str, 
     return columns
 
 
-def _results_text(
-    found: Sequence[Result], history: Sequence[Mapping[str, Any]], tasks: Sequence[str], *, has_curves: bool
-) -> str:
+def _results_text(found: Sequence[Result], history: Sequence[Log], tasks: Sequence[str], *, has_curves: bool) -> str:
     parts = []
     if found:
         splits = _splits(found)
@@ -281,7 +279,7 @@ def _training_text(run: Run) -> str:
     sentence = f"Trained for {run.step:,} optimizer steps ({run.epoch:.4g} epochs of the mixture)"
     sentence += f" by {run.processes} processes." if run.processes > 1 else "."
     if run.best is not None:
-        watched = f"eval_{run.arguments.metric_for_best_model.removeprefix('eval_')}"
+        watched = f"eval_{str(run.arguments.metric_for_best_model).removeprefix('eval_')}"
         sentence += f" The weights are those of step {run.best:,}, with the best `{watched}`."
     parts = [sentence]
     if run.readers:
@@ -303,7 +301,7 @@ def _data_table(run: Run) -> str:
     return markdown_table(table, f"{len(run.readers):,} datasets" if len(run.readers) > MANY else None)
 
 
-def _hyperparameters(arguments: Any) -> str:
+def _hyperparameters(arguments: TrainingArguments) -> str:
     theirs = {one.name for one in dataclasses.fields(TrainingArguments)}
     own = [one.name for one in dataclasses.fields(arguments) if one.name not in theirs and one.name not in _NOT_SHOWN]
     idle = "num_train_epochs" if arguments.max_steps > 0 else "max_steps"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..modeling.description import MANY
 from .heatmap import draw_cosines
@@ -100,7 +100,7 @@ def _each(axes: Axes, curves: Mapping[str, Points], labels: Mapping[str, str], o
         _line(axes, points, number, label=labels.get(task, task))
 
 
-def _line(axes: Axes, points: Points, number: int, **kwargs: Any) -> None:
+def _line(axes: Axes, points: Points, number: int, *, label: str, zorder: int = 2) -> None:
     steps, values = zip(*points, strict=True)
     round_number = number // len(_COLOURS)
     sparse = len(points) <= 25
@@ -112,11 +112,12 @@ def _line(axes: Axes, points: Points, number: int, **kwargs: Any) -> None:
         marker=_MARKERS[(number + round_number) % len(_MARKERS)] if sparse else None,
         markersize=4,
         linewidth=1.6,
-        **kwargs,
+        label=label,
+        zorder=zorder,
     )
 
 
-def _many(axes: Axes, curves: Mapping[str, Points], labels: Mapping[str, str], best: Any) -> None:
+def _many(axes: Axes, curves: Mapping[str, Points], labels: Mapping[str, str], best: object) -> None:
     """All tasks in gray, their mean, and the worst and best at the end with their names."""
     for points in curves.values():
         axes.plot(*zip(*points, strict=True), color="#bbbbbb", linewidth=0.6, alpha=0.6, zorder=1)

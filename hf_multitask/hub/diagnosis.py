@@ -8,6 +8,7 @@ from typing import Any
 
 from .heatmap import HIGH, LOW
 
+Report = Mapping[str, Any]  # of a diagnosis, or a part of it
 _NUMBERS = 12  # maximum number of tasks for which the cells of a heat map show numbers
 _DEEPEST = 0.75  # maximum opacity of a color, with which the text is legible in light and dark mode
 
@@ -54,7 +55,7 @@ tbody th, thead th:first-child, .words { text-align: left; }
 """
 
 
-def diagnosis_page(report: Mapping[str, Any]) -> str:
+def diagnosis_page(report: Report) -> str:
     """The page for a report of ``hf-multitask diagnose``; parts that are not in the report are left out."""
     budget = report["budget"]
     steps, own = budget["steps"], budget["steps_of_the_recipe"]
@@ -67,7 +68,7 @@ def diagnosis_page(report: Mapping[str, Any]) -> str:
         f'<p class="dim">{escape(" · ".join(facts))}</p>',
         *_conclusion(report),
     ]
-    sections: list[tuple[str, Callable[[Mapping[str, Any]], list[str]]]] = [
+    sections: list[tuple[str, Callable[[Report], list[str]]]] = [
         ("cosines", _cosines),
         ("affinity", _affinity),
         ("groups", _groups),
@@ -92,7 +93,7 @@ def diagnosis_page(report: Mapping[str, Any]) -> str:
     )
 
 
-def _conclusion(report: Mapping[str, Any]) -> list[str]:
+def _conclusion(report: Report) -> list[str]:
     lines = []
     if report.get("conclusion"):
         lines.append(f'<div class="conclusion"><p>{escape(report["conclusion"])}</p></div>')
@@ -102,7 +103,7 @@ def _conclusion(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _cosines(report: Mapping[str, Any]) -> list[str]:
+def _cosines(report: Report) -> list[str]:
     found, tasks = report["cosines"], report["tasks"]
 
     def cell(one: str, other: str) -> tuple[str, str]:
@@ -122,7 +123,7 @@ def _cosines(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _affinity(report: Mapping[str, Any]) -> list[str]:
+def _affinity(report: Report) -> list[str]:
     found, tasks = report["affinity"], report["tasks"]
 
     unit, times = found["unit"], 1 / found["unit"]
@@ -170,12 +171,12 @@ def _heat(
                 cells.append("<td>·</td>" if one == other else "<td>?</td>")
                 continue
             number, below = cell(one, other)
-            coloured = one != other and abs(value) > 2 * (error or 0.0)
-            depth = _DEEPEST * min(abs(value) / most, 1.0) if coloured else 0.0
-            colour = f"rgba({', '.join(map(str, HIGH if value > 0 else LOW))}, {depth:.3f})"
+            colored = one != other and abs(value) > 2 * (error or 0.0)
+            depth = _DEEPEST * min(abs(value) / most, 1.0) if colored else 0.0
+            color = f"rgba({', '.join(map(str, HIGH if value > 0 else LOW))}, {depth:.3f})"
             title = escape(f"{one}, {other}: ") + f"{number} {below}".strip()
             inner = "" if many else number + (f"<small>{below}</small>" if below else "")
-            cells.append(f'<td style="background: {colour}" title="{title}">{inner}</td>')
+            cells.append(f'<td style="background: {color}" title="{title}">{inner}</td>')
         rows.append(f'<tr><th scope="row">{escape(one)}</th>{"".join(cells)}</tr>')
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in tasks)
     return (
@@ -184,7 +185,7 @@ def _heat(
     )
 
 
-def _groups(report: Mapping[str, Any]) -> list[str]:
+def _groups(report: Report) -> list[str]:
     found, unit = report["groups"], report["affinity"]["unit"]
     rows = []
     for one in found["by_models"]:
@@ -206,7 +207,7 @@ def _groups(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _single(report: Mapping[str, Any]) -> list[str]:
+def _single(report: Report) -> list[str]:
     found, rows = report["single"], report["budget"].get("rows", {})
     bars = []
     for name, together in found["together"].items():
@@ -229,7 +230,7 @@ def _single(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _prices(report: Mapping[str, Any]) -> list[str]:
+def _prices(report: Report) -> list[str]:
     found = report["prices"]
     kinds = (("balancing", "Balancers"), ("aggregation", "Aggregators"))
     every = [price for kind, _ in kinds for price in found[kind].values()]

@@ -13,11 +13,13 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
+Metadata = Mapping[str, Any]
+Loaded = dict[str, Any]  # metadata as YAML has them
 _SECTION = re.compile(r"^<!-- hf_multitask: (\w+) -->[ \t]*\n(.*?)^<!-- end of \1 -->[ \t]*$", re.DOTALL | re.MULTILINE)
 _STATE = re.compile(r"^<!-- hf_multitask keeps what you change here: (\{.*?\}) -->[ \t]*$", re.MULTILINE)
 _INDEX = "model-index"
@@ -41,13 +43,13 @@ class Card:
         vague: sections, and ``model-index``, without information, which do not replace existing ones.
     """
 
-    metadata: Mapping[str, Any]
-    given: Mapping[str, Any]
+    metadata: Metadata
+    given: Metadata
     sections: Mapping[str, tuple[str, str]]
     vague: frozenset[str] = field(default_factory=frozenset)
 
 
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """A short hash of a text, ignoring line endings and trailing spaces, or of a value of the metadata."""
     if isinstance(value, str):
         value = "\n".join(line.rstrip() for line in value.strip().splitlines())
@@ -82,6 +84,9 @@ def merge(text: str, card: Card) -> str:
     return merged.replace("\n", "\r\n") if "\r\n" in text else merged
 
 
+Content = TypeVar("Content")
+
+
 class _Parts:
     """Decides for each part from the digests of the last save, and collects the digests of this one."""
 
@@ -89,7 +94,7 @@ class _Parts:
         self.old = old
         self.new = dict(old)  # parts that are unknown to this save are not changed
 
-    def settle(self, part: str, current: Any, new: Any) -> Any:
+    def settle(self, part: str, current: Content, new: Content) -> Content:
         """The new content of a part; None if it should not exist."""
         if self.kept(part, current):
             self.new.setdefault(part, "")
@@ -99,7 +104,7 @@ class _Parts:
             self.new[part] = digest(new)
         return new
 
-    def kept(self, part: str, current: Any) -> bool:
+    def kept(self, part: str, current: object) -> bool:
         """Whether the user has edited or deleted a part."""
         return part in self.old if current is None else digest(current) != self.old.get(part)
 
@@ -167,7 +172,7 @@ def _merge_front(front: str, card: Card, parts: _Parts) -> str:
     """The metadata block with the lines of changed keys replaced, and all other lines unchanged."""
     segments, values = _segments(front)
     noted = {key for key, lines in segments if re.search(r"(^|\s)#", lines, re.MULTILINE)}  # those with a comment
-    new: dict[str, Any] = {}
+    new: Loaded = {}
     for key, value in card.metadata.items():
         current = values.get(key)
         if key in noted or (key in card.vague and current is not None):
@@ -190,7 +195,7 @@ def _merge_front(front: str, card: Card, parts: _Parts) -> str:
     return "\n".join(line for line in lines if line is not None)
 
 
-def _segments(front: str) -> tuple[list[tuple[str, str]], dict[str, Any]]:
+def _segments(front: str) -> tuple[list[tuple[str, str]], Loaded]:
     """The lines of a metadata block by key; comments and blank lines between keys have no key.
 
     Returns:
@@ -207,7 +212,7 @@ def _segments(front: str) -> tuple[list[tuple[str, str]], dict[str, Any]]:
         else:
             blocks[-1][1].append(line)
     segments: list[tuple[str, str]] = []
-    values: dict[str, Any] = {}
+    values: Loaded = {}
     for name, lines in blocks:
         end = len(lines)
         while name and end > 1 and (not lines[end - 1].strip() or lines[end - 1].startswith("#")):
@@ -220,7 +225,7 @@ def _segments(front: str) -> tuple[list[tuple[str, str]], dict[str, Any]]:
     return segments, values
 
 
-def _load(text: str) -> dict[str, Any]:
+def _load(text: str) -> Loaded:
     try:
         values = yaml.load(text, _LOADER)  # a safe loader
     except (yaml.YAMLError, ValueError) as problem:  # ValueError for a date that does not exist
@@ -232,7 +237,7 @@ def _load(text: str) -> dict[str, Any]:
     return values
 
 
-def _yaml(key: str, value: Any) -> str | None:
+def _yaml(key: str, value: object) -> str | None:
     """A key and its value as the library of the Hub writes them; None to remove the key."""
     if value is None:
         return None
@@ -242,7 +247,7 @@ def _yaml(key: str, value: Any) -> str | None:
 # Results
 
 
-def _merge_index(current: Any, new: list[Any] | None, parts: _Parts) -> Any:
+def _merge_index(current: object, new: list[Any] | None, parts: _Parts) -> object:
     """The results, with those replaced that were written here and not edited, and with all results of the user."""
     if current is None:
         if new is None or parts.kept(_INDEX, None):
@@ -270,7 +275,7 @@ def _merge_index(current: Any, new: list[Any] | None, parts: _Parts) -> Any:
     return [{**there, "name": parts.settle("name", there.get("name"), fresh["name"]), "results": [*results, *own]}]
 
 
-def _identity(result: Any) -> str:
+def _identity(result: object) -> str:
     """The name of a result as a part: its task, dataset and split."""
     if not isinstance(result, dict):
         return digest(result)

@@ -36,8 +36,8 @@ def draw_cosines(axes: Axes, cosines: Mapping[tuple[str, str], float], names: Ma
         row, column = tasks.index(one), tasks.index(other)
         matrix_KK[row, column] = matrix_KK[column, row] = value
     palette = np.array([LOW, MIDDLE, HIGH]) / 255
-    colours = LinearSegmentedColormap.from_list("cosines", palette).with_extremes(bad="#dddddd")
-    axes.imshow(np.ma.masked_invalid(matrix_KK), cmap=colours, vmin=-1, vmax=1)
+    colors = LinearSegmentedColormap.from_list("cosines", palette).with_extremes(bad="#dddddd")
+    axes.imshow(np.ma.masked_invalid(matrix_KK), cmap=colors, vmin=-1, vmax=1)
     for (row, column), value in np.ndenumerate(matrix_KK):
         if not np.isnan(value):
             axes.text(column, row, f"{value:+.2f}", ha="center", va="center", color=ink(value), fontsize="small")

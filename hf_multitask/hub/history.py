@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from .records import MEAN_COSINE, Orders, average_of, by_task, is_end, pairs, prefix_of
+from .records import MEAN_COSINE, Log, Orders, average_of, by_task, is_end, pairs, prefix_of
 
 SPLITS = {"eval": "validation", "test": "test"}
 Points = list[tuple[int, float]]  # optimizer steps, and what was measured there
@@ -24,7 +23,7 @@ class Result:
     step: int
 
 
-def _evaluations(history: Sequence[Mapping[str, Any]], best: int | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _evaluations(history: Sequence[Log], best: int | None) -> Iterator[tuple[str, Log]]:
     """Splits and log entries of the evaluations that tell of the saved model, the later ones last.
 
     Args:
@@ -38,14 +37,14 @@ def _evaluations(history: Sequence[Mapping[str, Any]], best: int | None) -> Iter
             yield SPLITS[prefix], entry
 
 
-def _end(history: Sequence[Mapping[str, Any]]) -> int:
+def _end(history: Sequence[Log]) -> int:
     """Where the log's entry of the end of training stands."""
     ends = [number for number, entry in enumerate(history) if is_end(entry)]
     return ends[-1] if ends else len(history)
 
 
 def results(
-    history: Sequence[Mapping[str, Any]],
+    history: Sequence[Log],
     tasks: Collection[str],
     metrics: Orders | None = None,
     *,
@@ -86,7 +85,7 @@ def primary_metrics(found: Sequence[Result]) -> dict[str, str]:
 
 
 def curves(
-    history: Sequence[Mapping[str, Any]], tasks: Collection[str], metrics: Orders | None = None
+    history: Sequence[Log], tasks: Collection[str], metrics: Orders | None = None
 ) -> tuple[dict[str, Points], dict[str, tuple[str, Points]]]:
     """By task, the losses of training, and the primary metric's name and values on the validation data.
 
@@ -115,7 +114,7 @@ def curves(
     return {task: losses[task] for task in tasks if task in losses}, measured
 
 
-def gradients(history: Sequence[Mapping[str, Any]], tasks: Collection[str]) -> tuple[dict[str, Points], Cosines]:
+def gradients(history: Sequence[Log], tasks: Collection[str]) -> tuple[dict[str, Points], Cosines]:
     """By task, the norms of its gradients of the shared parameters, and by pair the last cosine between theirs.
 
     Of more tasks than are logged pair by pair there are no cosines.

@@ -1,8 +1,8 @@
-"""A log by task and its flat keys: the only place where task and metric become a key, and where a key is read.
+"""A log by task, and its flat keys: the only place where a task and a metric become a key, and where keys are parsed.
 
-The Trainer, its callbacks and the Hub know flat keys: ``ner_loss`` of training, ``eval_ner_f1`` of an evaluation. Names
-of tasks and metrics hold underscores, and the Trainer has keys of its own, such as ``grad_norm`` and ``learning_rate``,
-that may begin like a task. What a key stands for is therefore looked up in what is measured of each task.
+The Trainer, its callbacks and the Hub use flat keys: ``ner_loss`` of training, ``eval_ner_f1`` of an evaluation. Names
+of tasks and metrics contain underscores, and the Trainer has its own keys, such as ``grad_norm`` and ``learning_rate``,
+which may begin with the name of a task. A key is therefore looked up in the known metrics of each task.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 Orders = Mapping[str, Sequence[str]]  # by task, the names of its metrics
+Log = Mapping[str, Any]  # by flat key
 ByTask = dict[str, dict[str, Any]]  # by task and metric
 
-TRAINING = ("loss", "share", "rows", "weight", "left_out", "grad_norm")  # what a log of training says of a task
+TRAINING = ("loss", "share", "rows", "weight", "left_out", "grad_norm")  # metrics of a task in a log of training
 MEAN_COSINE = "cosine/mean"
-_COSINE = "cosine/"  # names of tasks hold no slash
+_COSINE = "cosine/"  # names of tasks contain no slash
 _AVERAGE = "_average"  # no name of a task; every evaluation has it, after the prefix
 _SPEED = ("runtime", "samples_per_second", "steps_per_second", "tokens_per_second", "jit_compilation_time")
 
@@ -26,7 +27,7 @@ def key_of(task: str, metric: str, prefix: str | None = None) -> str:
     return f"{task}_{metric}" if prefix is None else f"{prefix}_{task}_{metric}"
 
 
-def flat(own: Mapping[str, Mapping[str, Any]], prefix: str | None = None) -> dict[str, Any]:
+def flat(own: Mapping[str, Log], prefix: str | None = None) -> dict[str, object]:
     """Metrics by task under their flat keys."""
     return {key_of(task, metric, prefix): value for task, found in own.items() for metric, value in found.items()}
 
@@ -36,25 +37,23 @@ def pair_key(one: str, other: str) -> str:
     return f"{_COSINE}{one}/{other}"
 
 
-def prefix_of(log: Mapping[str, Any]) -> str | None:
-    """The prefix of an evaluation's log, such as ``eval``; None where the log is of training."""
+def prefix_of(log: Log) -> str | None:
+    """The prefix of an evaluation's log, such as ``eval``; None for a log of training."""
     averages = [name.removesuffix(_AVERAGE) for name in log if name.endswith(_AVERAGE)]
     return min(averages, key=len, default=None)  # a task's metric may be named average as well, behind the prefix
 
 
-def is_end(log: Mapping[str, Any]) -> bool:
-    """Whether a log is that of the end of training, which says nothing of single tasks."""
+def is_end(log: Log) -> bool:
+    """Whether a log is that of the end of training, which contains nothing about single tasks."""
     return "train_runtime" in log and prefix_of(log) is None
 
 
-def average_of(log: Mapping[str, Any]) -> float:
-    """The mean of the primary metrics, of an evaluation's log."""
+def average_of(log: Log) -> float:
+    """The mean of the primary metrics in the log of an evaluation."""
     return log[f"{prefix_of(log)}{_AVERAGE}"]
 
 
-def by_task(
-    log: Mapping[str, Any], tasks: Collection[str], metrics: Orders | None = None
-) -> tuple[ByTask, dict[str, Any]]:
+def by_task(log: Log, tasks: Collection[str], metrics: Orders | None = None) -> tuple[ByTask, dict[str, object]]:
     """Split a log into what belongs to each task, by task and metric, and the rest.
 
     A metric of an evaluation that ``metrics`` does not name belongs to the task with the longest name that begins its
@@ -66,7 +65,7 @@ def by_task(
         metrics: by task, the names of its metrics in evaluations.
     """
     own: ByTask = {}
-    rest: dict[str, Any] = {}
+    rest: dict[str, object] = {}
     known, prefix, end = set(tasks), prefix_of(log), is_end(log)
     orders = {task: set(names) for task, names in (metrics or {}).items()}
     for name, value in log.items():
@@ -79,7 +78,7 @@ def by_task(
 
 
 def _owner(name: str, tasks: set[str], prefix: str | None, metrics: Mapping[str, set[str]]) -> tuple[str, str] | None:
-    """Task and metric of a flat key; None for one that is of no single task."""
+    """Task and metric of a flat key; None for a key that belongs to no single task."""
     if prefix is None:
         return next((pair for pair in _pairs(name, tasks) if pair[1] in TRAINING), None)
     if not name.startswith(f"{prefix}_"):
@@ -98,8 +97,8 @@ def _pairs(name: str, tasks: set[str]) -> Iterator[tuple[str, str]]:
             yield task, "_".join(words[end:])
 
 
-def pairs(log: Mapping[str, Any]) -> dict[tuple[str, str], float]:
-    """By pair of tasks, the cosines that a log tells between their gradients."""
+def pairs(log: Log) -> dict[tuple[str, str], float]:
+    """By pair of tasks, the cosine of their gradients in a log."""
     found = {}
     for name, value in log.items():
         if name.startswith(_COSINE) and name != MEAN_COSINE:
@@ -108,11 +107,11 @@ def pairs(log: Mapping[str, Any]) -> dict[tuple[str, str], float]:
     return found
 
 
-def ranked(own: Mapping[str, Mapping[str, Any]]) -> tuple[str, list[tuple[str, float]]]:
+def ranked(own: Mapping[str, Log]) -> tuple[str, list[tuple[str, float]]]:
     """Tasks from worst to best: by their primary metric in an evaluation, by their loss in training.
 
     Returns:
-        What they are ranked by, ``primary`` or ``loss``, and each with its value.
+        The criterion, ``primary`` or ``loss``, and the tasks with their values.
     """
     measured = {task: next((name for name in found if name != "loss"), None) for task, found in own.items()}
     if any(metric not in (None, "share") for metric in measured.values()):

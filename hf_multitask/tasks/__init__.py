@@ -1,11 +1,11 @@
 """Task types: columns and labels, alignment, collation and metrics."""
 
 from dataclasses import fields
-from typing import Any
 
 from ..modeling.config import check_task_name, close_match
 from ..modeling.entries import load_entries
 from ..modeling.kinds import suggested_type
+from ..modeling.readers import Row
 from ..modeling.values import check_values, hints_of, shown
 from .base import Task
 from .labelled import Labelled
@@ -20,7 +20,7 @@ from .token_classification import TokenClassification
 from .types import TASK_TYPES
 
 
-def build_task(name: str, values: dict[str, Any]) -> Task:
+def build_task(name: str, values: Row) -> Task:
     """The task for a dict with ``type`` and arguments, as in a recipe or the configuration of a model.
 
     Raises:

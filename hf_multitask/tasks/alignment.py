@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from ..modeling.heads import IGNORE
 from ..modeling.inputs import Windows
 from ..modeling.words import Place, first_tokens, marks_of, token_units
+from .columns import Gold, Table
 from .span_labels import Span
 
 
@@ -25,7 +25,7 @@ class Aligned:
     """
 
     labels: list[int]
-    gold: dict[str, Any]
+    gold: Gold
     lost: int
 
 
@@ -58,7 +58,7 @@ def align_words(windows: Windows, words: Sequence[Place], tags: list[int], later
     return Aligned(labels, {"tags": tags, "places": places}, firsts.count(-1))
 
 
-def align_spans(windows: Windows, text: str, spans: Sequence[Span], table: Mapping[Any, int], scheme: str) -> Aligned:
+def align_spans(windows: Windows, text: str, spans: Sequence[Span], table: Table, scheme: str) -> Aligned:
     """Align spans with the tokens that overlap them.
 
     Args:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ..modeling.config import close_match
 from ..modeling.inputs import WINDOWS, as_text, text_columns
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from datasets import Dataset
-    from transformers import BatchEncoding, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from ..modeling.inputs import Encoder
     from ..modeling.readers import Reader
+    from .columns import Cells, Columns, Encoding, Inputs, Label, Labels, References, TaskDict
 
 
 @dataclass(kw_only=True)
@@ -56,7 +57,7 @@ class Task(ABC):
     max_length: int | None = None
     language: str | None = None
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         """Reset ``metric_names`` of a type whose metrics differ from those of its base class."""
         super().__init_subclass__(**kwargs)
         if {"metrics", "score", "text_metrics"} & vars(cls).keys() and "metric_names" not in vars(cls):
@@ -86,7 +87,7 @@ class Task(ABC):
 
     @property
     def reader(self) -> Reader:
-        """What makes model inputs of its rows, as the pipeline does."""
+        """The reader that converts its rows to model inputs, as the pipeline does."""
         return reader_of({"type": self.type, "name": self.name})
 
     @property
@@ -106,7 +107,7 @@ class Task(ABC):
 
     @property
     def input_columns(self) -> tuple[str | None, ...]:
-        """Columns of what the model is fed."""
+        """Columns of the model inputs."""
         reader = self.reader
         return self.text_columns if reader.modality == TEXTS else tuple(reader.columns(self.to_dict()).values())
 
@@ -116,12 +117,12 @@ class Task(ABC):
         return [column for column in (*self.input_columns, self.target_column) if column]
 
     @property
-    def input_key(self) -> tuple[Any, ...]:
-        """What the model is fed: tasks with the same key share a row and a backbone pass. The source comes first."""
+    def input_key(self) -> tuple[Hashable, ...]:
+        """The key of the inputs: tasks with the same key share a row and a backbone pass. The source comes first."""
         return (self.source, *self.input_columns, self.max_length, self.language)
 
     @property
-    def windows_key(self) -> Any:
+    def windows_key(self) -> Hashable:
         """The key of the windows of long texts, equal for tasks that can share them; None if texts are truncated."""
         return None
 
@@ -129,7 +130,7 @@ class Task(ABC):
         """Tokens by which windows of ``limit`` tokens overlap; None if long texts are truncated."""
         return None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> TaskDict:
         """Name, type and arguments as plain values."""
         return {"type": self.type, **dataclasses.asdict(self)}
 
@@ -202,20 +203,20 @@ class Task(ABC):
         """Whether the task reads the numbers of a ClassLabel column, not the names."""
         return False
 
-    def unseen(self, dataset: Dataset) -> list[Any]:  # noqa: ARG002
+    def unseen(self, dataset: Dataset) -> Cells:  # noqa: ARG002
         """Labels of a dataset that are unknown to the task, sorted; they are numbered after the known ones."""
         return []
 
-    def batch_rows(self, rows: dict[str, list[Any]], indices: list[int]) -> tuple[dict[str, list[Any]], list[int]]:
+    def batch_rows(self, rows: Columns, indices: list[int]) -> tuple[Columns, list[int]]:
         """Convert rows of the data to the rows that are drawn: the same, unless a type combines rows."""
         return rows, indices
 
     def encode_inputs(
-        self, rows: dict[str, list[Any]], indices: list[int], encoder: Encoder, split: str, *, offsets: bool
-    ) -> tuple[dict[str, list[Any]], Any, list[bool]]:
+        self, rows: Columns, indices: list[int], encoder: Encoder, split: str, *, offsets: bool
+    ) -> tuple[Columns, Encoding, list[bool]]:
         """The model inputs of a batch of rows, the ``encoding`` for :meth:`encode_labels`, and the truncated rows.
 
-        What is no text is read as the pipeline reads it, by the type's reader, whose readings are the ``encoding``.
+        Other data than text are read by the reader of the type, as in the pipeline; its readings are the ``encoding``.
 
         Args:
             rows: the columns, of the batch.
@@ -248,7 +249,7 @@ class Task(ABC):
             inputs[WINDOWS] = lengths
         return inputs, encoding, cut
 
-    def texts(self, values: list[Any], column: str, indices: list[int], split: str) -> list[str]:
+    def texts(self, values: Cells, column: str, indices: list[int], split: str) -> list[str]:
         """The values of a column as texts.
 
         Raises:
@@ -267,9 +268,7 @@ class Task(ABC):
         return self.error(f"row {index} of the {split} data, {sentence}")
 
     @abstractmethod
-    def encode_labels(
-        self, rows: dict[str, list[Any]], indices: list[int], encoding: BatchEncoding, unseen: list[Any], split: str
-    ) -> list[Any]:
+    def encode_labels(self, rows: Columns, indices: list[int], encoding: Encoding, unseen: Cells, split: str) -> Labels:
         """The labels of a batch of rows as numbers aligned with its encoding; None for a row without a label.
 
         Args:
@@ -285,12 +284,12 @@ class Task(ABC):
 
     def more_columns(
         self,
-        rows: dict[str, list[Any]],  # noqa: ARG002
-        labels: list[Any],  # noqa: ARG002
-        encoding: Any,  # noqa: ARG002
+        rows: Columns,  # noqa: ARG002
+        labels: Labels,  # noqa: ARG002
+        encoding: Encoding,  # noqa: ARG002
         *,
         training: bool,  # noqa: ARG002
-    ) -> dict[str, list[Any]]:
+    ) -> Columns:
         """Additional columns of a batch of rows.
 
         ``gold`` holds the references for evaluation if they are more than the labels; ``lost`` counts labels without a
@@ -304,7 +303,7 @@ class Task(ABC):
         """
         return {}
 
-    def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
+    def collate(self, labels: Labels, length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
         """Labels of N rows as one tensor, (N,) or (N, ...); ``length`` is L, the width of the batch in tokens."""
         import torch
 
@@ -312,11 +311,11 @@ class Task(ABC):
 
     def masked(
         self,
-        inputs: dict[str, Any],
-        label: Any,
+        inputs: Inputs,
+        label: Label,
         tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
         generator: np.random.Generator,  # noqa: ARG002
-    ) -> tuple[dict[str, Any], Any]:
+    ) -> tuple[Inputs, Label]:
         """Inputs and label of one row, changed at random."""
         return inputs, label
 
@@ -329,8 +328,8 @@ class Task(ABC):
         predictions: np.ndarray,
         labels: np.ndarray,
         *,
-        unseen: list[Any],
-        references: Sequence[Any],  # noqa: ARG002
+        unseen: Cells,
+        references: References,  # noqa: ARG002
         loss: float,  # noqa: ARG002
         tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
     ) -> dict[str, float]:
@@ -348,7 +347,7 @@ class Task(ABC):
 
     def constant_loss(
         self,
-        labels: Sequence[Any],  # noqa: ARG002
+        labels: References,  # noqa: ARG002
         rows: Dataset,  # noqa: ARG002
         tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
     ) -> float | None:
@@ -367,5 +366,5 @@ class Task(ABC):
         return None
 
     @abstractmethod
-    def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: list[Any]) -> dict[str, float]:
+    def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: Cells) -> dict[str, float]:
         """Metrics of logits and labels; the first is the primary metric, which increases to 1 for a better model."""

@@ -1,26 +1,29 @@
-"""What comes of a batch of rows when they are encoded."""
+"""The tokens of a batch of rows, with the windows of long texts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from transformers import BatchEncoding
 
 from ..modeling.inputs import Windows
 
 if TYPE_CHECKING:
-    from ..modeling.readers import Reader, Reading
+    from ..modeling.inputs import Encoder
+    from ..modeling.readers import Reader, Reading, Row
+    from .alignment import Aligned
+    from .columns import Cells, Columns
 
 
 class RowEncodings(BatchEncoding):
-    """The tokens of a batch of rows; those of a text that is too long as far as the first window goes.
+    """The tokens of a batch of rows; of a text that is too long, those of its first window.
 
-    ``windows`` holds, by row, those texts whole, and ``notes``, by task, what its labels left for later.
+    ``windows`` contains, by row, all windows of the long texts, and ``notes``, by task, its aligned labels.
     """
 
     windows: dict[int, Windows]
-    notes: dict[str, Any]
+    notes: dict[str, list[Aligned | None]]
 
     def text(self, row: int) -> Windows:
         """The windows of a row's text."""
@@ -33,9 +36,9 @@ class RowEncodings(BatchEncoding):
 
 
 def read_rows(
-    reader: Reader, task: Mapping[str, Any], rows: Mapping[str, list[Any]], encoder: Any, *, several: bool
-) -> tuple[dict[str, list[Any]], list[Reading], list[bool]]:
-    """The model inputs of a batch of rows as the pipeline reads them, the readings, and which were cut.
+    reader: Reader, task: Row, rows: Mapping[str, Cells], encoder: Encoder, *, several: bool
+) -> tuple[Columns, list[Reading], list[bool]]:
+    """The model inputs of a batch of rows as the pipeline reads them, the readings, and which rows were truncated.
 
     Args:
         reader: the type's.

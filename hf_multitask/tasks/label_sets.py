@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from . import labels as lab
 
@@ -15,7 +15,7 @@ FORMATS = ("vector", "set")
 SEPARATORS = (";", "|", ",")
 
 
-def split(cell: Any, separator: str) -> list[str] | None:
+def split(cell: object, separator: str) -> list[str] | None:
     """The labels in a cell, without surrounding spaces; None if the cell is empty or blank.
 
     A cell with separators only is the empty set. A number is converted back to its text.
@@ -28,7 +28,7 @@ def split(cell: Any, separator: str) -> list[str] | None:
     return [part for part in map(str.strip, text.split(separator)) if part]
 
 
-def separator_in(names: Sequence[Any]) -> str | None:
+def separator_in(names: Iterable[object]) -> str | None:
     """The common separator of the different labels of a column if they look like sets of fewer labels.
 
     They do if a tenth of them contain the separator, and half of their parts are also parts of other labels.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from . import labels as lab
 from .base import Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from .columns import Cells
 
 Self = TypeVar("Self", bound="Labelled")
 MANY = 1_000  # classes; more classes need at least as many labels
@@ -39,7 +41,7 @@ class Labelled(Task):
         if not self.label_names or len(set(self.label_names)) < len(self.label_names):
             raise self.error(f"`label_names` should be different names, one or more. Found {self.label_names!r}.")
 
-    def labels_of(self, dataset: Dataset) -> list[Any]:
+    def labels_of(self, dataset: Dataset) -> Cells:
         """The different labels of a dataset, as read by the task, sorted."""
         return lab.values(dataset, self.target_column)
 
@@ -73,7 +75,7 @@ class Labelled(Task):
             )
         return replace(self, label_names=names)
 
-    def _check_numbers(self, found: list[list[Any]], train: Dataset) -> None:
+    def _check_numbers(self, found: list[Cells], train: Dataset) -> None:
         """Check that the numbers in a column can be class indices."""
         column, labels = f"column '{self.target_column}'", [value for split in found for value in split]
         numbers = [value for value in labels if isinstance(value, int)]
@@ -93,7 +95,7 @@ class Labelled(Task):
                 "the classes from 0, or set label_names."
             )
 
-    def unseen(self, dataset: Dataset) -> list[Any]:
+    def unseen(self, dataset: Dataset) -> Cells:
         """See :meth:`Task.unseen`."""
         return lab.unseen_labels(self.labels_of(dataset), self.label_names or [])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..modeling.config import close_match
 from ..modeling.heads import IGNORE
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
     from datasets import Dataset
+
+    from .columns import Cells, Table
 
 # The kinds of values of a column, with their description in errors.
 KINDS = {
@@ -24,7 +26,7 @@ KINDS = {
 }
 
 
-def leaf(feature: Any) -> tuple[Any, int]:
+def leaf(feature: object) -> tuple[object, int]:
     """The innermost feature of a column, and the number of lists around it."""
     depth = 0
     while hasattr(feature, "feature") or isinstance(feature, list):
@@ -76,7 +78,7 @@ def entries(dataset: Dataset, column: str) -> pa.ChunkedArray:
     return data.drop_null()
 
 
-def values(dataset: Dataset, column: str) -> list[Any]:
+def values(dataset: Dataset, column: str) -> Cells:
     """The different labels of a column, sorted, with lists flattened and without missing ones; ClassLabels by name.
 
     Floats without a fraction are integers: pandas and CSV files convert integers to floats if some are missing.
@@ -105,7 +107,7 @@ def misplaced(names: Sequence[str]) -> str | None:
     return next((name for place, name in enumerate(names) if name.isdecimal() and name != str(place)), None)
 
 
-def label_names(found: Iterable[list[Any]]) -> list[str]:
+def label_names(found: Iterable[Cells]) -> list[str]:
     """Names for the labels of several splits: those of the first split, then the additional ones of the others, sorted.
 
     Numbers, which index the names, become ``LABEL_0``, ``LABEL_1`` and so on, up to the largest.
@@ -118,15 +120,15 @@ def label_names(found: Iterable[list[Any]]) -> list[str]:
     return [str(value) for value in ordered]
 
 
-def numbering(names: list[str], unseen: list[Any]) -> dict[Any, int]:
+def numbering(names: list[str], unseen: Cells) -> Table:
     """The index of each label of the data, a name or a number; unseen labels are numbered after the known ones."""
-    table: dict[Any, int] = {name: number for number, name in enumerate(names)}
+    table: dict[object, int] = {name: number for number, name in enumerate(names)}
     table.update({number: number for number in range(len(names))})
     table.update({label: len(names) + number for number, label in enumerate(unseen)})
     return table
 
 
-def unseen_labels(found: list[Any], names: list[str]) -> list[Any]:
+def unseen_labels(found: Cells, names: list[str]) -> Cells:
     """The labels that are neither one of the names nor an index of one."""
     known = numbering(names, [])
     return [label for label in found if label not in known]

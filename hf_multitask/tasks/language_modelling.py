@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ..modeling.heads import IGNORE
 from . import labels as lab
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
     from ..modeling.inputs import Encoder
+    from .columns import Cells, Columns, Encoding, Inputs, Labels, References
 
 
 @dataclass(kw_only=True)
@@ -38,7 +39,7 @@ class LanguageModelling(Task):
         """See :class:`Task`."""
         return [self.text_column]
 
-    def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:
+    def collate(self, labels: Labels, length: int, padding_side: str) -> torch.Tensor:
         """Labels (N, L), -100 for tokens without a label."""
         return lab.padded(labels, length, padding_side)
 
@@ -52,8 +53,8 @@ class LanguageModelling(Task):
         predictions: np.ndarray,
         labels: np.ndarray,
         *,
-        unseen: list[Any],
-        references: Sequence[Any],  # noqa: ARG002
+        unseen: Cells,
+        references: References,  # noqa: ARG002
         loss: float,
         tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
     ) -> dict[str, float]:
@@ -64,7 +65,7 @@ class LanguageModelling(Task):
         self,
         predictions: np.ndarray,
         labels: np.ndarray,
-        unseen: list[Any],  # noqa: ARG002
+        unseen: Cells,  # noqa: ARG002
     ) -> dict[str, float]:
         """``token_accuracy``."""
         from .metrics import Accuracy
@@ -108,7 +109,7 @@ class FillMask(LanguageModelling):
             )
 
     @property
-    def input_key(self) -> tuple[Any, ...]:
+    def input_key(self) -> tuple[Hashable, ...]:
         """See :class:`Task`: masked rows are not shared."""
         return (*super().input_key, self.type, self.name)
 
@@ -123,18 +124,18 @@ class FillMask(LanguageModelling):
 
     def encode_labels(
         self,
-        rows: dict[str, list[Any]],  # noqa: ARG002
+        rows: Columns,  # noqa: ARG002
         indices: list[int],  # noqa: ARG002
-        encoding: Any,
-        unseen: list[Any],  # noqa: ARG002
+        encoding: BatchEncoding,
+        unseen: Cells,  # noqa: ARG002
         split: str,  # noqa: ARG002
-    ) -> list[Any]:
+    ) -> Labels:
         """See :meth:`Task.encode_labels`: empty labels, because masks are drawn later."""
         return [[IGNORE] * len(ids) for ids in encoding["input_ids"]]
 
     def constant_loss(
         self,
-        labels: Sequence[Any],  # noqa: ARG002
+        labels: References,  # noqa: ARG002
         rows: Dataset,
         tokenizer: PreTrainedTokenizerBase,
     ) -> float | None:
@@ -143,21 +144,21 @@ class FillMask(LanguageModelling):
         return entropy(token for row in rows["input_ids"] for token in row if token not in special)
 
     def masked(
-        self, inputs: dict[str, Any], label: Any, tokenizer: PreTrainedTokenizerBase, generator: np.random.Generator
-    ) -> tuple[dict[str, Any], Any]:
+        self, inputs: Inputs, label: list[int], tokenizer: PreTrainedTokenizerBase, generator: np.random.Generator
+    ) -> tuple[Inputs, list[int]]:
         """See :meth:`Task.masked`."""
         ids, special = list(inputs["input_ids"]), set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
         chances, kinds = generator.random(len(ids)), generator.random(len(ids))
         words = generator.integers(0, len(tokenizer), len(ids))
-        label = list(label)
+        drawn = list(label)
         for place, token in enumerate(inputs["input_ids"]):
             if token not in special and chances[place] < self.mlm_probability:
-                label[place] = token
+                drawn[place] = token
                 if kinds[place] < 0.8:
                     ids[place] = tokenizer.mask_token_id
                 elif kinds[place] < 0.9:
                     ids[place] = int(words[place])
-        return {**inputs, "input_ids": ids}, label
+        return {**inputs, "input_ids": ids}, drawn
 
 
 @dataclass(kw_only=True)
@@ -195,13 +196,13 @@ class TextGeneration(LanguageModelling):
         return False
 
     @property
-    def input_key(self) -> tuple[Any, ...]:
+    def input_key(self) -> tuple[Hashable, ...]:
         """See :class:`Task`: blocks are not shared."""
         return (*super().input_key, self.type, self.block_size)
 
     def constant_loss(
         self,
-        labels: Sequence[Any],
+        labels: References,
         rows: Dataset,  # noqa: ARG002
         tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
     ) -> float | None:
@@ -210,13 +211,13 @@ class TextGeneration(LanguageModelling):
 
     def encode_inputs(
         self,
-        rows: dict[str, list[Any]],
+        rows: Columns,
         indices: list[int],
         encoder: Encoder,
         split: str,
         *,
         offsets: bool,  # noqa: ARG002
-    ) -> tuple[dict[str, list[Any]], Any, list[bool]]:
+    ) -> tuple[Columns, Encoding, list[bool]]:
         """See :meth:`Task.encode_inputs`: the blocks of every row, each as a row."""
         tokenizer = encoder.tokenizer
         size = min(self.block_size or 1024, encoder.limit or self.block_size or 1024)
@@ -233,12 +234,12 @@ class TextGeneration(LanguageModelling):
 
     def encode_labels(
         self,
-        rows: dict[str, list[Any]],  # noqa: ARG002
+        rows: Columns,  # noqa: ARG002
         indices: list[int],  # noqa: ARG002
-        encoding: Any,
-        unseen: list[Any],  # noqa: ARG002
+        encoding: list[list[int]],
+        unseen: Cells,  # noqa: ARG002
         split: str,  # noqa: ARG002
-    ) -> list[Any]:
+    ) -> Labels:
         """See :meth:`Task.encode_labels`: the tokens themselves."""
         return encoding
 

@@ -5,11 +5,14 @@ import re
 import string
 import warnings
 from collections import Counter
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from types import ModuleType
+from typing import ClassVar
 
 import evaluate
 import numpy as np
 from datasets import Features, List, Value
+from numpy.typing import ArrayLike
 
 _LABELS = Features({"predictions": Value("int64"), "references": Value("int64")})
 _NUMBERS = Features({"predictions": List(Value("float64")), "references": List(Value("float64"))})
@@ -23,7 +26,7 @@ class _Offline(evaluate.Metric):
 
     features: ClassVar[Features]
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: object) -> None:
         super().__init__(keep_in_memory=True, **kwargs)
 
     def _info(self) -> evaluate.MetricInfo:
@@ -31,7 +34,7 @@ class _Offline(evaluate.Metric):
             description=type(self).__doc__ or "", citation="", inputs_description="", features=type(self).features
         )
 
-    def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> Any:
+    def compute(self, *, predictions: object = None, references: object = None, **kwargs: object) -> dict[str, float]:
         """As in ``evaluate.Metric``, but without writing the arguments to Arrow and reading them back."""
         if predictions is None or references is None or self.writer is not None:
             return super().compute(predictions=predictions, references=references, **kwargs)
@@ -43,7 +46,7 @@ class Accuracy(_Offline):
 
     features = _LABELS
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+    def _compute(self, predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:
         hits = np.asarray(predictions) == np.asarray(references)
         return {"accuracy": float(hits.mean()) if hits.size else 0.0}
 
@@ -53,7 +56,7 @@ class BinaryF1(_Offline):
 
     features = _LABELS
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+    def _compute(self, predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:
         predicted, true = np.asarray(predictions) == 1, np.asarray(references) == 1
         # Computed here, because scikit-learn takes milliseconds to validate its arguments.
         return {"f1": float(2 * (predicted & true).sum() / max(predicted.sum() + true.sum(), 1))}
@@ -64,7 +67,7 @@ class MicroF1(_Offline):
 
     features = _SETS
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+    def _compute(self, predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:
         from sklearn.metrics import f1_score
 
         return {
@@ -77,7 +80,7 @@ class Correlation(_Offline):
 
     features = _NUMBERS
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+    def _compute(self, predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:
         from scipy.stats import pearsonr, spearmanr
 
         predicted, true = np.array(predictions), np.array(references)
@@ -98,7 +101,7 @@ class SpanF1(_Offline):
 
     features = _TAGS
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+    def _compute(self, predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> dict[str, float]:
         from seqeval import metrics
 
         scores = {
@@ -119,7 +122,7 @@ class Squad(_Offline):
 
     features = Features({"predictions": Value("string"), "references": List(Value("string"))})
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+    def _compute(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
         pairs = [
             [(_words(predicted), _words(true)) for true in wanted]
             for predicted, wanted in zip(predictions, references, strict=True)
@@ -135,7 +138,7 @@ class Rouge(_Offline):
 
     features = _TEXTS
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+    def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
         rouge_scorer = need("rouge_score.rouge_scorer", "rougeL", "generation")
         names = ["rougeL", "rouge1", "rouge2"]
         scorer = rouge_scorer.RougeScorer(names, use_stemmer=True)
@@ -148,13 +151,13 @@ class Translations(_Offline):
 
     features = _TEXTS
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+    def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
         sacrebleu = need("sacrebleu", "chrf", "generation")
         chrf = sacrebleu.corpus_chrf(predictions, [references]).score
         return {"chrf": chrf / 100, "bleu": sacrebleu.corpus_bleu(predictions, [references]).score / 100}
 
 
-def need(module: str, metric: str, extra: str) -> Any:
+def need(module: str, metric: str, extra: str) -> ModuleType:
     """A module that is installed with an extra.
 
     Raises:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from .base import Task
 from .constant import entropy
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ..modeling.inputs import Encoder
+    from .columns import Cells, Columns, Encoding, Labels, References
 
 
 @dataclass(kw_only=True)
@@ -55,19 +56,19 @@ class MultipleChoice(Task):
         return True
 
     @property
-    def input_key(self) -> tuple[Any, ...]:
+    def input_key(self) -> tuple[Hashable, ...]:
         """See :class:`Task`."""
         return (*super().input_key, self.type)
 
     def encode_inputs(
         self,
-        rows: dict[str, list[Any]],
+        rows: Columns,
         indices: list[int],
         encoder: Encoder,
         split: str,
         *,
         offsets: bool,  # noqa: ARG002
-    ) -> tuple[dict[str, list[Any]], Any, list[bool]]:
+    ) -> tuple[Columns, Encoding, list[bool]]:
         """See :meth:`Task.encode_inputs`: for every row, the question with each of its choices."""
         questions = self.texts(rows[self.question_column], self.question_column, indices, split)
         first: list[str] = []
@@ -93,12 +94,12 @@ class MultipleChoice(Task):
 
     def encode_labels(
         self,
-        rows: dict[str, list[Any]],
+        rows: Columns,
         indices: list[int],
-        encoding: Any,
-        unseen: list[Any],  # noqa: ARG002
+        encoding: list[int],
+        unseen: Cells,  # noqa: ARG002
         split: str,
-    ) -> list[Any]:
+    ) -> Labels:
         """See :meth:`Task.encode_labels`."""
         for label, count, index in zip(rows[self.label_column], encoding, indices, strict=True):
             if label is not None and (not isinstance(label, int) or not 0 <= label < count):
@@ -112,7 +113,7 @@ class MultipleChoice(Task):
 
     def constant_loss(
         self,
-        labels: Sequence[Any],
+        labels: References,
         rows: Dataset,  # noqa: ARG002
         tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
     ) -> float | None:
@@ -128,7 +129,7 @@ class MultipleChoice(Task):
         self,
         predictions: np.ndarray,
         labels: np.ndarray,
-        unseen: list[Any],  # noqa: ARG002
+        unseen: Cells,  # noqa: ARG002
     ) -> dict[str, float]:
         """``accuracy``."""
         import numpy as np

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ..modeling.spans import END, NO_TOKEN, START, answer_text, context_marks, windows
 from .base import Task
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
     from ..modeling.inputs import Encoder
+    from .columns import Cells, Columns, Encoding, Labels, References
 
 
 @dataclass(kw_only=True)
@@ -66,7 +67,7 @@ class QuestionAnswering(Task):
         return [self.question_column, self.context_column, self.answers_column]
 
     @property
-    def input_key(self) -> tuple[Any, ...]:
+    def input_key(self) -> tuple[Hashable, ...]:
         """See :class:`Task`."""
         return (*super().input_key, self.type, self.question_column, self.answers_column, self.doc_stride)
 
@@ -86,13 +87,13 @@ class QuestionAnswering(Task):
 
     def encode_inputs(
         self,
-        rows: dict[str, list[Any]],
+        rows: Columns,
         indices: list[int],
         encoder: Encoder,
         split: str,
         *,
         offsets: bool,  # noqa: ARG002
-    ) -> tuple[dict[str, list[Any]], Any, list[bool]]:
+    ) -> tuple[Columns, Encoding, list[bool]]:
         """See :meth:`Task.encode_inputs`: the windows of every row."""
         questions = self.texts(rows[self.question_column], self.question_column, indices, split)
         contexts = self.texts(rows[self.context_column], self.context_column, indices, split)
@@ -100,7 +101,7 @@ class QuestionAnswering(Task):
             windows(encoder.tokenizer, question, context, encoder.limit, self.doc_stride)
             for question, context in zip(questions, contexts, strict=True)
         ]
-        inputs: dict[str, list[Any]] = {}
+        inputs: Columns = {}
         for encoding, _ in made:
             for name, values in encoder.inputs(encoding).items():
                 inputs.setdefault(name, []).append(values)
@@ -108,14 +109,14 @@ class QuestionAnswering(Task):
 
     def encode_labels(
         self,
-        rows: dict[str, list[Any]],
+        rows: Columns,
         indices: list[int],
-        encoding: Any,
-        unseen: list[Any],  # noqa: ARG002
+        encoding: tuple[list[BatchEncoding], list[str]],
+        unseen: Cells,  # noqa: ARG002
         split: str,
-    ) -> list[Any]:
+    ) -> Labels:
         """See :meth:`Task.encode_labels`: the marks of the tokens, and the data for the score of an answer."""
-        labels: list[dict[str, Any] | None] = []
+        labels: Labels = []
         for answers, index, windows_of_row, context in zip(rows[self.answers_column], indices, *encoding, strict=True):
             if answers is None:
                 labels.append(None)
@@ -132,7 +133,9 @@ class QuestionAnswering(Task):
             )
         return labels
 
-    def _answers(self, answers: Any, context: str, index: int, split: str) -> tuple[list[str], tuple[int, int] | None]:
+    def _answers(
+        self, answers: object, context: str, index: int, split: str
+    ) -> tuple[list[str], tuple[int, int] | None]:
         """All answers of a row, and the first and last character of the answer for training."""
         if not isinstance(answers, dict) or not {"text", "answer_start"} <= answers.keys():
             raise self.row_error(
@@ -169,7 +172,7 @@ class QuestionAnswering(Task):
                 )
         return texts, (starts[0], starts[0] + len(texts[0])) if texts else None
 
-    def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:
+    def collate(self, labels: Labels, length: int, padding_side: str) -> torch.Tensor:
         """Marks (N, G, L), padded with -1."""
         import torch
 
@@ -183,7 +186,7 @@ class QuestionAnswering(Task):
 
     def constant_loss(
         self,
-        labels: Sequence[Any],
+        labels: References,
         rows: Dataset,  # noqa: ARG002
         tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
     ) -> float | None:
@@ -202,8 +205,8 @@ class QuestionAnswering(Task):
         predictions: np.ndarray,
         labels: np.ndarray,  # noqa: ARG002
         *,
-        unseen: list[Any],  # noqa: ARG002
-        references: Sequence[Any],
+        unseen: Cells,  # noqa: ARG002
+        references: References,
         loss: float,  # noqa: ARG002
         tokenizer: PreTrainedTokenizerBase,
     ) -> dict[str, float]:
@@ -217,7 +220,7 @@ class QuestionAnswering(Task):
         ]
         return Squad().compute(predictions=texts, references=[label["answers"] or [""] for label in references])
 
-    def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: list[Any]) -> dict[str, float]:
+    def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: Cells) -> dict[str, float]:
         """Not defined, because the texts are needed; see :meth:`score`."""
         raise NotImplementedError
 
@@ -227,7 +230,7 @@ def _first(window: list[int], mark: int) -> int:
     return next(place for place, marks in enumerate(window) if marks > 0 and marks & mark)
 
 
-def _marks(encoding: Any, window: int, span: tuple[int, int] | None) -> list[int]:
+def _marks(encoding: BatchEncoding, window: int, span: tuple[int, int] | None) -> list[int]:
     """The marks of the tokens of a window, with the begin and end of the answer if the window contains all of it."""
     marks = context_marks(encoding, window)
     inside = [token for token, mark in enumerate(marks) if mark]

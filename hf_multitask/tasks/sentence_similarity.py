@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ..modeling.heads import IGNORE
 from . import labels as lab
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ..modeling.inputs import Encoder
+    from .columns import Cells, Columns, Encoding, Labels, References
 
 
 @dataclass(kw_only=True)
@@ -74,7 +75,7 @@ class SentenceSimilarity(Task):
         return self.label_column is not None
 
     @property
-    def input_key(self) -> tuple[Any, ...]:
+    def input_key(self) -> tuple[Hashable, ...]:
         """See :class:`Task`."""
         return (*super().input_key, self.type, None if self.label_column else self.negatives)
 
@@ -95,7 +96,7 @@ class SentenceSimilarity(Task):
             raise self.error(f"column '{self.label_column}' has fewer than two different scores. Set score_range.")
         return replace(self, score_range=[values[0], values[-1]])
 
-    def batch_rows(self, rows: dict[str, list[Any]], indices: list[int]) -> tuple[dict[str, list[Any]], list[int]]:
+    def batch_rows(self, rows: Columns, indices: list[int]) -> tuple[Columns, list[int]]:
         """Rows in groups if there are no scores, each as one row of lists."""
         size = 1 if self.label_column else self.negatives
         starts = range(0, len(indices), size)
@@ -105,13 +106,13 @@ class SentenceSimilarity(Task):
 
     def encode_inputs(
         self,
-        rows: dict[str, list[Any]],
+        rows: Columns,
         indices: list[int],
         encoder: Encoder,
         split: str,
         *,
         offsets: bool,  # noqa: ARG002
-    ) -> tuple[dict[str, list[Any]], Any, list[bool]]:
+    ) -> tuple[Columns, Encoding, list[bool]]:
         """See :meth:`Task.encode_inputs`: the texts of every group, pair by pair."""
         texts: list[str] = []
         ends = [0]
@@ -135,12 +136,12 @@ class SentenceSimilarity(Task):
 
     def encode_labels(
         self,
-        rows: dict[str, list[Any]],
+        rows: Columns,
         indices: list[int],
-        encoding: Any,
-        unseen: list[Any],  # noqa: ARG002
+        encoding: Sequence[Sequence[Sequence[int]]],
+        unseen: Cells,  # noqa: ARG002
         split: str,
-    ) -> list[Any]:
+    ) -> Labels:
         """See :meth:`Task.encode_labels`: scores from 0 to 1; without scores the numbers of the texts of a group."""
         if self.label_column is None:
             return [_numbered(group) for group in encoding]
@@ -157,7 +158,7 @@ class SentenceSimilarity(Task):
             labels.append(None if value is None else [(float(value) - low) / (high - low)])
         return labels
 
-    def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
+    def collate(self, labels: Labels, length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
         """Scores (N, P), or numbers of texts (N, P, 2), padded with -100."""
         import torch
 
@@ -167,7 +168,7 @@ class SentenceSimilarity(Task):
 
     def constant_loss(
         self,
-        labels: Sequence[Any],
+        labels: References,
         rows: Dataset,  # noqa: ARG002
         tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
     ) -> float | None:
@@ -185,7 +186,7 @@ class SentenceSimilarity(Task):
         self,
         predictions: np.ndarray,
         labels: np.ndarray,
-        unseen: list[Any],  # noqa: ARG002
+        unseen: Cells,  # noqa: ARG002
     ) -> dict[str, float]:
         """``pearson`` and ``spearmanr`` of cosines and scores; without scores ``accuracy`` of finding the pair."""
         import numpy as np

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from transformers.utils import logging
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import torch
     from datasets import Dataset
     from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+    from .columns import Cells, Columns, Labels, References, Table
 
 logger = logging.get_logger(__name__)
 
@@ -96,7 +98,7 @@ class SequenceClassification(Labelled):
             )
 
     @property
-    def windows_key(self) -> Any:
+    def windows_key(self) -> Hashable:
         """See :class:`Task`."""
         return self.stride
 
@@ -228,7 +230,7 @@ class SequenceClassification(Labelled):
         """See :class:`Task`: for vectors."""
         return self.label_format == "vector"
 
-    def labels_of(self, dataset: Dataset) -> list[Any]:
+    def labels_of(self, dataset: Dataset) -> Cells:
         """See :meth:`Labelled.labels_of`: the labels inside of cells of text, if there is a separator."""
         found = super().labels_of(dataset)
         if not self._has_cells(dataset):
@@ -242,7 +244,7 @@ class SequenceClassification(Labelled):
     def _has_cells(self, dataset: Dataset) -> bool:
         return self.label_separator is not None and not lab.kind(dataset, self.label_column)[1]
 
-    def unseen(self, dataset: Dataset) -> list[Any]:
+    def unseen(self, dataset: Dataset) -> Cells:
         """See :meth:`Task.unseen`."""
         in_lists, strings = lab.kind(dataset, self.label_column)[1] > 0, lab.holds_strings(dataset, self.label_column)
         if self.problem_type == "regression" or (self.reads_numbers and in_lists and not strings):
@@ -259,12 +261,12 @@ class SequenceClassification(Labelled):
 
     def encode_labels(
         self,
-        rows: dict[str, list[Any]],
+        rows: Columns,
         indices: list[int],
         encoding: BatchEncoding,  # noqa: ARG002
-        unseen: list[Any],
+        unseen: Cells,
         split: str,
-    ) -> list[Any]:
+    ) -> Labels:
         """See :meth:`Task.encode_labels`."""
         table = lab.numbering(self.label_names or [], unseen)
         encode = {
@@ -278,12 +280,12 @@ class SequenceClassification(Labelled):
             for value, place in zip(rows[self.label_column], where, strict=True)
         ]
 
-    def _one(self, value: Any, table: dict[Any, int], where: str) -> int:
+    def _one(self, value: object, table: Table, where: str) -> int:
         if value not in table:
             raise self.unknown_label(value, where)
         return table[value]
 
-    def _set(self, value: Any, table: dict[Any, int], where: str) -> list[float] | None:
+    def _set(self, value: object, table: Table, where: str) -> list[float] | None:
         width = max(table.values(), default=-1) + 1
         if not isinstance(value, list):
             value = label_sets.split(value, self.label_separator or "")
@@ -303,7 +305,7 @@ class SequenceClassification(Labelled):
             hot[number] = 1.0
         return hot
 
-    def _vector(self, value: list[Any], where: str) -> list[float]:
+    def _vector(self, value: Cells, where: str) -> list[float]:
         classes = len(self.label_names or [])
         if len(value) != classes or any(entry not in (0, 1) for entry in value):
             raise self.error(
@@ -312,15 +314,15 @@ class SequenceClassification(Labelled):
             )
         return [float(entry) for entry in value]
 
-    def _numbers(self, value: Any, _: dict[Any, int], where: str) -> list[float]:
-        given = value if isinstance(value, list) else [value]
+    def _numbers(self, value: object, _: Table, where: str) -> list[float]:
+        given: Cells = value if isinstance(value, list) else [value]
         numbers = [math.nan if entry is None else float(entry) for entry in given]
         outputs = len(self.label_names or [0])
         if len(numbers) != outputs or not all(math.isfinite(number) for number in numbers):
             raise self.error(f"{where} should have {outputs} finite number(s). Found {value!r}. Fix or remove the row.")
         return numbers
 
-    def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
+    def collate(self, labels: Labels, length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
         """Numbers (N,) for single labels, (N, C) otherwise."""
         import torch
 
@@ -328,7 +330,7 @@ class SequenceClassification(Labelled):
 
     def constant_loss(
         self,
-        labels: Sequence[Any],
+        labels: References,
         rows: Dataset,  # noqa: ARG002
         tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
     ) -> float | None:
@@ -355,7 +357,7 @@ class SequenceClassification(Labelled):
         self,
         predictions: np.ndarray,
         labels: np.ndarray,
-        unseen: list[Any],  # noqa: ARG002
+        unseen: Cells,  # noqa: ARG002
     ) -> dict[str, float]:
         """``accuracy``, and ``f1`` for two classes; ``micro_f1`` of sets; ``pearson``, ``spearmanr`` of numbers."""
         from .metrics import Accuracy, BinaryF1, Correlation, MicroF1

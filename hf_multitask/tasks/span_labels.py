@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypeGuard
 
 Span = tuple[int, int, str]
 _WANTED = (
@@ -14,7 +14,7 @@ _WANTED = (
 _STARTS, _ENDS, _LABELS = ("start", "start_offset"), ("end", "end_offset"), ("label", "slot")
 
 
-def spans_of(cell: Any) -> list[Span] | None:
+def spans_of(cell: object) -> list[Span] | None:
     """The spans of a row, or None for a row without labels, which is None or a blank string.
 
     Args:
@@ -41,7 +41,7 @@ def spans_of(cell: Any) -> list[Span] | None:
     return [span_of(value) for value in cell]
 
 
-def span_of(value: Any) -> Span:
+def span_of(value: object) -> Span:
     """Start, end and label of a span, which covers ``text[start:end]``.
 
     Args:
@@ -73,18 +73,18 @@ def span_of(value: Any) -> Span:
     return start, end, label
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str) -> object:
     try:
         return json.loads(text)
     except ValueError:
         raise ValueError(f"{text!r} is neither a span nor JSON. {_WANTED}") from None
 
 
-def _under(span: Mapping[str, Any], names: Sequence[str]) -> Any:
+def _under(span: Mapping[str, object], names: Sequence[str]) -> object:
     return next((span[name] for name in names if span.get(name) is not None), None)
 
 
-def _position(value: Any, span: Any) -> int:
+def _position(value: object, span: object) -> int:
     """A position in the text, which may be a string of digits in a column of strings."""
     if isinstance(value, str) and value.isdecimal():
         return int(value)
@@ -93,19 +93,17 @@ def _position(value: Any, span: Any) -> int:
     return int(value)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and float(value).is_integer()
 
 
-def _is_list(value: Any) -> bool:
+def _is_list(value: object) -> TypeGuard[Sequence[object]]:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
-def _rows(columns: Mapping[str, Any]) -> Any:
+def _rows(columns: Mapping[str, object]) -> object:
     """A mapping of columns as a list of mappings; other values are returned unchanged."""
-    if (
-        not all(_is_list(values) for values in columns.values())
-        or len({len(values) for values in columns.values()}) > 1
-    ):
+    lists = [values for values in columns.values() if _is_list(values)]
+    if len(lists) < len(columns) or len(set(map(len, lists))) > 1:
         return columns
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]

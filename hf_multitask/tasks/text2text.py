@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ..modeling.generation import language_code_ids, languages
 from ..modeling.heads import IGNORE
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
     from ..modeling.inputs import Encoder
+    from .columns import Cells, Columns, Encoding, Labels, References
 
 
 @dataclass(kw_only=True)
@@ -57,7 +58,7 @@ class Text2TextGeneration(Task):
         self.check_number("num_beams", 1)
 
     @property
-    def input_key(self) -> tuple[Any, ...]:
+    def input_key(self) -> tuple[Hashable, ...]:
         """See :class:`Task`."""
         return (*super().input_key, self.prefix, self.source_lang)
 
@@ -71,8 +72,8 @@ class Text2TextGeneration(Task):
         self.text_metrics(["text"], ["text"])
 
     def encode_inputs(
-        self, rows: dict[str, list[Any]], indices: list[int], encoder: Encoder, split: str, *, offsets: bool
-    ) -> tuple[dict[str, list[Any]], Any, list[bool]]:
+        self, rows: Columns, indices: list[int], encoder: Encoder, split: str, *, offsets: bool
+    ) -> tuple[Columns, Encoding, list[bool]]:
         """See :meth:`Task.encode_inputs`: prefix and source, with their language code."""
         sources = self.texts(rows[self.source_column], self.source_column, indices, split)
         with one_at_a_time(), languages(encoder.tokenizer, self.to_dict()):
@@ -88,16 +89,16 @@ class Text2TextGeneration(Task):
 
     def encode_labels(
         self,
-        rows: dict[str, list[Any]],
+        rows: Columns,
         indices: list[int],
-        encoding: Any,
-        unseen: list[Any],  # noqa: ARG002
+        encoding: tuple[BatchEncoding, PreTrainedTokenizerBase, int],
+        unseen: Cells,  # noqa: ARG002
         split: str,
-    ) -> list[Any]:
+    ) -> Labels:
         """See :meth:`Task.encode_labels`: the tokens of the target."""
         _, tokenizer, most = encoding
         given = [row for row, target in enumerate(rows[self.target_column]) if target is not None]
-        labels: list[Any] = [None] * len(indices)
+        labels: Labels = [None] * len(indices)
         if given:
             column = self.target_column
             texts = self.texts([rows[column][row] for row in given], column, [indices[row] for row in given], split)
@@ -109,12 +110,12 @@ class Text2TextGeneration(Task):
 
     def more_columns(
         self,
-        rows: dict[str, list[Any]],
-        labels: list[Any],
-        encoding: Any,
+        rows: Columns,
+        labels: Labels,
+        encoding: tuple[BatchEncoding, PreTrainedTokenizerBase, int],
         *,
         training: bool,  # noqa: ARG002
-    ) -> dict[str, list[Any]]:
+    ) -> Columns:
         """See :meth:`Task.more_columns`: which targets were truncated."""
         _, tokenizer, most = encoding
         cut = [False] * len(labels)
@@ -124,13 +125,13 @@ class Text2TextGeneration(Task):
                 cut[row] = len(tokenizer(text_target=text, verbose=False)["input_ids"]) > most
         return {"cut": cut}
 
-    def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
+    def collate(self, labels: Labels, length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
         """Tokens (N, T), padded with -100."""
         return lab.padded(labels, max(map(len, labels)), "right")
 
     def constant_loss(
         self,
-        labels: Sequence[Any],
+        labels: References,
         rows: Dataset,  # noqa: ARG002
         tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
     ) -> float | None:
@@ -147,8 +148,8 @@ class Text2TextGeneration(Task):
         predictions: np.ndarray,
         labels: np.ndarray,
         *,
-        unseen: list[Any],  # noqa: ARG002
-        references: Sequence[Any],  # noqa: ARG002
+        unseen: Cells,  # noqa: ARG002
+        references: References,  # noqa: ARG002
         loss: float,  # noqa: ARG002
         tokenizer: PreTrainedTokenizerBase,
     ) -> dict[str, float]:
@@ -172,7 +173,7 @@ class Text2TextGeneration(Task):
 
         return Rouge().compute(predictions=written, references=wanted)
 
-    def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: list[Any]) -> dict[str, float]:
+    def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: Cells) -> dict[str, float]:
         """Not defined, because the texts are needed; see :meth:`score`."""
         raise NotImplementedError
 

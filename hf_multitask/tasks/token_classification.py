@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ..modeling.heads import IGNORE
 from ..modeling.inputs import as_text
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from .columns import Cells, Columns, Gold, Labels, References, Table
 
 
 @dataclass(kw_only=True)
@@ -98,7 +101,7 @@ class TokenClassification(Labelled):
         return self.spans_column or self.tags_column
 
     @property
-    def windows_key(self) -> Any:
+    def windows_key(self) -> Hashable:
         """See :class:`Task`."""
         return -1 if self.stride is None else self.stride
 
@@ -144,7 +147,7 @@ class TokenClassification(Labelled):
                 continue
         return sorted(kinds)
 
-    def unseen(self, dataset: Dataset) -> list[Any]:
+    def unseen(self, dataset: Dataset) -> Cells:
         """See :meth:`Task.unseen`."""
         if self.spans_column is None:
             return super().unseen(dataset)
@@ -152,8 +155,8 @@ class TokenClassification(Labelled):
         return [f"{mark}-{kind}" for kind in self._kinds(dataset) if kind not in kinds for mark in "BI"]
 
     def encode_labels(
-        self, rows: dict[str, list[Any]], indices: list[int], encoding: Any, unseen: list[Any], split: str
-    ) -> list[Any]:
+        self, rows: Columns, indices: list[int], encoding: RowEncodings, unseen: Cells, split: str
+    ) -> Labels:
         """See :meth:`Task.encode_labels`."""
         table = lab.numbering(self.label_names or [], unseen)
         aligned: list[Aligned | None] = []
@@ -177,18 +180,18 @@ class TokenClassification(Labelled):
 
     def more_columns(
         self,
-        rows: dict[str, list[Any]],  # noqa: ARG002
-        labels: list[Any],  # noqa: ARG002
+        rows: Columns,  # noqa: ARG002
+        labels: Labels,  # noqa: ARG002
         encoding: RowEncodings,
         *,
         training: bool,
-    ) -> dict[str, list[Any]]:
+    ) -> Columns:
         """See :meth:`Task.more_columns`."""
         aligned = encoding.notes[str(self.name)]
         lost = [0 if one is None else one.lost for one in aligned]
         return {"lost": lost} | ({} if training else {"gold": [None if one is None else one.gold for one in aligned]})
 
-    def _tags(self, words: list[str], tags: list[Any], table: dict[Any, int], where: str) -> list[int]:
+    def _tags(self, words: list[str], tags: Cells, table: Table, where: str) -> list[int]:
         if len(words) != len(tags):
             raise self.error(
                 f"{where} has {len(words)} words in '{self.tokens_column}' and {len(tags)} tags in "
@@ -206,7 +209,7 @@ class TokenClassification(Labelled):
         later = {name: f"I-{split_tag(name)[1]}" if split_tag(name)[0] == "B" else name for name in names}
         return {names.index(name): names.index(other) for name, other in later.items() if other in names}
 
-    def _spans(self, text: str, cell: Any, table: dict[Any, int], where: str) -> list[Span] | None:
+    def _spans(self, text: str, cell: object, table: Table, where: str) -> list[Span] | None:
         """The spans of a row in ascending order, without white space at their edges."""
         try:
             found = spans_of(cell)
@@ -230,15 +233,15 @@ class TokenClassification(Labelled):
             spans.append((*trimmed(text, (start, end)), kind))
         return spans
 
-    def collate(self, labels: list[Any], length: int, padding_side: str) -> torch.Tensor:
+    def collate(self, labels: Labels, length: int, padding_side: str) -> torch.Tensor:
         """Labels (N, L), -100 for tokens without a label."""
         return lab.padded(labels, length, padding_side)
 
     def constant_loss(
         self,
-        labels: Sequence[Any],
+        labels: References,
         rows: Dataset,  # noqa: ARG002
-        tokenizer: Any,  # noqa: ARG002
+        tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
     ) -> float | None:
         """See :meth:`Task.constant_loss`: entropy of the tags."""
         return entropy(tag for row in labels for tag in row if tag != IGNORE)
@@ -257,13 +260,13 @@ class TokenClassification(Labelled):
 
     def score(
         self,
-        predictions: Any,
-        labels: Any,  # noqa: ARG002
+        predictions: Sequence[np.ndarray] | np.ndarray,
+        labels: np.ndarray,  # noqa: ARG002
         *,
-        unseen: list[Any],
-        references: Sequence[Any],
+        unseen: Cells,
+        references: References,
         loss: float,  # noqa: ARG002
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
     ) -> dict[str, float]:
         """Metrics of the answers that the pipeline gives; see :meth:`metrics`.
 
@@ -290,7 +293,7 @@ class TokenClassification(Labelled):
 
     @staticmethod
     def _segments(
-        told: list[str | None], gold: dict[str, Any], known: list[str], marks: Sequence[str]
+        told: list[str | None], gold: Gold, known: list[str], marks: Sequence[str]
     ) -> tuple[list[str | None], list[str]]:
         """Spans of characters, told and true, as tags of the segments between all of their edges."""
         units = list(zip(gold["starts"], gold["ends"], strict=True))
@@ -323,7 +326,7 @@ class TokenClassification(Labelled):
             return scores
         return {**scores, **accuracy}
 
-    def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: list[Any]) -> dict[str, float]:
+    def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: Cells) -> dict[str, float]:
         """``f1``, ``precision``, ``recall`` of spans and ``accuracy`` of tags; ``accuracy`` for tags without spans.
 
         Args:
