@@ -4,6 +4,6 @@ The package has none of its own: ``register_task`` adds them. Beside a saved mod
 this name, which :func:`write_extensions` wrote and which imports them.
 """
 
-from typing import Any
+from .aliases import Parts
 
-EXTENSIONS: dict[str, tuple[Any, ...]] = {}
+EXTENSIONS: dict[str, Parts] = {}
