@@ -27,7 +27,7 @@ from .backbone import resolve_backbone
 from .config import SHARED
 from .native import build_backbone
 from .precision import HALF, is_mixed, widen
-from .shared import SharedModel
+from .shared import SharedModel, adapter_settings
 
 _HUB = ("token", "cache_dir", "trust_remote_code", "local_files_only", "force_download", "proxies")
 
@@ -46,7 +46,7 @@ class Adapted(SharedModel):
         Args:
             lora: of the adapter that all tasks share, a ``peft.LoraConfig`` or a dict of its arguments; none where
                 None.
-            task_lora: likewise, of an adapter of each task's own; or such by task, for some of them.
+            task_lora: the same for an adapter of each task; or a dict of them by task, for some tasks.
             source: where the backbone comes from as it is, so that saving can leave it out; for ``from_backbone``.
 
         Raises:
@@ -138,7 +138,7 @@ class Adapted(SharedModel):
                 self.tie_weights()
 
     def merged_backbone(self, task: str) -> PreTrainedModel:
-        """The backbone as a task reads it: a copy with its adapters merged, or itself where there are none.
+        """The backbone as a task reads it: a copy with its adapters merged, or the backbone itself without adapters.
 
         In float32 where the adapters are: in half precision little of them would be left.
         """
@@ -200,7 +200,7 @@ def left_out_weights(model: SharedModel) -> set[str]:
     Raises:
         ValueError: the backbone has none.
     """
-    source = model.config.adapters["source"]
+    source = adapter_settings(model)["source"]
     if source is None or source["name"] is None:
         raise ValueError(
             "The backbone is not known to be as it was loaded, so adapters alone could not be loaded again. Save the "
@@ -223,7 +223,7 @@ def fetch_backbone(model: SharedModel, language_model: str | None, kwargs: Setti
     Raises:
         ValueError: the backbone is not there, or is another one.
     """
-    source, backbone = model.config.adapters["source"], model.backbone
+    source, backbone = adapter_settings(model)["source"], model.backbone
     where = f"These adapters are for the backbone '{source['name']}'"
     missing: list[str] = []
     try:

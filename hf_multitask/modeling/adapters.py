@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from types import ModuleType
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import nn
@@ -22,8 +22,9 @@ from transformers.pytorch_utils import Conv1D
 from .adapter_rows import add_own_parts
 from .aliases import Values
 from .config import SHARED, close_match
+from .heads import Head
 from .reach import unread_backbone
-from .shared import SharedModel
+from .shared import SharedModel, adapter_settings
 
 _ADAPTER = re.compile(r"\.lora_[AB]\.([^.]+)\.")
 # What of PEFT's configuration keeps the backbone as it is, has one form for all rows, and merges.
@@ -156,7 +157,7 @@ def _targets(config: _Lora, what: str, backbone: PreTrainedModel) -> str | set[s
     """The layers that a LoRA is for: those named, or PEFT's choice for the family, or all linear ones.
 
     Raises:
-        ValueError: there are none of that name, or one is not linear.
+        ValueError: no layer has that name, or one is not linear.
     """
     utils = importlib.import_module("peft.utils")
     tuners = importlib.import_module("peft.tuners.tuners_utils")
@@ -193,7 +194,7 @@ def inject(model: SharedModel, names: list[str]) -> None:
     Backbone weights lose their gradient, as in ``peft.get_peft_model``; those that its checkpoint did not have keep it.
     """
     peft = require_peft()
-    backbone, adapters = model.backbone, model.config.adapters
+    backbone, adapters = model.backbone, adapter_settings(model)
     settings = {SHARED: adapters["shared"], **adapters["tasks"]}
     turned = any(isinstance(module, Conv1D) for module in backbone.modules())  # their weight is transposed
     configs = {
@@ -230,7 +231,7 @@ def set_trained(model: SharedModel) -> None:
 
 def fresh_parameters(model: SharedModel) -> Iterator[nn.Parameter]:
     """The backbone's weights that its checkpoint did not have, which therefore train with the adapters."""
-    fresh = set((model.config.adapters["source"] or {}).get("fresh", ()))
+    fresh = set((adapter_settings(model)["source"] or {}).get("fresh", ()))
     return (parameter for name, parameter in model.backbone.named_parameters() if plain_name(name) in fresh)
 
 
@@ -248,13 +249,13 @@ def follow_backbone(model: SharedModel, old: PreTrainedModel, fresh: set[int]) -
         model.backbone.__dict__["peft_config"] = old.__dict__["peft_config"]
     names = [plain_name(name) for name, one in model.backbone.named_parameters() if one.is_meta or id(one) in fresh]
     source = {"name": None, "revision": None, "fresh": names}
-    model.config.adapters = {**model.config.adapters, "source": source, "only": False}
+    model.config.adapters = {**adapter_settings(model), "source": source, "only": False}
 
 
 def unread_adapters(model: SharedModel) -> Iterator[nn.Parameter]:
     """What of a task's adapter its own head does not read: parts in a decoder, a pooler, a language model's layers."""
     unread: dict[tuple[bool, bool, bool], set[int]] = {}
-    heads = {name: head for name, head in model.heads.items() if name in model.config.adapters["tasks"]}
+    heads = {name: cast(Head, head) for name, head in model.heads.items() if name in adapter_settings(model)["tasks"]}
     for name, head in heads.items():
         kind = (bool(head.reads_decoder), bool(head.language_model), bool(head.needs_pooler))
         if kind not in unread:
@@ -271,7 +272,7 @@ def merged(backbone: PreTrainedModel, names: list[str], dtype: torch.dtype) -> P
     """A copy of a backbone without LoRA layers, some adapters added to its weights, which are of a dtype then."""
     backbone = deepcopy(backbone)
     if backbone.dtype != dtype:
-        backbone.to(dtype)
+        backbone.to(dtype)  # type: ignore[arg-type]
     fold(backbone, names)
     unwrap(backbone)
     return backbone

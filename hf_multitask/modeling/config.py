@@ -165,7 +165,7 @@ class MultiTaskConfig(PreTrainedConfig):
         """What ``config.json`` holds, and the arguments that are not about finding it.
 
         Raises:
-            ValueError: there is none, or it is of another kind of model.
+            ValueError: there is no ``config.json``, or it is of another kind of model.
         """
         values, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if not values:

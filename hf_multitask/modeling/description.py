@@ -1,4 +1,4 @@
-"""What a card on the Hub says of a model by itself: tasks, use, and the metadata that follow from them."""
+"""The parts of a model card that follow from the model itself: tasks, usage, and metadata."""
 
 import json
 import re

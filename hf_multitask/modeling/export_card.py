@@ -69,7 +69,7 @@ def export_card(
 
 
 def _facts(task: Settings, pooling: str | None) -> list[str]:
-    """What has to be known of the task beside its type: labels, pairs, pooling, what stands before every text."""
+    """What a user needs to know about the task beside its type: labels, pairs, pooling, and the prefix."""
     facts = []
     if task.get("label_names"):
         facts.append("Labels: " + ", ".join(f"`{label}`" for label in task["label_names"]) + ".")

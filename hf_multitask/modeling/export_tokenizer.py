@@ -1,4 +1,4 @@
-"""The tokenizer that an exported task takes along, and what it tells ``generate``."""
+"""The tokenizer of an exported task, and its settings for ``generate``."""
 
 from copy import deepcopy
 
@@ -14,7 +14,7 @@ _CODES = (("source_lang", "src_lang"), ("target_lang", "tgt_lang"))
 
 
 def saved_tokenizer(config: MultiTaskConfig) -> PreTrainedTokenizerBase | None:
-    """The tokenizer beside a model where it was loaded from, or else beside its backbone; None where there is none."""
+    """The tokenizer saved with a model, or else with its backbone; None if both have none."""
     for source in (config, config.backbone_config):
         if not source.name_or_path:
             continue

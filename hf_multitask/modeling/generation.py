@@ -1,4 +1,4 @@
-"""Texts that a model writes: target tokens, language codes, and what ``generate`` is told."""
+"""Texts that a model writes: target tokens, language codes, and the arguments of ``generate``."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,7 +55,7 @@ def languages(tokenizer: PreTrainedTokenizerBase, task: Settings) -> Iterator[No
 
 
 def generation_kwargs(tokenizer: PreTrainedTokenizerBase, task: Settings, config: PreTrainedConfig) -> Values:
-    """What ``generate`` is told of a task beside its inputs: beams, length, the code that the target begins with.
+    """The arguments of ``generate`` for a task beside its inputs: beams, length, the first token of the target.
 
     The length is within the positions of the backbone, of which the prompt of a causal model has at least half.
     """

@@ -45,7 +45,7 @@ class TaskGraph(nn.Module):
         self.eval()
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Inputs (B, L) to what each task says of the B rows, every row being an item of its own."""
+        """Inputs (B, L) to the logits of each task for the B rows, every row being an item."""
         logits = self.model(**dict(zip(self.names, inputs, strict=True)), tasks=self.tasks).logits
         several = {name: self.model.heads[name].reads_several for name in self.tasks}
         return tuple(logits[name].squeeze(1) if several[name] else logits[name] for name in self.tasks)
@@ -110,7 +110,7 @@ def write_onnx(
 
 
 def _input_names(model: SharedModel, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
-    """Inputs of the graph: those that the tokenizer makes, or the usual ones of the family where there is none."""
+    """Inputs of the graph: those that the tokenizer makes, or the usual ones of the family without one."""
     config = model.config.backbone_config
     if tokenizer is not None:
         return input_names(tokenizer, config)
@@ -148,7 +148,7 @@ def _write(graph: TaskGraph, path: Path) -> None:
     config = graph.model.config.backbone_config
     inputs = _sample(graph, _TRACED)
     with torch.no_grad():
-        graph(*inputs)  # what is wrong with the model itself is told as ever
+        graph(*inputs)  # errors of the model itself are raised as they are
     axes = {0: Dim("batch"), 1: Dim("sequence")}
     try:
         with warnings.catch_warnings(), torch.no_grad():

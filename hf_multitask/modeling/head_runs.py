@@ -1,4 +1,4 @@
-"""The heads of a batch at work: each over its own rows of the states that all of them share."""
+"""Running the heads of a batch, each over its own rows of the shared states."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import torch
 
-from .aliases import Settings, Values
+from .aliases import Open, Settings, Values
 from .generation import check_generate_kwargs
 from .heads import Head
 from .keywords import check_keywords
@@ -88,7 +88,7 @@ class HeadRuns(SharedModel):
         return [name for name in self.config.task_names if name in (wanted or ())]
 
     def splits_passes(self, task_rows: Mapping[str, torch.Tensor], rows: int) -> bool:
-        """Whether a batch of so many rows is read in several passes, for the sake of its longest text."""
+        """Whether a batch of so many rows is read in several passes to limit the memory for its longest text."""
         most = rows_of_a_pass(task_rows) if self.reads_in_parts and not torch.compiler.is_compiling() else None
         return most is not None and rows > most
 
@@ -105,7 +105,7 @@ class HeadRuns(SharedModel):
 
     def _read_in_parts(
         self, given: Values, task_rows: dict[str, torch.Tensor], labels: Labels
-    ) -> tuple[dict[str, torch.Tensor], States | None, Inputs | None]:
+    ) -> tuple[dict[str, torch.Tensor], Any, Any]:
         """Outputs of all tasks from passes over a few rows each, and a pass over the first row for all other heads."""
 
         def run(
@@ -196,7 +196,7 @@ class HeadRuns(SharedModel):
         return head.loss(logits, labels).sum() / torch.as_tensor(items, device=logits.device).clamp(min=1)
 
     def _total(
-        self, losses: Mapping[str, torch.Tensor], zeros: dict[str, torch.Tensor], read: States, inputs: Inputs
+        self, losses: Mapping[str, torch.Tensor], zeros: dict[str, torch.Tensor], read: Open, inputs: Inputs
     ) -> torch.Tensor:
         """The sum of the losses of a batch, and of zeros that depend on the heads that have no row in it.
 
@@ -233,9 +233,9 @@ class HeadRuns(SharedModel):
             raise ValueError(
                 f"Task '{task}' of type {self.config.task(task)['type']} writes no text. Name another task."
             )
-        check_generate_kwargs("generate(...)", kwargs, self.backbone)
+        backbone: Any = self.backbone
+        check_generate_kwargs("generate(...)", kwargs, backbone)
         own = {key: self.config.task(task).get(key) for key in ("num_beams", "max_new_tokens")}
         given = {key: value for key, value in own.items() if value is not None}
-        backbone: Any = self.backbone
         with self.routing.whole(task):
             return backbone.generate(input_ids=input_ids, attention_mask=attention_mask, **{**given, **kwargs})

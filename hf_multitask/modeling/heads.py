@@ -71,7 +71,7 @@ class PooledLinear(nn.Module):
 class Head(nn.Module, ABC):
     """One task's layers, its loss, and what counts as an item of it.
 
-    A head of one's own overrides :meth:`build` and :meth:`forward`, or names an ``auto_class`` whose stock head it
+    A custom head overrides :meth:`build` and :meth:`forward`, or names an ``auto_class`` whose stock head it
     takes. What it holds are parameters and persistent buffers, which the checkpoint keeps.
 
     Args:
@@ -113,7 +113,7 @@ class Head(nn.Module, ABC):
 
     @classmethod
     def options_of(cls, config: PreTrainedConfig) -> Values:  # noqa: ARG003
-        """What the configuration of a stock model says of its task."""
+        """The options of a task that follow from the configuration of a stock model."""
         return {}
 
     def build(self, task: TaskDict, config: PreTrainedConfig, pooling: str) -> None:  # noqa: ARG002
@@ -207,7 +207,7 @@ class SequenceClassificationHead(Head):
         return logits.sum(1) / there_NG.sum(1, keepdim=True)
 
     def items(self, labels: torch.Tensor) -> torch.Tensor:
-        """1 per row, 0 where a class is none of the model's."""
+        """1 per row, 0 for a class that the model does not have."""
         if self._problem_type(labels) == "single_label_classification":
             return (labels < self.num_labels).to(torch.long)
         return torch.ones(labels.shape[0], dtype=torch.long, device=labels.device)

@@ -53,7 +53,7 @@ def from_stock(cls: type[Model], models: Settings, *, backbone: str, tasks: Sett
         _check_alike(first, stocks[first], name, stock)
     dicts = [_task_of(name, stock, (tasks or {}).get(name)) for name, stock in stocks.items()]
     model = cls(MultiTaskConfig(backbone_config=_shared_config(stocks, first), tasks=dicts))
-    model.to(stocks[first].dtype)
+    model.to(stocks[first].dtype)  # type: ignore[arg-type]
     model.config.dtype = stocks[first].dtype
     if (attention := stocks[first].config._attn_implementation) != model.backbone.config._attn_implementation:
         model.set_attn_implementation(attention)
@@ -96,7 +96,7 @@ def _loaded(name: str, given: Open, kwargs: Values) -> PreTrainedModel:
 
 
 def _task_of(name: str, stock: PreTrainedModel, given: Open) -> Values:
-    """The dict of a task: what its stock model says of it, under what is given."""
+    """The dict of a task: the options of its stock model, overridden by those that are given."""
     values = {} if given is None else {key: one for key, one in task_dict(name, given).items() if one is not None}
     kind, wanted = type_of(stock), values.get("type")
     bare = type(stock) is backbone_class(stock.config)
@@ -132,7 +132,7 @@ def _stock_class(kind: str) -> AutoClass | None:
 
 
 def type_of(stock: PreTrainedModel) -> str | None:
-    """The type of task that a stock model does, by its class; None where there is none."""
+    """The type of task that a stock model does, by its class; None if there is no such type."""
     config, family = stock.config, family_kind(stock.config)
     for name, kind in KINDS.items():
         mapped = kind.stock_class is not None and kind.stock_class._model_mapping.get(type(config), None)
@@ -143,9 +143,9 @@ def type_of(stock: PreTrainedModel) -> str | None:
 
 
 def _shared_config(stocks: Mapping[str, PreTrainedModel], first: str) -> PreTrainedConfig:
-    """The configuration of the shared backbone, without what is said of one task."""
+    """The configuration of the shared backbone, without the options of one task."""
     config: Any = deepcopy(stocks[first].config)
-    config.is_encoder_decoder = type(config)().is_encoder_decoder  # T5's token classifier says that it is none
+    config.is_encoder_decoder = type(config)().is_encoder_decoder  # T5's token classifier sets it to False
     config.problem_type = None
     config.architectures = None
     config.num_labels = 2

@@ -35,7 +35,7 @@ _OFFSET_POSITIONS = {
 WINDOWS = "windows"  # of a row that is read in windows, the tokens of each
 # By process: a lock that another thread holds as the process forks would stay locked in the fork.
 _LOCKS: dict[int, AbstractContextManager[bool]] = {}
-_MARGIN = 128  # tokens behind the last one kept: words are cut to pieces alike whatever stands so far behind them
+_MARGIN = 128  # tokens after the last one kept: text so far away does not change how words are tokenized
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def longest_input(
 def _positions(config: PreTrainedConfig) -> int | None:
     """Tokens that the backbone has positions for; None where it sets no limit."""
     positions = getattr(config, "max_position_embeddings", None)
-    if not positions or positions < 0:  # XLNet says -1
+    if not positions or positions < 0:  # XLNet has -1
         return None
     if config.model_type in _OFFSET_POSITIONS:
         return positions - (config.pad_token_id or 0) - 1
@@ -162,7 +162,7 @@ def cut_rows(
     """Which rows of what :func:`encode` has made of these texts were longer than ``max_length``."""
     if encoding.encodings is not None:
         return [bool(one.overflowing) for one in encoding.encodings]
-    # A slow tokenizer does not tell, so rows that fill the limit are tokenized again, uncut.
+    # A slow tokenizer does not report it, so rows that fill the limit are tokenized again, uncut.
     return [
         len(ids) == max_length
         and len(tokenizer(text, None if pairs is None else pairs[row], verbose=False)["input_ids"]) > max_length
@@ -247,7 +247,7 @@ class Encoder(InputEncoder):
         tokenizer: the backbone's.
         config: the backbone's configuration.
         task: the task's dict, of which ``max_length`` and ``language`` count.
-        format_version: of the model, which tells what a word is.
+        format_version: of the model, which decides what a word is.
 
     Raises:
         ValueError: the task has a language that the backbone does not know, or a length that it has no positions for.
@@ -338,7 +338,7 @@ class Encoder(InputEncoder):
 
 
 def language_id(config: PreTrainedConfig, task: Settings) -> int | None:
-    """The number of a task's language for backbones that are told it, as XLM; None where the task names none.
+    """The number of a task's language for backbones that need it, such as XLM; None if the task names no language.
 
     Raises:
         ValueError: the backbone has no such language.
@@ -364,10 +364,10 @@ def rows_of(inputs: Mapping[str, list[list[int]]]) -> list[dict[str, list[int]]]
 def padded(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, list[int]]], side: str = "right"
 ) -> dict[str, torch.Tensor]:
-    """Model inputs of B rows as tensors (B, L), padded behind, whatever the tokenizer's side is.
+    """Model inputs of B rows as tensors (B, L), padded on the right, whatever the tokenizer's side is.
 
-    Padding in front moves absolute positions, and what stands first in a row, so that an answer would depend on the
-    rows beside it. Only decoders that write want it.
+    Padding on the left moves absolute positions and the first token of a row, so that an answer would depend on the
+    other rows. Only decoders that generate need it.
 
     Inputs that some rows do not have are filled as a tokenizer fills them for a single text: 1 in the attention mask,
     0 elsewhere.

@@ -9,8 +9,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .aliases import Open, TaskDict, Values
 from .examples import ONE, TEXT, Example
@@ -38,7 +37,7 @@ class LanguageHead(Head):
         """Check that the backbone has the language model."""
         check_language_model(task["name"], task["type"], self.language_model, config)
 
-    def read(self, backbone: nn.Module, states: States, labels: torch.Tensor | None) -> torch.Tensor:
+    def read(self, backbone: PreTrainedModel, states: States, labels: torch.Tensor | None) -> torch.Tensor:
         """Logits (M, V) of the labeled tokens, row by row, or of all, (N, T, V), where no labels are given."""
         hidden_NTD = cast(torch.Tensor, states.last_hidden_state)
         if labels is None:
@@ -86,12 +85,12 @@ class TextGenerationHead(LanguageHead):
     language_model: ClassVar[str] = "causal"
 
     def targets(self, labels: torch.Tensor) -> torch.Tensor:
-        """Every state tells the token behind it."""
+        """Every state predicts the next token."""
         return F.pad(labels[:, 1:], (0, 1), value=IGNORE)
 
 
 class Text2TextHead(LanguageHead):
-    """A text from a text: the decoder tells the target token by token."""
+    """A text from a text: the decoder predicts the target token by token."""
 
     language_model: ClassVar[str] = "text2text"
     writes: ClassVar[bool] = True

@@ -49,7 +49,7 @@ class TaskLifecycle(SharedModel):
     """The part of :class:`MultiTaskModel` that adds, changes and removes tasks.
 
     What a task reads of the backbone beside its layers, BERT's pooler or a language model's last layers, is there as
-    long as a task reads it, so that a saved model loads into what its configuration says.
+    long as a task reads it, so that a saved model loads into the model of its configuration.
     """
 
     drop_adapter: Callable[[str], None]
@@ -222,7 +222,7 @@ class TaskLifecycle(SharedModel):
             and len(heads) == len(self.config.task_names)
             and (kind is not None or backbone_kwargs(config, needs_pooler=False))
         ):
-            base.pooler = None
+            base.pooler = None  # type: ignore[assignment]
         if fresh:
             if self.config.adapters:
                 follow_backbone(self, old, before)

@@ -32,7 +32,7 @@ _AGAIN = "Save them again, or download them again with force_download=True."
 _LOGIN = "Log in with `hf auth login`, or give another token."
 
 
-def load_model(load: Function, source: str | Path, *args: Any, **kwargs: Any) -> tuple[Any, Values]:
+def load_model(load: Function, source: str | os.PathLike[str], *args: Any, **kwargs: Any) -> tuple[Any, Values]:
     """A saved model and Transformers' notes on its weights.
 
     Args:
@@ -42,7 +42,7 @@ def load_model(load: Function, source: str | Path, *args: Any, **kwargs: Any) ->
         kwargs: likewise.
 
     Raises:
-        ValueError: the model is not one of ours, or its configuration and weights do not belong together.
+        ValueError: it is not a multi-task model, or its configuration and weights do not belong together.
         OSError: the Hub does not give it, or there are no weights in safetensors.
     """
     if kwargs.pop("use_safetensors", True) is False:
@@ -111,7 +111,7 @@ def explained(source: str, revision: str | None = None) -> Iterator[None]:
     """Explain in one sentence why a folder or a repository cannot be loaded.
 
     Raises:
-        OSError: the Hub does not give a file, or there is none.
+        OSError: the Hub does not give a file, or the file does not exist.
         ValueError: a file is not complete.
     """
     try:
@@ -169,7 +169,7 @@ def _endpoint() -> str:
 
 
 def hub_failure(problem: BaseException | None) -> str | None:
-    """What an error says of the Hub, in words and with a way out; None where it is about something else."""
+    """The reason and the fix of an error of the Hub; None for any other error."""
     chain: list[BaseException] = []
     while problem is not None and problem not in chain:
         chain.append(problem)

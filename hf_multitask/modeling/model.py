@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -102,7 +103,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
             dropout: every dropout probability, of backbone and heads; the backbone's own where None.
             pooling: see :class:`MultiTaskConfig`.
             lora: of an adapter that all tasks share on a frozen backbone; see :meth:`add_adapters`.
-            task_lora: likewise, of an adapter of each task's own.
+            task_lora: the same for an adapter of each task.
             kwargs: handed to ``AutoModel.from_pretrained``: ``attn_implementation``, ``revision``...; ``dtype`` is that
                 of the whole model. Without it what trains is float32, and a backbone that adapters or quantization
                 freeze keeps its checkpoint's dtype; with ``"auto"`` every backbone does, under heads in float32.
@@ -222,7 +223,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
                 for its states in the output; ``return_dict``.
 
         Raises:
-            TypeError: the labels are not by task, or an argument is none that the backbone takes.
+            TypeError: the labels are not by task, or the backbone does not take an argument.
             ValueError: a task is unknown, or has no head because its labels are not known yet; states are
                 requested that the backbone does not give, or that differ by task.
         """
@@ -379,9 +380,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         with pushing(repo_id), self._only(adapters_only):
             return super().push_to_hub(repo_id, **kwargs)  # type: ignore[arg-type]
 
-    def _upload_modified_files(
-        self, working_dir: str | os.PathLike[str], repo_id: str, *args: Any, **kwargs: Any
-    ) -> CommitInfo:
+    def _upload_modified_files(self, working_dir: str | Path, repo_id: str, *args: Any, **kwargs: Any) -> CommitInfo:
         describe_pushed(working_dir, repo_id, self.config)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 

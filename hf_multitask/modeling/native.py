@@ -33,7 +33,7 @@ LANGUAGE_MODELS: dict[str, tuple[AutoClass, str, str]] = {
     "text2text": (AutoModelForSeq2SeqLM, "encoder-decoder", "BART, mBART, T5, mT5 or Marian"),
 }
 
-# By class and configuration, stock heads on the meta device, with what stock_head says of them.
+# By class and configuration, stock heads on the meta device, with the second result of stock_head.
 _BUILT: dict[str, tuple[PreTrainedModel, bool]] = {}
 _MOST_BUILT = 16
 
@@ -99,7 +99,7 @@ def backbone_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """The family's class without a head, such as ``BertModel``.
 
     Raises:
-        ValueError: there is none, or there are several.
+        ValueError: the family has no such class, or several.
     """
     found = AutoModel._model_mapping.get(type(config), None)
     if not isinstance(found, type):
@@ -330,7 +330,7 @@ def stock_head(
 
 
 def backbone_kwargs(config: PreTrainedConfig, *, needs_pooler: bool) -> Values:
-    """Arguments that leave out a pooler which no head reads, where the family lets one say so.
+    """Arguments that leave out a pooler which no head reads, where the family has an argument for it.
 
     An unused pooler has no gradient, and parameters without gradient break distributed training.
     """

@@ -1,4 +1,4 @@
-"""What a multi-task model gives back."""
+"""The output of a multi-task model."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ class MultiTaskOutput(ModelOutput):
             (N, G, ...) where an item has several rows; of language models, (M, V) of the labeled tokens, row by row.
         hidden_states: of the shared backbone, of an encoder-decoder its encoder, (B, L, D) behind the embeddings and
             behind every layer, where ``output_hidden_states=True``.
-        attentions: likewise of every layer, (B, heads, L, L), where ``output_attentions=True``.
+        attentions: those of every layer, (B, heads, L, L), where ``output_attentions=True``.
     """
 
     loss: torch.Tensor | None = None

@@ -1,4 +1,4 @@
-"""``pipeline("multitask", ...)``: one input in, what every task says about it out, on one pass of the backbone."""
+"""``pipeline("multitask", ...)``: the answers of all tasks to an input, from one pass of the backbone."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -27,7 +27,7 @@ _ELSEWHERE = {
     "return_all_scores": _LOGITS,
     "function_to_apply": _LOGITS,
     "threshold": "Compare the scores of the answer with it.",
-    "aggregation_strategy": "The task's labels say it: tags that mark spans are answered as spans, others by word.",
+    "aggregation_strategy": "The labels of the task decide: span tags are answered as spans, others by word.",
     **dict.fromkeys(("stride", "doc_stride", "max_length", "max_answer_len", "max_answer_length"), _OPTION),
     **dict.fromkeys(("prefix", "src_lang", "tgt_lang", "source_lang", "target_lang"), _OPTION),
     **dict.fromkeys(("truncation", "padding"), "Texts are cut and padded by the limits of the task and the backbone."),
@@ -58,7 +58,7 @@ class MultiTaskPipeline(Pipeline):
     that write.
 
     Returns:
-        A dict by task: a label with its score, a list of spans or tags, or whatever the task's type gives.
+        A dict by task: a label with its score, a list of spans or tags, or the answer of the task's type.
 
     Raises:
         ValueError: a weight of the model is NaN or infinite.

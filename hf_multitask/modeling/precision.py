@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from .adapters import adapter_of, fresh_parameters
-from .aliases import Values
+from .aliases import Open, Values
 from .routing import States
 from .shared import SharedModel
 
@@ -74,7 +74,7 @@ def keep_float32(model: SharedModel) -> None:
 
 def fitted(states: States, head: nn.Module) -> States:
     """The shared states in the dtype of a head; as they are within autocast, which casts by itself."""
-    hidden = states.last_hidden_state
+    hidden: Open = states.last_hidden_state
     dtype = next((one.dtype for one in head.parameters() if one.is_floating_point()), hidden.dtype)
     if dtype == hidden.dtype or torch.is_autocast_enabled(hidden.device.type):
         return states

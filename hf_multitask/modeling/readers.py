@@ -118,7 +118,7 @@ class Reader:
 
     def stock_example(self, task: Row, tokenizer: Open) -> tuple[str, str] | None:  # noqa: ARG002
         """A text that the exported model is asked in the pipeline of Transformers that serves the type, and further
-        arguments of that pipeline as code; None where there is none.
+        arguments of that pipeline as code; None if no pipeline serves it.
         """
         return None
 

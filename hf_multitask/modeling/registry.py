@@ -94,7 +94,7 @@ def load_types(source: str, kwargs: Settings) -> None:
 
 
 def _is_here(kind: str) -> bool:
-    """Whether a type is ours or the user's, and not one that an earlier model brought along."""
+    """Whether a type is the package's or the user's, and not one that came with another model."""
     if kind not in EXTENSIONS:
         return kind in KINDS
     module = EXTENSIONS[kind][0].__module__

@@ -15,13 +15,13 @@ from .aliases import Settings, Values
 STAGE = "_saving"  # what begins with an underscore is pushed nowhere
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
-# What a storage says that is full, over its quota, or broken.
+# Errors of a storage that is full, over its quota, or broken.
 _STORAGE = {errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _HUB = ("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr", "tags")
 
 
 def storage_failure(problem: Exception) -> str | None:
-    """What an error says of storage that took no more, in words; None where it means something else.
+    """The reason for an error of a full storage, in words; None for any other error.
 
     safetensors and torch do not raise OSError for it.
     """

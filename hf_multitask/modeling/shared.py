@@ -4,6 +4,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .adapter_rows import Routing
+from .aliases import Values
 from .config import MultiTaskConfig
 
 
@@ -14,3 +15,8 @@ class SharedModel(PreTrainedModel):
     backbone: PreTrainedModel
     heads: nn.ModuleDict
     routing: Routing
+
+
+def adapter_settings(model: SharedModel) -> Values:
+    """The adapters of a model's configuration; empty if it has none."""
+    return model.config.adapters or {}

@@ -155,7 +155,7 @@ def check_shapes(model: PreTrainedModel, *, whole: bool) -> None:
 
 
 def mismatch(source: str, name: str, found: Iterable[int], wanted: Iterable[int]) -> str:
-    """What is said of a tensor of another shape than the configuration makes it."""
+    """The message about a tensor of another shape than the configuration gives it."""
     parts = name.split(".")
     owner = f"head '{parts[1]}'" if parts[0] == "heads" else f"'{name}'"
     return (

@@ -1,4 +1,4 @@
-"""Where in a text the answer to a question stands. Legend as in ``heads``; G windows of an item."""
+"""The place of the answer to a question in a text. Legend as in ``heads``; G windows of an item."""
 
 from typing import ClassVar
 
@@ -14,7 +14,7 @@ from .inputs import Encoder, as_text, one_at_a_time, rows_of
 from .native import States, family_kind
 from .readers import Reader, Reading, Row
 
-# What the label of a token says: it belongs to the context, the answer begins there, the answer ends there.
+# Bits of the label of a token: it belongs to the context, the answer begins there, the answer ends there.
 CONTEXT, START, END = 1, 2, 4
 NO_TOKEN = -1
 
@@ -78,7 +78,7 @@ class QuestionAnsweringHead(Head):
         return torch.stack([self.best(one, marks) for one, marks in zip(logits, labels, strict=True)])
 
     def references(self, labels: torch.Tensor) -> torch.Tensor:
-        """Window, first and last token of the answer that trains, (N, 3), counted likewise; -1 where there is none."""
+        """Window, first and last token of the answer in the labels, (N, 3), counted in the same way; -1 without one."""
         rows = []
         for marks_GL in labels.cpu():
             inside_GL = (marks_GL != NO_TOKEN) & (marks_GL & CONTEXT > 0)

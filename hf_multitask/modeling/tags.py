@@ -109,7 +109,7 @@ def decode_units(
 
     Args:
         task: the task's dict.
-        logits_UC: of the token that speaks for each unit; anything for a unit that has none.
+        logits_UC: of the token that represents each unit; any values for a unit without one.
         units: their places.
         placed: whether a unit has a token.
         text: that the places are in.

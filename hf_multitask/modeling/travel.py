@@ -24,7 +24,7 @@ PREFIX = "extension_"
 _DIGEST = "# Code of its own task types: "
 _FIX = "Keep head and decode in a file of their own that imports torch, transformers and hf_multitask.modeling only."
 
-# By module, its text as it travels: as it was when the type was made known, whatever becomes of the file meanwhile.
+# By module, its text as it travels: as it was when the type was registered, even if the file changes later.
 _SOURCES: dict[str, str] = {}
 
 
@@ -50,7 +50,7 @@ def keep_source(kind: str, thing: Definition) -> None:
 
 
 def kept_sources(parts: Iterable[Definition | None]) -> list[str]:
-    """What defines the parts of a type, for comparison: text and name, or the name alone of what is ours."""
+    """What defines the parts of a type, for comparison: text and name, or only the name of what the package defines."""
     return [_kept_source(part) for part in parts if part is not None]
 
 
@@ -117,7 +117,7 @@ def _neighbour(thing: Definition) -> bool:
 
 
 def _free_stem(stem: str, taken: Iterable[str]) -> str:
-    """A file name that is none of the package's, nor of another type's."""
+    """A file name that neither the package nor another type uses."""
     if not stem.startswith(PREFIX):
         stem = PREFIX + re.sub(r"\W", "_", stem, flags=re.ASCII).lower()
     name, number = stem, 1

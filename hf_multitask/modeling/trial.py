@@ -85,20 +85,20 @@ def check_family(model: SharedModel, heads: Mapping[str, torch.nn.Module] | None
     Raises:
         ValueError: the stock class of a task needs of the family's backbone what other families do not have.
     """
-    config, heads = model.config.backbone_config, model.heads if heads is None else heads
+    config, tried = model.config.backbone_config, dict(model.heads.items()) if heads is None else heads
     size = getattr(config.get_text_config(), "hidden_size", None)
-    kept = {name: head for name, head in heads.items() if head.language_model is None and _whole(head)}
+    kept = {name: head for name, head in tried.items() if head.language_model is None and _whole(head)}
     firsts = {type(head): name for name, head in reversed(kept.items())}
     if not isinstance(size, int):
         return
     for kind, name in firsts.items():
-        weight = next(heads[name].parameters(), next(model.backbone.parameters()))
+        weight = next(tried[name].parameters(), next(model.backbone.parameters()))
         hidden_NLD = torch.zeros(_ROWS, _TOKENS, size, device=weight.device, dtype=model.backbone.dtype)
         ids_NL = torch.ones(_ROWS, _TOKENS, dtype=torch.long, device=weight.device)
         states = States(last_hidden_state=hidden_NLD, pooler_output=hidden_NLD[:, 0])
         try:
             with torch.no_grad():
-                heads[name](fitted(states, heads[name]), ids_NL, torch.ones_like(ids_NL))
+                tried[name](fitted(states, tried[name]), ids_NL, torch.ones_like(ids_NL))
         except _FAILS as problem:
             raise ValueError(
                 f"The backbone family '{config.model_type}' is not supported for task '{name}': the stock class of its "

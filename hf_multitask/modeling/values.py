@@ -1,4 +1,4 @@
-"""Values of arguments: whether they are of the kinds that annotations say, and how an error shows them."""
+"""Values of arguments: whether they fit the annotations, and how an error shows them."""
 
 import inspect
 import reprlib
