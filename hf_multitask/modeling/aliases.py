@@ -8,6 +8,6 @@ Values = dict[str, Any]  # arguments, model inputs, settings or an answer, by na
 Settings = Mapping[str, Any]  # the same, to be read only
 Function = Callable[..., Any]
 Parts = tuple[Any, ...]  # of a task type: head, decode, and a reader if it has one of its own
-Open = (
-    Any  # what the contract of readers leaves to each of them: the processor, what is kept for the answer, the answer
-)
+AutoClass = Any  # such as AutoModelForTokenClassification, whose mapping of families is not typed
+# What is decided by each reader: its processor, what it keeps for the answer, and the answer.
+Open = Any
