@@ -1,15 +1,14 @@
 """What adapters add to a model: adding and merging them, and saving a model without the backbone that they are for."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any
 
 import torch
+from torch.nn.modules.module import _IncompatibleKeys
 from transformers import PreTrainedModel
 
-from .adapter_rows import Routing
 from .adapters import (
     adapter_of,
     drop,
@@ -23,25 +22,23 @@ from .adapters import (
     task_settings,
     unwrap,
 )
+from .aliases import Settings, Values
 from .backbone import resolve_backbone
-from .config import SHARED, MultiTaskConfig
+from .config import SHARED
 from .native import build_backbone
 from .precision import HALF, is_mixed, widen
+from .shared import SharedModel, adapter_settings
 
 _HUB = ("token", "cache_dir", "trust_remote_code", "local_files_only", "force_download", "proxies")
 
 
-class Adapted(PreTrainedModel):
+class Adapted(SharedModel):
     """The part of :class:`MultiTaskModel` that has adapters."""
 
-    config: MultiTaskConfig
-    backbone: Any
-    heads: Any
-    _rest_unread: Any
-    routing: Routing
+    _rest_unread: Callable[[], None]
 
-    def add_adapters(self, lora: Any = None, task_lora: Any = None, *, source: dict[str, Any] | None = None) -> None:
-        r"""Put LoRA on the backbone, whose own weights train no more: :math:`W + s_0 B_0 A_0 + s_t B_t A_t`.
+    def add_adapters(self, lora: object = None, task_lora: object = None, *, source: Values | None = None) -> None:
+        r"""Put LoRA on the backbone, whose own weights are frozen then: :math:`W + s_0 B_0 A_0 + s_t B_t A_t`.
 
         LoRA: Low-Rank Adaptation of Large Language Models (ICLR 2022), https://arxiv.org/abs/2106.09685. On a backbone
         in half precision adapters and heads are float32.
@@ -49,7 +46,7 @@ class Adapted(PreTrainedModel):
         Args:
             lora: of the adapter that all tasks share, a ``peft.LoraConfig`` or a dict of its arguments; none where
                 None.
-            task_lora: likewise, of an adapter of each task's own; or such by task, for some of them.
+            task_lora: the same for an adapter of each task; or a dict of them by task, for some tasks.
             source: where the backbone comes from as it is, so that saving can leave it out; for ``from_backbone``.
 
         Raises:
@@ -61,7 +58,7 @@ class Adapted(PreTrainedModel):
         names = []
         if lora is not None:
             if before["shared"] is not None:
-                raise ValueError("The tasks share an adapter already. Merge it first, or go on training it.")
+                raise ValueError("The tasks share an adapter already. Merge it first, or continue to train it.")
             adapters["shared"] = lora_settings(lora, "lora", self.backbone)
             names.append(SHARED)
         for name, given in ({} if task_lora is None else task_settings(task_lora, self.config.task_names)).items():
@@ -77,7 +74,7 @@ class Adapted(PreTrainedModel):
             widen(self)
 
     def merge_adapters(self) -> None:
-        """Add the adapter that all tasks share to the weights of the backbone, for good.
+        """Add the adapter that all tasks share to the weights of the backbone, permanently.
 
         Adapters of single tasks stay: :meth:`task_model` adds one to a copy. Without any, the backbone trains again.
 
@@ -93,7 +90,7 @@ class Adapted(PreTrainedModel):
         self._without(shared=None, source=source and {**source, "name": None}, only=False)
 
     def drop_adapter(self, task: str) -> None:
-        """Take away the adapter of a task, where it has one."""
+        """Remove the adapter of a task, if it has one."""
         if self.config.adapters and task in self.config.adapters["tasks"]:
             drop(self.backbone, [task])
             self._without(tasks={name: own for name, own in self.config.adapters["tasks"].items() if name != task})
@@ -105,8 +102,8 @@ class Adapted(PreTrainedModel):
             tasks = self.config.adapters["tasks"]
             self._without(tasks={new if name == task else name: own for name, own in tasks.items()})
 
-    def _without(self, **changes: Any) -> None:
-        """Write down what is left; without an adapter the backbone is as it was before there was one."""
+    def _without(self, **changes: object) -> None:
+        """Record the adapters that are left; without an adapter the backbone is as it was before there was one."""
         adapters = {**self.config.adapters, **changes}  # type: ignore[dict-item]
         left = adapters["shared"] is not None or adapters["tasks"]
         self.config.adapters = adapters if left else None
@@ -126,10 +123,10 @@ class Adapted(PreTrainedModel):
                 left_out = left_out_weights(self)
                 patterns = {f"^{re.escape(name)}$" for name in left_out}
                 self._keys_to_ignore_on_load_missing = {*(self._keys_to_ignore_on_load_missing or ()), *patterns}
-                tied = self.all_tied_weights_keys.items()  # told as corrupted where both are missing
+                tied = self.all_tied_weights_keys.items()  # reported as corrupted where both are missing
                 self.all_tied_weights_keys = {name: other for name, other in tied if name not in left_out}
 
-    def _complete(self, language_model: str | None, kwargs: Mapping[str, Any]) -> None:
+    def _complete(self, language_model: str | None, kwargs: Settings) -> None:
         """Fetch the backbone of a loaded model that was saved without, and let what trains have a gradient."""
         if self.config.float32_heads:
             widen(self)
@@ -140,8 +137,8 @@ class Adapted(PreTrainedModel):
                 self.all_tied_weights_keys = self.get_expanded_tied_weights_keys(all_submodels=True)
                 self.tie_weights()
 
-    def merged_backbone(self, task: str) -> Any:
-        """The backbone as a task reads it: a copy with its adapters merged, or itself where there are none.
+    def merged_backbone(self, task: str) -> PreTrainedModel:
+        """The backbone as a task reads it: a copy with its adapters merged, or the backbone itself without adapters.
 
         In float32 where the adapters are: in half precision little of them would be left.
         """
@@ -151,7 +148,7 @@ class Adapted(PreTrainedModel):
 
     # Saving without the backbone
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+    def load_state_dict(self, state_dict: Settings, strict: bool = True, assign: bool = False) -> _IncompatibleKeys:
         """Load weights, as in ``torch.nn.Module``; a backbone that is not saved is there already, and not missing."""
         result = super().load_state_dict(state_dict, strict=strict, assign=assign)
         if self.config.adapters and self.config.adapters["only"]:
@@ -160,7 +157,7 @@ class Adapted(PreTrainedModel):
         return result
 
     def leave_out_backbone(self) -> None:
-        """Save and push adapters and heads only from now on; loading then fetches the backbone from where it came.
+        """Save and push only adapters and heads from now on; loading then fetches the backbone from its source.
 
         Raises:
             ValueError: there are no adapters, or the backbone is not one that could be fetched.
@@ -172,7 +169,7 @@ class Adapted(PreTrainedModel):
 
     @contextmanager
     def _only(self, adapters_only: bool | None) -> Iterator[None]:
-        """Saves that leave the backbone out meanwhile, or do not; as the configuration has it where None."""
+        """Leave the backbone out of saves within this context, or not; None keeps the setting of the configuration."""
         before = self.config.adapters
         if adapters_only:
             self.leave_out_backbone()
@@ -183,27 +180,27 @@ class Adapted(PreTrainedModel):
         finally:
             self.config.adapters = before
 
-    def _saved_weights(self, state_dict: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """What is saved: all, or adapters, heads, and what the backbone's checkpoint lacked."""
+    def _saved_weights(self, state_dict: Settings | None) -> Settings | None:
+        """What is saved: all weights, or adapters, heads, and what the backbone's checkpoint does not have."""
         if not (self.config.adapters and self.config.adapters["only"]):
             return state_dict
         left_out = left_out_weights(self)
         if any(one.requires_grad for name, one in self.named_parameters() if name in left_out):
             raise ValueError(
-                "The backbone trains beside its adapters, so it is no longer the one that they are for. "
+                "The backbone trains together with its adapters, so it is no longer the one that they belong to. "
                 "Save the whole model: adapters_only=False."
             )
-        weights: Mapping[str, Any] = self.state_dict() if state_dict is None else state_dict
+        weights: Settings = self.state_dict() if state_dict is None else state_dict
         return {name: value for name, value in weights.items() if name not in left_out}
 
 
-def left_out_weights(model: Any) -> set[str]:
+def left_out_weights(model: SharedModel) -> set[str]:
     """Names of the weights that are not saved with the adapters, because the backbone's own checkpoint has them.
 
     Raises:
         ValueError: the backbone has none.
     """
-    source = model.config.adapters["source"]
+    source = adapter_settings(model)["source"]
     if source is None or source["name"] is None:
         raise ValueError(
             "The backbone is not known to be as it was loaded, so adapters alone could not be loaded again. Save the "
@@ -215,7 +212,7 @@ def left_out_weights(model: Any) -> set[str]:
 
 
 @torch.no_grad()
-def fetch_backbone(model: Any, language_model: str | None, kwargs: Mapping[str, Any]) -> None:
+def fetch_backbone(model: SharedModel, language_model: str | None, kwargs: Settings) -> None:
     """Fill in the backbone of a model that was saved without.
 
     Args:
@@ -226,7 +223,7 @@ def fetch_backbone(model: Any, language_model: str | None, kwargs: Mapping[str, 
     Raises:
         ValueError: the backbone is not there, or is another one.
     """
-    source, backbone = model.config.adapters["source"], model.backbone
+    source, backbone = adapter_settings(model)["source"], model.backbone
     where = f"These adapters are for the backbone '{source['name']}'"
     missing: list[str] = []
     try:
@@ -249,5 +246,7 @@ def fetch_backbone(model: Any, language_model: str | None, kwargs: Mapping[str, 
         if adapter_of(name) is not None or plain in source["fresh"]:
             continue
         if plain in missing or plain not in theirs or theirs[plain].shape != value.shape:
-            raise ValueError(f"{where}, and what is there now has no fitting '{plain}'. Use the one of then.")
+            raise ValueError(
+                f"{where}, and what is there now has no '{plain}' of the same shape. Use the original backbone."
+            )
         value.copy_(theirs[plain])

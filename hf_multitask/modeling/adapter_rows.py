@@ -4,12 +4,14 @@ Legend: B rows of the batch, R rows of the pass, N rows of one task, G rows of a
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import Any
+from typing import Protocol
 
 import torch
+
+from .aliases import Function, Settings, Values
 
 # A task, None for rows that have no adapter of a task, and where its rows begin and end.
 Block = tuple[str | None, int, int | None]
@@ -24,9 +26,20 @@ class Pass(threading.local):
 
     blocks: tuple[Block, ...] = ()
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type["Pass"], tuple[()]]:
         """A copy, or what is loaded from a file, is in no pass."""
         return type(self), ()
+
+
+class LoraLayer(Protocol):
+    """What a LoRA layer of PEFT has, by the name of an adapter, and what :func:`inject` adds to it."""
+
+    routing: "Routing"
+    routing_name: str
+    lora_A: Mapping[str | None, torch.nn.Linear]
+    lora_B: Mapping[str | None, torch.nn.Linear]
+    lora_dropout: Mapping[str | None, torch.nn.Module]
+    scaling: Mapping[str | None, float]
 
 
 class Routing:
@@ -54,18 +67,18 @@ class Routing:
         finally:
             self._pass.blocks = before
 
-    def whole(self, task: str) -> Any:
+    def whole(self, task: str) -> AbstractContextManager[None]:
         """A pass over rows of one task only."""
         return self.of(((task, 0, None),) if task in self.tasks else ())
 
     def split(
         self,
-        inputs: Mapping[str, Any],
+        inputs: Settings,
         task_rows: Mapping[str, torch.Tensor] | None,
         runs: list[str],
         *,
         everywhere: bool,
-    ) -> tuple[dict[str, Any], dict[str, torch.Tensor], Any]:
+    ) -> tuple[Values, dict[str, torch.Tensor], AbstractContextManager[None]]:
         """Inputs with a row for every task that reads it by an adapter of its own, and one for all other tasks.
 
         Args:
@@ -117,7 +130,7 @@ class Routing:
         }
         return spread, numbers, self.of(tuple(blocks))
 
-    def checkpointed(self, checkpoint: Callable[..., Any]) -> Callable[..., Any]:
+    def checkpointed(self, checkpoint: Function) -> Function:
         """A checkpointing function whose second run of a layer, in the backward pass, has the blocks of the first.
 
         The backward pass may run in another thread, to which the blocks are handed.
@@ -125,18 +138,18 @@ class Routing:
         return partial(_checkpoint, checkpoint, self)
 
 
-def _checkpoint(checkpoint: Callable[..., Any], routing: Routing, function: Any, *args: Any, **kwargs: Any) -> Any:
+def _checkpoint(checkpoint: Function, routing: Routing, function: Function, *args: object, **kwargs: object) -> object:
     if blocks := routing.blocks:
         function = partial(_run, routing, blocks, function)
     return checkpoint(function, *args, **kwargs)
 
 
-def _run(routing: Routing, blocks: tuple[Block, ...], function: Any, *args: Any, **kwargs: Any) -> Any:
+def _run(routing: Routing, blocks: tuple[Block, ...], function: Function, *args: object, **kwargs: object) -> object:
     with routing.of(blocks):
         return function(*args, **kwargs)
 
 
-def add_own_parts(layer: Any, inputs: tuple[Any, ...], output_R: torch.Tensor) -> torch.Tensor | None:
+def add_own_parts(layer: LoraLayer, inputs: tuple[torch.Tensor], output_R: torch.Tensor) -> torch.Tensor | None:
     r"""Add to the output of a LoRA layer, for each task's rows, :math:`s_t B_t A_t x`; a forward hook.
 
     What PEFT's layer has computed is :math:`W x`, with :math:`s_0 B_0 A_0 x` where all tasks share an adapter.

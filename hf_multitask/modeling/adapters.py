@@ -9,17 +9,22 @@ configuration, how they start and how they are merged are PEFT's; which rows go 
 import dataclasses
 import importlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from .adapter_rows import add_own_parts
+from .aliases import Values
 from .config import SHARED, close_match
+from .heads import Head
 from .reach import unread_backbone
+from .shared import SharedModel, adapter_settings
 
 _ADAPTER = re.compile(r"\.lora_[AB]\.([^.]+)\.")
 # What of PEFT's configuration keeps the backbone as it is, has one form for all rows, and merges.
@@ -42,7 +47,14 @@ _IGNORED = {"peft_type", "task_type", "inference_mode", "base_model_name_or_path
 _STARTS = (True, False, "gaussian", "orthogonal")
 
 
-def require_peft() -> Any:
+class _Lora(Protocol):
+    """What is read of a ``peft.LoraConfig``."""
+
+    __dataclass_fields__: ClassVar[Values]
+    target_modules: str | Iterable[str] | None
+
+
+def require_peft() -> ModuleType:
     """PEFT, which only adapters need.
 
     Raises:
@@ -77,14 +89,14 @@ def adapter_parameters(backbone: nn.Module, name: str) -> Iterator[nn.Parameter]
             yield from (*layer.lora_A[name].parameters(), *layer.lora_B[name].parameters())
 
 
-def task_settings(task_lora: Any, tasks: list[str]) -> dict[str, Any]:
+def task_settings(task_lora: object, tasks: list[str]) -> Values:
     """By task, the LoRA that it gets: one for all tasks, or those of some by name."""
     if isinstance(task_lora, Mapping) and task_lora and all(name in tasks for name in task_lora):
         return dict(task_lora)
     return dict.fromkeys(tasks, task_lora)
 
 
-def lora_settings(given: Any, what: str, backbone: nn.Module) -> dict[str, Any]:
+def lora_settings(given: object, what: str, backbone: PreTrainedModel) -> Values:
     """A LoRA's configuration as a dict that JSON can hold, without what is PEFT's default and decides nothing later.
 
     Args:
@@ -106,44 +118,46 @@ def lora_settings(given: Any, what: str, backbone: nn.Module) -> dict[str, Any]:
                     + close_match(str(key), list(fields))
                 )
         try:
-            given = peft.LoraConfig(**given)
+            config = peft.LoraConfig(**given)
         except (TypeError, ValueError) as problem:
             raise ValueError(f"Parameter `{what}`: {problem}") from None
     elif not isinstance(given, peft.LoraConfig):
         raise TypeError(f"Parameter `{what}` should be a peft.LoraConfig or a dict of its arguments. Found {given!r}.")
+    else:
+        config = given
     plain = peft.LoraConfig()
     values = {
-        name: getattr(given, name)
+        name: getattr(config, name)
         for name, field in fields.items()
-        if field.init and name not in _IGNORED and getattr(given, name) != getattr(plain, name)
+        if field.init and name not in _IGNORED and getattr(config, name) != getattr(plain, name)
     }
-    values |= {name: getattr(given, name) for name in _ALWAYS}
+    values |= {name: getattr(config, name) for name in _ALWAYS}
     for name in values:
         if name not in _TAKEN:
             raise ValueError(
                 f"Parameter `{what}` sets '{name}', which is not supported: adapters here are plain LoRA on linear "
                 "layers, and heads always train. Leave it out, or use peft.get_peft_model."
             )
-    if not isinstance(given.r, int) or isinstance(given.r, bool) or given.r < 1:
-        raise ValueError(f"Parameter `{what}.r` should be a whole number of 1 or more. Found `r = {given.r!r}`.")
-    if not 0 <= given.lora_dropout < 1:
+    if not isinstance(config.r, int) or isinstance(config.r, bool) or config.r < 1:
+        raise ValueError(f"Parameter `{what}.r` should be a whole number of 1 or more. Found `r = {config.r!r}`.")
+    if not 0 <= config.lora_dropout < 1:
         raise ValueError(
-            f"Parameter `{what}.lora_dropout` should be at least 0 and less than 1. Found {given.lora_dropout!r}."
+            f"Parameter `{what}.lora_dropout` should be at least 0 and less than 1. Found {config.lora_dropout!r}."
         )
-    if given.init_lora_weights not in _STARTS:
+    if config.init_lora_weights not in _STARTS:
         raise ValueError(
             f"Parameter `{what}.init_lora_weights` should be true, false, 'gaussian' or 'orthogonal', which leave the "
-            f"backbone as it is. Found {given.init_lora_weights!r}."
+            f"backbone as it is. Found {config.init_lora_weights!r}."
         )
-    values["target_modules"] = _targets(given, what, backbone)
+    values["target_modules"] = _targets(config, what, backbone)
     return {name: sorted(value) if isinstance(value, set) else value for name, value in values.items()}
 
 
-def _targets(config: Any, what: str, backbone: Any) -> Any:
+def _targets(config: _Lora, what: str, backbone: PreTrainedModel) -> str | set[str]:
     """The layers that a LoRA is for: those named, or PEFT's choice for the family, or all linear ones.
 
     Raises:
-        ValueError: there are none of that name, or one is not linear.
+        ValueError: no layer has that name, or one is not linear.
     """
     utils = importlib.import_module("peft.utils")
     tuners = importlib.import_module("peft.tuners.tuners_utils")
@@ -153,8 +167,8 @@ def _targets(config: Any, what: str, backbone: Any) -> Any:
         named = utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(family, "all-linear")
     if isinstance(named, str) and named.lower() == "all-linear":
         return "all-linear"
-    named = named if isinstance(named, str) else set(named)
-    config = dataclasses.replace(config, target_modules=named)
+    layers = named if isinstance(named, str) else set(named)
+    config = dataclasses.replace(config, target_modules=layers)
     words = {getattr(backbone, part)() for part in ("get_input_embeddings", "get_output_embeddings")}
     found = False
     for name, module in backbone.named_modules():
@@ -171,16 +185,16 @@ def _targets(config: Any, what: str, backbone: Any) -> Any:
             f"Parameter `{what}.target_modules` names no layer of the backbone '{family}'. "
             f"Found {config.target_modules!r}; leave it out for the family's usual ones, or take 'all-linear'."
         )
-    return named
+    return layers
 
 
-def inject(model: Any, names: list[str]) -> None:
+def inject(model: SharedModel, names: list[str]) -> None:
     """Put the layers of some adapters, which the configuration has already, into a model's backbone.
 
-    Backbone weights lose their gradient, as in ``peft.get_peft_model``; those that its checkpoint lacked keep it.
+    Backbone weights lose their gradient, as in ``peft.get_peft_model``; those that its checkpoint did not have keep it.
     """
     peft = require_peft()
-    backbone, adapters = model.backbone, model.config.adapters
+    backbone, adapters = model.backbone, adapter_settings(model)
     settings = {SHARED: adapters["shared"], **adapters["tasks"]}
     turned = any(isinstance(module, Conv1D) for module in backbone.modules())  # their weight is transposed
     configs = {
@@ -188,7 +202,7 @@ def inject(model: Any, names: list[str]) -> None:
         for name in {**backbone.__dict__.get("peft_config", {}), **dict.fromkeys(names)}
     }
     backbone.__dict__.pop("peft_config", None)
-    tuner: Any = None
+    tuner = None
     for name in names:
         if tuner is None:
             tuner = peft.LoraModel(backbone, configs, name)
@@ -202,12 +216,12 @@ def inject(model: Any, names: list[str]) -> None:
             layer.register_forward_hook(add_own_parts)
         layer.routing, layer.routing_name = routing, name
         for module in (*layer.lora_A.modules(), *layer.lora_B.modules()):
-            module._is_hf_initialized = True  # by PEFT; Transformers would start B anew, and not at zero
+            module._is_hf_initialized = True  # by PEFT; Transformers would initialize B again, and not with zeros
     set_trained(model)
 
 
-def set_trained(model: Any) -> None:
-    """Let the adapters train, and of the backbone what its checkpoint lacked."""
+def set_trained(model: SharedModel) -> None:
+    """Let the adapters train, and the weights of the backbone that its checkpoint did not have."""
     fresh = {id(parameter) for parameter in fresh_parameters(model)}
     for name, parameter in model.backbone.named_parameters():
         parameter.requires_grad_(adapter_of(name) is not None or id(parameter) in fresh)
@@ -215,13 +229,13 @@ def set_trained(model: Any) -> None:
         parameter.requires_grad_(False)
 
 
-def fresh_parameters(model: Any) -> Iterator[nn.Parameter]:
-    """What the backbone's checkpoint lacked, so that it trains beside the adapters."""
-    fresh = set((model.config.adapters["source"] or {}).get("fresh", ()))
+def fresh_parameters(model: SharedModel) -> Iterator[nn.Parameter]:
+    """The backbone's weights that its checkpoint did not have, which therefore train with the adapters."""
+    fresh = set((adapter_settings(model)["source"] or {}).get("fresh", ()))
     return (parameter for name, parameter in model.backbone.named_parameters() if plain_name(name) in fresh)
 
 
-def follow_backbone(model: Any, old: Any, fresh: set[int]) -> None:
+def follow_backbone(model: SharedModel, old: PreTrainedModel, fresh: set[int]) -> None:
     """Take over the adapters of a backbone into the one that has taken its place, with parts of its own.
 
     It is no longer what its checkpoint holds, so that it is saved with the adapters.
@@ -232,16 +246,16 @@ def follow_backbone(model: Any, old: Any, fresh: set[int]) -> None:
         fresh: the parameters of :func:`fresh_parameters` before, by ``id``.
     """
     if "peft_config" in old.__dict__:
-        model.backbone.peft_config = old.peft_config
+        model.backbone.__dict__["peft_config"] = old.__dict__["peft_config"]
     names = [plain_name(name) for name, one in model.backbone.named_parameters() if one.is_meta or id(one) in fresh]
     source = {"name": None, "revision": None, "fresh": names}
-    model.config.adapters = {**model.config.adapters, "source": source, "only": False}
+    model.config.adapters = {**adapter_settings(model), "source": source, "only": False}
 
 
-def unread_adapters(model: Any) -> Iterator[nn.Parameter]:
+def unread_adapters(model: SharedModel) -> Iterator[nn.Parameter]:
     """What of a task's adapter its own head does not read: parts in a decoder, a pooler, a language model's layers."""
     unread: dict[tuple[bool, bool, bool], set[int]] = {}
-    heads = {name: head for name, head in model.heads.items() if name in model.config.adapters["tasks"]}
+    heads = {name: cast(Head, head) for name, head in model.heads.items() if name in adapter_settings(model)["tasks"]}
     for name, head in heads.items():
         kind = (bool(head.reads_decoder), bool(head.language_model), bool(head.needs_pooler))
         if kind not in unread:
@@ -254,18 +268,18 @@ def plain_name(parameter: str) -> str:
     return parameter.replace(".base_layer.", ".")
 
 
-def merged(backbone: Any, names: list[str], dtype: torch.dtype) -> Any:
+def merged(backbone: PreTrainedModel, names: list[str], dtype: torch.dtype) -> PreTrainedModel:
     """A copy of a backbone without LoRA layers, some adapters added to its weights, which are of a dtype then."""
     backbone = deepcopy(backbone)
     if backbone.dtype != dtype:
-        backbone.to(dtype)
+        backbone.to(dtype)  # type: ignore[arg-type]
     fold(backbone, names)
     unwrap(backbone)
     return backbone
 
 
-def fold(backbone: Any, names: list[str]) -> None:
-    """Add adapters to a backbone's weights, and take them away; those of other names stay."""
+def fold(backbone: nn.Module, names: list[str]) -> None:
+    """Add adapters to a backbone's weights and remove them; the other adapters stay."""
     for _, layer in lora_layers(backbone):
         if own := [name for name in names if name in layer.lora_A]:
             layer.merge(safe_merge=True, adapter_names=own)
@@ -273,27 +287,28 @@ def fold(backbone: Any, names: list[str]) -> None:
     drop(backbone, names)
 
 
-def drop(backbone: Any, names: list[str]) -> None:
-    """Take adapters away."""
+def drop(backbone: nn.Module, names: list[str]) -> None:
+    """Remove adapters."""
     for _, layer in lora_layers(backbone):
         layer.set_adapter([name for name in layer.active_adapters if name not in names])
         for name in names:
             layer.delete_adapter(name)
     for name in names:
-        backbone.peft_config.pop(name, None)
+        backbone.__dict__["peft_config"].pop(name, None)
 
 
-def rename(backbone: Any, old: str, new: str) -> None:
+def rename(backbone: nn.Module, old: str, new: str) -> None:
     """Give an adapter another name."""
     for _, layer in lora_layers(backbone):
         for part in (*layer.adapter_layer_names, *layer.other_param_names):
             if old in (named := getattr(layer, part)):
                 named[new] = named.pop(old)
-    backbone.peft_config[new] = backbone.peft_config.pop(old)
+    configs = backbone.__dict__["peft_config"]
+    configs[new] = configs.pop(old)
 
 
-def unwrap(backbone: Any) -> None:
-    """Put the layers back that LoRA layers stand for."""
+def unwrap(backbone: nn.Module) -> None:
+    """Replace LoRA layers by the layers that they wrap."""
     for name, layer in list(lora_layers(backbone)):
         parent, _, child = name.rpartition(".")
         setattr(backbone.get_submodule(parent), child, layer.get_base_layer())

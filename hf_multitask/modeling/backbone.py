@@ -5,25 +5,25 @@ import importlib.util
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from .aliases import Open, Settings, Values
 from .config import MultiTaskConfig
 from .values import check_value, check_values, hints_of, shown
 
 _DROPOUT = re.compile(r"dropout|pdrop")
 _ATTENTION = re.compile(r"attention|flash|kernels", re.IGNORECASE)
 _PLACEMENTS = ("auto", "balanced", "balanced_low_0", "sequential", "disk")
-# What from_pretrained takes without an annotation stands beside what it annotates.
+# The arguments of from_pretrained that it annotates, and those that it takes without an annotation.
 _HINTS = hints_of(PreTrainedModel.from_pretrained) | {
     "trust_remote_code": bool | None,
     "code_revision": str | None,
     "revision": str | None,
     "subfolder": str,
-    "attn_implementation": str | dict[str, Any] | None,
-    "device_map": str | int | dict[str, Any] | None,
+    "attn_implementation": str | Values | None,
+    "device_map": str | int | Values | None,
     "low_cpu_mem_usage": bool | None,
     "output_loading_info": bool,
 }
@@ -52,13 +52,13 @@ def resolve_backbone(name: str) -> str:
     path = (root / folder).resolve()
     if not path.is_relative_to(root) or not (path / "config.json").is_file():
         raise ValueError(
-            f"Backbone '{name}' should be a folder with a config.json, and '{folder}' of '{module}' is none."
+            f"Backbone '{name}' should be a folder with a config.json, and '{folder}' of '{module}' is not one."
         )
     return str(path)
 
 
-def check_loading(arguments: Mapping[str, Any]) -> None:
-    """See that arguments of ``from_pretrained`` are of the kinds that it takes; the word "false" is no truth value.
+def check_loading(arguments: Settings) -> None:
+    """Check that arguments of ``from_pretrained`` are of the kinds that it takes; the string "false" is not a Boolean.
 
     Raises:
         ValueError: one is not.
@@ -67,7 +67,9 @@ def check_loading(arguments: Mapping[str, Any]) -> None:
     dtype = arguments.get("dtype")
     named = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if dtype not in (None, "auto") and not isinstance(named, torch.dtype | Mapping):
-        raise ValueError(f"`dtype` should be auto or a type of torch, as bfloat16. Found `dtype = {shown(dtype)}`.")
+        raise ValueError(
+            f"`dtype` should be auto or a dtype of torch, such as bfloat16. Found `dtype = {shown(dtype)}`."
+        )
     devices = arguments.get("device_map")
     for device in devices.values() if isinstance(devices, Mapping) else [devices]:
         if device is not None and device not in _PLACEMENTS and not _is_here(device):
@@ -78,7 +80,7 @@ def check_loading(arguments: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def attending(arguments: Mapping[str, Any]) -> Iterator[None]:
+def attending(arguments: Settings) -> Iterator[None]:
     """Name ``attn_implementation`` where a model is loaded with one that cannot be used, as without its package.
 
     Raises:
@@ -97,7 +99,7 @@ def attending(arguments: Mapping[str, Any]) -> Iterator[None]:
         ) from problem
 
 
-def _is_here(device: Any) -> bool:
+def _is_here(device: Open) -> bool:
     """Whether this machine has a device."""
     try:
         found = torch.device(device)
@@ -108,7 +110,7 @@ def _is_here(device: Any) -> bool:
 
 
 def check_backbone(name: str, config: PreTrainedConfig) -> None:
-    """See that a configuration is of a backbone, and not of a multi-task model.
+    """Check that a configuration is of a backbone, and not of a multi-task model.
 
     Raises:
         ValueError: it is.
@@ -117,8 +119,8 @@ def check_backbone(name: str, config: PreTrainedConfig) -> None:
         tasks = ", ".join(task["name"] for task in getattr(config, "tasks", None) or ())
         raise ValueError(
             f"Backbone '{name}' is a multi-task model already, with the tasks {tasks or 'none'}. Load it with "
-            "MultiTaskModel.from_pretrained and give it further tasks with add_task(name, task), or name the backbone "
-            "that it was made of."
+            "MultiTaskModel.from_pretrained and add tasks with add_task(name, task), or name the backbone it was built "
+            "from."
         )
 
 

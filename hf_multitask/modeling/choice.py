@@ -1,11 +1,12 @@
 """Which of several texts is the right one. Legend as in ``heads``; G choices of an item."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from transformers import AutoModelForMultipleChoice, PreTrainedConfig
 
+from .aliases import Open, TaskDict
 from .examples import Example
 from .heads import Head, PooledLinear, at_least_float32
 from .inputs import Encoder, as_text
@@ -21,11 +22,11 @@ class MultipleChoiceHead(Head):
     absent: ClassVar[float] = float("-inf")
 
     @classmethod
-    def outputs(cls, task: dict[str, Any]) -> int:  # noqa: ARG003
+    def outputs(cls, task: TaskDict) -> int:  # noqa: ARG003
         """One score a choice."""
         return 1
 
-    def build(self, task: dict[str, Any], config: PreTrainedConfig, pooling: str) -> None:
+    def build(self, task: TaskDict, config: PreTrainedConfig, pooling: str) -> None:
         """Make the family's stock layers, or a linear layer on the pooled states."""
         self.pooled = None if pooling == "native" else PooledLinear(config, num_labels=1, pooling=pooling)
         if self.pooled is None:
@@ -40,7 +41,7 @@ class MultipleChoiceHead(Head):
         """States of single choices (M, L, D) to scores (M,)."""
         if self.pooled is not None:
             return self.pooled(states.last_hidden_state, attention_mask).squeeze(-1)
-        # The stock class takes (N, G, L) and flattens it; here every choice stands alone.
+        # The stock class takes (N, G, L) and flattens it; here every choice is on its own.
         ids_ML = torch.zeros_like(states.last_hidden_state[..., 0], dtype=torch.long)  # type: ignore[index]
         native = Over(self.native, self.native.base_model_prefix, states)
         return native.forward(input_ids=ids_ML.unsqueeze(1)).logits.squeeze(-1)
@@ -88,7 +89,7 @@ class ChoiceReader(Reader):
         key = ("choice", question, tuple(choices), encoder.limit)
         return Reading([((*key, number), row) for number, row in enumerate(rows)], choices)
 
-    def answer(self, task: Row, logits: torch.Tensor, rest: Any, model: Any, tokenizer: Any) -> Any:  # noqa: ARG002
+    def answer(self, task: Row, logits: torch.Tensor, rest: Open, model: Open, tokenizer: Open) -> Open:  # noqa: ARG002
         """The best choice: its number, text and probability."""
         score, best = logits[: len(rest)].softmax(-1).max(-1)
         return {"index": int(best), "choice": rest[int(best)], "score": float(score)}

@@ -1,5 +1,6 @@
 """The configuration of a multi-task model: one backbone configuration and one plain dict per task."""
 
+import os
 import re
 from dataclasses import field
 from difflib import get_close_matches
@@ -9,12 +10,14 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
+from .aliases import TaskDict, Values
+
 FORMAT_VERSION = 2  # 2: words and windows, see words.py and readers.py; 1: the tokenizer's own words
 POOLINGS = ("native", "cls", "mean", "last")
 SHARED = "_shared"  # the adapter of all tasks, a name that no task can have
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-# What stands beside task names among metrics and training arguments.
+# Names that metrics and training arguments have beside those of tasks.
 _RESERVED = ("average", "backbone")
 
 
@@ -68,13 +71,13 @@ class MultiTaskConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = ("losses",)
 
     backbone_config: Any = None
-    tasks: list[dict[str, Any]] = field(default_factory=list)
+    tasks: list[TaskDict] = field(default_factory=list)
     pooling: str = "native"
-    adapters: dict[str, Any] | None = None
+    adapters: Values | None = None
     float32_heads: bool = False
     format_version: int = FORMAT_VERSION
 
-    def __post_init__(self, **kwargs: Any) -> None:
+    def __post_init__(self, **kwargs: object) -> None:
         kwargs.pop("custom_pipelines", None)  # always written by to_dict
         self._check_version()  # before all else, which another version may have in another form
         if self.backbone_config is None:
@@ -87,13 +90,13 @@ class MultiTaskConfig(PreTrainedConfig):
             if model_type not in CONFIG_MAPPING:
                 raise ValueError(
                     f"backbone_config has the model_type '{model_type}', which this transformers does not know. "
-                    f"Upgrade transformers, or mend config.json.{close_match(str(model_type), list(CONFIG_MAPPING))}"
+                    f"Upgrade transformers, or fix config.json.{close_match(str(model_type), list(CONFIG_MAPPING))}"
                 )
             try:
                 self.backbone_config = AutoConfig.for_model(model_type, **values)
             except StrictDataclassError as problem:
                 raise ValueError(
-                    f"backbone_config of '{model_type}': {' '.join(str(problem).split())}. Mend it."
+                    f"backbone_config of '{model_type}': {' '.join(str(problem).split())}. Fix it."
                 ) from None
         elif not isinstance(self.backbone_config, PreTrainedConfig):
             raise ValueError(
@@ -145,7 +148,7 @@ class MultiTaskConfig(PreTrainedConfig):
         if self.adapters is not None:
             self._check_adapters(self.adapters)
 
-    def _check_adapters(self, adapters: dict[str, Any]) -> None:
+    def _check_adapters(self, adapters: Values) -> None:
         known = {"shared": (dict, type(None)), "tasks": dict, "source": (dict, type(None)), "only": bool}
         for key, kind in known.items():
             if key not in adapters or not isinstance(adapters[key], kind):  # type: ignore[arg-type]
@@ -157,19 +160,21 @@ class MultiTaskConfig(PreTrainedConfig):
 
     @classmethod
     def get_config_dict(
-        cls, pretrained_model_name_or_path: Any, **kwargs: Any
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> tuple[Values, Values]:
         """What ``config.json`` holds, and the arguments that are not about finding it.
 
         Raises:
-            ValueError: there is none, or it is of another kind of model.
+            ValueError: there is no ``config.json``, or it is of another kind of model.
         """
         values, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if not values:
-            raise ValueError(f"'{pretrained_model_name_or_path}' is no model: it has no config.json. Check the name.")
+            raise ValueError(
+                f"'{pretrained_model_name_or_path}' is not a model: it has no config.json. Check the name."
+            )
         if values.get("model_type", cls.model_type) != cls.model_type:
             raise ValueError(
-                f"'{pretrained_model_name_or_path}' is no multi-task model: its config.json has the model_type "
+                f"'{pretrained_model_name_or_path}' is not a multi-task model: its config.json has the model_type "
                 f"'{values['model_type']}'. Put heads on it with MultiTaskModel.from_backbone, or name another."
             )
         return values, rest
@@ -179,7 +184,7 @@ class MultiTaskConfig(PreTrainedConfig):
         """Names of the tasks, in the order of the heads."""
         return [task["name"] for task in self.tasks]
 
-    def task(self, name: str) -> dict[str, Any]:
+    def task(self, name: str) -> TaskDict:
         """The dict of one task.
 
         Raises:
@@ -194,11 +199,11 @@ class MultiTaskConfig(PreTrainedConfig):
         )
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
-        """The backbone's configuration, so that what Transformers asks of a text model reaches the right place."""
+        """The configuration of the backbone, which is the text model for Transformers."""
         return self.backbone_config.get_text_config(decoder=decoder, encoder=encoder)
 
     @property
-    def custom_pipelines(self) -> dict[str, Any]:
+    def custom_pipelines(self) -> Values:
         """Where ``pipeline("multitask", ..., trust_remote_code=True)`` finds its code.
 
         Empty where the package has registered the pipeline, so that its users need no trust.
@@ -210,14 +215,14 @@ class MultiTaskConfig(PreTrainedConfig):
         return self._pipelines()
 
     @custom_pipelines.setter
-    def custom_pipelines(self, value: Any) -> None:
+    def custom_pipelines(self, value: object) -> None:
         """What ``Pipeline.save_pretrained`` sets is what is written anyway."""
 
     @staticmethod
-    def _pipelines() -> dict[str, Any]:
+    def _pipelines() -> Values:
         return {"multitask": {"impl": "pipeline.MultiTaskPipeline", "pt": ["AutoModel"], "type": "text"}}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Values:
         """The configuration as a dict that JSON can hold."""
         return super().to_dict() | {"custom_pipelines": self._pipelines()}
 

@@ -1,4 +1,4 @@
-"""The decoders by the names that the files of users import; each stands beside the reader of its type."""
+"""The decoders by the names that the files of users import; each is defined next to the reader of its type."""
 
 from .readers import Decoder, TokenWords, token_words
 from .sequences import decode_sequence

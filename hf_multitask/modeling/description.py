@@ -1,11 +1,11 @@
-"""What a card on the Hub says of a model by itself: tasks, use, and the metadata that follow from them."""
+"""The parts of a model card that follow from the model itself: tasks, usage, and metadata."""
 
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from .aliases import Settings, Values
 from .config import MultiTaskConfig
 from .examples import PAIR, TEXT, Example
 from .kinds import KINDS, reader_of
@@ -73,7 +73,7 @@ def languages_of(config: MultiTaskConfig) -> list[str]:
     return list(dict.fromkeys(match[0] for match in found if match))
 
 
-def metadata_of(config: MultiTaskConfig) -> dict[str, Any]:
+def metadata_of(config: MultiTaskConfig) -> Values:
     """The metadata of a card that follow from a model's configuration; what is not known is None."""
     backbone = config.backbone_config.name_or_path
     return {
@@ -127,7 +127,7 @@ def task_table(config: MultiTaskConfig, measured: Mapping[str, Mapping[str, str]
 
 def usage(config: MultiTaskConfig, repository: str) -> str:
     """Code that asks the model, through the pipeline and without."""
-    by_example: dict[Example, list[Mapping[str, Any]]] = {}
+    by_example: dict[Example, list[Settings]] = {}
     for task in config.tasks:
         by_example.setdefault(reader_of(task).example_of(task), []).append(task)
     known = dict.fromkeys(example for kind in KINDS.values() for example in kind.reader.examples)

@@ -1,7 +1,7 @@
 """One task of a multi-task model as a stock model of the backbone's family."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from .aliases import TaskDict, Values
 from .export_card import export_card
 from .export_folder import CARD, push_folder, staged
 from .export_tokenizer import prepared_tokenizer, saved_tokenizer, written_by
@@ -23,7 +24,7 @@ from .similarity import SentenceSimilarityHead
 
 logger = logging.get_logger(__name__)
 
-# Weights of a shared backbone that a stock model of another task may lack.
+# Weights of a shared backbone that the stock model of another task may not have.
 _SPARE = ("pooler.", "decoder.", "lm_head", "cls.", "final_logits_bias")
 
 _UNEXPORTED = "so the task is not exported. Take an earlier checkpoint, or train it again."
@@ -33,7 +34,7 @@ _WRITING = ("causal", "text2text")  # language models whose stock class has gene
 class ExportableTasks(TaskLifecycle):
     """The part of :class:`MultiTaskModel` that exports tasks."""
 
-    merged_backbone: Any
+    merged_backbone: Callable[[str], PreTrainedModel]
 
     def task_model(self, name: str) -> PreTrainedModel:
         """One task as a stock model of the backbone's family, with copies of the weights, in evaluation mode.
@@ -52,16 +53,16 @@ class ExportableTasks(TaskLifecycle):
     def export_task(
         self,
         name: str,
-        save_directory: Any,
+        save_directory: str | Path,
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
         max_shard_size: int | str = "50GB",
         push_to_hub: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Save one task as a stock model with its tokenizer and a card, without a trace of this package.
+        """Save one task as a stock model with its tokenizer and a card, independent of this package.
 
-        Everything is written beside the old files first and takes their place once it is whole. A README.md that is
+        Everything is written beside the old files first and replaces them once it is complete. A README.md that is
         there stays. A ``sentence-similarity`` task loads with sentence-transformers as well.
 
         Args:
@@ -114,13 +115,16 @@ class ExportableTasks(TaskLifecycle):
             push_folder(folder, repository, files, **kwargs)
 
     def export_onnx(
-        self, save_directory: Any, tokenizer: PreTrainedTokenizerBase | None = None, tasks: Sequence[str] | None = None
+        self,
+        save_directory: str | Path,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        tasks: Sequence[str] | None = None,
     ) -> Path:
         """Write ``model.onnx``, one graph with an output ``<task>_logits`` for every task; see :func:`write_onnx`."""
         return write_onnx(self, save_directory, tokenizer, tasks)
 
 
-def stock_of(task: dict[str, Any], head: Head, backbone: Any) -> PreTrainedModel:
+def stock_of(task: TaskDict, head: Head, backbone: PreTrainedModel) -> PreTrainedModel:
     """A stock model with copies of the weights of a backbone and of one head.
 
     Args:
@@ -129,7 +133,7 @@ def stock_of(task: dict[str, Any], head: Head, backbone: Any) -> PreTrainedModel
         backbone: the shared one.
 
     Raises:
-        ValueError: the head is none of the family's own.
+        ValueError: the head is not one of the family's own.
     """
     native = getattr(head, "native", None)
     if native is None and not head.language_model and not head.stock_is_backbone:
@@ -170,19 +174,19 @@ def stock_of(task: dict[str, Any], head: Head, backbone: Any) -> PreTrainedModel
     return stock.eval()
 
 
-def _base(backbone: Any) -> dict[str, torch.Tensor]:
+def _base(backbone: PreTrainedModel) -> dict[str, torch.Tensor]:
     return backbone.base_model.state_dict()
 
 
 def write_sentence_transformers(folder: str | Path, pooling: str, width: int, limit: int | None) -> None:
-    """The files beside a backbone that make it a model of sentence-transformers: pooling and normalisation."""
+    """The files beside a backbone that make it a model of sentence-transformers: pooling and normalization."""
     folder = Path(folder)
     kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
     modules = [
         {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for number, (path, kind) in enumerate(kinds.items())
     ]
-    files: dict[str, Any] = {
+    files: Values = {
         "modules.json": modules,
         "sentence_bert_config.json": {"max_seq_length": limit, "do_lower_case": False},
         "1_Pooling/config.json": {

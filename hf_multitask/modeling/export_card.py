@@ -2,12 +2,11 @@
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .aliases import Settings
 from .examples import PAIR, TEXT
 from .kinds import KINDS
 
@@ -30,7 +29,7 @@ print(tokenizer.decode(model.generate(**tokens)[0], skip_special_tokens=True))
 
 
 def export_card(
-    task: Mapping[str, Any],
+    task: Settings,
     stock: PreTrainedModel,
     *,
     name: str,
@@ -69,8 +68,8 @@ def export_card(
     return "\n\n".join(parts) + "\n"
 
 
-def _facts(task: Mapping[str, Any], pooling: str | None) -> list[str]:
-    """What has to be known of the task beside its type: labels, pairs, pooling, what stands before every text."""
+def _facts(task: Settings, pooling: str | None) -> list[str]:
+    """What a user needs to know about the task beside its type: labels, pairs, pooling, and the prefix."""
     facts = []
     if task.get("label_names"):
         facts.append("Labels: " + ", ".join(f"`{label}`" for label in task["label_names"]) + ".")
@@ -87,7 +86,7 @@ def _facts(task: Mapping[str, Any], pooling: str | None) -> list[str]:
 
 
 def _use(
-    task: Mapping[str, Any],
+    task: Settings,
     stock: PreTrainedModel,
     tag: str,
     name: str,

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import HfApi
 
@@ -18,9 +17,9 @@ _STALE = ("modules.json", "sentence_bert_config.json", "generation_config.json")
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """An empty folder to write into, whose files take the place of those in ``folder`` once all are written.
+    """An empty folder to write into, whose files replace those in ``folder`` once all are written.
 
-    Until then, and where writing fails, the old files are whole. A card that is there stays.
+    Until then, and if writing fails, the old files stay as they are. An existing card stays.
 
     Raises:
         ValueError: ``folder`` is a file, or holds a multi-task model.
@@ -69,7 +68,7 @@ def push_folder(
         OSError: the Hub refuses, or is not there.
     """
     with pushing(repo_id):
-        api: Any = HfApi(token=token)
+        api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None and not revision.startswith("refs/pr"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)

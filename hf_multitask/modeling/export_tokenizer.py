@@ -1,11 +1,10 @@
-"""The tokenizer that an exported task takes along, and what it tells ``generate``."""
+"""The tokenizer of an exported task, and its settings for ``generate``."""
 
-from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
+from .aliases import Settings, Values
 from .backbone import resolve_backbone
 from .config import MultiTaskConfig
 from .generation import generation_kwargs
@@ -15,7 +14,7 @@ _CODES = (("source_lang", "src_lang"), ("target_lang", "tgt_lang"))
 
 
 def saved_tokenizer(config: MultiTaskConfig) -> PreTrainedTokenizerBase | None:
-    """The tokenizer beside a model where it was loaded from, or else beside its backbone; None where there is none."""
+    """The tokenizer saved with a model, or else with its backbone; None if both have none."""
     for source in (config, config.backbone_config):
         if not source.name_or_path:
             continue
@@ -33,7 +32,7 @@ def saved_tokenizer(config: MultiTaskConfig) -> PreTrainedTokenizerBase | None:
 
 
 def prepared_tokenizer(
-    tokenizer: PreTrainedTokenizerBase | None, config: PreTrainedConfig, task: Mapping[str, Any]
+    tokenizer: PreTrainedTokenizerBase | None, config: PreTrainedConfig, task: Settings
 ) -> PreTrainedTokenizerBase | None:
     """A copy of a tokenizer that makes the inputs of the backbone, and cuts, pads and names languages as the task does.
 
@@ -58,7 +57,7 @@ def prepared_tokenizer(
     return tokenizer
 
 
-def written_by(task: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> dict[str, Any]:
+def written_by(task: Settings, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> Values:
     """What the stock model's ``generation_config`` holds for its ``generate`` to write as the task does."""
     kwargs = generation_kwargs(tokenizer, task, config)
     return {**kwargs, "max_length": None, "pad_token_id": tokenizer.pad_token_id}

@@ -38,7 +38,7 @@ def broken_weight(named: Iterable[tuple[str, torch.Tensor]], buffers: Iterable[s
 
 
 def check_weights(model: torch.nn.Module, consequence: str, weights: Iterable[tuple[str, torch.Tensor]] = ()) -> None:
-    """See that a model's weights are numbers.
+    """Check that a model's weights are numbers.
 
     Args:
         model: whose parameters and buffers they are.

@@ -1,18 +1,19 @@
-"""Texts that a model writes: target tokens, language codes, and what ``generate`` is told."""
+"""Texts that a model writes: target tokens, language codes, and the arguments of ``generate``."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Protocol
 
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
+from .aliases import Function, Settings, Values
 from .config import close_match
 from .keywords import check_keywords, parameter_names
 
 _CODES = (("source_lang", "src_lang"), ("target_lang", "tgt_lang"))
 
 
-def language_code_ids(tokenizer: PreTrainedTokenizerBase, task: Mapping[str, Any]) -> dict[str, int]:
+def language_code_ids(tokenizer: PreTrainedTokenizerBase, task: Settings) -> dict[str, int]:
     """Tokens of the languages that a task names: by ``source_lang`` and ``target_lang``.
 
     Raises:
@@ -25,7 +26,7 @@ def language_code_ids(tokenizer: PreTrainedTokenizerBase, task: Mapping[str, Any
             continue
         where = f"Task '{task.get('name')}' names the {key} '{code}', and the tokenizer {type(tokenizer).__name__}"
         if not hasattr(tokenizer, attribute):
-            raise ValueError(f"{where} takes no language codes. Leave it out, or say it in the prefix.")
+            raise ValueError(f"{where} takes no language codes. Leave it out, or name the language in the prefix.")
         found = tokenizer.convert_tokens_to_ids(code)
         if found is None or found == tokenizer.unk_token_id:
             known = [token for token in tokenizer.all_special_tokens if "_" in token]
@@ -38,8 +39,8 @@ def language_code_ids(tokenizer: PreTrainedTokenizerBase, task: Mapping[str, Any
 
 
 @contextmanager
-def languages(tokenizer: Any, task: Mapping[str, Any]) -> Iterator[None]:
-    """A tokenizer that reads and writes a task's languages meanwhile."""
+def languages(tokenizer: PreTrainedTokenizerBase, task: Settings) -> Iterator[None]:
+    """Set a tokenizer to the languages of a task within this context."""
     before = {}
     for key, attribute in _CODES:
         if task.get(key) is not None:
@@ -53,17 +54,15 @@ def languages(tokenizer: Any, task: Mapping[str, Any]) -> Iterator[None]:
                 setattr(tokenizer, attribute, value)
 
 
-def generation_kwargs(
-    tokenizer: PreTrainedTokenizerBase, task: Mapping[str, Any], config: PreTrainedConfig
-) -> dict[str, Any]:
-    """What ``generate`` is told of a task beside its inputs: beams, length, the code that the target begins with.
+def generation_kwargs(tokenizer: PreTrainedTokenizerBase, task: Settings, config: PreTrainedConfig) -> Values:
+    """The arguments of ``generate`` for a task beside its inputs: beams, length, the first token of the target.
 
-    The length is within the positions of the backbone, of which a text to go on from has at least half.
+    The length is within the positions of the backbone, of which the prompt of a causal model has at least half.
     """
     most = task.get("max_new_tokens") or task.get("max_target_length") or 64
     if (positions := getattr(config, "max_position_embeddings", None)) is not None:
         most = min(most, positions if config.is_encoder_decoder else positions // 2)
-    kwargs: dict[str, Any] = {"max_new_tokens": most}
+    kwargs: Values = {"max_new_tokens": most}
     if task.get("num_beams"):
         kwargs["num_beams"] = task["num_beams"]
     ids = language_code_ids(tokenizer, task)
@@ -72,13 +71,20 @@ def generation_kwargs(
     return kwargs
 
 
+class Writer(Protocol):
+    """A backbone that generates."""
+
+    generate: Function
+    forward: Function
+
+
 def generation_settings() -> list[str]:
     """The names of what a ``GenerationConfig`` holds."""
     return [name for name in vars(GenerationConfig()) if not name.startswith("_")]
 
 
-def check_generate_kwargs(caller: str, given: Mapping[str, Any], backbone: Any) -> None:
-    """See that ``generate`` of a backbone knows all arguments.
+def check_generate_kwargs(caller: str, given: Settings, backbone: Writer) -> None:
+    """Check that ``generate`` of a backbone takes all arguments.
 
     Raises:
         TypeError: one is not known.

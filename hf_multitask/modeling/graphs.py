@@ -8,15 +8,16 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from .aliases import TaskDict, Values
 from .finite import check_weights
 from .inputs import input_names
+from .shared import SharedModel
 
 logger = logging.get_logger(__name__)
 
@@ -38,13 +39,13 @@ class TaskGraph(nn.Module):
         tasks: of the outputs, in theirs.
     """
 
-    def __init__(self, model: Any, names: Sequence[str], tasks: Sequence[str]) -> None:
+    def __init__(self, model: SharedModel, names: Sequence[str], tasks: Sequence[str]) -> None:
         super().__init__()
         self.model, self.names, self.tasks = model, list(names), list(tasks)
         self.eval()
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Inputs (B, L) to what each task says of the B rows, every row being an item of its own."""
+        """Inputs (B, L) to the logits of each task for the B rows, every row being an item."""
         logits = self.model(**dict(zip(self.names, inputs, strict=True)), tasks=self.tasks).logits
         several = {name: self.model.heads[name].reads_several for name in self.tasks}
         return tuple(logits[name].squeeze(1) if several[name] else logits[name] for name in self.tasks)
@@ -56,7 +57,7 @@ def output_name(task: str) -> str:
 
 
 def write_onnx(
-    model: Any,
+    model: SharedModel,
     save_directory: str | Path,
     tokenizer: PreTrainedTokenizerBase | None = None,
     tasks: Sequence[str] | None = None,
@@ -85,7 +86,7 @@ def write_onnx(
     if model.dtype != torch.float32:
         raise ValueError(
             f"An ONNX graph is made of a model in float32, and this one is in {model.dtype}. Load it with "
-            "dtype=torch.float32, and convert or quantise the graph afterwards."
+            "dtype=torch.float32, and convert or quantize the graph afterwards."
         )
     readable, was_training = _readable(model, tasks), model.training
     others = tuple(f"heads.{name}." for name in model.heads if name not in readable)
@@ -108,8 +109,8 @@ def write_onnx(
     return folder / FILE
 
 
-def _input_names(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
-    """Inputs of the graph: those that the tokenizer makes, or the usual ones of the family where there is none."""
+def _input_names(model: SharedModel, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
+    """Inputs of the graph: those that the tokenizer makes, or the usual ones of the family without one."""
     config = model.config.backbone_config
     if tokenizer is not None:
         return input_names(tokenizer, config)
@@ -118,11 +119,11 @@ def _input_names(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> list[
     return [name for name in taken if name != "token_type_ids" or several]
 
 
-def _readable(model: Any, tasks: Sequence[str] | None) -> list[str]:
+def _readable(model: SharedModel, tasks: Sequence[str] | None) -> list[str]:
     """The tasks of the graph, in the order of the heads.
 
     Raises:
-        ValueError: a task that was asked for, or all there are, cannot be in a graph.
+        ValueError: a task in ``tasks``, or every task, cannot be in a graph.
     """
     tasks = [tasks] if isinstance(tasks, str) else tasks
     problems = {}
@@ -147,7 +148,7 @@ def _write(graph: TaskGraph, path: Path) -> None:
     config = graph.model.config.backbone_config
     inputs = _sample(graph, _TRACED)
     with torch.no_grad():
-        graph(*inputs)  # what is wrong with the model itself is told as ever
+        graph(*inputs)  # errors of the model itself are raised as they are
     axes = {0: Dim("batch"), 1: Dim("sequence")}
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -174,7 +175,7 @@ def _write(graph: TaskGraph, path: Path) -> None:
     program.save(path)
 
 
-def _described(task: dict[str, Any]) -> dict[str, Any]:
+def _described(task: TaskDict) -> Values:
     """What a reader of the graph needs to know of a task."""
     known = {key: task[key] for key in ("type", "label_names", "problem_type") if task.get(key) is not None}
     return {**known, "output": output_name(task["name"])}
@@ -186,8 +187,8 @@ def _check(graph: TaskGraph, path: Path) -> None:
     Raises:
         RuntimeError: they differ, at a token that is there, by more than ``TOLERANCE``.
     """
-    # By name: Transformers asks for every package that remote code imports, before it runs any of it.
-    onnxruntime: Any = importlib.import_module("onnxruntime")
+    # By name: Transformers requires every package that remote code imports before it runs any of it.
+    onnxruntime = importlib.import_module("onnxruntime")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for lengths in _CHECKED:
         inputs = _sample(graph, lengths)

@@ -1,21 +1,21 @@
-"""The heads of a batch at work: each over its own rows of the states that all of them share."""
+"""Running the heads of a batch, each over its own rows of the shared states."""
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
-from transformers import PreTrainedModel
 
-from .adapter_rows import Routing
-from .config import MultiTaskConfig
+from .aliases import Open, Settings, Values
 from .generation import check_generate_kwargs
+from .heads import Head
 from .keywords import check_keywords
 from .language import LanguageHead
 from .native import reading_part, shifted_right
 from .parts import in_parts, part_of, rows_of_a_pass
 from .precision import fitted
 from .routing import States, rows_of, spread, states_of
+from .shared import SharedModel
 
 # What forward reads by itself, beside the inputs of the backbone.
 _OWN = ("tasks", "task_rows", "labels", "num_items_in_batch", "all_heads", "return_dict")
@@ -24,24 +24,21 @@ _STATES = {"output_hidden_states": "hidden_states", "output_attentions": "attent
 
 # The shared states of a batch, its tokens and its mask.
 Inputs = tuple[States, torch.Tensor | None, torch.Tensor | None]
+TaskRows = Mapping[str, torch.Tensor] | None
+Labels = Mapping[str, torch.Tensor] | None
 
 
-class HeadRuns(PreTrainedModel):
+class HeadRuns(SharedModel):
     """The part of :class:`MultiTaskModel` that runs heads."""
 
-    config: MultiTaskConfig
-    backbone: Any
-    routing: Routing
-    _head: Any
+    _head: Callable[[str], Head]
     # Whether a batch with texts of many windows is read a few rows at a time; not where processes, or hooks on layers,
     # count passes.
     reads_in_parts = True
     _backbone_inputs: list[str]
 
-    def _pass_inputs(
-        self, inputs: Mapping[str, Any], task_rows: Mapping[str, torch.Tensor] | None, runs: list[str]
-    ) -> dict[str, Any]:
-        """Further inputs of the backbone, with what the configuration asks for, each of which it reads."""
+    def _pass_inputs(self, inputs: Settings, task_rows: Mapping[str, torch.Tensor] | None, runs: list[str]) -> Values:
+        """Further inputs of the backbone, with those that the configuration sets, each of which it reads."""
         for name in inputs:
             if name not in self._backbone_inputs:
                 check_keywords("model(...)", inputs, (*self._backbone_inputs, *_OWN))
@@ -52,17 +49,17 @@ class HeadRuns(PreTrainedModel):
             if task_rows is not None or (own and len(runs) > 1):
                 raise ValueError(
                     "The states of the backbone differ by task, since tasks have adapters of their own or read some "
-                    "rows only. Ask for hidden_states and attentions with one task in `tasks`, and no `task_rows`."
+                    "rows only. Request hidden_states and attentions with one task in `tasks`, and no `task_rows`."
                 )
         return asked
 
     @staticmethod
-    def _shows_states(inputs: Mapping[str, Any]) -> bool:
-        """Whether the states of the backbone were asked for."""
+    def _shows_states(inputs: Settings) -> bool:
+        """Whether the output is to have the states of the backbone."""
         return any(inputs.get(name) for name in _STATES)
 
-    def _states_shown(self, read: Any, inputs: Mapping[str, Any]) -> dict[str, tuple[torch.Tensor, ...]]:
-        """The fields of the output for the states that were asked for."""
+    def _states_shown(self, read: States | None, inputs: Settings) -> dict[str, tuple[torch.Tensor, ...]]:
+        """The fields of the output for the states that are requested."""
         shown = {}
         for name, field in _STATES.items():
             if inputs.get(name):
@@ -77,7 +74,7 @@ class HeadRuns(PreTrainedModel):
         return shown
 
     def _tasks_to_run(
-        self, tasks: list[str] | None, task_rows: Mapping[str, torch.Tensor] | None, labels: Any
+        self, tasks: list[str] | None, task_rows: Mapping[str, torch.Tensor] | None, labels: Labels
     ) -> list[str]:
         if isinstance(labels, torch.Tensor):
             raise TypeError("`labels` should be a dict by task, such as {'ner': ...}. Found a tensor.")
@@ -91,15 +88,15 @@ class HeadRuns(PreTrainedModel):
         return [name for name in self.config.task_names if name in (wanted or ())]
 
     def splits_passes(self, task_rows: Mapping[str, torch.Tensor], rows: int) -> bool:
-        """Whether a batch of so many rows is read in several passes, for the sake of its longest text."""
+        """Whether a batch of so many rows is read in several passes to limit the memory for its longest text."""
         most = rows_of_a_pass(task_rows) if self.reads_in_parts and not torch.compiler.is_compiling() else None
         return most is not None and rows > most
 
     def _read(
-        self, given: dict[str, Any], task_rows: Any, runs: list[str], *, everywhere: bool
-    ) -> tuple[Any, Any, Inputs]:
+        self, given: Values, task_rows: TaskRows, runs: list[str], *, everywhere: bool
+    ) -> tuple[TaskRows, States, Inputs]:
         """One pass of the backbone: the tasks' rows in it, its output, and what heads read of it."""
-        context: Any = nullcontext()
+        context: AbstractContextManager[None] = nullcontext()
         if self.routing.tasks:
             given, task_rows, context = self.routing.split(given, task_rows, runs, everywhere=everywhere)
         with context:
@@ -107,13 +104,16 @@ class HeadRuns(PreTrainedModel):
         return task_rows, read, (states_of(read, None), given.get("input_ids"), given["attention_mask"])
 
     def _read_in_parts(
-        self, given: dict[str, Any], task_rows: dict[str, torch.Tensor], labels: Any
+        self, given: Values, task_rows: dict[str, torch.Tensor], labels: Labels
     ) -> tuple[dict[str, torch.Tensor], Any, Any]:
         """Outputs of all tasks from passes over a few rows each, and a pass over the first row for all other heads."""
 
-        def run(part: Any, own_rows: Any, own_labels: Any) -> dict[str, torch.Tensor]:
-            own_rows, _, inputs = self._read(part, own_rows, list(own_rows), everywhere=False)
-            return {name: self._row_outputs(name, inputs, own, own_labels.get(name)) for name, own in own_rows.items()}
+        def run(
+            part: Values, own_rows: dict[str, torch.Tensor], own_labels: dict[str, torch.Tensor]
+        ) -> dict[str, torch.Tensor]:
+            places, _, inputs = self._read(part, own_rows, list(own_rows), everywhere=False)
+            own = places or {}
+            return {name: self._row_outputs(name, inputs, rows, own_labels.get(name)) for name, rows in own.items()}
 
         read_labels = {name: own for name, own in (labels or {}).items() if self._head(name).language_model}
         whole = in_parts(run, given, task_rows, read_labels)
@@ -196,7 +196,7 @@ class HeadRuns(PreTrainedModel):
         return head.loss(logits, labels).sum() / torch.as_tensor(items, device=logits.device).clamp(min=1)
 
     def _total(
-        self, losses: Mapping[str, torch.Tensor], zeros: dict[str, torch.Tensor], read: Any, inputs: Any
+        self, losses: Mapping[str, torch.Tensor], zeros: dict[str, torch.Tensor], read: Open, inputs: Inputs
     ) -> torch.Tensor:
         """The sum of the losses of a batch, and of zeros that depend on the heads that have no row in it.
 
@@ -225,7 +225,7 @@ class HeadRuns(PreTrainedModel):
             Tokens (N, T), as the backbone gives them.
 
         Raises:
-            TypeError: ``generate`` knows no such argument.
+            TypeError: ``generate`` does not take an argument.
             ValueError: the task writes no text.
         """
         head = self._head(task)
@@ -233,9 +233,9 @@ class HeadRuns(PreTrainedModel):
             raise ValueError(
                 f"Task '{task}' of type {self.config.task(task)['type']} writes no text. Name another task."
             )
-        check_generate_kwargs("generate(...)", kwargs, self.backbone)
+        backbone: Any = self.backbone
+        check_generate_kwargs("generate(...)", kwargs, backbone)
         own = {key: self.config.task(task).get(key) for key in ("num_beams", "max_new_tokens")}
         given = {key: value for key, value in own.items() if value is not None}
-        backbone: Any = self.backbone
         with self.routing.whole(task):
             return backbone.generate(input_ids=input_ids, attention_mask=attention_mask, **{**given, **kwargs})

@@ -4,13 +4,14 @@ Legend: B rows of the batch, N rows of one task, L tokens, D hidden, C classes.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, PreTrainedConfig
 
+from .aliases import AutoClass, Open, TaskDict, Values
 from .config import close_match
 from .native import States, stock_head
 
@@ -41,7 +42,7 @@ def with_one_end(input_ids_NL: torch.Tensor, attention_mask_NL: torch.Tensor | N
     """Tokens (N, L) for a head that looks for the last end-of-sequence token and wants as many in every row.
 
     A text may hold ``</s>`` itself, or have been cut before its end: all but the last one become -1, and the last token
-    that is there stands for one where there is none.
+    that is there replaces it where there is none.
     """
     mask_NL = torch.ones_like(input_ids_NL) if attention_mask_NL is None else attention_mask_NL.long()
     ends_NL = input_ids_NL.eq(end).long() * mask_NL
@@ -70,7 +71,7 @@ class PooledLinear(nn.Module):
 class Head(nn.Module, ABC):
     """One task's layers, its loss, and what counts as an item of it.
 
-    A head of one's own overrides :meth:`build` and :meth:`forward`, or names an ``auto_class`` whose stock head it
+    A custom head overrides :meth:`build` and :meth:`forward`, or names an ``auto_class`` whose stock head it
     takes. What it holds are parameters and persistent buffers, which the checkpoint keeps.
 
     Args:
@@ -79,14 +80,14 @@ class Head(nn.Module, ABC):
         pooling: see :class:`MultiTaskConfig`.
     """
 
-    auto_class: ClassVar[Any]
+    auto_class: ClassVar[AutoClass]
     # Which of the native language models the backbone has to be: "masked", "causal" or "text2text".
     language_model: ClassVar[str | None] = None
-    # What stands in the outputs of an item of several rows where it has no row.
+    # The value of the outputs of an item of several rows where it has no row.
     absent: ClassVar[float] = 0.0
     # Whether an item reads several rows of a batch, (N, G).
     reads_several: ClassVar[bool] = False
-    # Whether predictions are those of labelled tokens, (M, ...), row by row.
+    # Whether predictions are those of labeled tokens, (M, ...), row by row.
     predicts_labelled: ClassVar[bool] = False
     # Whether the answer is a text, which the backbone generates.
     writes: ClassVar[bool] = False
@@ -99,23 +100,23 @@ class Head(nn.Module, ABC):
     reads_decoder = False
     problem_type: str | None = None
 
-    def __init__(self, task: dict[str, Any], config: PreTrainedConfig, *, pooling: str) -> None:
+    def __init__(self, task: TaskDict, config: PreTrainedConfig, *, pooling: str) -> None:
         super().__init__()
         self.num_labels = self.outputs(task)
         self.build(task, config, pooling)
 
     @classmethod
-    def outputs(cls, task: dict[str, Any]) -> int:
+    def outputs(cls, task: TaskDict) -> int:
         """Outputs of the head: one per label name, one for a regression without names, 0 while labels are unknown."""
         names = task.get("label_names")
         return len(names) if names else int(task.get("problem_type") == "regression")
 
     @classmethod
-    def options_of(cls, config: PreTrainedConfig) -> dict[str, Any]:  # noqa: ARG003
-        """What the configuration of a stock model says of its task."""
+    def options_of(cls, config: PreTrainedConfig) -> Values:  # noqa: ARG003
+        """The options of a task that follow from the configuration of a stock model."""
         return {}
 
-    def build(self, task: dict[str, Any], config: PreTrainedConfig, pooling: str) -> None:  # noqa: ARG002
+    def build(self, task: TaskDict, config: PreTrainedConfig, pooling: str) -> None:  # noqa: ARG002
         """Make the layers: those of the family's stock class."""
         self.native, self.needs_pooler = stock_head(
             config, self.auto_class, num_labels=self.num_labels, problem_type=task.get("problem_type")
@@ -127,8 +128,8 @@ class Head(nn.Module, ABC):
         """Logits of the N rows whose states and inputs are given."""
         return self.native(input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=states).logits
 
-    def adopt(self, task: dict[str, Any]) -> None:
-        """Take over what a new dict of the task says beside its labels."""
+    def adopt(self, task: TaskDict) -> None:
+        """Apply what a new dict of the task sets beside its labels."""
         self.problem_type = task.get("problem_type")
 
     def decoder_ids(
@@ -172,13 +173,13 @@ class SequenceClassificationHead(Head):
     default_names: ClassVar[list[str] | None] = ["LABEL_0"]
 
     @classmethod
-    def options_of(cls, config: PreTrainedConfig) -> dict[str, Any]:
+    def options_of(cls, config: PreTrainedConfig) -> Values:
         """See :meth:`Head.options_of`."""
         kind = config.problem_type or ("regression" if config.num_labels == 1 else None)
         unnamed = kind == "regression" and config.num_labels == 1
         return {"label_names": None if unnamed else _names_of(config), "problem_type": kind}
 
-    def build(self, task: dict[str, Any], config: PreTrainedConfig, pooling: str) -> None:
+    def build(self, task: TaskDict, config: PreTrainedConfig, pooling: str) -> None:
         """Make the family's stock layers, or a linear layer on the pooled states."""
         self.problem_type = task.get("problem_type")
         if self.problem_type is not None and self.problem_type not in PROBLEM_TYPES:
@@ -197,7 +198,7 @@ class SequenceClassificationHead(Head):
         """(N, L, D) to (N, C)."""
         if self.pooled is None:
             if self.reads_decoder and input_ids is not None:
-                input_ids = with_one_end(input_ids, attention_mask, cast(Any, self.native).config.eos_token_id)
+                input_ids = with_one_end(input_ids, attention_mask, self.native.config.eos_token_id)
             return super().forward(states, input_ids, attention_mask)
         return self.pooled(cast(torch.Tensor, states.last_hidden_state), attention_mask)
 
@@ -206,7 +207,7 @@ class SequenceClassificationHead(Head):
         return logits.sum(1) / there_NG.sum(1, keepdim=True)
 
     def items(self, labels: torch.Tensor) -> torch.Tensor:
-        """1 per row, 0 where a class is none of the model's."""
+        """1 per row, 0 for a class that the model does not have."""
         if self._problem_type(labels) == "single_label_classification":
             return (labels < self.num_labels).to(torch.long)
         return torch.ones(labels.shape[0], dtype=torch.long, device=labels.device)
@@ -233,7 +234,7 @@ class SequenceClassificationHead(Head):
 
 
 class TokenClassificationHead(Head):
-    """A tag for every word, read at its labelled tokens. An item is a labelled token; its loss is the cross-entropy.
+    """A tag for every word, read at its labeled tokens. An item is a labeled token; its loss is the cross-entropy.
 
     A text is a row, or several windows, of which each labels other tokens.
     """
@@ -242,12 +243,12 @@ class TokenClassificationHead(Head):
     predicts_labelled: ClassVar[bool] = True
 
     @classmethod
-    def options_of(cls, config: PreTrainedConfig) -> dict[str, Any]:
+    def options_of(cls, config: PreTrainedConfig) -> Values:
         """See :meth:`Head.options_of`."""
         return {"label_names": _names_of(config)}
 
     def items(self, labels: torch.Tensor) -> torch.Tensor:
-        """Labelled tokens of each text, (N, L) or (N, G, L) to (N,)."""
+        """Labeled tokens of each text, (N, L) or (N, G, L) to (N,)."""
         return ((labels != IGNORE) & (labels < self.num_labels)).flatten(1).sum(1)
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -257,15 +258,15 @@ class TokenClassificationHead(Head):
         return F.cross_entropy(logits_NCL, known_NL, ignore_index=IGNORE, reduction="none").sum(1)
 
     def predictions(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Logits of the labelled tokens of all texts, (M, C)."""
+        """Logits of the labeled tokens of all texts, (M, C)."""
         return logits[labels != IGNORE]
 
     def references(self, labels: torch.Tensor) -> torch.Tensor:
-        """Labels of the labelled tokens of all texts, (M,)."""
+        """Labels of the labeled tokens of all texts, (M,)."""
         return labels[labels != IGNORE]
 
 
-def _names_of(config: Any) -> list[str]:
+def _names_of(config: Open) -> list[str]:
     return [config.id2label[number] for number in range(config.num_labels)]
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers
@@ -14,21 +14,22 @@ from transformers import (
     PreTrainedModel,
 )
 
+from .aliases import AutoClass, Open, Settings, Values
 from .config import MultiTaskConfig, check_task_name, close_match
+from .heads import Head
 from .kinds import KINDS, head_class
-from .lifecycle import language_model, task_dict
+from .lifecycle import TaskLifecycle, language_model, task_dict
 from .native import LANGUAGE_MODELS, backbone_class, family_kind
 from .trial import check_family, check_reading
 
+Model = TypeVar("Model", bound=TaskLifecycle)
 AVERAGE = "average"
 
 # What configurations may differ in: it does not change what a model computes from its weights.
 _FREE = re.compile(r"dropout|pdrop|drop_rate|use_cache|initializer|init_std|gradient_checkpointing|pad_token_id")
 
 
-def from_stock(
-    cls: Any, models: Mapping[str, Any], *, backbone: str, tasks: Mapping[str, Any] | None, kwargs: dict[str, Any]
-) -> Any:
+def from_stock(cls: type[Model], models: Settings, *, backbone: str, tasks: Settings | None, kwargs: Values) -> Model:
     """See :meth:`MultiTaskModel.from_task_models`."""
     if not models:
         raise ValueError("The model has no tasks. Give at least one in `models`.")
@@ -52,7 +53,7 @@ def from_stock(
         _check_alike(first, stocks[first], name, stock)
     dicts = [_task_of(name, stock, (tasks or {}).get(name)) for name, stock in stocks.items()]
     model = cls(MultiTaskConfig(backbone_config=_shared_config(stocks, first), tasks=dicts))
-    model.to(stocks[first].dtype)
+    model.to(stocks[first].dtype)  # type: ignore[arg-type]
     model.config.dtype = stocks[first].dtype
     if (attention := stocks[first].config._attn_implementation) != model.backbone.config._attn_implementation:
         model.set_attn_implementation(attention)
@@ -71,7 +72,7 @@ def from_stock(
     return model
 
 
-def _loaded(name: str, given: Any, kwargs: dict[str, Any]) -> PreTrainedModel:
+def _loaded(name: str, given: Open, kwargs: Values) -> PreTrainedModel:
     """A stock model: the one that is given, or the one that its configuration names."""
     if isinstance(given, PreTrainedModel):
         return given
@@ -81,8 +82,8 @@ def _loaded(name: str, given: Any, kwargs: dict[str, Any]) -> PreTrainedModel:
     kind: Any = getattr(transformers, architecture or "", None)
     if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
         raise ValueError(
-            f"Task '{name}': the config of '{given}' names {architecture or 'no architecture'}, which is no model "
-            "class of Transformers. Name another model, or give the model itself."
+            f"Task '{name}': the config of '{given}' names {architecture or 'no architecture'}, which is not a "
+            "model class of Transformers. Name another model, or give the model itself."
         )
     loaded: Any = kind.from_pretrained(given, output_loading_info=True, **kwargs)
     stock, info = loaded
@@ -94,8 +95,8 @@ def _loaded(name: str, given: Any, kwargs: dict[str, Any]) -> PreTrainedModel:
     return stock
 
 
-def _task_of(name: str, stock: PreTrainedModel, given: Any) -> dict[str, Any]:
-    """The dict of a task: what its stock model says of it, under what is given."""
+def _task_of(name: str, stock: PreTrainedModel, given: Open) -> Values:
+    """The dict of a task: the options of its stock model, overridden by those that are given."""
     values = {} if given is None else {key: one for key, one in task_dict(name, given).items() if one is not None}
     kind, wanted = type_of(stock), values.get("type")
     bare = type(stock) is backbone_class(stock.config)
@@ -111,7 +112,7 @@ def _task_of(name: str, stock: PreTrainedModel, given: Any) -> dict[str, Any]:
             + "Name another model, or a type that fits in `tasks`."
         )
     config: Any = stock.config
-    known: dict[str, Any] = {"name": name, "type": wanted or kind}
+    known: Values = {"name": name, "type": wanted or kind}
     if kind and not any(key.endswith("_column") for key in values):
         known |= KINDS[kind].columns
     if kind:
@@ -125,13 +126,13 @@ def _task_of(name: str, stock: PreTrainedModel, given: Any) -> dict[str, Any]:
     return known | values
 
 
-def _stock_class(kind: str) -> Any:
+def _stock_class(kind: str) -> AutoClass | None:
     """The stock class of a type; those that make a text of a text have one."""
     return KINDS[kind].stock_class if kind in KINDS else None
 
 
 def type_of(stock: PreTrainedModel) -> str | None:
-    """The type of task that a stock model does, by its class; None where there is none."""
+    """The type of task that a stock model does, by its class; None if there is no such type."""
     config, family = stock.config, family_kind(stock.config)
     for name, kind in KINDS.items():
         mapped = kind.stock_class is not None and kind.stock_class._model_mapping.get(type(config), None)
@@ -142,9 +143,9 @@ def type_of(stock: PreTrainedModel) -> str | None:
 
 
 def _shared_config(stocks: Mapping[str, PreTrainedModel], first: str) -> PreTrainedConfig:
-    """The configuration of the shared backbone, without what is said of one task."""
+    """The configuration of the shared backbone, without the options of one task."""
     config: Any = deepcopy(stocks[first].config)
-    config.is_encoder_decoder = type(config)().is_encoder_decoder  # T5's token classifier says that it is none
+    config.is_encoder_decoder = type(config)().is_encoder_decoder  # T5's token classifier sets it to False
     config.problem_type = None
     config.architectures = None
     config.num_labels = 2
@@ -157,9 +158,9 @@ def _shared_config(stocks: Mapping[str, PreTrainedModel], first: str) -> PreTrai
 
 
 def _check_alike(first: str, one: PreTrainedModel, name: str, other: PreTrainedModel) -> None:
-    """See that two models can share a backbone."""
+    """Check that two models can share a backbone."""
 
-    def differ(what: str, found: Any, expected: Any) -> ValueError:
+    def differ(what: str, found: object, expected: object) -> ValueError:
         return ValueError(
             f"Tasks '{first}' and '{name}' cannot share a backbone: {what} is {expected} of the first and {found} of "
             "the other. Take models that were made from one backbone."
@@ -183,7 +184,7 @@ def _check_alike(first: str, one: PreTrainedModel, name: str, other: PreTrainedM
             raise differ(f"the shape of {key}", tuple(theirs[key].shape), tuple(mine[key].shape))
 
 
-def _backbone_weights(stock: PreTrainedModel, backbone: PreTrainedModel, head: Any) -> dict[str, torch.Tensor]:
+def _backbone_weights(stock: PreTrainedModel, backbone: PreTrainedModel, head: Head) -> dict[str, torch.Tensor]:
     """A stock model's weights that the shared backbone has, by their names there.
 
     A pooler that the task's head does not read is left out: that of a bare backbone may never have been trained.
@@ -218,14 +219,14 @@ def _merged(
     return result | {key: result[source] for key, source in backbone.all_tied_weights_keys.items() if key in result}
 
 
-def _head_weights(name: str, stock: PreTrainedModel, head: Any) -> dict[str, torch.Tensor]:
+def _head_weights(name: str, stock: PreTrainedModel, head: Head) -> dict[str, torch.Tensor]:
     """A stock model's weights outside its base model, by their names in the shared model."""
     native = getattr(head, "native", None)
     if native is None:
         if next(head.parameters(), None) is not None:
             raise ValueError(
                 f"Task '{name}': the head of {type(stock).__name__} reads the decoder, and the shared model's reads "
-                "the encoder. Leave the task out, or train it anew with add_task."
+                "the encoder. Leave the task out, or train it again with add_task."
             )
         return {}
     found = stock.state_dict()

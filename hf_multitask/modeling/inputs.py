@@ -4,7 +4,7 @@ import inspect
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from transformers import BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBas
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 from transformers.utils import logging
 
+from .aliases import Open, Settings, TaskDict
 from .config import FORMAT_VERSION, close_match
 from .native import backbone_class
 
@@ -33,8 +34,8 @@ _OFFSET_POSITIONS = {
 
 WINDOWS = "windows"  # of a row that is read in windows, the tokens of each
 # By process: a lock that another thread holds as the process forks would stay locked in the fork.
-_LOCKS: dict[int, Any] = {}
-_MARGIN = 128  # tokens behind the last one kept: words are cut to pieces alike whatever stands so far behind them
+_LOCKS: dict[int, AbstractContextManager[bool]] = {}
+_MARGIN = 128  # tokens after the last one kept: text so far away does not change how words are tokenized
 
 
 @contextmanager
@@ -44,7 +45,7 @@ def one_at_a_time() -> Iterator[None]:
         yield
 
 
-def text_columns(task: dict[str, Any]) -> tuple[str, str | None]:
+def text_columns(task: TaskDict) -> tuple[str, str | None]:
     """The columns a task reads its text, and its second text where it takes pairs, from; "text" where it names none."""
     names = ("text_column", "tokens_column", "source_column", "context_column")
     return next((task[name] for name in names if task.get(name)), "text"), task.get("text_pair_column")
@@ -90,7 +91,7 @@ def longest_input(
 def _positions(config: PreTrainedConfig) -> int | None:
     """Tokens that the backbone has positions for; None where it sets no limit."""
     positions = getattr(config, "max_position_embeddings", None)
-    if not positions or positions < 0:  # XLNet says -1
+    if not positions or positions < 0:  # XLNet has -1
         return None
     if config.model_type in _OFFSET_POSITIONS:
         return positions - (config.pad_token_id or 0) - 1
@@ -112,7 +113,7 @@ def encode(
     max_length: int | None,
     **kwargs: Any,
 ) -> BatchEncoding:
-    """Tokenise a list of texts or of pairs, cut to ``max_length`` tokens.
+    """Tokenize a list of texts or of pairs, cut to ``max_length`` tokens.
 
     An empty text becomes the end-of-text token where the tokenizer would make no token of it at all.
     """
@@ -161,7 +162,7 @@ def cut_rows(
     """Which rows of what :func:`encode` has made of these texts were longer than ``max_length``."""
     if encoding.encodings is not None:
         return [bool(one.overflowing) for one in encoding.encodings]
-    # A slow tokenizer does not tell, so rows that fill the limit are tokenised again, whole.
+    # A slow tokenizer does not report it, so rows that fill the limit are tokenized again, uncut.
     return [
         len(ids) == max_length
         and len(tokenizer(text, None if pairs is None else pairs[row], verbose=False)["input_ids"]) > max_length
@@ -203,7 +204,7 @@ class Windows:
         return best
 
 
-def tokenizer_of(given: Any) -> Any:
+def tokenizer_of(given: object) -> PreTrainedTokenizerBase | None:
     """The tokenizer of what a trainer or a pipeline is given: itself, or the one that it holds; None without one."""
     return given if isinstance(given, PreTrainedTokenizerBase) else getattr(given, "tokenizer", None)
 
@@ -221,7 +222,7 @@ class InputEncoder:
 
     def __init__(
         self,
-        processor: Any,
+        processor: object,
         config: PreTrainedConfig,
         names: Sequence[str],
         *,
@@ -246,7 +247,7 @@ class Encoder(InputEncoder):
         tokenizer: the backbone's.
         config: the backbone's configuration.
         task: the task's dict, of which ``max_length`` and ``language`` count.
-        format_version: of the model, which tells what a word is.
+        format_version: of the model, which decides what a word is.
 
     Raises:
         ValueError: the task has a language that the backbone does not know, or a length that it has no positions for.
@@ -256,7 +257,7 @@ class Encoder(InputEncoder):
         self,
         tokenizer: PreTrainedTokenizerBase,
         config: PreTrainedConfig,
-        task: Mapping[str, Any] | None = None,
+        task: Settings | None = None,
         format_version: int = FORMAT_VERSION,
     ) -> None:
         task = task or {}
@@ -268,7 +269,7 @@ class Encoder(InputEncoder):
         super().__init__(tokenizer, config, names, limit=limit, language=language_id(config, task))
         self.tokenizer = tokenizer
         self.format_version = format_version
-        self._last: tuple[Any, Any] = (None, None)
+        self._last: tuple[object, Open] = (None, None)
 
     def encode_once(self, texts: list[str], pairs: list[str] | None = None) -> tuple[BatchEncoding, bool]:
         """The encoding with offsets where the tokenizer is fast, and whether a text was cut; kept for the next call."""
@@ -287,7 +288,7 @@ class Encoder(InputEncoder):
         """See :func:`cut_rows`."""
         return cut_rows(self.tokenizer, encoding, texts, pairs, self.limit)
 
-    def inputs(self, encoding: Mapping[str, Any]) -> dict[str, list[list[int]]]:
+    def inputs(self, encoding: Settings) -> dict[str, list[list[int]]]:
         """The model inputs of an encoding, a list of rows each."""
         result = {name: encoding[name] for name in self.names if name in encoding}
         if self.language is not None:
@@ -336,8 +337,8 @@ class Encoder(InputEncoder):
         return Windows(rows, offsets, starts, lead, room)
 
 
-def language_id(config: PreTrainedConfig, task: Mapping[str, Any]) -> int | None:
-    """The number of a task's language for backbones that are told it, as XLM; None where the task names none.
+def language_id(config: PreTrainedConfig, task: Settings) -> int | None:
+    """The number of a task's language for backbones that need it, such as XLM; None if the task names no language.
 
     Raises:
         ValueError: the backbone has no such language.
@@ -363,12 +364,13 @@ def rows_of(inputs: Mapping[str, list[list[int]]]) -> list[dict[str, list[int]]]
 def padded(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, list[int]]], side: str = "right"
 ) -> dict[str, torch.Tensor]:
-    """Model inputs of B rows as tensors (B, L), padded behind, whatever the tokenizer's side is.
+    """Model inputs of B rows as tensors (B, L), padded on the right, whatever the tokenizer's side is.
 
-    Padding in front moves absolute positions, and what stands first in a row, so that an answer would depend on the
-    rows beside it. Only decoders that write want it.
+    Padding on the left moves absolute positions and the first token of a row, so that an answer would depend on the
+    other rows. Only decoders that generate need it.
 
-    What some rows lack is filled as a tokenizer fills it for a single text: 1 in the attention mask, 0 elsewhere.
+    Inputs that some rows do not have are filled as a tokenizer fills them for a single text: 1 in the attention mask,
+    0 elsewhere.
     """
     names = dict.fromkeys(name for row in rows for name in row)
     rows = [

@@ -1,9 +1,11 @@
 """Keyword arguments that are passed on: each is known to who reads it, or refused with what to give instead."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
+from torch import nn
+
+from .aliases import Function
 from .config import close_match
 
 # What a decoder keeps from call to call, and reads of another model: one pass for all tasks has neither.
@@ -19,27 +21,28 @@ _NOT_OF_ONE_PASS = {
 }
 
 
-def parameter_names(function: Callable[..., Any]) -> list[str]:
+def parameter_names(function: Function) -> list[str]:
     """The parameters of a function that can be given by keyword."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     found = inspect.signature(function).parameters.values()
     return [parameter.name for parameter in found if parameter.kind in kinds and parameter.name != "self"]
 
 
-def backbone_inputs(part: Any) -> list[str]:
+def backbone_inputs(part: nn.Module) -> list[str]:
     """What the reading part of a backbone can be given in one pass for all tasks.
 
-    The families' forwards end in ``**kwargs``, which takes a mistyped name in silence, so their signatures count.
+    The families' forwards end in ``**kwargs``, which accepts a mistyped name without an error, so their
+    signatures count.
     """
     names = [name for name in parameter_names(part.forward) if name not in _NOT_OF_ONE_PASS]
     return list(dict.fromkeys([*names, "output_hidden_states", "output_attentions"]))
 
 
-def check_whole(name: str, value: Any, least: int) -> None:
-    """See that an argument, where it is given, is a whole number.
+def check_whole(name: str, value: object, least: int) -> None:
+    """Check that an argument, where it is given, is a whole number.
 
     Raises:
-        ValueError: it is none, or below ``least``.
+        ValueError: it is not one, or is below ``least``.
     """
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
         raise ValueError(f"`{name}` should be a whole number of {least} or more. Found `{name} = {value!r}`.")
@@ -48,7 +51,7 @@ def check_whole(name: str, value: Any, least: int) -> None:
 def check_keywords(
     caller: str, given: Iterable[str], known: Iterable[str], hints: Mapping[str, str] | None = None
 ) -> None:
-    """See that all keywords of a call are known.
+    """Check that all keywords of a call are known.
 
     Args:
         caller: what was called, as the message names it.

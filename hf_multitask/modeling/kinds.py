@@ -1,10 +1,10 @@
 """The task types: by name, all that the package knows of one beside its columns, labels and metrics."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
+from .aliases import AutoClass, Settings
 from .choice import ChoiceReader, MultipleChoiceHead
 from .config import close_match
 from .entries import load_entries
@@ -45,11 +45,11 @@ class Kind:
     decode: Decoder | None = None
     hub: str | None = None
     stock: str | None = None
-    columns: Mapping[str, Any] = field(default_factory=dict)
+    columns: Settings = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
 
     @property
-    def stock_class(self) -> Any:
+    def stock_class(self) -> AutoClass | None:
         """The class of Transformers that makes a stock model of a family; None where that is the backbone alone."""
         language_model = self.head.language_model
         return LANGUAGE_MODELS[language_model][0] if language_model else getattr(self.head, "auto_class", None)
@@ -57,7 +57,7 @@ class Kind:
 
 _WRITING = WritingReader()
 
-# In the order in which a card shows an input, and of the types of one stock class the one that it stands for first.
+# In the order in which a card shows an input. Of the types of one stock class, the first is the one that it means.
 KINDS: dict[str, Kind] = {
     "sequence-classification": Kind(
         head=SequenceClassificationHead,
@@ -151,7 +151,7 @@ for _name, _parts in EXTENSIONS.items():  # of a saved model, whose code is besi
     add_extension(_name, *_parts)
 
 
-def kind_of(task: Mapping[str, Any]) -> Kind:
+def kind_of(task: Settings) -> Kind:
     """The type of a task, which an installed package may have.
 
     Raises:
@@ -173,23 +173,23 @@ def kind_of(task: Mapping[str, Any]) -> Kind:
     return KINDS[name]
 
 
-def head_class(task: Mapping[str, Any]) -> type[Head]:
+def head_class(task: Settings) -> type[Head]:
     """The head of a task's type; see :func:`kind_of`."""
     return kind_of(task).head
 
 
-def reader_of(task: Mapping[str, Any]) -> Reader:
+def reader_of(task: Settings) -> Reader:
     """The reader of a task's type; see :func:`kind_of`."""
     return kind_of(task).reader
 
 
-def num_labels(task: Mapping[str, Any]) -> int:
+def num_labels(task: Settings) -> int:
     """Outputs of a task's head, see :meth:`Head.outputs`."""
     return head_class(task).outputs(dict(task))
 
 
 def suggested_type(found: object, known: Iterable[str]) -> str:
-    """The end of an error sentence about an unknown type: what it may stand for; empty where nothing is near."""
+    """The end of an error sentence about an unknown type: what it may mean; empty where nothing is similar."""
     word = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[_ ]+", "-", str(found)).lower()
     types = list(known)
     meant = next((name for name, kind in KINDS.items() if word in kind.aliases), None)

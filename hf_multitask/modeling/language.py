@@ -1,6 +1,6 @@
 """Heads that are a native language model's own: what they read of it, their loss, and the texts that they answer with.
 
-Legend as in ``heads``; T target tokens, V words of the vocabulary, M labelled tokens of all rows of a task.
+Legend as in ``heads``; T target tokens, V words of the vocabulary, M labeled tokens of all rows of a task.
 """
 
 from collections.abc import Mapping
@@ -9,9 +9,9 @@ from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from .aliases import Open, TaskDict, Values
 from .examples import ONE, TEXT, Example
 from .generation import generation_kwargs, languages
 from .heads import IGNORE, Head, at_least_float32
@@ -23,39 +23,39 @@ from .readers import Reader, Reading, Row
 class LanguageHead(Head):
     """A head without layers of its own: the backbone is a native language model, and this reads its last layers.
 
-    An item is a labelled token; its loss is the cross-entropy. Logits are computed at labelled tokens only.
+    An item is a labeled token; its loss is the cross-entropy. Logits are computed at labeled tokens only.
     """
 
     language_model: ClassVar[str]
 
     @classmethod
-    def outputs(cls, task: dict[str, Any]) -> int:  # noqa: ARG003
+    def outputs(cls, task: TaskDict) -> int:  # noqa: ARG003
         """The vocabulary is the backbone's."""
         return 1
 
-    def build(self, task: dict[str, Any], config: PreTrainedConfig, pooling: str) -> None:  # noqa: ARG002
-        """See that the backbone has the language model."""
+    def build(self, task: TaskDict, config: PreTrainedConfig, pooling: str) -> None:  # noqa: ARG002
+        """Check that the backbone has the language model."""
         check_language_model(task["name"], task["type"], self.language_model, config)
 
-    def read(self, backbone: nn.Module, states: States, labels: torch.Tensor | None) -> torch.Tensor:
-        """Logits (M, V) of the labelled tokens, row by row, or of all, (N, T, V), where no labels are given."""
+    def read(self, backbone: PreTrainedModel, states: States, labels: torch.Tensor | None) -> torch.Tensor:
+        """Logits (M, V) of the labeled tokens, row by row, or of all, (N, T, V), where no labels are given."""
         hidden_NTD = cast(torch.Tensor, states.last_hidden_state)
         if labels is None:
             return language_logits(backbone, hidden_NTD.flatten(0, 1)).unflatten(0, hidden_NTD.shape[:2])
         return language_logits(backbone, hidden_NTD[self.targets(labels) != IGNORE])
 
     def targets(self, labels: torch.Tensor) -> torch.Tensor:
-        """For each state, (N, T), the token that it is to tell."""
+        """For each state, (N, T), the token that it is to predict."""
         return labels
 
     def dummy_labels(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Labels (N, L) with one labelled token, for a pass that only has to reach every weight."""
+        """Labels (N, L) with one labeled token, for a pass that only has to reach every weight."""
         labels = torch.full_like(input_ids, IGNORE)
         labels[:, -1] = 0
         return labels
 
     def items(self, labels: torch.Tensor) -> torch.Tensor:
-        """Labelled tokens of each row, (N, T) to (N,)."""
+        """Labeled tokens of each row, (N, T) to (N,)."""
         return (self.targets(labels) != IGNORE).sum(1)
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -66,7 +66,7 @@ class LanguageHead(Head):
         return losses_M.new_zeros(len(labels)).index_add(0, known_NT.nonzero()[:, 0], losses_M)
 
     def predictions(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The likeliest token at every labelled place, (N, T); -100 at the others."""
+        """The likeliest token at every labeled place, (N, T); -100 at the others."""
         known_NT = self.targets(labels) != IGNORE
         result = torch.full_like(labels, IGNORE)
         result[known_NT] = logits.argmax(-1)
@@ -85,12 +85,12 @@ class TextGenerationHead(LanguageHead):
     language_model: ClassVar[str] = "causal"
 
     def targets(self, labels: torch.Tensor) -> torch.Tensor:
-        """Every state tells the token behind it."""
+        """Every state predicts the next token."""
         return F.pad(labels[:, 1:], (0, 1), value=IGNORE)
 
 
 class Text2TextHead(LanguageHead):
-    """A text from a text: the decoder tells the target token by token."""
+    """A text from a text: the decoder predicts the target token by token."""
 
     language_model: ClassVar[str] = "text2text"
     writes: ClassVar[bool] = True
@@ -132,18 +132,18 @@ class MaskReader(Reader):
         (ids,), _ = self._encode(task, encoder, [text])
         return Reading([(("text", text, None, encoder.limit, encoder.language), ids)], ids["input_ids"])
 
-    def labels(self, inputs: Mapping[str, torch.Tensor], rows: torch.Tensor, given: Any) -> torch.Tensor:
+    def labels(self, inputs: Mapping[str, torch.Tensor], rows: torch.Tensor, given: object) -> torch.Tensor:
         """See :class:`Reader`: the logits of the masks."""
         return torch.where(inputs["input_ids"][rows] == self.processor(given).mask_token_id, 0, IGNORE)
 
-    def stock_example(self, task: Row, tokenizer: Any) -> tuple[str, str]:  # noqa: ARG002
+    def stock_example(self, task: Row, tokenizer: Open) -> tuple[str, str]:  # noqa: ARG002
         """See :class:`Reader`."""
         return TEXT.replace("place", getattr(tokenizer, "mask_token", None) or "[MASK]"), ""
 
-    def answer(self, task: Row, logits: torch.Tensor, rest: Any, model: Any, tokenizer: Any) -> Any:  # noqa: ARG002
+    def answer(self, task: Row, logits: torch.Tensor, rest: Open, model: Open, tokenizer: Open) -> Open:  # noqa: ARG002
         """As ``fill-mask``: the five likeliest words of the mask; a list of such lists where there are several."""
         places = [place for place, token in enumerate(rest) if token == tokenizer.mask_token_id]
-        answers: list[list[dict[str, Any]]] = []
+        answers: list[list[Values]] = []
         for place, row in zip(places, logits.softmax(-1), strict=True):
             answers.append([])
             for score, token in zip(*(values.tolist() for values in row.topk(min(5, len(row)))), strict=True):
@@ -177,28 +177,30 @@ class WritingReader(Reader):
             (ids,), _ = self._encode(task, encoder, [(task.get("prefix") or "") + text])
         return Reading([(("write", task["name"], text), ids)], text)
 
-    def write(self, model: Any, task: Row, batch: dict[str, torch.Tensor], tokenizer: Any, **kwargs: Any) -> list[str]:
+    def write(
+        self, model: Open, task: Row, batch: dict[str, torch.Tensor], tokenizer: Open, **kwargs: Any
+    ) -> list[str]:
         """The texts that the model writes for some rows."""
         return tokenizer.batch_decode(self._written(model, task, batch, tokenizer, kwargs), skip_special_tokens=True)
 
     def _written(
-        self, model: Any, task: Row, batch: dict[str, torch.Tensor], tokenizer: Any, kwargs: dict[str, Any]
+        self, model: Open, task: Row, batch: dict[str, torch.Tensor], tokenizer: Open, kwargs: Values
     ) -> torch.Tensor:
         given = {
             **generation_kwargs(tokenizer, task, model.config.backbone_config),
             "pad_token_id": tokenizer.pad_token_id,
             **kwargs,
         }
-        known: dict[str, Any] = {key: batch[key] for key in self.input_names if key in batch}  # as in training
+        known: Values = {key: batch[key] for key in self.input_names if key in batch}  # as in training
         return model.generate(**known, task=task["name"], **given)
 
-    def text(self, task: Row, rest: str, written: str) -> Any:  # noqa: ARG002
+    def text(self, task: Row, rest: str, written: str) -> Open:  # noqa: ARG002
         """As ``text2text-generation``: the new text."""
         return {"generated_text": written}
 
 
 class ContinuingReader(WritingReader):
-    """A text to go on from, padded on the left."""
+    """A text to continue, padded on the left."""
 
     input_names: ClassVar[tuple[str, ...]] = Reader.input_names
 
@@ -231,15 +233,15 @@ class ContinuingReader(WritingReader):
             row = {name: [begin.get(name, 0), *values[drop:]] for name, values in row.items()}
         return row
 
-    def stock_example(self, task: Row, tokenizer: Any) -> tuple[str, str]:  # noqa: ARG002
+    def stock_example(self, task: Row, tokenizer: Open) -> tuple[str, str]:  # noqa: ARG002
         """See :class:`Reader`."""
         return f"{getattr(tokenizer, 'bos_token', None) or ''}Ada Lovelace", ""
 
     def _written(
-        self, model: Any, task: Row, batch: dict[str, torch.Tensor], tokenizer: Any, kwargs: dict[str, Any]
+        self, model: Open, task: Row, batch: dict[str, torch.Tensor], tokenizer: Open, kwargs: Values
     ) -> torch.Tensor:
         return super()._written(model, task, batch, tokenizer, kwargs)[:, batch["input_ids"].shape[1] :]
 
-    def text(self, task: Row, rest: str, written: str) -> Any:  # noqa: ARG002
+    def text(self, task: Row, rest: str, written: str) -> Open:  # noqa: ARG002
         """As ``text-generation``: the text with its continuation."""
         return {"generated_text": rest + written}

@@ -1,13 +1,13 @@
-"""The tasks of a model come and go: a head each, and a backbone that has the parts they read."""
+"""Adding, changing and removing tasks: the head of each, and the parts of the backbone that they read."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from .adapters import adapter_parameters, follow_backbone, fresh_parameters, unread_adapters
+from .aliases import Settings, Values
 from .config import MultiTaskConfig, check_task_name
 from .heads import Head
 from .kinds import head_class, num_labels
@@ -22,15 +22,16 @@ from .native import (
     take_pooler,
 )
 from .reach import unread_backbone
+from .shared import SharedModel
 from .trial import check_family
 
 
 def language_model(config: MultiTaskConfig) -> str | None:
-    """Which native language model the backbone has to be, of which the heads of a family ask for one at most."""
+    """Which native language model the backbone has to be, of which the heads of a family need one at most."""
     return next((kind for task in config.tasks if (kind := head_class(task).language_model)), None)
 
 
-def task_dict(name: str, task: Any) -> dict[str, Any]:
+def task_dict(name: str, task: object) -> Values:
     """A task object, or its dict, as the configuration keeps it under a name.
 
     Raises:
@@ -40,28 +41,25 @@ def task_dict(name: str, task: Any) -> dict[str, Any]:
         raise TypeError(
             f"Task '{name}' should be a task object, such as TokenClassification(...), or its dict. Found {task!r}."
         )
-    values = dict(task) if isinstance(task, Mapping) else task.to_dict()
+    values: Values = dict(task) if isinstance(task, Mapping) else getattr(task, "to_dict")()  # noqa: B009
     return {"name": name, **{key: value for key, value in values.items() if key != "name"}}
 
 
-class TaskLifecycle(PreTrainedModel):
+class TaskLifecycle(SharedModel):
     """The part of :class:`MultiTaskModel` that adds, changes and removes tasks.
 
     What a task reads of the backbone beside its layers, BERT's pooler or a language model's last layers, is there as
-    long as a task reads it, so that a saved model loads into what its configuration says.
+    long as a task reads it, so that a saved model loads into the model of its configuration.
     """
 
-    config: MultiTaskConfig
-    backbone: Any
-    heads: nn.ModuleDict
-    drop_adapter: Any
-    rename_adapter: Any
+    drop_adapter: Callable[[str], None]
+    rename_adapter: Callable[[str, str], None]
 
-    def add_task(self, name: str, task: Any) -> None:
-        """Add a task with a fresh head; the logits of the others stay as they are, to the bit.
+    def add_task(self, name: str, task: object) -> None:
+        """Add a task with a fresh head; the logits of the other tasks stay bit-identical.
 
-        Where the backbone lacks a pooler, or the layers of a language model, that the task reads, it gets fresh ones as
-        well; tied to the embeddings, where the family ties them.
+        Where the task reads a pooler or the layers of a language model that the backbone does not have, it gets fresh
+        ones as well; tied to the embeddings, where the family ties them.
 
         Args:
             name: of the task.
@@ -94,7 +92,7 @@ class TaskLifecycle(PreTrainedModel):
         self._rest_unread()
 
     def remove_task(self, name: str) -> None:
-        """Remove a task with its head; the logits of the others stay as they are, to the bit.
+        """Remove a task with its head; the logits of the other tasks stay bit-identical.
 
         Raises:
             ValueError: there is no such task, or no other.
@@ -126,7 +124,7 @@ class TaskLifecycle(PreTrainedModel):
         self.heads = renamed
         self.rename_adapter(old, new)
 
-    def set_task(self, name: str, task: Mapping[str, Any]) -> None:
+    def set_task(self, name: str, task: Settings) -> None:
         """Replace the dict of a task, and add its head where its labels were unknown until now.
 
         Raises:
@@ -176,7 +174,7 @@ class TaskLifecycle(PreTrainedModel):
             )
 
     def _check_inputs(self, heads: list[nn.Module], what: str) -> None:
-        """See that other heads leave what the backbone is fed as it is: Longformer's global attention."""
+        """Check that other heads do not change the inputs of the backbone: Longformer's global attention."""
         ids = torch.zeros((1, 1), dtype=torch.long)
 
         def asked(heads: Iterable[nn.Module]) -> set[str]:
@@ -190,7 +188,7 @@ class TaskLifecycle(PreTrainedModel):
             )
 
     def _replace_heads(self, names: list[str]) -> None:
-        """Build the heads of some tasks afresh, where the backbone is, in its dtype or in float32."""
+        """Build new heads for some tasks, on the device of the backbone, in its dtype or in float32."""
         device, dtype = self.backbone.device, torch.float32 if self.config.float32_heads else self.backbone.dtype
         for name in names:
             task = self.config.task(name)
@@ -200,7 +198,7 @@ class TaskLifecycle(PreTrainedModel):
         self.initialize_weights()  # of the new modules only: the others are marked as set
 
     def _fit_backbone(self) -> None:
-        """Give the backbone the parts that the heads read, fresh where it lacks them, and take those that none reads.
+        """Give the backbone what the heads read, new parts if they are missing, and remove those that no head reads.
 
         What is there stays the same module, and what loads from the configuration has the same parts.
         """
@@ -224,7 +222,7 @@ class TaskLifecycle(PreTrainedModel):
             and len(heads) == len(self.config.task_names)
             and (kind is not None or backbone_kwargs(config, needs_pooler=False))
         ):
-            base.pooler = None
+            base.pooler = None  # type: ignore[assignment]
         if fresh:
             if self.config.adapters:
                 follow_backbone(self, old, before)
@@ -236,7 +234,7 @@ class TaskLifecycle(PreTrainedModel):
         return list(self.unread_parameters(self.heads)) if self.config.backbone_config.is_encoder_decoder else []
 
     def _rest_unread(self) -> None:
-        """Take the gradient from what no head reads, a decoder or parts of adapters, once all heads are known."""
+        """Freeze what no head reads, a decoder or parts of adapters, once all heads are known."""
         if len(self.heads) == len(self.config.task_names):
             adapters = unread_adapters(self) if self.config.adapters else ()
             for parameter in (*self._unread_by_all(), *adapters):

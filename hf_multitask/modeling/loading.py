@@ -1,10 +1,10 @@
-"""Loading a saved model: what is refused, and what is said of a Hub or a file that fails."""
+"""Loading a saved model: what is rejected, and the message where the Hub or a file fails."""
 
 import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 from transformers import GenerationConfig
 
+from .aliases import Function, Settings, Values
 from .backbone import attending, check_loading
 from .config import MultiTaskConfig
 from .registry import load_types
@@ -31,7 +32,7 @@ _AGAIN = "Save them again, or download them again with force_download=True."
 _LOGIN = "Log in with `hf auth login`, or give another token."
 
 
-def load_model(load: Callable[..., Any], source: Any, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+def load_model(load: Function, source: str | os.PathLike[str], *args: Any, **kwargs: Any) -> tuple[Any, Values]:
     """A saved model and Transformers' notes on its weights.
 
     Args:
@@ -41,7 +42,7 @@ def load_model(load: Callable[..., Any], source: Any, *args: Any, **kwargs: Any)
         kwargs: likewise.
 
     Raises:
-        ValueError: the model is not one of ours, or its configuration and weights do not belong together.
+        ValueError: it is not a multi-task model, or its configuration and weights do not belong together.
         OSError: the Hub does not give it, or there are no weights in safetensors.
     """
     if kwargs.pop("use_safetensors", True) is False:
@@ -51,7 +52,9 @@ def load_model(load: Callable[..., Any], source: Any, *args: Any, **kwargs: Any)
     hub = {key: kwargs[key] for key in _HUB if key in kwargs}
     with explained(str(source), kwargs.get("revision")):
         with loading(str(source), None):
-            if kwargs.get("config") is None:  # first, as the client asks an absent Hub for every file, patiently
+            if (
+                kwargs.get("config") is None
+            ):  # first, because the client tries every file for long where the Hub cannot be reached
                 MultiTaskConfig.get_config_dict(source, **hub)
         if kwargs.get("trust_remote_code"):
             load_types(str(source), kwargs)
@@ -68,7 +71,7 @@ def load_model(load: Callable[..., Any], source: Any, *args: Any, **kwargs: Any)
     return model, info
 
 
-def _check_loaded(source: str, config: MultiTaskConfig, info: Mapping[str, Any]) -> None:
+def _check_loaded(source: str, config: MultiTaskConfig, info: Settings) -> None:
     fix = "Use a config and weights that were saved together."
     for problem, keys in (("no", info["missing_keys"]), ("foreign", info["unexpected_keys"])):
         if keys:
@@ -81,7 +84,7 @@ def _check_loaded(source: str, config: MultiTaskConfig, info: Mapping[str, Any])
         raise ValueError(mismatch(source, key, found, wanted))
 
 
-def _owner(keys: Any) -> str:
+def _owner(keys: Collection[str]) -> str:
     """What some weights belong to, in words: a head where one is among them."""
     parts = [key.split(".") for key in sorted(keys)]
     heads = sorted({part[1] for part in parts if part[0] == "heads"})
@@ -90,7 +93,7 @@ def _owner(keys: Any) -> str:
 
 @contextlib.contextmanager
 def _without_report(wanted: bool) -> Iterator[None]:
-    """Without Transformers' table of weights that do not fit, which an error of ours sums up in a sentence."""
+    """Suppress Transformers' table of weights that do not fit, which an error of this package sums up in a sentence."""
     logger = logging.getLogger("transformers.modeling_utils")
 
     def keep(record: logging.LogRecord) -> bool:
@@ -105,27 +108,27 @@ def _without_report(wanted: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explained(source: str, revision: str | None = None) -> Iterator[None]:
-    """Say in one sentence why a folder or a repository cannot be loaded.
+    """Explain in one sentence why a folder or a repository cannot be loaded.
 
     Raises:
-        OSError: the Hub does not give a file, or there is none.
-        ValueError: a file is not whole.
+        OSError: the Hub does not give a file, or the file does not exist.
+        ValueError: a file is not complete.
     """
     try:
         yield
     except SafetensorError as problem:
         raise ValueError(
-            f"The weights of '{source}' are not whole, or no safetensors ({problem}). {_AGAIN}"
+            f"The weights of '{source}' are not complete, or not in safetensors ({problem}). {_AGAIN}"
         ) from problem
     except json.JSONDecodeError as problem:
         raise ValueError(
-            f"A JSON file of '{source}', its tokenizer or the index of its weights, is not whole ({problem}). {_AGAIN}"
+            f"A JSON file of '{source}', its tokenizer or index of weights, is not complete ({problem}). {_AGAIN}"
         ) from problem
     except Exception as problem:
         if not Path(source).is_dir() and (said := _said_of_hub(problem, source, revision)):
             raise OSError(said) from problem
         if isinstance(problem, FileNotFoundError) and "safetensors" in str(problem):
-            raise OSError(f"The weights of '{source}' are not whole: {problem}. {_AGAIN}") from problem
+            raise OSError(f"The weights of '{source}' are not complete: {problem}. {_AGAIN}") from problem
         if isinstance(problem, OSError) and "safetensors" in str(problem):
             raise OSError(
                 f"There is no model.safetensors in '{source}'. Weights of another form, such as the pickle "
@@ -143,12 +146,12 @@ def _said_of_hub(problem: BaseException, source: str, revision: str | None) -> s
 
 
 class PushError(OSError):
-    """A push that the Hub refused, or that it was not there for."""
+    """A push that the Hub refused, or for which it could not be reached."""
 
 
 @contextlib.contextmanager
 def pushing(name: str) -> Iterator[None]:
-    """Say in one sentence why a repository cannot be pushed to.
+    """Explain in one sentence why a repository cannot be pushed to.
 
     Raises:
         PushError: the Hub refuses, or is not there.
@@ -166,7 +169,7 @@ def _endpoint() -> str:
 
 
 def hub_failure(problem: BaseException | None) -> str | None:
-    """What an error says of the Hub, in words and with a way out; None where it is about something else."""
+    """The reason and the fix of an error of the Hub; None for any other error."""
     chain: list[BaseException] = []
     while problem is not None and problem not in chain:
         chain.append(problem)
@@ -195,7 +198,7 @@ def _said_by(error: BaseException) -> str | None:
             return f"the token has no right to that{f' ({told})' if told else ''}. {_LOGIN}"
         return f"the Hub answered {status}{f' ({told})' if told else ''}. Try again later."
     if "Consistency check failed" in str(error):
-        return "a file did not arrive whole. Load it again; what is in the cache stays."
+        return "a file did not arrive completely. Load it again; what is in the cache stays."
     if type(error).__module__.startswith(("httpx", "httpcore")):  # which of them is up to the version of the client
         return f"the connection failed ({str(error) or type(error).__name__}). Check the network, and try again."
     return None

@@ -1,9 +1,12 @@
 """The multi-task model: y_i = g_i(f(x)), one shared backbone f and a head g_i for every task."""
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import CommitInfo
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
@@ -12,6 +15,7 @@ from transformers.utils import can_return_tuple
 from .adapted import Adapted
 from .adapter_rows import Routing
 from .adapters import require_peft
+from .aliases import Open, Settings
 from .backbone import check_backbone, check_loading, resolve_backbone, set_dropout
 from .config import MultiTaskConfig
 from .decoding import TokenWords
@@ -83,11 +87,11 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         cls,
         backbone: str,
         *,
-        tasks: Mapping[str, Any],
+        tasks: Settings,
         dropout: float | None = None,
         pooling: str = "native",
-        lora: Any = None,
-        task_lora: Any = None,
+        lora: object = None,
+        task_lora: object = None,
         **kwargs: Any,
     ) -> "MultiTaskModel":
         """Put fresh heads on a pretrained backbone.
@@ -99,13 +103,13 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
             dropout: every dropout probability, of backbone and heads; the backbone's own where None.
             pooling: see :class:`MultiTaskConfig`.
             lora: of an adapter that all tasks share on a frozen backbone; see :meth:`add_adapters`.
-            task_lora: likewise, of an adapter of each task's own.
+            task_lora: the same for an adapter of each task.
             kwargs: handed to ``AutoModel.from_pretrained``: ``attn_implementation``, ``revision``...; ``dtype`` is that
-                of the whole model. Without it what trains is float32, and a backbone that adapters or quantisation
+                of the whole model. Without it what trains is float32, and a backbone that adapters or quantization
                 freeze keeps its checkpoint's dtype; with ``"auto"`` every backbone does, under heads in float32.
 
         Raises:
-            ImportError: adapters are asked for, and PEFT is not installed.
+            ImportError: adapters are requested, and PEFT is not installed.
             ValueError: a task, the backbone or an argument is not usable.
         """
         adapted = lora is not None or task_lora is not None
@@ -160,7 +164,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
 
     @classmethod
     def from_task_models(
-        cls, models: Mapping[str, Any], *, backbone: str, tasks: Mapping[str, Any] | None = None, **kwargs: Any
+        cls, models: Settings, *, backbone: str, tasks: Settings | None = None, **kwargs: Any
     ) -> "MultiTaskModel":
         """Put the heads of stock models of single tasks on one backbone of theirs.
 
@@ -168,10 +172,10 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
 
         Args:
             models: by task name, stock models such as ``BertForTokenClassification``, or folders or Hub ids of such.
-            backbone: the task whose model's backbone is shared, to the bit; or ``"average"`` for the mean of all their
+            backbone: the task whose model's backbone is shared unchanged; or ``"average"`` for the mean of all their
                 weights (Model soups, ICML 2022, section 2, https://arxiv.org/abs/2203.05482: the uniform soup). What
-                the backbone lacks and another task reads, a pooler or a language model's last layers, is the mean of
-                those that have it.
+                another task reads and the backbone does not have, a pooler or a language model's last layers, is the
+                mean of those that have it.
             tasks: by name, task objects or their dicts where columns, or another of the types that a class serves, are
                 wanted; type, labels and problem type are the models' own where None.
             kwargs: handed to ``from_pretrained`` of every model: ``dtype``, ``attn_implementation``, ``token``...
@@ -219,9 +223,9 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
                 for its states in the output; ``return_dict``.
 
         Raises:
-            TypeError: the labels are not by task, or an argument is none that the backbone takes.
-            ValueError: a task is unknown, or has no head because its labels are not known yet; states are asked for
-                that the backbone does not give, or that differ by task.
+            TypeError: the labels are not by task, or the backbone does not take an argument.
+            ValueError: a task is unknown, or has no head because its labels are not known yet; states are
+                requested that the backbone does not give, or that differ by task.
         """
         runs = self._tasks_to_run(tasks, task_rows, labels)
         kwargs = self._pass_inputs(kwargs, task_rows, runs)
@@ -267,7 +271,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
                 module.train(mode)
         return self
 
-    def decode(self, name: str, logits: torch.Tensor, text: str, token_words: TokenWords) -> Any:
+    def decode(self, name: str, logits: torch.Tensor, text: str, token_words: TokenWords) -> Open:
         """What a person reads of a task's logits for one row; see :mod:`decoding` for the arguments."""
         task = self.config.task(name)
         decode = kind_of(task).decode
@@ -293,7 +297,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         super()._set_gradient_checkpointing(enable, *args, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Open:
         """Load a saved model, as every ``from_pretrained`` does; from safetensors only.
 
         With ``trust_remote_code=True`` types of tasks that are not registered here run the code they were saved with.
@@ -315,7 +319,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
 
     def save_pretrained(
         self,
-        save_directory: Any,
+        save_directory: str | os.PathLike[str],
         is_main_process: bool = True,
         *args: Any,
         push_to_hub: bool = False,
@@ -324,7 +328,8 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
     ) -> None:
         """Save weights, configuration and the code that runs them without this package.
 
-        All of it is written before any of it takes its place, so that what was there outlives a save that fails.
+        All files are written before any of them replaces an old one, so that a failed save leaves the old files as they
+        were.
 
         Args:
             save_directory: a folder.
@@ -359,7 +364,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         if push_to_hub:
             self.push_to_hub(**hub_arguments(save_directory, kwargs), adapters_only=adapters_only)
 
-    def push_to_hub(self, repo_id: str, *, adapters_only: bool | None = None, **kwargs: Any) -> Any:
+    def push_to_hub(self, repo_id: str, *, adapters_only: bool | None = None, **kwargs: Any) -> str | CommitInfo:
         """Push weights, configuration and code, as every model's ``push_to_hub`` does.
 
         Args:
@@ -375,7 +380,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         with pushing(repo_id), self._only(adapters_only):
             return super().push_to_hub(repo_id, **kwargs)  # type: ignore[arg-type]
 
-    def _upload_modified_files(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+    def _upload_modified_files(self, working_dir: str | Path, repo_id: str, *args: Any, **kwargs: Any) -> CommitInfo:
         describe_pushed(working_dir, repo_id, self.config)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 

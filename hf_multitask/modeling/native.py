@@ -21,24 +21,25 @@ from transformers import (
     PreTrainedModel,
 )
 
+from .aliases import AutoClass, Function, Open, Values
 from .backbone import attending
 from .finite import check_weights
 from .routing import States
 
 # By the kind of language model that a head reads: the class that brings it, and what its backbones are.
-LANGUAGE_MODELS: dict[str, tuple[Any, str, str]] = {
+LANGUAGE_MODELS: dict[str, tuple[AutoClass, str, str]] = {
     "masked": (AutoModelForMaskedLM, "bidirectional", "an encoder such as BERT, RoBERTa, XLM-R or ModernBERT"),
     "causal": (AutoModelForCausalLM, "causal", "a decoder such as GPT-2, Llama, Qwen3 or Gemma"),
     "text2text": (AutoModelForSeq2SeqLM, "encoder-decoder", "BART, mBART, T5, mT5 or Marian"),
 }
 
-# By class and configuration, stock heads on the meta device, with what stock_head says of them.
+# By class and configuration, stock heads on the meta device, with the second result of stock_head.
 _BUILT: dict[str, tuple[PreTrainedModel, bool]] = {}
 _MOST_BUILT = 16
 
 
 class SharedStates(nn.Module):
-    """Stands in a stock model where its base model was and hands on the states that it is given.
+    """Replaces the base model of a stock model and returns the states that it is given.
 
     A stock model passes ``inputs_embeds`` to its base model untouched; here that argument carries the output which
     the shared backbone has computed for these rows, and the stock forward takes over from there.
@@ -51,7 +52,7 @@ class SharedStates(nn.Module):
         super().__init__()
         self.given = given
 
-    def forward(self, *args: Any, inputs_embeds: States | None = None, **kwargs: Any) -> States | None:  # noqa: ARG002
+    def forward(self, *args: object, inputs_embeds: States | None = None, **kwargs: object) -> States | None:  # noqa: ARG002
         """Return what is given."""
         return inputs_embeds if self.given is None else self.given
 
@@ -76,27 +77,29 @@ class Over:
             if method in model.__dict__:
                 self.__dict__[method] = _bound(model.__dict__[method], model, self)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Open:
         """What the model has."""
         return self._replaced[name] if name in self._replaced else getattr(self._native, name)
 
-    def forward(self, **inputs: Any) -> Any:
+    def forward(self, **inputs: object) -> Open:
         """The model's own, which finds the states where it calls the module."""
         return type(self._native).forward(self, **inputs)
 
 
-def _bound(method: Any, model: nn.Module, other: Any) -> Any:
+def _bound(method: Function, model: nn.Module, other: object) -> Function:
     """What is bound to a model, bound to another object."""
     if isinstance(method, partial):
         return partial(method.func, *(other if one is model else one for one in method.args), **method.keywords)
-    return MethodType(method.__func__, other) if getattr(method, "__self__", None) is model else method
+    if isinstance(method, MethodType) and method.__self__ is model:
+        return MethodType(method.__func__, other)
+    return method
 
 
-def backbone_class(config: PreTrainedConfig) -> Any:
+def backbone_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """The family's class without a head, such as ``BertModel``.
 
     Raises:
-        ValueError: there is none, or there are several.
+        ValueError: the family has no such class, or several.
     """
     found = AutoModel._model_mapping.get(type(config), None)
     if not isinstance(found, type):
@@ -117,7 +120,7 @@ def family_kind(config: PreTrainedConfig) -> str:
 
 
 def check_language_model(task: str, kind: str, language_model: str, config: PreTrainedConfig) -> None:
-    """See that a family has the language model that a task needs.
+    """Check that a family has the language model that a task needs.
 
     Args:
         task: name of the task.
@@ -160,7 +163,7 @@ def build_backbone(
         ValueError: a weight of the checkpoint is NaN or infinite.
     """
 
-    def build(auto_class: Any, **more: Any) -> tuple[Any, list[str]]:
+    def build(auto_class: AutoClass, **more: object) -> tuple[PreTrainedModel, list[str]]:
         if path is None:
             return auto_class.from_config(config, **more), []
         with attending(kwargs):
@@ -189,7 +192,7 @@ def take_pooler(base: nn.Module, other: nn.Module) -> None:
             setattr(base, name, getattr(other, name))
 
 
-def language_model_class(config: PreTrainedConfig, language_model: str) -> Any:
+def language_model_class(config: PreTrainedConfig, language_model: str) -> type[PreTrainedModel]:
     """The family's native language model of a kind, such as ``BertForMaskedLM``."""
     return LANGUAGE_MODELS[language_model][0]._model_mapping[type(config)]
 
@@ -202,7 +205,7 @@ def refitted(old: PreTrainedModel, new: PreTrainedModel) -> PreTrainedModel:
         new: an empty one of the other class, on the meta device.
 
     Returns:
-        ``new`` with the modules of ``old``, which are marked as set, and what it lacks on the meta device; or what
+        ``new`` with the modules of ``old``, which are marked as set, and the missing ones on the meta device; or what
         ``old`` has under its last layers.
     """
     base = old.base_model
@@ -238,12 +241,12 @@ def materialise(module: nn.Module, *, device: torch.device, dtype: torch.dtype) 
                 part._buffers[name] = torch.zeros_like(buffer, device=device, dtype=kind)
 
 
-def reading_part(backbone: Any) -> Any:
+def reading_part(backbone: PreTrainedModel) -> nn.Module:
     """The module of a backbone that reads the inputs: its encoder, or all of it but a language model's last layers."""
     return backbone.get_encoder() if backbone.config.is_encoder_decoder else backbone.base_model
 
 
-def language_logits(backbone: Any, hidden_MD: torch.Tensor) -> torch.Tensor:
+def language_logits(backbone: PreTrainedModel, hidden_MD: torch.Tensor) -> torch.Tensor:
     """What a native language model's last layers make of some states: (M, D) to (M, V).
 
     The model's own forward runs, over these states in place of its base model, or of the decoder of those that have
@@ -251,7 +254,7 @@ def language_logits(backbone: Any, hidden_MD: torch.Tensor) -> torch.Tensor:
     """
     states = States(last_hidden_state=hidden_MD.unsqueeze(0))
     name = "decoder" if backbone.base_model is backbone else backbone.base_model_prefix
-    inputs: dict[str, Any] = {"inputs_embeds": states}
+    inputs: Values = {"inputs_embeds": states}
     if name == "decoder":
         inputs = {"decoder_inputs_embeds": states, "encoder_outputs": states}
     return Over(backbone, name, states).forward(**inputs).logits.squeeze(0)
@@ -269,7 +272,7 @@ def shifted_right(ids_NT: torch.Tensor, config: PreTrainedConfig) -> torch.Tenso
     return torch.cat([first_N1, ids_NT[:, :-1]], 1)
 
 
-def stock_class(config: PreTrainedConfig, auto_class: Any) -> type[PreTrainedModel]:
+def stock_class(config: PreTrainedConfig, auto_class: AutoClass) -> type[PreTrainedModel]:
     """The family's own class for a task, such as ``BertForTokenClassification``.
 
     Raises:
@@ -292,7 +295,7 @@ def stock_class(config: PreTrainedConfig, auto_class: Any) -> type[PreTrainedMod
 
 def stock_head(
     config: PreTrainedConfig,
-    auto_class: Any,
+    auto_class: AutoClass,
     *,
     num_labels: int,
     problem_type: str | None,
@@ -326,8 +329,8 @@ def stock_head(
     return head, needs_pooler
 
 
-def backbone_kwargs(config: PreTrainedConfig, *, needs_pooler: bool) -> dict[str, Any]:
-    """Arguments that leave out a pooler which no head reads, where the family lets one say so.
+def backbone_kwargs(config: PreTrainedConfig, *, needs_pooler: bool) -> Values:
+    """Arguments that leave out a pooler which no head reads, where the family has an argument for it.
 
     An unused pooler has no gradient, and parameters without gradient break distributed training.
     """

@@ -1,15 +1,16 @@
 """Forward passes over a few rows at a time, so that memory is bounded by the batch and not by its longest text."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from .aliases import Settings, Values
+
 LEAST, MOST_PER_ITEM = 16, 8  # rows of a pass at least, and at most for each item of the largest task
 
 # Model inputs, by task its rows in rising order, and labels of tasks, to outputs for each of these rows.
-Run = Callable[[dict[str, Any], dict[str, torch.Tensor], dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+Run = Callable[[Values, dict[str, torch.Tensor], dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 
 
 def rows_of_a_pass(task_rows: Mapping[str, torch.Tensor]) -> int | None:
@@ -23,12 +24,12 @@ def rows_of_a_pass(task_rows: Mapping[str, torch.Tensor]) -> int | None:
     return max(LEAST, MOST_PER_ITEM * max(len(rows) for rows in task_rows.values()))
 
 
-def rows_in(inputs: Mapping[str, Any]) -> int:
+def rows_in(inputs: Settings) -> int:
     """B of the inputs of a backbone."""
     return next(value.shape[0] for value in inputs.values() if isinstance(value, torch.Tensor))
 
 
-def part_of(inputs: Mapping[str, Any], start: int, end: int) -> dict[str, Any]:
+def part_of(inputs: Settings, start: int, end: int) -> Values:
     """Some rows of the inputs of a backbone."""
     rows = rows_in(inputs)
     return {
@@ -39,7 +40,7 @@ def part_of(inputs: Mapping[str, Any], start: int, end: int) -> dict[str, Any]:
 
 def in_parts(
     run: Run,
-    inputs: Mapping[str, Any],
+    inputs: Settings,
     task_rows: Mapping[str, torch.Tensor],
     labels: Mapping[str, torch.Tensor],
 ) -> dict[str, torch.Tensor]:
@@ -82,6 +83,6 @@ def in_parts(
     whole = {}
     for name, outputs in found.items():
         output, places = torch.cat(outputs), torch.cat(order[name])
-        # Outputs at labelled places are of rows in rising order, and as many as there are labels.
+        # Outputs at labeled places are of rows in rising order, and as many as there are labels.
         whole[name] = output if name in labels else torch.empty_like(output).index_copy(0, places, output)
     return whole

@@ -1,4 +1,4 @@
-"""``pipeline("multitask", ...)``: one input in, what every task says about it out, on one pass of the backbone."""
+"""``pipeline("multitask", ...)``: the answers of all tasks to an input, from one pass of the backbone."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import Pipeline
 
+from .aliases import Open, Settings, TaskDict, Values
 from .finite import check_weights
 from .generation import check_generate_kwargs, generation_settings
 from .keywords import check_keywords, check_whole
@@ -26,7 +27,7 @@ _ELSEWHERE = {
     "return_all_scores": _LOGITS,
     "function_to_apply": _LOGITS,
     "threshold": "Compare the scores of the answer with it.",
-    "aggregation_strategy": "The task's labels say it: tags that mark spans are answered as spans, others by word.",
+    "aggregation_strategy": "The labels of the task decide: span tags are answered as spans, others by word.",
     **dict.fromkeys(("stride", "doc_stride", "max_length", "max_answer_len", "max_answer_length"), _OPTION),
     **dict.fromkeys(("prefix", "src_lang", "tgt_lang", "source_lang", "target_lang"), _OPTION),
     **dict.fromkeys(("truncation", "padding"), "Texts are cut and padded by the limits of the task and the backbone."),
@@ -57,14 +58,14 @@ class MultiTaskPipeline(Pipeline):
     that write.
 
     Returns:
-        A dict by task: a label with its score, a list of spans or tags, or whatever the task's type gives.
+        A dict by task: a label with its score, a list of spans or tags, or the answer of the task's type.
 
     Raises:
         ValueError: a weight of the model is NaN or infinite.
     """
 
-    tokenizer: Any
-    model: Any
+    tokenizer: Open
+    model: Open
     _load_processor = False
     _load_image_processor = False
     _load_feature_extractor = False
@@ -90,9 +91,9 @@ class MultiTaskPipeline(Pipeline):
     def _sanitize_parameters(
         self,
         tasks: Sequence[str] | None = None,
-        generate_kwargs: Mapping[str, Any] | None = None,
+        generate_kwargs: Settings | None = None,
         **unknown: Any,
-    ) -> tuple[dict[str, Any], ...]:
+    ) -> tuple[Values, ...]:
         if unknown:
             written = dict.fromkeys(generation_settings(), "Give it in generate_kwargs={...}.")
             check_keywords("The multitask pipeline", unknown, _KNOWN, written | _ELSEWHERE)
@@ -108,14 +109,14 @@ class MultiTaskPipeline(Pipeline):
             self._check_generate_kwargs(generate_kwargs)
         return {} if tasks is None else {"tasks": names}, dict(generate_kwargs or {}), {}
 
-    def _check_generate_kwargs(self, given: Any) -> None:
+    def _check_generate_kwargs(self, given: object) -> None:
         if not isinstance(given, Mapping):
             raise TypeError(f"`generate_kwargs` should be a dict of arguments of generate. Found {given!r}.")
         if given and not any(reader_of(task).writes for task in self.model.config.tasks):
             raise ValueError("`generate_kwargs` are for tasks that write, and the model has none. Leave them out.")
         check_generate_kwargs("`generate_kwargs`", given, self.model.backbone)
 
-    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: object, **kwargs: Any) -> Open:
         """Answer for one input or a list of inputs; a list of words is one input inside such a list.
 
         A list is batched by length and answered in its own order; a generator is batched as it comes.
@@ -144,11 +145,11 @@ class MultiTaskPipeline(Pipeline):
         placed = dict(zip(order, answers, strict=True))
         return [placed[number] for number in range(len(inputs))]
 
-    def _stream(self, inputs: Iterator[Any], reading: dict[str, Any], kwargs: dict[str, Any]) -> Iterator[Any]:
+    def _stream(self, inputs: Iterator[object], reading: Values, kwargs: Values) -> Iterator[Values]:
         """The answers to inputs that come one after the other."""
         place, last = -1, None
 
-        def noted(inputs: Iterable[Any]) -> Iterator[Any]:
+        def noted(inputs: Iterable[object]) -> Iterator[object]:
             nonlocal place, last
             for place, last in enumerate(inputs):  # noqa: B007 - read where reading fails
                 yield last
@@ -160,7 +161,7 @@ class MultiTaskPipeline(Pipeline):
                 self._name_place([(place, last)], reading)
                 raise
 
-    def _name_place(self, numbered: Iterable[tuple[int, Any]], reading: dict[str, Any]) -> None:
+    def _name_place(self, numbered: Iterable[tuple[int, object]], reading: Values) -> None:
         """Say which input cannot be read, where an error is the fault of one."""
         for place, value in numbered:
             try:
@@ -168,7 +169,7 @@ class MultiTaskPipeline(Pipeline):
             except (ValueError, TypeError) as problem:
                 raise InputError(place, str(problem)) from problem
 
-    def preprocess(self, inputs: Any, tasks: list[str] | None = None) -> dict[str, Any]:
+    def preprocess(self, inputs: object, tasks: list[str] | None = None) -> Values:
         """One input to what each task reads of it."""
         row = inputs if isinstance(inputs, Mapping) else {"text": inputs}
         if row.get("text") is None and row.get("tokens") is not None:
@@ -193,13 +194,13 @@ class MultiTaskPipeline(Pipeline):
         return {"readings": readings}
 
     @property
-    def _given(self) -> Any:
+    def _given(self) -> object:
         """What the readers find their processors in."""
         held = (self.processor, self.tokenizer, self.feature_extractor)
         return next((one for one in held if one is not None), None)
 
-    def _encoder(self, task: dict[str, Any]) -> Any:
-        """The encoder of a task, shared by those that read alike, so that a text is tokenised once."""
+    def _encoder(self, task: TaskDict) -> Open:
+        """The encoder of a task, shared by those that read alike, so that a text is tokenized once."""
         codes = [task.get(key) for key in ("max_length", "language", "source_lang", "target_lang")]
         encoders = self.__dict__.setdefault("_encoders", {})
         reader, given = reader_of(task), self._given
@@ -209,17 +210,17 @@ class MultiTaskPipeline(Pipeline):
             encoders[key] = reader.encoder(given, config.backbone_config, task, config.format_version)
         return encoders[key]
 
-    def _ensure_tensor_on_device(self, inputs: Any, device: Any) -> Any:  # noqa: ARG002
+    def _ensure_tensor_on_device(self, inputs: Open, device: object) -> Open:  # noqa: ARG002
         """What is read holds no tensors: batches are made of it where the model is."""
         return inputs
 
     @torch.no_grad()
-    def _forward(self, input_tensors: dict[str, Any], **generate_kwargs: Any) -> dict[str, Any]:
+    def _forward(self, input_tensors: Values, **generate_kwargs: Any) -> Values:
         if self.model.training:  # as a model is after its training: answers have no dropout
             self.model.eval()
         batched = isinstance(input_tensors["readings"], list)
         items = input_tensors["readings"] if batched else [input_tensors["readings"]]
-        answers: list[dict[str, Any]] = [{} for _ in items]
+        answers: list[Values] = [{} for _ in items]
         for modality in dict.fromkeys(reader_of(task).modality for task in self.model.config.tasks):
             self._read(items, answers, modality)
         self._write(items, answers, generate_kwargs)
@@ -228,11 +229,11 @@ class MultiTaskPipeline(Pipeline):
         ]
         return {"answers": ordered if batched else ordered[0]}
 
-    def _read(self, items: list[dict[str, Reading]], answers: list[dict[str, Any]], modality: str) -> None:
+    def _read(self, items: list[dict[str, Reading]], answers: list[Values], modality: str) -> None:
         """Answers from one pass over all different texts, or whatever the modality has, of some inputs."""
         given, padded = self._given, None
-        rows: list[dict[str, Any]] = []
-        places: dict[Any, int] = {}
+        rows: list[Values] = []
+        places: dict[object, int] = {}
         owners: dict[str, list[tuple[int, list[int]]]] = {}  # by task, the inputs and their rows of the batch
         for number, readings in enumerate(items):
             for name, reading in readings.items():
@@ -260,15 +261,16 @@ class MultiTaskPipeline(Pipeline):
         logits = self.model(**batch, tasks=list(owners), task_rows=task_rows, labels=labels or None).logits
         for name, own in owners.items():
             task = self.model.config.task(name)
-            of_items: Any = logits[name].float().cpu()
+            answered = logits[name].float().cpu()
+            of_items: Iterable[torch.Tensor] = answered
             if name in labels:
-                of_items = of_items.split((labels[name] == 0).sum(1).tolist())
+                of_items = answered.split((labels[name] == 0).sum(1).tolist())
             for (number, _), of_item in zip(own, of_items, strict=True):
                 rest = items[number][name].rest
                 reader = reader_of(task)
                 answers[number][name] = reader.answer(task, of_item, rest, self.model, reader.processor(given))
 
-    def _write(self, items: list[dict[str, Reading]], answers: list[dict[str, Any]], kwargs: dict[str, Any]) -> None:
+    def _write(self, items: list[dict[str, Reading]], answers: list[Values], kwargs: Values) -> None:
         """Answers of the tasks that write."""
         for task in self.model.config.tasks:
             name: str = task["name"]
@@ -283,17 +285,17 @@ class MultiTaskPipeline(Pipeline):
             for number, text in zip(own, texts, strict=True):
                 answers[number][name] = reader.text(task, items[number][name].rest, text)
 
-    def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, Any]:
+    def postprocess(self, model_outputs: Values) -> Values:
         """The answers for one input, by task."""
         return model_outputs["answers"]
 
 
-def _check_sizes(kwargs: Mapping[str, Any]) -> None:
+def _check_sizes(kwargs: Settings) -> None:
     check_whole("batch_size", kwargs.get("batch_size"), 1)
     check_whole("num_workers", kwargs.get("num_workers"), 0)
 
 
-def _length(value: Any) -> int:
+def _length(value: object) -> int:
     """Characters of an input, whatever its form."""
     if isinstance(value, str):
         return len(value)

@@ -1,4 +1,4 @@
-"""What trains beside a frozen backbone in half precision is float32: heads, adapters, and what its checkpoint lacked.
+"""Heads, adapters and newly initialized weights are float32 beside a frozen backbone in half precision.
 
 An update of a bfloat16 number is lost where it is less than 1/256 of the number, as most updates of fine-tuning are.
 """
@@ -14,20 +14,22 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from .adapters import adapter_of, fresh_parameters
+from .aliases import Open, Values
 from .routing import States
+from .shared import SharedModel
 
 HALF = (torch.float16, torch.bfloat16)
 
 
-def is_mixed(model: Any) -> bool:
+def is_mixed(model: SharedModel) -> bool:
     """Whether heads or adapters are float32 on a backbone in half precision."""
     if model.backbone.dtype not in HALF:
         return False
     return any(one.dtype == torch.float32 for one in (*model.heads.parameters(), *_adapters(model)))
 
 
-def widen(model: Any) -> None:
-    """Make what trains beside a backbone in half precision float32, and write that down."""
+def widen(model: SharedModel) -> None:
+    """Make what trains beside a backbone in half precision float32, and record that."""
     model.config.float32_heads = model.backbone.dtype in HALF
     if not model.config.float32_heads:
         return
@@ -41,7 +43,7 @@ def widen(model: Any) -> None:
         layer.register_forward_hook(partial(_cast_output, first))
 
 
-def narrow(model: Any) -> None:
+def narrow(model: SharedModel) -> None:
     """Make heads and adapters of the dtype of the backbone."""
     dtype = model.backbone.dtype
     model.config.float32_heads = False
@@ -50,7 +52,7 @@ def narrow(model: Any) -> None:
         parameter.data = parameter.data.to(dtype)
 
 
-def without_float32(config: Any) -> dict[str, Any]:
+def without_float32(config: object) -> Values:
     """Arguments of ``from_pretrained`` for a model that is of one dtype, whatever it was saved as.
 
     Args:
@@ -63,7 +65,7 @@ def without_float32(config: Any) -> dict[str, Any]:
     return {"config": own}
 
 
-def keep_float32(model: Any) -> None:
+def keep_float32(model: SharedModel) -> None:
     """Have ``from_pretrained`` load them as float32, whatever the dtype of the backbone."""
     fresh = {rf"^backbone\.{re.escape(name)}\." for name, _ in _fresh_layers(model)}
     kept = {r"^heads\.", r"\.lora_[AB]\.", *fresh}
@@ -72,7 +74,7 @@ def keep_float32(model: Any) -> None:
 
 def fitted(states: States, head: nn.Module) -> States:
     """The shared states in the dtype of a head; as they are within autocast, which casts by itself."""
-    hidden: Any = states.last_hidden_state
+    hidden: Open = states.last_hidden_state
     dtype = next((one.dtype for one in head.parameters() if one.is_floating_point()), hidden.dtype)
     if dtype == hidden.dtype or torch.is_autocast_enabled(hidden.device.type):
         return states
@@ -80,11 +82,11 @@ def fitted(states: States, head: nn.Module) -> States:
     return States(last_hidden_state=hidden.to(dtype), pooler_output=None if pooled is None else pooled.to(dtype))
 
 
-def _adapters(model: Any) -> Iterator[nn.Parameter]:
+def _adapters(model: SharedModel) -> Iterator[nn.Parameter]:
     return (one for name, one in model.backbone.named_parameters() if adapter_of(name) is not None)
 
 
-def _fresh_layers(model: Any) -> list[tuple[str, nn.Module]]:
+def _fresh_layers(model: SharedModel) -> list[tuple[str, nn.Module]]:
     """The backbone's layers of which its checkpoint had nothing, such as a pooler; those that share no weight."""
     if not model.config.adapters:
         return []
@@ -101,11 +103,16 @@ def _fresh_layers(model: Any) -> list[tuple[str, nn.Module]]:
     return found
 
 
-def _cast_input(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def _cast_input(layer: nn.Module, inputs: tuple[object, ...]) -> tuple[object, ...]:
     dtype = next(layer.parameters()).dtype
     return tuple(one.to(dtype) if isinstance(one, torch.Tensor) else one for one in inputs)
 
 
-def _cast_output(first: nn.Parameter, layer: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:  # noqa: ARG001 - a hook
+def _cast_output(
+    first: nn.Parameter,
+    layer: nn.Module,  # noqa: ARG001 - a hook
+    inputs: tuple[object, ...],  # noqa: ARG001
+    output: torch.Tensor,
+) -> torch.Tensor:
     """The output in the dtype of the backbone's other layers, one of whose weights is given."""
     return output.to(first.dtype)

@@ -1,15 +1,15 @@
 """Which weights of a shared backbone some heads read."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from .heads import Head
 from .native import reading_part
 
 
-def unread_backbone(backbone: Any, heads: Iterable[Head]) -> Iterator[nn.Parameter]:
+def unread_backbone(backbone: PreTrainedModel, heads: Iterable[Head]) -> Iterator[nn.Parameter]:
     """What none of some heads reads of a backbone: its pooler, its decoder, the language model's last layers."""
     heads = list(heads)
     pooler = getattr(backbone.base_model, "pooler", None)

@@ -1,25 +1,26 @@
 """What a type of task reads of an input of the pipeline, and what it answers: the contract of readers and decoders."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from transformers import BatchEncoding, PreTrainedConfig
 
+from .aliases import Open, Settings, TaskDict, Values
 from .config import FORMAT_VERSION
 from .examples import ONE, PAIR, Example
 from .inputs import Encoder, as_text, padded, rows_of, text_columns, tokenizer_of
 from .words import first_tokens, joined, running_words, trimmed
 
-Row = Mapping[str, Any]
+Row = Settings
 TEXTS = "text"  # the modality of a reader that names no other
 
 # For each token its word, None for special ones, and the characters it covers: (word, start, end).
 TokenWords = list[tuple[int | None, int, int]]
 
 # The task's dict, the logits of one row, its text and the words of its tokens, to what a person reads.
-Decoder = Callable[[dict[str, Any], torch.Tensor, str, TokenWords], Any]
+Decoder = Callable[[TaskDict, torch.Tensor, str, TokenWords], Open]
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Reading:
         cut: whether the input was longer than the limit, for readers of another modality than text.
     """
 
-    rows: list[tuple[Any, dict[str, Any]]]
-    rest: Any
+    rows: list[tuple[Hashable, Values]]
+    rest: Open
     cut: bool = False
 
 
@@ -72,7 +73,7 @@ class Reader:
     # Whether the answer is a text, which the backbone generates.
     writes: ClassVar[bool] = False
 
-    def processor(self, given: Any) -> Any:
+    def processor(self, given: object) -> Open:
         """What it reads with, of what a trainer or a pipeline is given: the tokenizer.
 
         Raises:
@@ -81,14 +82,14 @@ class Reader:
         tokenizer = tokenizer_of(given)
         if tokenizer is None:
             raise ValueError(
-                f"A task that reads texts needs a tokenizer, and {type(given).__name__} is none and has none. Give the "
-                "backbone's."
+                f"A task that reads texts needs a tokenizer, and {type(given).__name__} is not one and has none. "
+                "Give the tokenizer of the backbone."
             )
         return tokenizer
 
     def encoder(
-        self, given: Any, config: PreTrainedConfig, task: Row | None = None, format_version: int = FORMAT_VERSION
-    ) -> Any:
+        self, given: object, config: PreTrainedConfig, task: Row | None = None, format_version: int = FORMAT_VERSION
+    ) -> Open:
         """What makes inputs of the backbone, an ``InputEncoder``.
 
         Args:
@@ -99,7 +100,7 @@ class Reader:
         """
         return Encoder(self.processor(given), config, task, format_version)
 
-    def padded(self, given: Any, rows: Sequence[Mapping[str, Any]], side: str = "right") -> dict[str, torch.Tensor]:
+    def padded(self, given: object, rows: Sequence[Settings], side: str = "right") -> dict[str, torch.Tensor]:
         """Model inputs of B rows as tensors (B, L, ...)."""
         return padded(self.processor(given), rows, side)
 
@@ -115,14 +116,14 @@ class Reader:
         pair = text_columns(dict(task))[1] is not None
         return self.examples[-1 if pair else 0]
 
-    def stock_example(self, task: Row, tokenizer: Any) -> tuple[str, str] | None:  # noqa: ARG002
+    def stock_example(self, task: Row, tokenizer: Open) -> tuple[str, str] | None:  # noqa: ARG002
         """A text that the exported model is asked in the pipeline of Transformers that serves the type, and further
-        arguments of that pipeline as code; None where there is none.
+        arguments of that pipeline as code; None if no pipeline serves it.
         """
         return None
 
-    def labels(self, inputs: Mapping[str, torch.Tensor], rows: torch.Tensor, given: Any) -> torch.Tensor | None:  # noqa: ARG002
-        """Labels that ask for some logits only, of some rows of a batch; None for all of them."""
+    def labels(self, inputs: Mapping[str, torch.Tensor], rows: torch.Tensor, given: object) -> torch.Tensor | None:  # noqa: ARG002
+        """Labels that select some of the logits of some rows of a batch; None for all of them."""
         return None
 
     def takes(self, task: Row) -> str:
@@ -138,7 +139,7 @@ class Reader:
         pair = text_columns(dict(task))[1] is not None
         return row.get("text") is not None and (row.get("text_pair") is not None) == pair
 
-    def example(self, task: Row, row: Row) -> dict[str, Any]:
+    def example(self, task: Row, row: Row) -> Values:
         """A row of the task's data as an input of the pipeline."""
         return {key: row[column] for key, column in self.columns(task).items()}
 
@@ -151,18 +152,18 @@ class Reader:
             words = token_words(encoding) if encoder.tokenizer.is_fast else []
             return Reading([(("text", text, pair, encoder.limit, encoder.language), rows[0])], (text, words))
         stride = task.get("stride")
-        rows = text_windows(text, encoder, stride or 0)
+        windows = text_windows(text, encoder, stride or 0)
         if stride is None:
-            self._tell_cut(task, encoder, len(rows) > 1)
-            rows = rows[:1]
-        return Reading(rows, (text, self._token_words(row["text"], text, encoder) if self.reads_words else []))
+            self._tell_cut(task, encoder, len(windows) > 1)
+            windows = windows[:1]
+        return Reading(windows, (text, self._token_words(row["text"], text, encoder) if self.reads_words else []))
 
-    def answer(self, task: Row, logits: torch.Tensor, rest: Any, model: Any, tokenizer: Any) -> Any:  # noqa: ARG002
+    def answer(self, task: Row, logits: torch.Tensor, rest: Open, model: Open, tokenizer: Open) -> Open:  # noqa: ARG002
         """What a person reads of the logits of one item."""
         return model.decode(task["name"], logits, *rest)
 
     @staticmethod
-    def _token_words(value: Any, text: str, encoder: Encoder) -> TokenWords:
+    def _token_words(value: object, text: str, encoder: Encoder) -> TokenWords:
         """For each token of the first window its word, by the one notion of a word, for decoders of the user's own."""
         windows = encoder.windows(text)
         if encoder.format_version == 1:
@@ -188,7 +189,7 @@ class Reader:
 
     def _encode(
         self, task: Row, encoder: Encoder, texts: list[str], pairs: list[str] | None = None
-    ) -> tuple[list[Any], Any]:
+    ) -> tuple[list[Values], BatchEncoding]:
         encoding, cut = encoder.encode_once(texts, pairs)
         self._tell_cut(task, encoder, cut)
         return rows_of(encoder.inputs(encoding)), encoding
@@ -206,7 +207,7 @@ class Reader:
         return ""
 
 
-def text_windows(text: str, encoder: Encoder, stride: int) -> list[tuple[Any, dict[str, list[int]]]]:
+def text_windows(text: str, encoder: Encoder, stride: int) -> list[tuple[Hashable, dict[str, list[int]]]]:
     """The rows of a text, with keys by which tasks share them; the first row is the same whatever the stride."""
     key = ("text", text, None, encoder.limit, encoder.language)
     rows = encoder.windows(text, stride).rows

@@ -1,13 +1,13 @@
 """Making task types from outside the package known: the user's, and those that a saved model brings along."""
 
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedConfig
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
+from .aliases import Parts, Settings
 from .config import MultiTaskConfig
 from .entries import load_entries
 from .extensions import EXTENSIONS
@@ -16,7 +16,6 @@ from .kinds import KINDS, add_extension
 from .readers import Decoder, Reader
 from .travel import ROOM, keep_source, kept_sources
 
-Parts = tuple[Any, ...]  # of a type: head, decode, and a reader where it has one of its own
 _HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 
 
@@ -28,7 +27,7 @@ def add_type(
     A type of the package is known already, by its row in ``kinds``, and names none of the parts.
 
     Raises:
-        TypeError: ``head`` is no head that can be built, ``reader`` no reader, or ``decode`` cannot be called.
+        TypeError: ``head`` is not a head that can be built, ``reader`` not a reader, or ``decode`` cannot be called.
         ValueError: the file of one of them could not travel with a saved model.
     """
     if head is decode is reader is None and kind in KINDS and kind not in EXTENSIONS:
@@ -55,8 +54,8 @@ def _add(kind: str, parts: Parts) -> None:
     add_extension(kind, *parts)
 
 
-def load_types(source: str, kwargs: Mapping[str, Any]) -> None:
-    """Make known what a saved model that the user trusts needs and this process lacks, by running the code beside it.
+def load_types(source: str, kwargs: Settings) -> None:
+    """Make known the types of a trusted saved model that are missing here, by running the code saved with it.
 
     Where the package is imported, its own model class is used and not the one beside the weights, so the types from
     outside are all that has to come from there. A type that is registered here, or that an installed package
@@ -95,7 +94,7 @@ def load_types(source: str, kwargs: Mapping[str, Any]) -> None:
 
 
 def _is_here(kind: str) -> bool:
-    """Whether a type is ours or the user's, and not one that an earlier model brought along."""
+    """Whether a type is the package's or the user's, and not one that came with another model."""
     if kind not in EXTENSIONS:
         return kind in KINDS
     module = EXTENSIONS[kind][0].__module__

@@ -5,22 +5,23 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
+
+from .aliases import Settings, Values
 
 STAGE = "_saving"  # what begins with an underscore is pushed nowhere
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}")
-# What a storage says that is full, over its quota, or broken.
+# Errors of a storage that is full, over its quota, or broken.
 _STORAGE = {errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _HUB = ("repo_id", "commit_message", "commit_description", "private", "revision", "create_pr", "tags")
 
 
 def storage_failure(problem: Exception) -> str | None:
-    """What an error says of storage that took no more, in words; None where it means something else.
+    """The reason for an error of a full storage, in words; None for any other error.
 
     safetensors and torch do not raise OSError for it.
     """
@@ -36,13 +37,13 @@ def storage_failure(problem: Exception) -> str | None:
 
 
 @contextlib.contextmanager
-def whole(save_directory: Any) -> Iterator[Path]:
+def whole(save_directory: str | os.PathLike[str]) -> Iterator[Path]:
     """A folder to write files into; they move to ``save_directory`` when all are there.
 
     Weights of an earlier save that the new ones do not replace, such as its shards, are removed then.
 
     Raises:
-        OSError: the storage took no more, and what was in ``save_directory`` is still there.
+        OSError: the storage is full, and what was in ``save_directory`` is still there.
     """
     target = Path(save_directory)
     stage = target / STAGE
@@ -63,7 +64,7 @@ def whole(save_directory: Any) -> Iterator[Path]:
         reason = storage_failure(problem)
         if reason is None or isinstance(problem, StorageFullError):
             raise
-        kept = "" if made else " What was there before is still there, whole."
+        kept = "" if made else " The files of the save before are still complete."
         raise StorageFullError(
             problem.errno if isinstance(problem, OSError) else errno.ENOSPC,
             f"Nothing could be saved in '{target}' ({reason}).{kept} Free some space, and save again.",
@@ -81,18 +82,18 @@ def _weights(name: str) -> str:
 
 
 class StorageFullError(OSError):
-    """The storage took no more."""
+    """The storage is full."""
 
     def __str__(self) -> str:
         return str(self.args[1])
 
 
-def without_hub(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def without_hub(kwargs: Settings) -> Values:
     """The arguments of ``save_pretrained`` that are not of ``push_to_hub``."""
     return {key: value for key, value in kwargs.items() if key not in _HUB}
 
 
-def hub_arguments(save_directory: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def hub_arguments(save_directory: str | os.PathLike[str], kwargs: Settings) -> Values:
     """Those that are; a repository is named for its folder unless it has a name."""
     given = {key: value for key, value in kwargs.items() if key in (*_HUB, "token", "max_shard_size")}
     return {"repo_id": Path(save_directory).name, **given}

@@ -1,9 +1,10 @@
 """One answer to a text or a pair of texts: labels, label sets or numbers."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
+from .aliases import Open, TaskDict
 from .examples import TEXT
 from .readers import Reader, Row, TokenWords
 
@@ -17,12 +18,12 @@ class SequenceReader(Reader):
         """See :class:`Reader`."""
         return ", and its stride has long texts read whole" if "stride" in task else ""
 
-    def stock_example(self, task: Row, tokenizer: Any) -> tuple[str, str]:  # noqa: ARG002
+    def stock_example(self, task: Row, tokenizer: Open) -> tuple[str, str]:  # noqa: ARG002
         """See :class:`Reader`."""
         return TEXT, ", top_k=None" if task.get("problem_type") == "multi_label_classification" else ""
 
 
-def decode_sequence(task: dict[str, Any], logits: torch.Tensor, _: str, __: TokenWords) -> Any:
+def decode_sequence(task: TaskDict, logits: torch.Tensor, _: str, __: TokenWords) -> Open:
     """As ``text-classification``: the best label and its score; all labels of a label set, the likeliest first.
 
     A regression's score is the number itself, and a list of numbers where the task has several.

@@ -1,11 +1,12 @@
 """How near two texts are, each read by itself. Legend as in ``heads``; P pairs and G = 2P texts of an item."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from transformers import PreTrainedConfig
 
+from .aliases import Open, TaskDict
 from .examples import ONE, Example
 from .heads import IGNORE, Head, at_least_float32, pooled_states
 from .inputs import Encoder, as_text
@@ -14,7 +15,7 @@ from .readers import Reader, Reading, Row
 
 
 class SentenceSimilarityHead(Head):
-    r"""Normalised embeddings of texts, pooled from the states without layers of its own.
+    r"""Normalized embeddings of texts, pooled from the states without layers of its own.
 
     Where pairs have scores, an item is a pair and its loss is :math:`(\cos(a, b) - s)^2` with the score s moved to 0
     to 1. Where they have none, an item is a pair of a fixed group of pairs :math:`(a_i, b_i)` and its loss is
@@ -29,12 +30,12 @@ class SentenceSimilarityHead(Head):
     stock_is_backbone: ClassVar[bool] = True
 
     @classmethod
-    def outputs(cls, task: dict[str, Any]) -> int:  # noqa: ARG003
+    def outputs(cls, task: TaskDict) -> int:  # noqa: ARG003
         """An embedding, whatever the labels."""
         return 1
 
-    def build(self, task: dict[str, Any], config: PreTrainedConfig, pooling: str) -> None:
-        """Choose the pooling: the mean, or the last token of a causal backbone, where the family's own is asked for."""
+    def build(self, task: TaskDict, config: PreTrainedConfig, pooling: str) -> None:
+        """Choose the pooling: the mean, or the last token of a causal backbone, where the family's own is set."""
         native = "last" if family_kind(config) == "causal" else "mean"
         self.pooling = native if pooling == "native" else pooling
         self.scored = task.get("label_column") is not None
@@ -124,7 +125,7 @@ class SimilarityReader(Reader):
         keys = [("text", text, None, encoder.limit, encoder.language) for text in texts]
         return Reading(list(zip(keys, rows, strict=True)), len(texts))
 
-    def answer(self, task: Row, logits: torch.Tensor, rest: Any, model: Any, tokenizer: Any) -> Any:  # noqa: ARG002
+    def answer(self, task: Row, logits: torch.Tensor, rest: Open, model: Open, tokenizer: Open) -> Open:  # noqa: ARG002
         """The embedding of a text; the cosine of two."""
         if rest == 1:
             return {"embedding": logits[0].tolist()}

@@ -1,16 +1,18 @@
-"""What a configuration asks for, compared with the weights that are there, before any memory is taken."""
+"""What a configuration requires, compared with the saved weights, before any memory is allocated."""
 
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
 
 from safetensors import safe_open
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils.hub import get_checkpoint_shard_files
+
+from .aliases import Settings, Values
 
 _MOST_PARTS = 1000  # layers, experts and the like that are built whatever the weights are: in seconds
 _MOST_SIZE = 10**8
@@ -61,7 +63,7 @@ def loading(source: str, shapes: Mapping[str, tuple[int, ...]] | None) -> Iterat
         _LOADING.reset(token)
 
 
-def saved_shapes(source: Any, hub: Mapping[str, Any]) -> dict[str, tuple[int, ...]] | None:
+def saved_shapes(source: str | os.PathLike[str], hub: Settings) -> dict[str, tuple[int, ...]] | None:
     """The shapes of saved weights by their headers; None where there are no such files.
 
     Args:
@@ -75,7 +77,7 @@ def saved_shapes(source: Any, hub: Mapping[str, Any]) -> dict[str, tuple[int, ..
     return found or None
 
 
-def _files(source: Any, hub: dict[str, Any]) -> list[str]:
+def _files(source: str | os.PathLike[str], hub: Values) -> list[str]:
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     quiet["_raise_exceptions_for_gated_repo"] = False
     hub.pop("force_download", None)  # the files are fetched once more when the model is
@@ -88,8 +90,8 @@ def _files(source: Any, hub: dict[str, Any]) -> list[str]:
     return [path for path in shards if Path(path).is_file()]
 
 
-def check_config(config: Any) -> None:
-    """See that a configuration that is loaded asks for no more parts than can be built, and for no absurd sizes.
+def check_config(config: PreTrainedConfig) -> None:
+    """Check that a loaded configuration has no more parts than can be built, and no absurd sizes.
 
     Raises:
         ValueError: it does.
@@ -109,7 +111,7 @@ def check_config(config: Any) -> None:
             )
 
 
-def _numbers(values: Any, name: str = "") -> Iterator[tuple[str, int]]:
+def _numbers(values: object, name: str = "") -> Iterator[tuple[str, int]]:
     if isinstance(values, Mapping):
         for key, value in values.items():
             yield from _numbers(value, str(key))
@@ -152,8 +154,8 @@ def check_shapes(model: PreTrainedModel, *, whole: bool) -> None:
         )
 
 
-def mismatch(source: str, name: str, found: Any, wanted: Any) -> str:
-    """What is said of a tensor of another shape than the configuration makes it."""
+def mismatch(source: str, name: str, found: Iterable[int], wanted: Iterable[int]) -> str:
+    """The message about a tensor of another shape than the configuration gives it."""
     parts = name.split(".")
     owner = f"head '{parts[1]}'" if parts[0] == "heads" else f"'{name}'"
     return (

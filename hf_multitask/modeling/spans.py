@@ -1,19 +1,20 @@
-"""Where in a text the answer to a question stands. Legend as in ``heads``; G windows of an item."""
+"""The place of the answer to a question in a text. Legend as in ``heads``; G windows of an item."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModelForQuestionAnswering, BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBase
 
+from .aliases import Open, TaskDict
 from .examples import TEXT, Example
 from .heads import Head, at_least_float32
 from .inputs import Encoder, as_text, one_at_a_time, rows_of
 from .native import States, family_kind
 from .readers import Reader, Reading, Row
 
-# What the label of a token says: it belongs to the context, the answer begins there, the answer ends there.
+# Bits of the label of a token: it belongs to the context, the answer begins there, the answer ends there.
 CONTEXT, START, END = 1, 2, 4
 NO_TOKEN = -1
 
@@ -29,11 +30,11 @@ class QuestionAnsweringHead(Head):
     reads_several: ClassVar[bool] = True
 
     @classmethod
-    def outputs(cls, task: dict[str, Any]) -> int:  # noqa: ARG003
+    def outputs(cls, task: TaskDict) -> int:  # noqa: ARG003
         """Start and end."""
         return 2
 
-    def build(self, task: dict[str, Any], config: PreTrainedConfig, pooling: str) -> None:
+    def build(self, task: TaskDict, config: PreTrainedConfig, pooling: str) -> None:
         """Make the family's stock layers; for an encoder-decoder, a linear layer on its encoder."""
         self.adopt(task)
         self.linear = None
@@ -42,7 +43,7 @@ class QuestionAnsweringHead(Head):
         else:
             super().build(task, config, pooling)
 
-    def adopt(self, task: dict[str, Any]) -> None:
+    def adopt(self, task: TaskDict) -> None:
         """See :meth:`Head.adopt`."""
         self.max_answer_length = int(task.get("max_answer_length") or 30)
         self.unanswerable = bool(task.get("unanswerable"))
@@ -77,7 +78,7 @@ class QuestionAnsweringHead(Head):
         return torch.stack([self.best(one, marks) for one, marks in zip(logits, labels, strict=True)])
 
     def references(self, labels: torch.Tensor) -> torch.Tensor:
-        """Window, first and last token of the answer that trains, (N, 3), counted likewise; -1 where there is none."""
+        """Window, first and last token of the answer in the labels, (N, 3), counted in the same way; -1 without one."""
         rows = []
         for marks_GL in labels.cpu():
             inside_GL = (marks_GL != NO_TOKEN) & (marks_GL & CONTEXT > 0)
@@ -211,7 +212,7 @@ class QuestionReader(Reader):
             [((*key, number), row) for number, row in enumerate(rows)], (context, encoding["offset_mapping"], marks)
         )
 
-    def answer(self, task: Row, logits: torch.Tensor, rest: Any, model: Any, tokenizer: Any) -> Any:  # noqa: ARG002
+    def answer(self, task: Row, logits: torch.Tensor, rest: Open, model: Open, tokenizer: Open) -> Open:  # noqa: ARG002
         """As ``question-answering``: ``{"score", "start", "end", "answer"}``."""
         context, offsets, marks = rest
         length = logits.shape[1]

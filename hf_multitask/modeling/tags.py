@@ -1,10 +1,10 @@
 """Tags of the words of a text, and the spans that they mark: what is read, and what is answered."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
+from .aliases import Open, TaskDict, Values
 from .examples import TEXT
 from .inputs import Encoder, as_text
 from .readers import Reader, Reading, Row, TokenWords, text_windows, window_stride
@@ -49,11 +49,11 @@ class TagReader(Reader):
         places = [home[token] if token >= 0 else (0, NO_TOKEN) for token in tokens]
         return Reading(text_windows(text, encoder, stride), (text, units, places, running, words, marks))
 
-    def stock_example(self, task: Row, tokenizer: Any) -> tuple[str, str]:  # noqa: ARG002
+    def stock_example(self, task: Row, tokenizer: Open) -> tuple[str, str]:  # noqa: ARG002
         """See :class:`Reader`."""
         return TEXT, ', aggregation_strategy="first"' if is_bio(task.get("label_names") or []) else ""
 
-    def answer(self, task: Row, logits: torch.Tensor, rest: Any, model: Any, tokenizer: Any) -> Any:
+    def answer(self, task: Row, logits: torch.Tensor, rest: Open, model: Open, tokenizer: Open) -> Open:
         """As ``token-classification``, aggregated for tags that mark spans."""
         if len(rest) == 2:
             return super().answer(task, logits, rest, model, tokenizer)
@@ -95,7 +95,7 @@ def spans_of(
 
 
 def decode_units(
-    task: dict[str, Any],
+    task: TaskDict,
     logits_UC: torch.Tensor,
     units: Sequence[Place],
     placed: Sequence[bool],
@@ -104,12 +104,12 @@ def decode_units(
     running: bool,
     words: Sequence[Place] | None,
     marks: Sequence[str] = (),
-) -> list[dict[str, Any]]:
+) -> list[Values]:
     """As ``token-classification``: the spans of tags that mark some, or the tag of every unit.
 
     Args:
         task: the task's dict.
-        logits_UC: of the token that speaks for each unit; anything for a unit that has none.
+        logits_UC: of the token that represents each unit; any values for a unit without one.
         units: their places.
         placed: whether a unit has a token.
         text: that the places are in.
@@ -120,7 +120,7 @@ def decode_units(
     names = task["label_names"]
     scores, best = (values.tolist() for values in logits_UC.softmax(-1).max(-1))
     tags = [names[tag] if there else "O" for tag, there in zip(best, placed, strict=True)]
-    answers: list[dict[str, Any]] = []
+    answers: list[Values] = []
     if scheme_of(names) is None:
         for unit, (start, end) in enumerate(units):
             if placed[unit]:
@@ -139,9 +139,7 @@ def decode_units(
     return answers
 
 
-def decode_tokens(
-    task: dict[str, Any], logits: torch.Tensor, text: str, token_words: TokenWords
-) -> list[dict[str, Any]]:
+def decode_tokens(task: TaskDict, logits: torch.Tensor, text: str, token_words: TokenWords) -> list[Values]:
     """As ``token-classification``: the spans of BIO labels, or the label of every word, by the words of its tokens.
 
     A word has the label of its first token. So answer models of format 1, whose words are the tokenizer's, and types of
@@ -154,7 +152,7 @@ def decode_tokens(
         )
     names = task["label_names"]
     scores, best = (values.tolist() for values in logits.softmax(-1).max(-1))
-    words: list[dict[str, Any]] = []
+    words: list[Values] = []
     last = None
     for token, (word, start, end) in enumerate(token_words):
         if word is None or not text[start:end].strip():
@@ -172,7 +170,7 @@ def decode_tokens(
     return [_span(words[first : last + 1], kind, text) for first, last, kind in found]
 
 
-def _span(words: list[dict[str, Any]], kind: str, text: str) -> dict[str, Any]:
+def _span(words: list[Values], kind: str, text: str) -> Values:
     start, end = words[0]["start"], words[-1]["end"]
     score = sum(word["score"] for word in words) / len(words)
     return {"entity_group": kind, "score": score, "word": text[start:end], "start": start, "end": end}

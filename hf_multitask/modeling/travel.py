@@ -8,30 +8,31 @@ import ast
 import hashlib
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
-from typing import Any
 
 from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
+from .aliases import Function, Settings
 from .extensions import EXTENSIONS
 
 ROOM = __name__.rpartition(".")[0]
+Definition = type | Function  # a head, a decode or a reader
 PREFIX = "extension_"
 _DIGEST = "# Code of its own task types: "
 _FIX = "Keep head and decode in a file of their own that imports torch, transformers and hf_multitask.modeling only."
 
-# By module, its text as it travels: as it was when the type was made known, whatever becomes of the file meanwhile.
+# By module, its text as it travels: as it was when the type was registered, even if the file changes later.
 _SOURCES: dict[str, str] = {}
 
 
-def keep_source(kind: str, thing: Any) -> None:
+def keep_source(kind: str, thing: Definition) -> None:
     """Read the file that defines a head or a ``decode``, and see that it can travel.
 
     Raises:
-        ValueError: it is no file, the name leads elsewhere, or it imports what does not travel.
+        ValueError: it is not in a file, the name means something else, or it imports what does not travel.
     """
     if _neighbour(thing):
         return
@@ -48,12 +49,12 @@ def keep_source(kind: str, thing: Any) -> None:
     _SOURCES[thing.__module__] = _travelling(kind, path, thing.__module__)
 
 
-def kept_sources(parts: Iterable[Any]) -> list[str]:
-    """What defines the parts of a type, for comparison: text and name, or the name alone of what is ours."""
+def kept_sources(parts: Iterable[Definition | None]) -> list[str]:
+    """What defines the parts of a type, for comparison: text and name, or only the name of what the package defines."""
     return [_kept_source(part) for part in parts if part is not None]
 
 
-def _kept_source(thing: Any) -> str:
+def _kept_source(thing: Definition) -> str:
     module, name = thing.__module__, thing.__qualname__
     if _neighbour(thing):
         return name
@@ -62,7 +63,7 @@ def _kept_source(thing: Any) -> str:
     return _SOURCES[module] + name
 
 
-def write_extensions(folder: str | Path, tasks: Iterable[Mapping[str, Any]]) -> None:
+def write_extensions(folder: str | Path, tasks: Iterable[Settings]) -> None:
     """Write the code of a model's task types from outside the package beside its own, which is there already."""
     folder = Path(folder)
     kinds = sorted({task["type"] for task in tasks} & EXTENSIONS.keys())
@@ -108,7 +109,7 @@ def _mark_config(folder: Path) -> None:
     config.write_text(f"{text}{_DIGEST}{digest.hexdigest()[:16]}\n", encoding="utf-8")
 
 
-def _neighbour(thing: Any) -> bool:
+def _neighbour(thing: Definition) -> bool:
     """Whether a thing is defined in a file of this folder, or in another copy of a file that the package has."""
     folder, _, stem = getattr(thing, "__module__", "").rpartition(".")
     ours = folder.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.") and not stem.startswith(PREFIX)
@@ -116,7 +117,7 @@ def _neighbour(thing: Any) -> bool:
 
 
 def _free_stem(stem: str, taken: Iterable[str]) -> str:
-    """A file name that is none of the package's, nor of another type's."""
+    """A file name that neither the package nor another type uses."""
     if not stem.startswith(PREFIX):
         stem = PREFIX + re.sub(r"\W", "_", stem, flags=re.ASCII).lower()
     name, number = stem, 1

@@ -1,22 +1,23 @@
 """Whether a backbone does what the tasks need of it, tried when a model is built."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .keywords import parameter_names
 from .native import reading_part
 from .precision import fitted
 from .routing import States
+from .shared import SharedModel
 
 _FAILS = (AttributeError, IndexError, KeyError, TypeError)  # whatever the numbers are
-_ROWS, _TOKENS = 1, 16  # several rows would ask for a padding token, which some families have none of
+_ROWS, _TOKENS = 1, 16  # several rows would need a padding token, which some families have none of
 _ANYWHERE = ("eager", "sdpa", None)  # attention that runs where the weights are now
 
 
-def check_own_code(name: str, config: Any, backbone: Any = None) -> None:
-    """See that a backbone's classes are there wherever a saved model is loaded, and did not come with its files.
+def check_own_code(name: str, config: PreTrainedConfig, backbone: PreTrainedModel | None = None) -> None:
+    """Check that a backbone's classes are there wherever a saved model is loaded, and did not come with its files.
 
     Args:
         name: of the backbone.
@@ -30,12 +31,12 @@ def check_own_code(name: str, config: Any, backbone: Any = None) -> None:
         if type(part).__module__.split(".")[0] == "transformers_modules":
             raise ValueError(
                 f"The backbone '{name}' runs code of its own ({type(part).__name__}), which a saved multi-task model "
-                "does not bring along, so it would never load again. Take a backbone of a family that Transformers "
+                "does not bring along, so it could not be loaded. Take a backbone of a family that Transformers "
                 f"has, or leave trust_remote_code out if it knows '{config.model_type}'."
             )
 
 
-def check_reading(model: Any) -> None:
+def check_reading(model: SharedModel) -> None:
     """Run the backbone of a model once, on a short text, with the inputs that tokenizers make.
 
     What runs only elsewhere than the weights are now, such as an attention of GPUs, or is spread over processes, is
@@ -74,7 +75,7 @@ def _whole(module: torch.nn.Module) -> bool:
     return all(weight.numel() and not weight.is_meta for weight in module.parameters())
 
 
-def check_family(model: Any, heads: Mapping[str, torch.nn.Module] | None = None) -> None:
+def check_family(model: SharedModel, heads: Mapping[str, torch.nn.Module] | None = None) -> None:
     """Run each type of head of a model once, on states without content.
 
     Args:
@@ -84,20 +85,20 @@ def check_family(model: Any, heads: Mapping[str, torch.nn.Module] | None = None)
     Raises:
         ValueError: the stock class of a task needs of the family's backbone what other families do not have.
     """
-    config, heads = model.config.backbone_config, model.heads if heads is None else heads
+    config, tried = model.config.backbone_config, dict(model.heads.items()) if heads is None else heads
     size = getattr(config.get_text_config(), "hidden_size", None)
-    kept = {name: head for name, head in heads.items() if head.language_model is None and _whole(head)}
+    kept = {name: head for name, head in tried.items() if head.language_model is None and _whole(head)}
     firsts = {type(head): name for name, head in reversed(kept.items())}
     if not isinstance(size, int):
         return
     for kind, name in firsts.items():
-        weight = next(heads[name].parameters(), next(model.backbone.parameters()))
+        weight = next(tried[name].parameters(), next(model.backbone.parameters()))
         hidden_NLD = torch.zeros(_ROWS, _TOKENS, size, device=weight.device, dtype=model.backbone.dtype)
         ids_NL = torch.ones(_ROWS, _TOKENS, dtype=torch.long, device=weight.device)
         states = States(last_hidden_state=hidden_NLD, pooler_output=hidden_NLD[:, 0])
         try:
             with torch.no_grad():
-                heads[name](fitted(states, heads[name]), ids_NL, torch.ones_like(ids_NL))
+                tried[name](fitted(states, tried[name]), ids_NL, torch.ones_like(ids_NL))
         except _FAILS as problem:
             raise ValueError(
                 f"The backbone family '{config.model_type}' is not supported for task '{name}': the stock class of its "

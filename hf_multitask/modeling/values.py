@@ -1,11 +1,12 @@
-"""Values of arguments: whether they are of the kinds that annotations say, and how an error shows them."""
+"""Values of arguments: whether they fit the annotations, and how an error shows them."""
 
 import inspect
 import reprlib
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+from .aliases import Function, Settings, Values
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", type(None): "nothing"}
 _SHOWN = reprlib.Repr()
@@ -18,7 +19,7 @@ def shown(value: object) -> str:
     return _SHOWN.repr(value)
 
 
-def hints_of(thing: Any) -> dict[str, Any]:
+def hints_of(thing: object) -> Values:
     """The annotations of a class's fields or of a function's parameters; none where they cannot be resolved."""
     try:
         hints = typing.get_type_hints(thing)
@@ -27,14 +28,14 @@ def hints_of(thing: Any) -> dict[str, Any]:
     return {name: hint for name, hint in hints.items() if name != "return"}
 
 
-def parameters_of(function: Any) -> list[str]:
+def parameters_of(function: Function) -> list[str]:
     """The names of a function's parameters, without ``*args`` and ``**kwargs``."""
     parameters = inspect.signature(function).parameters.values()
     return [one.name for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
 
 
-def fits(value: object, hint: Any) -> bool:
-    """Whether a value is of an annotated kind; every value is where the annotation is no plain type."""
+def fits(value: object, hint: object) -> bool:
+    """Whether a value is of an annotated kind; every value is where the annotation is not a plain type."""
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, one) for one in typing.get_args(hint))
@@ -52,8 +53,8 @@ def fits(value: object, hint: Any) -> bool:
     return True
 
 
-def check_value(name: str, value: object, hint: Any) -> None:
-    """See that the value of an argument is of its annotated kind.
+def check_value(name: str, value: object, hint: object) -> None:
+    """Check that the value of an argument is of its annotated kind.
 
     Raises:
         ValueError: it is not.
@@ -68,14 +69,14 @@ def check_value(name: str, value: object, hint: Any) -> None:
     raise ValueError(f"`{name}` should be {_in_words(hint)}. Found `{name} = {shown(value)}`.{fix}")
 
 
-def check_values(values: Mapping[str, Any], hints: Mapping[str, Any]) -> None:
-    """See that arguments are of the kinds that are annotated, each as in :func:`check_value`."""
+def check_values(values: Settings, hints: Settings) -> None:
+    """Check that arguments are of the kinds that are annotated, each as in :func:`check_value`."""
     for name, value in values.items():
         if name in hints:
             check_value(name, value, hints[name])
 
 
-def _in_words(hint: Any) -> str:
+def _in_words(hint: object) -> str:
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         parts = [one for one in typing.get_args(hint) if one is not type(None)]

@@ -1,4 +1,4 @@
-"""The one notion of a word: where words stand in a text, which token speaks for each, and the spans that tags mark.
+"""The definition of a word: where words are in a text, which token represents each, and the spans that tags mark.
 
 Legend: a unit is what carries a tag: a word, or a token of running text whose spans are labelled. Places are
 characters, ``(start, end)``, in the text that the tokenizer reads.
@@ -65,7 +65,7 @@ def _words_between(text: str, first: int, last: int) -> Iterator[Place]:
 
 
 def _split_edges(text: str, start: int, end: int) -> Iterator[Place]:
-    """The words of what stands between two white spaces."""
+    """The words of a text between two white spaces."""
     first, last = start, end
     while first < last and _is_punctuation(text[first]):
         if text[first] in "@#" and text[first + 1 : first + 2].isalnum():
@@ -110,7 +110,7 @@ def trimmed(text: str, place: Place) -> Place:
 
 
 def first_tokens(offsets: Sequence[Place], units: Sequence[Place]) -> list[int]:
-    """For each unit, its first token: the first that overlaps it and no unit before it; -1 where there is none.
+    """For each unit, its first token: the first that overlaps it and no unit before it; -1 without one.
 
     Args:
         offsets: places of the tokens, in rising order; empty ones are passed over.

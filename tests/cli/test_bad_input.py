@@ -54,7 +54,7 @@ def check(kitchen, result, *parts):
         (("model",), {"attn_implementation": "org/kernel"}, ["`attn_implementation = 'org/kernel'`", "give 'sdpa'"]),
         (("model",), {"attn_implementation": "sdpo"}, ['attn_implementation="sdpo"', "only possible"]),
         (("model",), {"dropout": "0.1"}, ["`dropout` should be a number", "Leave out the quotes"]),
-        (("model",), {"dtype": "bf16"}, ["`dtype` should be auto or a type of torch"]),
+        (("model",), {"dtype": "bf16"}, ["`dtype` should be auto or a dtype of torch"]),
         (("model",), {"device_map": [0]}, ["`device_map` should be a string", "Found `device_map = [0]`"]),
         (("tasks", "ner"), {"type": "ner"}, ["Did you mean 'token-classification'?"]),
         (("tasks", "ner"), {"type": ["ner"]}, ["Task 'ner' has the unknown type ['ner']"]),

@@ -57,7 +57,9 @@ def test_weights_that_are_not_whole(saved, said):
     for part in (content[:-10], content[:100], b""):
         path.write_bytes(part)
         line = said()
-        assert f"The weights of '{saved}' are not whole, or no safetensors (" in line and "Save them again" in line
+        assert (
+            f"The weights of '{saved}' are not complete, or not in safetensors (" in line and "Save them again" in line
+        )
 
 
 def test_shards_that_did_not_all_arrive(saved, said, build_model):
@@ -65,9 +67,9 @@ def test_shards_that_did_not_all_arrive(saved, said, build_model):
     shard = min(saved.glob("model-00001-of-*.safetensors"))
     shard.unlink()
     line = said()
-    assert f"The weights of '{saved}' are not whole" in line and shard.name in line
+    assert f"The weights of '{saved}' are not complete" in line and shard.name in line
     (saved / "model.safetensors.index.json").write_text("{")
-    assert f"A JSON file of '{saved}', its tokenizer or the index of its weights, is not whole" in said()
+    assert f"A JSON file of '{saved}', its tokenizer or index of weights, is not complete" in said()
 
 
 def test_weights_of_another_model(saved, said):
@@ -82,7 +84,7 @@ def test_a_pickle_in_its_place_is_refused_unread(name, saved, said, tmp_path):
     (saved / "model.safetensors").unlink()
     (saved / name).write_bytes(pickle.dumps(Bomb(str(tmp_path / "ran"))))
     line = said()
-    assert ("not loaded, because reading one can run code" if name.endswith("bin") else "no safetensors") in line
+    assert ("not loaded, because reading one can run code" if name.endswith("bin") else "not in safetensors") in line
     assert not (tmp_path / "ran").exists()
 
 
@@ -95,7 +97,7 @@ def test_a_pickle_is_not_asked_for_either(saved):
 
 def test_a_model_of_another_kind(saved, said, backbone_path):
     (saved / "config.json").write_text(Path(backbone_path(), "config.json").read_text())
-    assert f"'{saved}' is no multi-task model: its config.json has the model_type 'bert'. Put heads on it" in said()
+    assert f"'{saved}' is not a multi-task model: its config.json has the model_type 'bert'. Put heads on it" in said()
 
 
 TASK = {"name": "pos", "type": "token-classification", "label_names": ["A", "B"]}
@@ -156,6 +158,6 @@ def test_a_storage_that_is_full_at_the_end_of_training(kitchen, full):
     before = (kitchen.folder / "out" / "model.safetensors").read_bytes()
     with full(100_000):  # goes on from its last checkpoint, which is its end
         code, out, err = kitchen.run(["train"], saves, "--resume_from_checkpoint", "true")
-    assert code == 2 and "What was there before is still there, whole." in err.splitlines()[-1]
+    assert code == 2 and "The files of the save before are still complete." in err.splitlines()[-1]
     assert "--resume_from_checkpoint true" in out
     assert (kitchen.folder / "out" / "model.safetensors").read_bytes() == before

@@ -93,7 +93,7 @@ def test_what_the_hub_refuses_is_said_in_a_sentence(hub, saved):
         ("me/shared", None, "there is no such repository, or it is not open to the token. Check the name. Log in"),
         ("me/shared", "hf_wrong", "the token is not valid. Log in with `hf auth login`, or give another token."),
         ("me/none", "hf_me", "there is no such repository"),
-        ("me/open", "hf_me", "a file did not arrive whole. Load it again; what is in the cache stays."),
+        ("me/open", "hf_me", "a file did not arrive completely. Load it again; what is in the cache stays."),
         ("me/open", "hf_me", None),
         ("me/shared", "hf_me", None),
     ]
@@ -108,7 +108,7 @@ def test_what_the_hub_refuses_is_said_in_a_sentence(hub, saved):
             assert (code, out) == (2, "")
             assert line.startswith(f"hf-multitask: error: Model '{name}' cannot be loaded from {hub.url}: {words}")
     assert "There is no model.safetensors in 'me/pickle'. Weights of another form, such as the pickle" in said[-2][2]
-    assert "'me/empty' is no model: it has no config.json. Check the name." in said[-1][2]
+    assert "'me/empty' is not a model: it has no config.json. Check the name." in said[-1][2]
     assert not [path for _, path in hub.requests if path.endswith("pytorch_model.bin")]
     assert "Model 'me/open', revision 'nowhere' cannot be loaded from" in revision
     assert "Name a branch, a tag or a commit" in revision

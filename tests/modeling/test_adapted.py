@@ -130,7 +130,7 @@ def test_a_backbone_that_is_gone_or_another_is_named(build, backbone_path, tmp_p
         MultiTaskModel.from_pretrained(tmp_path / "gone")
     source["name"] = backbone_path("gpt2")
     model.save_pretrained(tmp_path / "other", adapters_only=True)
-    with pytest.raises(ValueError, match=r"for the backbone '.*', and what is there now has no fitting 'embeddings"):
+    with pytest.raises(ValueError, match=r"for the backbone '.*', and what is there now has no 'embeddings"):
         MultiTaskModel.from_pretrained(tmp_path / "other")
 
 
@@ -143,7 +143,7 @@ def test_only_a_backbone_that_could_be_fetched_is_left_out(build, tmp_path):
         plain.save_pretrained(tmp_path, adapters_only=True)
     trained = build(**BOTH)
     trained.backbone.requires_grad_(True)
-    with pytest.raises(ValueError, match=r"The backbone trains beside its adapters.*adapters_only=False"):
+    with pytest.raises(ValueError, match=r"The backbone trains together with its adapters.*adapters_only=False"):
         trained.save_pretrained(tmp_path, adapters_only=True)
 
 

@@ -249,7 +249,7 @@ def test_what_does_not_fit_is_refused_by_name(backbone_path, tmp_path):
 def test_checkpoints_without_a_head_or_a_class_are_refused(backbone_path, tmp_path, build_model):
     for name, architecture, message in [
         ("bare", "BertForTokenClassification", "has no weights for 'classifier.bias' of BertForTokenClassification"),
-        ("odd", "pipeline", "names pipeline, which is no model class of Transformers"),
+        ("odd", "pipeline", "names pipeline, which is not a model class of Transformers"),
     ]:
         stock = MultiTaskModel.from_backbone(backbone_path(), tasks={"s": TASKS["sentence-similarity"]()}).task_model(
             "s"
@@ -260,5 +260,5 @@ def test_checkpoints_without_a_head_or_a_class_are_refused(backbone_path, tmp_pa
         with pytest.raises(ValueError, match=message):
             MultiTaskModel.from_task_models({"a": tmp_path / name}, backbone="a")
     build_model().save_pretrained(tmp_path / "multi")
-    with pytest.raises(ValueError, match="names MultiTaskModel, which is no model class of Transformers"):
+    with pytest.raises(ValueError, match="names MultiTaskModel, which is not a model class of Transformers"):
         MultiTaskModel.from_task_models({"a": tmp_path / "multi"}, backbone="a")

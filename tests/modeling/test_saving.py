@@ -22,7 +22,9 @@ def test_a_full_storage_leaves_the_model_that_was_there(build_model, full, tmp_p
     for size in (0, 4_000, 50_000):  # in the first file, in the code, in the weights
         with full(size), pytest.raises(StorageFullError) as raised:
             model.save_pretrained(tmp_path)
-        said = f"Nothing could be saved in '{tmp_path}' (file too large). What was there before is still there, whole."
+        said = (
+            f"Nothing could be saved in '{tmp_path}' (file too large). The files of the save before are still complete."
+        )
         assert str(raised.value) == f"{said} Free some space, and save again."
         assert contents(tmp_path) == before
     with full(50_000), pytest.raises(StorageFullError, match=r"\(file too large\)\. Free some space"):
@@ -40,7 +42,7 @@ def test_a_full_storage_at_the_end_of_training_leaves_the_run_as_it_was(build_mo
     trainer.save_model()
     before = contents(tmp_path / "out")
     trainer.train()
-    with full(50_000), pytest.raises(StorageFullError, match="What was there before is still there, whole"):
+    with full(50_000), pytest.raises(StorageFullError, match="The files of the save before are still complete"):
         trainer.save_model()
     assert contents(tmp_path / "out") == before
     trainer.save_model()  # once there is room

@@ -283,7 +283,7 @@ def test_language_codes_reach_source_target_and_generate(speaks):
 def test_language_codes_that_are_unknown_are_named(speaks, tokenizer):
     with pytest.raises(ValueError, match=r"Task 't' names the target_lang 'de_DX', and .* does not know it.*'de_DE'"):
         build_task("t", Translation(target_lang="de_DX").to_dict()).check_tokenizer(speaks)
-    with pytest.raises(ValueError, match=r"takes no language codes. Leave it out, or say it in the prefix"):
+    with pytest.raises(ValueError, match=r"takes no language codes. Leave it out, or name the language in the prefix"):
         build_task("t", Translation(target_lang="de_DE").to_dict()).check_tokenizer(tokenizer)
 
 
