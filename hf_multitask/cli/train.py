@@ -86,7 +86,7 @@ def read_data(recipe: Recipe, args: MultiTaskTrainingArguments) -> tuple[dict[st
                 f"Task '{name}' has no evaluation split: dataset '{task.source}' has no split 'validation'. "
                 "Add one, or set eval_strategy: 'no'."
             )
-        for split, rows in (data[task.source] | {"train": whole[task.source]}).items():
+        for split, rows in {**data[task.source], "train": whole[task.source]}.items():
             task.check_columns(rows, split)
     tasks = resolve_tasks(recipe.tasks, [whole, *(splits(data, name) for name in ("validation", "test"))])
     return data, tasks

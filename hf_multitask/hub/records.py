@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 Orders = Mapping[str, Sequence[str]]  # by task, the names of its metrics
 Log = Mapping[str, Any]  # by flat key
+Value = TypeVar("Value")
 ByTask = dict[str, dict[str, Any]]  # by task and metric
 
 TRAINING = ("loss", "share", "rows", "weight", "left_out", "grad_norm")  # metrics of a task in a log of training
@@ -27,7 +28,7 @@ def key_of(task: str, metric: str, prefix: str | None = None) -> str:
     return f"{task}_{metric}" if prefix is None else f"{prefix}_{task}_{metric}"
 
 
-def flat(own: Mapping[str, Log], prefix: str | None = None) -> dict[str, object]:
+def flat(own: Mapping[str, Mapping[str, Value]], prefix: str | None = None) -> dict[str, Value]:
     """Metrics by task under their flat keys."""
     return {key_of(task, metric, prefix): value for task, found in own.items() for metric, value in found.items()}
 
