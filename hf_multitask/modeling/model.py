@@ -268,7 +268,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         return self
 
     def decode(self, name: str, logits: torch.Tensor, text: str, token_words: TokenWords) -> Any:
-        """What a person reads of a task's logits for one row; see :mod:`decoding` for the arguments."""
+        """What a person reads of a task's logits for one row; see :data:`readers.Decoder` for the arguments."""
         task = self.config.task(name)
         decode = kind_of(task).decode
         if decode is None:
