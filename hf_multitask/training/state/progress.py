@@ -33,7 +33,7 @@ class Progress:
             see :class:`hf_multitask.training.state.loss.RunningLoss`.
         data: what the order of the rows depends on; see :meth:`check_data`.
         non_finite: by task whose loss was NaN or infinite, in how many ``steps``, and how many of them ``in_a_row``.
-        balancing: what the balancer remembers; see :class:`hf_multitask.training.step.weights.Balance`.
+        balancing: what the balancer remembers; see :class:`hf_multitask.training.step.weights.TaskWeights`.
         ranks: that wrote the checkpoint.
         arguments: of the run that matter to its course; see :mod:`hf_multitask.training.state.resuming`.
         optimizer: what its state in the checkpoint fits; see there.
