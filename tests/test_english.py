@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NOT_YET_REVISED = ("hf_multitask/training/", "hf_multitask/modeling/", "hf_multitask/hub/history.py")
+NOT_YET_REVISED = (
+    "hf_multitask/training/trainer.py",
+    "hf_multitask/training/runtime.py",
+    "hf_multitask/training/checks.py",
+    "hf_multitask/modeling/",
+    "hf_multitask/hub/history.py",
+)
 
 # Names that keep their spelling: of a dataset, of modules and classes, and a column of the plan.
 NAMES = re.compile(r"Sentiment Labelled Sentences|\b(?:labelled|language_modelling)\.py|:(?:class|meth|func):`[^`]*`")
