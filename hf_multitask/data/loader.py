@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader
 
-from .batch import MicroBatch
+from .batch import MicroBatch, ModelInputs
 from .forwards import split_by_length
 from .mixture import Feature, Mixture, MixtureCollator
 from .sampler import StepSampler
@@ -42,7 +42,7 @@ class StepCollator:
             for group in split_by_length([self.collator.length(features[row]["inputs"]) for row in own], self.overhead)
         ]
         return {
-            "forwards": [self.collator([features[row] for row in group]) for group in groups],
+            "forwards": [cast(ModelInputs, self.collator([features[row] for row in group])) for group in groups],
             "row_numbers": [self._row_numbers([features[row] for row in group]) for group in groups],
             "rows": Counter(feature["dataset"] for feature in features if feature["dataset"] is not None),
             "anchors": {feature["dataset"]: feature["anchor"] for feature in features if "anchor" in feature},

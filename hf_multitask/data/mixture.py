@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from torch.utils.data import Dataset
 from ..modeling.inputs import WINDOWS, rows_of
 from ..modeling.readers import Reader
 from ..tasks import Task
-from .batch import ModelInputs
 from .encoding import Encoded, label_column
 from .sampler import offsets
 from .stream import Stream
@@ -119,7 +118,7 @@ class MixtureCollator:
         self.readers = {task.reader.input_names[0]: task.reader for task in reversed(self.tasks.values())}
         self.seed = seed
 
-    def __call__(self, features: Sequence[Feature]) -> ModelInputs:
+    def __call__(self, features: Sequence[Feature]) -> dict[str, Any]:
         """Inputs (B, L, ...), and for tasks with rows here ``task_rows``, (N,) or (N, G), and ``labels``, (N, ...).
 
         Raises:
@@ -157,7 +156,7 @@ class MixtureCollator:
                 labels[name] = task.collate(values, length, "right")
                 if several and task.labels_tokens:
                     labels[name] = labels[name].unflatten(0, (len(own), most))
-        return cast(ModelInputs, {**batch, "task_rows": task_rows, "labels": labels})
+        return {**batch, "task_rows": task_rows, "labels": labels}
 
     def reader(self, inputs: Mapping[str, Any]) -> Reader:
         """The reader that made the inputs of a row."""

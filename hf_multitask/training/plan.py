@@ -83,7 +83,9 @@ class Plan:
         """
         encoded = self._encode(self._capped(data, self.runtime.args.max_train_samples), "train", training=True)
         for rows in encoded:
-            for task in () if isinstance(rows, Stream) else rows.tasks:
+            if isinstance(rows, Stream):
+                continue
+            for task in rows.tasks:
                 if not len(rows.labelled(task)):
                     raise ValueError(
                         f"Task '{task}' has no training data: no row of '{rows.name}' has its label. Add some."

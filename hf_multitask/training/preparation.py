@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 import datasets
 import numpy as np
@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-Rows = datasets.Dataset | datasets.IterableDataset  # the latter in training only
+Rows: TypeAlias = "datasets.Dataset | datasets.IterableDataset"  # the latter in training only
 Datasets = Mapping[str, Rows]
+D = TypeVar("D", bound=Datasets | None)
 
 
 def check_kinds(model: object, sampler: object, balancer: object, compute_metrics: object) -> None:
@@ -200,7 +201,7 @@ def check_split(tasks: Mapping[str, Task], data: Datasets, split: str) -> None:
             task.check_columns(cast(datasets.Dataset, data[task.source]), split)
 
 
-def without_streams(tasks: Mapping[str, Task], train: Datasets | None) -> Datasets | None:
+def without_streams(tasks: Mapping[str, Task], train: D) -> D:
     """The training data with the first few rows of a stream in its place, which show its columns.
 
     Raises:
@@ -227,7 +228,7 @@ def without_streams(tasks: Mapping[str, Task], train: Datasets | None) -> Datase
             ) from problem
         if not len(cast(datasets.Dataset, heads[name])):
             raise ValueError(f"Dataset '{name}' of the train data is a stream without rows. Add some.")
-    return heads
+    return cast(D, heads)
 
 
 def draw_rows(rows: Rows, most: int | None, seed: int) -> Rows:

@@ -73,7 +73,7 @@ class DiagnosingTrainer(MultiTaskTrainer):
             for callback in [one for one in self.callback_handler.callbacks if isinstance(one, kind)]:
                 self.remove_callback(callback)
 
-    def get_batch_samples(
+    def get_batch_samples(  # type: ignore[override]  # the Trainer counts items of all tasks in one number
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], Items]:
         """See :class:`MultiTaskTrainer`; of one task alone only its rows are left."""

@@ -165,7 +165,7 @@ class Saver:
                 "optimizer, scheduler and random draws. Optimizer and learning rate schedule start from their "
                 "beginning, so the result differs from that of a run without interruption."
             )
-        settings = Settings(self._trainer.optimizer, self._trainer.lr_scheduler)
+        settings = Settings(self._runtime.optimizer, self._trainer.lr_scheduler)
         try:
             load(checkpoint)
         except (ValueError, KeyError) as problem:
@@ -262,7 +262,7 @@ class Saver:
             return {}
         trainer = self._trainer
         return describe_optimizer(
-            trainer.optimizer, trainer.lr_scheduler, trainer.accelerator.unwrap_model(self._runtime.model)
+            self._runtime.optimizer, trainer.lr_scheduler, trainer.accelerator.unwrap_model(self._runtime.model)
         )
 
     def seal_last(self, folder: Path) -> None:
