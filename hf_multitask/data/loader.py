@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import torch
 from torch.utils.data import DataLoader
 
+from .batch import MicroBatch, ModelInputs
 from .forwards import split_by_length
 from .mixture import Feature, Mixture, MixtureCollator
 from .sampler import StepSampler
@@ -24,10 +25,6 @@ class StepCollator:
 
     Rows of different modalities never share a batch.
 
-    In the result, ``forwards`` are the batches and ``rows`` counts the rows by dataset. ``row_numbers`` holds, for each
-    forward pass, the row indices of its tasks in their datasets; ``anchors`` holds, by stream, the position from which
-    the rows after this micro-batch can be read.
-
     Args:
         collator: creates a batch from features.
         overhead: see :func:`split_by_length`.
@@ -37,17 +34,15 @@ class StepCollator:
         self.collator = collator
         self.overhead = overhead
 
-    def __call__(self, features: Sequence[Feature]) -> dict[str, Any]:
-        """Return ``{"forwards": [batch, ...], "row_numbers": [{task: numbers}, ...], "rows": {dataset: rows},
-        "anchors": {stream: anchor}}``.
-        """
+    def __call__(self, features: Sequence[Feature]) -> MicroBatch:
+        """The micro-batch of some rows."""
         groups = [
             [own[place] for place in group]
             for own in self._by_modality(features)
             for group in split_by_length([self.collator.length(features[row]["inputs"]) for row in own], self.overhead)
         ]
         return {
-            "forwards": [self.collator([features[row] for row in group]) for group in groups],
+            "forwards": [cast(ModelInputs, self.collator([features[row] for row in group])) for group in groups],
             "row_numbers": [self._row_numbers([features[row] for row in group]) for group in groups],
             "rows": Counter(feature["dataset"] for feature in features if feature["dataset"] is not None),
             "anchors": {feature["dataset"]: feature["anchor"] for feature in features if "anchor" in feature},

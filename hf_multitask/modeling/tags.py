@@ -26,7 +26,7 @@ class TagReader(Reader):
         """See :class:`Reader`."""
         if not encoder.tokenizer.is_fast:
             raise ValueError(
-                f"Task '{task['name']}' needs a fast tokenizer, which knows where a token stands in the text. Give "
+                f"Task '{task['name']}' needs a fast tokenizer, which gives the position of a token in the text. Give "
                 "one, or name other tasks."
             )
         if encoder.format_version == 1:
@@ -147,8 +147,8 @@ def decode_tokens(task: TaskDict, logits: torch.Tensor, text: str, token_words: 
     """
     if not token_words:
         raise ValueError(
-            f"Task '{task['name']}' needs a fast tokenizer, which knows where a token stands in the text. Give one, or "
-            "name other tasks."
+            f"Task '{task['name']}' needs a fast tokenizer, which gives the position of a token in the text. Give "
+            "one, or name other tasks."
         )
     names = task["label_names"]
     scores, best = (values.tolist() for values in logits.softmax(-1).max(-1))

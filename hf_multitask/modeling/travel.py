@@ -1,7 +1,7 @@
 """Taking the code of task types from outside the package along with a saved model.
 
 Transformers copies the files that the text of a model's file imports from its own folder. So a user's file becomes one
-of them: its imports of this package are turned into imports of its new neighbours, and ``extensions.py`` imports it.
+of them: its imports of this package are turned into imports of its new siblings, and ``extensions.py`` imports it.
 """
 
 import ast
@@ -128,13 +128,13 @@ def _free_stem(stem: str, taken: Iterable[str]) -> str:
 
 
 def _travelling(kind: str, path: Path, module: str) -> str:
-    """The text of a user's file with its imports of this folder's files turned into imports of neighbours."""
+    """The text of a user's file with its imports of this folder's files turned into imports of siblings."""
     text = path.read_text(encoding="utf-8-sig")
     if module.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."):
-        return text  # it has travelled before
+        return text  # it was copied before
     where = f"Type '{kind}': {path.name}"
-    if neighbours := get_relative_imports(path):  # by text, docstrings too, as Transformers will look for them
-        raise ValueError(f"{where} imports '.{neighbours[0]}', or has a line that reads so, and cannot travel. {_FIX}")
+    if siblings := get_relative_imports(path):  # by text, docstrings too, as Transformers will look for them
+        raise ValueError(f"{where} imports '.{siblings[0]}', or has a line that reads so, and cannot travel. {_FIX}")
     lines = text.split("\n")
     nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)]
     for node in sorted(nodes, key=lambda node: node.lineno, reverse=True):

@@ -1,6 +1,6 @@
 """The definition of a word: where words are in a text, which token represents each, and the spans that tags mark.
 
-Legend: a unit is what carries a tag: a word, or a token of running text whose spans are labelled. Places are
+Legend: a unit is what carries a tag: a word, or a token of running text whose spans are labeled. Places are
 characters, ``(start, end)``, in the text that the tokenizer reads.
 """
 
@@ -132,7 +132,7 @@ def first_tokens(offsets: Sequence[Place], units: Sequence[Place]) -> list[int]:
 
 
 def token_units(text: str, offsets: Sequence[Place]) -> tuple[list[Place], list[int]]:
-    """The units of running text whose spans are labelled, in rising order and apart, and the token of each.
+    """The units of running text whose spans are labeled, in rising order and apart, and the token of each.
 
     Tokens that share a character, as the bytes of an emoji do, are one unit; tokens of white space are none.
     """

@@ -43,7 +43,7 @@ def align_words(windows: Windows, words: Sequence[Place], tags: list[int], later
     for tag, first in zip(tags, firsts, strict=True):
         if first >= 0:
             labels[place[first]] = tag
-    if later is None:  # the first tokens rise, and are all that is labelled
+    if later is None:  # the first tokens rise, and are all that is labeled
         count = itertools.count()
         places = [next(count) if first >= 0 else -1 for first in firsts]
     else:

@@ -6,7 +6,8 @@ import copy
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from enum import Enum
+from typing import cast
 
 import torch
 from accelerate.utils import DynamoBackend
@@ -19,12 +20,13 @@ from ..balancing import build_balancer
 from ..data import build_rates
 from ..modeling.config import close_match
 from ..tasks.directions import rises
+from .plain import State
 from .ranges import BY_NAME, check_by_name, check_finite, check_ranges
 from .ranks import check_world_size, set_timeout
 from .secrets import arguments_without_secrets, dict_without_secrets
 
 # Arguments that are one of a few words; their errors name the word that is meant.
-CHOICES: dict[str, Any] = {
+CHOICES: dict[str, type[Enum]] = {
     "eval_strategy": IntervalStrategy,
     "logging_strategy": IntervalStrategy,
     "save_strategy": SaveStrategy,
@@ -49,7 +51,7 @@ _KEPT = {
 }
 # Optimizers that update weights in the backward pass; the layer-wise ones as well.
 _IN_BACKWARD = ("lomo", "adalomo")
-# Arguments that ranks may have each its own.
+# Arguments that may differ between ranks.
 OWN_TO_A_RANK = (
     "local_rank",
     "output_dir",
@@ -67,7 +69,7 @@ _COUNTS = ("max_train_samples", "max_eval_samples", "task_early_stopping_patienc
 class MultiTaskTrainingArguments(TrainingArguments):
     """Arguments of :class:`MultiTaskTrainer`: all of ``transformers.TrainingArguments`` and these.
 
-    ``metric_for_best_model`` is ``average`` unless told otherwise: the mean over tasks of each task's primary metric.
+    ``metric_for_best_model`` is ``average`` by default: the mean over tasks of each task's primary metric.
     ``greater_is_better`` follows from the metric's name, see :func:`hf_multitask.tasks.directions.rises`.
     ``report_to`` is TensorBoard where it is installed. ``per_device_train_batch_size`` counts rows of the mixture.
 
@@ -78,7 +80,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
         balancing: how tasks are weighed, a name of :data:`hf_multitask.balancing.BALANCING`, or ``none``.
         balancing_kwargs: arguments of the balancing, such as ``{"temperature": 1}`` or ``{"exact": true}``.
         non_finite_patience: stop at so many steps in a row in which a task's loss is NaN or infinite. Until then such
-            steps go on without the task.
+            steps continue without the task.
         max_train_samples: rows of each training set that are used at most, drawn with the seed; a number for all, or
             one by dataset.
         max_eval_samples: likewise, of the evaluation sets.
@@ -88,8 +90,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
         aggregation_kwargs: arguments of the method, such as ``{"c": 0.4}`` of ``cagrad``.
         gradient_logging_steps: log the norms and cosines of the gradients that the tasks have for the shared parameters
             every so many optimizer steps, 0 for never. None is every 200 steps, each of which then takes as long as two
-            or three, for 2 to 20 tasks where the gradients take at most 1 GiB, and never where they cannot be told
-            apart; with an aggregation, which knows them anyway, it is every step. Training is the same with it.
+            or three, for 2 to 20 tasks where the gradients take at most 1 GiB, and never where they cannot be
+            separated; with an aggregation, which needs them anyway, it is every step. Training is the same with it.
         learning_rates: by task, of its head and adapter, and of the ``backbone``; ``learning_rate`` for those that are
             not named.
         weight_decays: likewise, in place of ``weight_decay``.
@@ -103,7 +105,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
         save_adapters_only: save and push adapters and heads, and not the backbone that they are for.
 
     Raises:
-        ValueError: an argument is not usable, or is one that a mixture of tasks cannot honour.
+        ValueError: an argument is not usable, or is one that a mixture of tasks cannot use.
     """
 
     _VALID_DICT_FIELDS = [  # noqa: RUF012 - as the base class has it
@@ -226,14 +228,14 @@ class MultiTaskTrainingArguments(TrainingArguments):
         if "greater_is_better" in self._left_out:
             self.greater_is_better = rises(metric) is not False
         if "mode" in self._left_out:
-            kwargs: Any = self.lr_scheduler_kwargs or {}
+            kwargs = cast(State, self.lr_scheduler_kwargs or {})
             self.lr_scheduler_kwargs = {**kwargs, "mode": "max" if self.greater_is_better else "min"}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> State:
         """The arguments as trackers, logs and checkpoints write them: without secrets, such as tokens."""
         return dict_without_secrets(self, super().to_dict())
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> State:
         """What a pickle holds, such as training_args.bin: no secrets. A copy in the same process has them."""
         return vars(arguments_without_secrets(self))
 
@@ -242,7 +244,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
         result.__dict__.update(vars(self))
         return result
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> MultiTaskTrainingArguments:
+    def __deepcopy__(self, memo: dict[int, object]) -> MultiTaskTrainingArguments:
         result = memo[id(self)] = object.__new__(type(self))
         result.__dict__.update(copy.deepcopy(vars(self), memo))
         return result
@@ -260,7 +262,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
         return torch.device("cpu") if device.type == "cpu" else device
 
     def check_mixture(self) -> None:
-        """See that the arguments beyond the Trainer's are usable.
+        """Check that the arguments beyond the Trainer's are usable.
 
         Raises:
             ValueError: one is not.
@@ -269,7 +271,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
         for name in _COUNTS:
             self._check_counts(name)
         for name in ("sampling_kwargs", "balancing_kwargs", "aggregation_kwargs", *BY_NAME):
-            value: Any = getattr(self, name)
+            value = getattr(self, name)
             if value is not None and not isinstance(value, Mapping):
                 raise ValueError(f"Parameter `{name}` should be a mapping. Found `{name} = {value!r}`.")
             if name in BY_NAME and value is not None:
@@ -283,7 +285,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
                 "Parameter `non_finite_patience` should be a whole number of steps, 1 or more. "
                 f"Found `non_finite_patience = {patience!r}`."
             )
-        steps: Any = self.gradient_logging_steps
+        steps: object = self.gradient_logging_steps
         if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 0):
             raise ValueError(
                 "Parameter `gradient_logging_steps` should be a whole number of optimizer steps, 0 for none. "
@@ -304,12 +306,12 @@ class MultiTaskTrainingArguments(TrainingArguments):
                 raise ValueError(f"Parameter `{name}` is not supported for a mixture of tasks. Leave it at {usual}.")
 
     def _check_numbers(self) -> None:
-        """See that numbers are finite and in their range, before the Trainer's arguments compute with them."""
+        """Check that numbers are finite and in their range, before the Trainer's arguments compute with them."""
         check_ranges({one.name: getattr(self, one.name) for one in fields(self)})
         check_finite("lr_scheduler_kwargs", self.lr_scheduler_kwargs)
 
     def _check_counts(self, name: str) -> None:
-        value: Any = getattr(self, name)
+        value = getattr(self, name)
         if isinstance(value, str) and value.isdigit():
             value = int(value)  # a number on the command line
             setattr(self, name, value)
@@ -333,7 +335,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
                 raise ValueError(f"Parameter `{name}` watches evaluations. Set eval_strategy to 'epoch' or 'steps'.")
 
 
-def _check_word(name: str, value: Any, known: list[str]) -> None:
+def _check_word(name: str, value: object, known: list[str]) -> None:
     if value not in known:
         raise ValueError(
             f"Parameter `{name}` should be one of {', '.join(known)}. Found `{name} = {value!r}`."

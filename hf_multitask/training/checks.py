@@ -41,7 +41,7 @@ def check_setup(
     if not isinstance(args, MultiTaskTrainingArguments):
         raise TypeError(f"`args` should be MultiTaskTrainingArguments. Found {type(args).__name__}.")
     if processing_class is None:
-        raise ValueError("The trainer tokenises the rows. Give the backbone's tokenizer as processing_class.")
+        raise ValueError("The trainer tokenizes the rows. Give the backbone's tokenizer as processing_class.")
     if args.should_save:
         check_output_dir(str(args.output_dir))
     check_trackers(args.report_to or ())

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
@@ -18,6 +18,7 @@ from .arguments import OWN_TO_A_RANK
 from .checks import facts_of
 from .named import check_arguments_by_name, check_measured, check_metrics
 from .parameters import freeze
+from .plain import State
 from .ranks import check_alike
 from .state.checkpoint import check_checkpoint
 from .state.progress import Progress
@@ -42,7 +43,7 @@ class Course:
         self._trainer = trainer
         self._progress = Progress()
         self._caps = trainer.args.max_train_samples, trainer.args.max_eval_samples
-        self._start: dict[str, Any] = {}
+        self._start: State = {}
         self._begun_with: int | None = None
         self._has_seen_arguments = False
 
@@ -134,7 +135,7 @@ class Course:
 
     def resume(self, checkpoint: str) -> None:
         """Continue from a checkpoint; see :meth:`read`."""
-        self._see_arguments()  # a checkpoint of a trial is for the parts that its arguments ask for
+        self._see_arguments()  # a checkpoint of a trial is for the parts that its arguments set
         progress, messages = self.read(checkpoint)
         for message in messages if self._trainer.runtime.is_main else ():
             logger.warning(message)
@@ -186,11 +187,11 @@ def new_engine(trainer: MultiTaskTrainer) -> Engine:
     Raises:
         ValueError: balancing and aggregation do not fit each other or the run.
     """
-    args: Any = trainer.args
+    args = trainer.args
     update, names = trainer.updates.build(), list(trainer.tasks)
     weights = TaskWeights(None, names, trainer.task_weights)
     if trainer.constants is not None:  # of the training data, if there are any
-        balancer = trainer.own_balancer or build_balancer(args.balancing, args.balancing_kwargs)
+        balancer = trainer.own_balancer or build_balancer(args.balancing, args.balancing_kwargs)  # type: ignore[arg-type]
         check_balancer(balancer, trainer.runtime, aggregates=update.aggregator is not None)
         weights = TaskWeights(balancer, names, trainer.task_weights, seed=args.seed, constants=trainer.constants)
     return build_engine(

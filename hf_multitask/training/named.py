@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from ..modeling.config import close_match
 from ..tasks import Task
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
 
 
 def check_arguments_by_name(args: MultiTaskTrainingArguments, tasks: Mapping[str, Task]) -> None:
-    """See that arguments by name name tasks, datasets and the backbone.
+    """Check that arguments by name refer to tasks, datasets and the backbone.
 
     Raises:
         ValueError: one names something else, or no task has a weight.
     """
-    values: Any = args
-    check_names("task_weights", values.task_weights, tasks)
-    if not any((dict.fromkeys(tasks, 1.0) | dict(values.task_weights or {})).values()):
+    weights = cast("Mapping[str, float]", args.task_weights or {})
+    check_names("task_weights", weights, tasks)
+    if not any((dict.fromkeys(tasks, 1.0) | dict(weights)).values()):
         raise ValueError("`task_weights` are 0 for every task, so nothing would train. Give one a weight above 0.")
     for argument in ("learning_rates", "weight_decays", "freeze"):
-        check_names(argument, getattr(values, argument), [*tasks, BACKBONE])
-    if isinstance(values.task_early_stopping_patience, Mapping):
-        check_names("task_early_stopping_patience", values.task_early_stopping_patience, tasks)
+        check_names(argument, getattr(args, argument), [*tasks, BACKBONE])
+    if isinstance(args.task_early_stopping_patience, Mapping):
+        check_names("task_early_stopping_patience", args.task_early_stopping_patience, tasks)
     for argument in ("max_train_samples", "max_eval_samples"):
-        if isinstance(caps := getattr(values, argument), Mapping):
+        if isinstance(caps := getattr(args, argument), Mapping):
             check_names(argument, caps, sorted({task.source for task in tasks.values()}), "dataset")
 
 
 def check_names(argument: str, given: Iterable[str] | None, known: Iterable[str], what: str = "task") -> None:
-    """See that an argument by name names only what there is.
+    """Check that an argument by name only names what exists.
 
     Raises:
         ValueError: it names something else.
@@ -51,12 +51,12 @@ def check_names(argument: str, given: Iterable[str] | None, known: Iterable[str]
 def check_metrics(
     args: MultiTaskTrainingArguments, tasks: Mapping[str, Task], own: Container[str], *, measured: bool
 ) -> None:
-    """See that primary metrics grow, and that there will be a metric for the best model, which has a direction.
+    """Check that primary metrics grow, and that evaluations give the metric for the best model, with a direction.
 
     Args:
         args: of the run.
         tasks: by name.
-        own: tasks with a ``compute_metrics``, whose metrics nobody knows before it ran.
+        own: tasks with a ``compute_metrics``, whose metrics are unknown before it has run.
         measured: whether the run evaluates, and as this package does.
 
     Raises:
@@ -75,7 +75,7 @@ def check_watched(metric: str | None, tasks: Mapping[str, Task], own: Container[
     Args:
         metric: ``metric_for_best_model``.
         tasks: by name.
-        own: tasks with a ``compute_metrics``, whose metrics nobody knows before it ran.
+        own: tasks with a ``compute_metrics``, whose metrics are unknown before it has run.
 
     Raises:
         ValueError: no evaluation could give it.
@@ -109,7 +109,7 @@ def _metrics_of(task: Task) -> list[str] | None:
 
 
 def check_measured(metric: str | None, found: Iterable[str]) -> None:
-    """See that an evaluation gave the metric for the best model.
+    """Check that an evaluation returned the metric for the best model.
 
     Raises:
         ValueError: it did not.

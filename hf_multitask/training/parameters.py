@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -32,14 +32,14 @@ def part_of(name: str) -> str:
 
 
 def shared_parameters(model: MultiTaskModel) -> list[torch.nn.Parameter]:
-    """The parameters that train and that no task has for itself: no head is walked through, of a thousand perhaps."""
+    """The parameters that train and that no task has for itself, without a walk over the heads, which may be many."""
     own = model.config.adapters["tasks"] if model.config.adapters else ()
     named = model.backbone.named_parameters()
     return [parameter for name, parameter in named if parameter.requires_grad and adapter_of(name) not in own]
 
 
 def freeze(model: MultiTaskModel, parts: Iterable[str]) -> None:
-    """Take the gradient from the parameters of the backbone, or of heads with their adapters.
+    """Turn off the gradients of the parameters of the backbone, or of heads with their adapters.
 
     Beside frozen tasks a frozen backbone leaves the pooler and a language model's last layers to the other tasks, where
     no frozen one reads them: those that came with a new task train with its head.
@@ -108,10 +108,10 @@ def last_shared_matrix(model: MultiTaskModel) -> torch.nn.Parameter:
 
 
 def drop_gradients(model: MultiTaskModel, items: Mapping[str, int]) -> None:
-    """Take the gradients of what the tasks of a step do not train, so that the optimizer leaves it as it is.
+    """Drop the gradients of what the tasks of a step do not train, so that the optimizer does not change it.
 
-    A gradient of zero, which a head has that ran for the sake of other processes, would let momentum and weight decay
-    move it.
+    With a gradient of zero, as of a head that ran only because other processes needed it, momentum and weight decay
+    would change it.
 
     Args:
         model: after the backward pass.
@@ -143,8 +143,8 @@ def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
     return factors
 
 
-def check_optimizer(optimizer: torch.optim.Optimizer | None, args: Any) -> None:
-    """See that no argument by part is given beside an optimizer of the user's own, which has its groups already.
+def check_optimizer(optimizer: torch.optim.Optimizer | None, args: MultiTaskTrainingArguments) -> None:
+    """Check that no argument by part is given with an optimizer of the user's own, which has its groups already.
 
     Raises:
         ValueError: one is.
@@ -171,8 +171,8 @@ def regroup(
     """
     if not (args.learning_rates or args.weight_decays or args.layerwise_lr_decay is not None):
         return optimizer
-    learning_rates: Any = args.learning_rates or {}
-    weight_decays: Any = args.weight_decays or {}
+    learning_rates = cast("Mapping[str, float]", args.learning_rates or {})
+    weight_decays = cast("Mapping[str, float]", args.weight_decays or {})
     layerwise_decay = args.layerwise_lr_decay
     names = {parameter: name for name, parameter in model.named_parameters()}
     decays = set(decaying)

@@ -1,18 +1,30 @@
-"""What a run does with its data: from raw rows to the micro-batches of a step, and who reads what how often."""
+"""What a run does with its data: from raw rows to the micro-batches of a step, and the passes over each dataset."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import cast
 
 from torch.utils.data import DataLoader
 
-from ..data import Mixture, MixtureCollator, SamplingRates, StepLoader, StepSampler, Stream, build_rates, shares_of
+from ..data import (
+    Encoded,
+    Mixture,
+    MixtureCollator,
+    SamplingRates,
+    StepLoader,
+    StepSampler,
+    Stream,
+    build_rates,
+    shares_of,
+)
 from ..data.workers import leave_sigterm_to_parent
 from ..tasks import Task
 from .evaluation.rows import EvaluationRows
+from .plain import Saved, State
 from .preparation import Datasets, check_split, draw_rows, encode_datasets
+from .processors import Processing
 from .report.console import Reader, describe_shares
 from .requirements import check_extras
 from .runtime import Runtime
@@ -30,7 +42,7 @@ class Plan:
 
     Attributes:
         mixture: the training data; None where there are none.
-        sampler: of the training at hand.
+        sampler: of the current training.
         left: by dataset that no unfinished task reads, the epoch from which it draws no rows.
         anchors: by stream, from where on it is read again; see :class:`hf_multitask.data.Stream`.
     """
@@ -41,13 +53,13 @@ class Plan:
         self,
         runtime: Runtime,
         tasks: Mapping[str, Task],
-        given: Any,
+        given: Processing,
         rates: SamplingRates | None,
     ) -> None:
         self.runtime, self.tasks, self.given, self._rates = runtime, dict(tasks), given, rates
         self.mixture: Mixture | None = None
         self.left: dict[str, int] = {}
-        self.anchors: dict[str, dict[str, Any]] = {}
+        self.anchors: dict[str, State] = {}
 
     @property
     def rates(self) -> SamplingRates:
@@ -64,14 +76,16 @@ class Plan:
     # Raw rows
 
     def read(self, data: Datasets) -> Mixture:
-        """Take the training data, tokenized.
+        """Tokenize the training data.
 
         Raises:
             ValueError: a row is not usable, or a task has no row with a label.
         """
         encoded = self._encode(self._capped(data, self.runtime.args.max_train_samples), "train", training=True)
         for rows in encoded:
-            for task in () if isinstance(rows, Stream) else rows.tasks:
+            if isinstance(rows, Stream):
+                continue
+            for task in rows.tasks:
                 if not len(rows.labelled(task)):
                     raise ValueError(
                         f"Task '{task}' has no training data: no row of '{rows.name}' has its label. Add some."
@@ -92,14 +106,14 @@ class Plan:
         """
         check_split(self.tasks, data, split)
         if not data:
-            raise ValueError(f"The {split} data hold no dataset. Add one that a task reads.")
+            raise ValueError(f"The {split} data have no dataset. Add one that a task reads.")
         check_extras(self.tasks, data, own_metrics)
         capped = self._capped(data, self.runtime.args.max_eval_samples)
-        rows = EvaluationRows(self._encode(capped, split, training=False))
+        rows = EvaluationRows(cast("list[Encoded]", self._encode(capped, split, training=False)))
         rows.check(split, self.runtime.processes)
         return rows
 
-    def _encode(self, data: Datasets, split: str, *, training: bool) -> list[Any]:
+    def _encode(self, data: Datasets, split: str, *, training: bool) -> list[Encoded | Stream]:
         with self.runtime.args.main_process_first(desc="tokenizing"):
             return encode_datasets(
                 self.tasks,
@@ -112,7 +126,9 @@ class Plan:
 
     def _capped(self, data: Datasets, most: Mapping[str, int] | str | int | None) -> Datasets:
         """The datasets with their rows drawn down to the caps, the same rows whatever the other datasets are."""
-        caps: Mapping[str, Any] = most if isinstance(most, Mapping) else dict.fromkeys(data, most)
+        caps: Mapping[str, int | None] = (
+            most if isinstance(most, Mapping) else dict.fromkeys(data, cast("int | None", most))
+        )
         return {name: draw_rows(rows, caps.get(name), self.seed) for name, rows in data.items()}
 
     # Steps
@@ -153,7 +169,7 @@ class Plan:
         )
 
     def steps(self) -> int:
-        """Optimizer steps that the arguments ask for."""
+        """Optimizer steps that the arguments set."""
         args = self.runtime.args
         if args.max_steps > 0:
             return args.max_steps
@@ -191,7 +207,7 @@ class Plan:
         self.follow()
 
     def follow(self) -> None:
-        """Tell sampler and streams what has left and how far it is read."""
+        """Pass the datasets that have left to the sampler, and their positions to the streams."""
         for name, epoch in self.left.items():
             if self.sampler is not None:
                 self.sampler.leave(name, epoch)
@@ -225,7 +241,7 @@ class Plan:
             for rows in self.data.datasets
         }
 
-    def row_order(self) -> dict[str, Any]:
+    def row_order(self) -> dict[str, object]:
         """What the order of the rows depends on, in words that an error can say."""
         sampler, mixture = self.new_sampler(), self.data
         return {
@@ -242,11 +258,11 @@ class Plan:
         """Begin a training: nothing has left, and streams are read from their beginning."""
         self.left, self.anchors = {}, {}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """The keys ``left`` and ``anchors`` of the state of a checkpoint."""
         return {"left": self.left, "anchors": self.anchors}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Saved) -> None:
         """Continue from a checkpoint."""
         self.left, self.anchors = dict(state["left"]), dict(state["anchors"])
         self.follow()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 import datasets
 import numpy as np
@@ -24,8 +24,9 @@ from ..data import (
 from ..modeling.config import FORMAT_VERSION, MultiTaskConfig, close_match
 from ..modeling.readers import TEXTS
 from ..tasks import Task, build_task
+from .evaluation.rows import Preprocess
 from .named import check_names
-from .processors import check_tokens
+from .processors import Processing, check_tokens
 from .report.rows import report_rows
 
 if TYPE_CHECKING:
@@ -35,11 +36,13 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-Datasets = Mapping[str, Any]  # of datasets.Dataset, and in training datasets.IterableDataset
+Rows: TypeAlias = "datasets.Dataset | datasets.IterableDataset"  # the latter in training only
+Datasets = Mapping[str, Rows]
+D = TypeVar("D", bound=Datasets | None)
 
 
-def check_kinds(model: Any, sampler: Any, balancer: Any, compute_metrics: Any) -> None:
-    """See that what a trainer is given is of the kind that it takes.
+def check_kinds(model: object, sampler: object, balancer: object, compute_metrics: object) -> None:
+    """Check the types of what a trainer is given.
 
     Raises:
         TypeError: something is not.
@@ -67,7 +70,7 @@ def build_tasks(config: MultiTaskConfig, overrides: Mapping[str, Task] | None) -
     """The tasks of a model, with columns and options of those that the user gives.
 
     Raises:
-        ValueError: an override names no task of the model, another type, or other labels.
+        ValueError: an override names an unknown task, another type, or other labels.
     """
     check_names("tasks", overrides, config.task_names)
     tasks = {}
@@ -90,7 +93,7 @@ def build_tasks(config: MultiTaskConfig, overrides: Mapping[str, Task] | None) -
 
 
 def adopt_model(model: MultiTaskModel, tasks: Mapping[str, Task]) -> None:
-    """Tell a model what the data say of its tasks."""
+    """Write into the model what its tasks are with these data."""
     if model.config.format_version < FORMAT_VERSION:
         logger.warning(
             f"The model is of format {model.config.format_version}. Training and evaluation read words by the rules of "
@@ -101,7 +104,9 @@ def adopt_model(model: MultiTaskModel, tasks: Mapping[str, Task]) -> None:
         model.set_task(name, task.to_dict())
 
 
-def preprocessing(given: Any, metrics: Mapping[str, Any]) -> dict[str, Any]:
+def preprocessing(
+    given: Preprocess | Mapping[str, Preprocess] | None, metrics: Mapping[str, object]
+) -> dict[str, Preprocess]:
     """By task with metrics of the user's own, what reduces its logits for them.
 
     Args:
@@ -129,7 +134,7 @@ def check_datasets(
     evaluates: bool,
     frozen: Iterable[str] = (),
 ) -> None:
-    """See that every task has the data it needs, in the columns it reads.
+    """Check that every task has the data it needs, in the columns it reads.
 
     Args:
         tasks: by name.
@@ -140,7 +145,7 @@ def check_datasets(
 
     Raises:
         ValueError: a task has no data, a dataset is read by no task, or a column is missing.
-        TypeError: the data are no dict of ``datasets.Dataset``.
+        TypeError: the data are not a dict of ``datasets.Dataset``.
     """
     for data, split in ((train, "train"), (evaluation, "evaluation")):
         if data is not None:
@@ -160,11 +165,11 @@ def check_datasets(
 
 
 def check_split(tasks: Mapping[str, Task], data: Datasets, split: str) -> None:
-    """See that every dataset is read by a task, and has the columns it reads.
+    """Check that every dataset is read by a task, and has the columns it reads.
 
     Raises:
         ValueError: a dataset is read by no task, or a column is missing.
-        TypeError: the data are no dict of ``datasets.Dataset``.
+        TypeError: the data are not a dict of ``datasets.Dataset``.
     """
     if not isinstance(data, Mapping):
         raise TypeError(f"The {split} data should be a dict of datasets by name. Found {type(data).__name__}.")
@@ -172,7 +177,7 @@ def check_split(tasks: Mapping[str, Task], data: Datasets, split: str) -> None:
     for name, dataset in data.items():
         if name not in sources:
             raise ValueError(
-                f"The {split} data hold the dataset '{name}', which no task reads; the tasks read {', '.join(sources)}."
+                f"The {split} data have the dataset '{name}', which no task reads; the tasks read {', '.join(sources)}."
                 + (close_match(name, sources) or " Leave it out, or name it in a task.")
             )
         if isinstance(dataset, datasets.IterableDataset):
@@ -189,15 +194,15 @@ def check_split(tasks: Mapping[str, Task], data: Datasets, split: str) -> None:
         if dataset.format["type"] == "custom":
             raise ValueError(
                 f"Dataset '{name}' of the {split} data has a transform (with_transform), which is not run, as rows are "
-                "tokenised once. Make its rows with map."
+                "tokenized once. Make its rows with map."
             )
     for task in tasks.values():
         if task.source in data:
-            task.check_columns(data[task.source], split)
+            task.check_columns(cast(datasets.Dataset, data[task.source]), split)
 
 
-def without_streams(tasks: Mapping[str, Task], train: Any) -> Any:
-    """The training data with the first few rows of a stream in its place, which tell its columns.
+def without_streams(tasks: Mapping[str, Task], train: D) -> D:
+    """The training data with the first few rows of a stream in its place, which show its columns.
 
     Raises:
         ValueError: a stream is empty, or a task would have to read all of it for its labels.
@@ -214,20 +219,20 @@ def without_streams(tasks: Mapping[str, Task], train: Any) -> Any:
     heads = dict(train)
     for name in streams:
         try:
-            heads[name] = first_rows(train[name])
+            heads[name] = first_rows(cast(datasets.IterableDataset, train[name]))
         except Exception as problem:
             said = " ".join(str(problem).split()) or type(problem).__name__
             raise StreamError(
                 f"Dataset '{name}' of the train data is a stream whose first rows could not be read "
-                f"({type(problem).__name__}: {said}). Mend the stream."
+                f"({type(problem).__name__}: {said}). Fix the stream."
             ) from problem
-        if not len(heads[name]):
+        if not len(cast(datasets.Dataset, heads[name])):
             raise ValueError(f"Dataset '{name}' of the train data is a stream without rows. Add some.")
-    return heads
+    return cast(D, heads)
 
 
-def draw_rows(rows: Any, most: int | None, seed: int) -> Any:
-    """At most so many rows of a dataset, drawn with a seed, in the order they stand in; all of them where None.
+def draw_rows(rows: Rows, most: int | None, seed: int) -> Rows:
+    """At most so many rows of a dataset, drawn with a seed, in their order in the dataset; all of them if None.
 
     Of a stream, the first rows.
     """
@@ -243,7 +248,7 @@ def resolve_tasks(tasks: Mapping[str, Task], splits: Iterable[Datasets | None]) 
     given = [split for split in splits if split is not None]
     resolved = {}
     for name, task in tasks.items():
-        own = [split[task.source] for split in given if task.source in split]
+        own = [cast(datasets.Dataset, split[task.source]) for split in given if task.source in split]
         resolved[name] = task.resolve(own[0], own[1:]) if own else task
     return resolved
 
@@ -254,9 +259,9 @@ def encode_datasets(
     split: str,
     *,
     training: bool,
-    tokenizer: Any,
+    tokenizer: Processing,
     config: PreTrainedConfig,
-) -> list[Any]:
+) -> list[Encoded | Stream]:
     """Features of all datasets, :class:`Encoded`, or :class:`Stream` where one is; tasks without data are left out.
 
     A warning says how many rows were cut or have no label, and which labels are unknown.
@@ -270,21 +275,21 @@ def encode_datasets(
         config: the backbone's configuration.
 
     Raises:
-        ValueError: a row or a label is not usable, or the backbone does not know a token.
+        ValueError: a row or a label is not usable, or the backbone has no embedding for a token.
     """
     present = {name: task for name, task in tasks.items() if task.source in data}
     digests: dict[str, str] = {}
     result: list[Encoded | Stream] = []
     for name, members in group_tasks(present).items():
         rows, reader = data[members[0].source], members[0].reader
-        if reader.modality not in digests:  # which takes its time
+        if reader.modality not in digests:  # which takes time
             digests[reader.modality] = digest_of(reader.processor(tokenizer))
         if isinstance(rows, datasets.IterableDataset):
             stream = encode_stream(name, rows, members, tokenizer=tokenizer, config=config)
             if not stream.keeps_place:
                 logger.warning(
-                    f"The stream '{name}' has a shuffle buffer, whose content no checkpoint holds: a resume reads the "
-                    "pass that it stands in from its beginning again, to get the same rows."
+                    f"The stream '{name}' has a shuffle buffer, whose content is in no checkpoint: a resumed run reads "
+                    "the current pass from its beginning again, to get the same rows."
                 )
             result.append(stream)
             continue

@@ -1,12 +1,17 @@
-"""What processes the inputs, compared with what tasks and backbone ask of it before anything is read."""
+"""Checks that the processor of the inputs fits the tasks and the backbone, before any row is read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
-from transformers import FeatureExtractionMixin, PreTrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import (
+    FeatureExtractionMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 from transformers.utils import logging
 
 from ..data import Encoded
@@ -25,8 +30,8 @@ _OF_TEXTS = {
 }
 
 
-def check_processors(tasks: Mapping[str, Task], given: Any) -> None:
-    """See that what processes the inputs can do what the tasks ask of it.
+def check_processors(tasks: Mapping[str, Task], given: Processing) -> None:
+    """Check that the processor of the inputs supports the tasks.
 
     Args:
         tasks: by name.
@@ -44,8 +49,8 @@ def check_processors(tasks: Mapping[str, Task], given: Any) -> None:
             task.check_tokenizer(processor)
 
 
-def check_vocabulary(given: Any, model: Any) -> None:
-    """See that the backbone has an embedding for every token that texts can become.
+def check_vocabulary(given: Processing, model: PreTrainedModel) -> None:
+    """Check that the backbone has an embedding for every token that texts can become.
 
     Tokens that a family has beside those of texts, as Gemma's place of a picture, may lie behind the embeddings.
 
@@ -65,35 +70,35 @@ def check_vocabulary(given: Any, model: Any) -> None:
         return
     if not isinstance(table, torch.nn.Embedding):
         return
-    given = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
-    beside = {token for name, token in given.items() if name not in _OF_TEXTS}
+    special = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    beside = {token for name, token in special.items() if name not in _OF_TEXTS}
     vocabulary = tokenizer.get_vocab()
     behind = {number: token for token, number in vocabulary.items() if number >= table.num_embeddings}
     behind = {number: token for number, token in behind.items() if token not in beside}
     if behind:
         number = max(behind)
         raise ValueError(
-            f"The tokenizer has {len(behind)} tokens, up to {number} ({behind[number]!r}), that the backbone has no "
-            f"embedding for: it knows {table.num_embeddings}. Call model.resize_token_embeddings({number + 1}), or "
+            f"The tokenizer has {len(behind)} tokens, up to {number} ({behind[number]!r}), without an embedding in the "
+            f"backbone, which has {table.num_embeddings}. Call model.resize_token_embeddings({number + 1}), or "
             "give the backbone's own tokenizer."
         )
 
 
 def check_tokens(encoded: Encoded, task: Task, config: PreTrainedConfig, split: str) -> None:
-    """See that the backbone knows the tokens of some rows.
+    """Check that the backbone has an embedding for every token of some rows.
 
     Raises:
-        ValueError: it does not know one.
+        ValueError: it has none for a token.
     """
     highest, known = encoded.highest_token(), getattr(config.get_text_config(), "vocab_size", None)
     if known is not None and highest >= known:  # CANINE, which reads characters, has no vocabulary
         raise task.error(
-            f"the tokenizer makes token {highest} of the {split} data, and the backbone knows {known}. Call "
+            f"the tokenizer makes token {highest} of the {split} data, and the backbone has {known} embeddings. Call "
             "model.resize_token_embeddings(len(tokenizer)), or give the backbone's own tokenizer."
         )
 
 
-def ensure_pad_token(given: Any) -> None:
+def ensure_pad_token(given: Processing) -> None:
     """Pad with the end-of-text token where a tokenizer has no padding token, as GPT-2's.
 
     Args:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Range:
     above_least: bool = False
     below_most: bool = False
 
-    def broken(self, number: Any) -> str | None:
+    def broken(self, number: object) -> str | None:
         """The rule that a value breaks, in words; None where it lies in the range."""
         if isinstance(number, bool) or not isinstance(number, int | float):
             return "a number"
@@ -34,7 +33,7 @@ class Range:
             return "finite"
         if above and below:
             return None
-        if self.below_most or self.above_least:  # of a narrow range both bounds are told
+        if self.below_most or self.above_least:  # the error of a narrow range has both bounds
             return self._words
         return f"{self.least:g} or more" if not above else f"at most {self.most:g}"
 
@@ -75,8 +74,8 @@ BY_NAME: dict[str, Range] = {
 _MAY_BE_NONE = ("eval_steps", "neftune_noise_alpha", "layerwise_lr_decay")
 
 
-def check_ranges(values: Mapping[str, Any]) -> None:
-    """See that every number of some arguments is one, finite, and where it has to lie.
+def check_ranges(values: Mapping[str, object]) -> None:
+    """Check that every number of some arguments is one, finite, and where it has to lie.
 
     Args:
         values: by the name of the argument.
@@ -95,8 +94,8 @@ def check_ranges(values: Mapping[str, Any]) -> None:
             raise ValueError(f"Parameter `{name}` should be {rule}. Found `{name} = {value!r}`.")
 
 
-def check_by_name(name: str, numbers: Mapping[str, Any]) -> None:
-    """See that the numbers of an argument that has one by task lie where they have to.
+def check_by_name(name: str, numbers: Mapping[str, object]) -> None:
+    """Check that the numbers of an argument that has one by task lie where they have to.
 
     Raises:
         ValueError: one does not.
@@ -108,8 +107,8 @@ def check_by_name(name: str, numbers: Mapping[str, Any]) -> None:
             raise ValueError(f"Parameter `{name}` should hold numbers {rule}. Found {number!r} for '{part}'.")
 
 
-def check_finite(name: str, values: Any) -> None:
-    """See that no number inside an argument, however deep, is NaN or infinite.
+def check_finite(name: str, values: object) -> None:
+    """Check that no number inside an argument, however deep, is NaN or infinite.
 
     Raises:
         ValueError: one is.
@@ -119,7 +118,7 @@ def check_finite(name: str, values: Any) -> None:
             raise ValueError(f"Parameter `{name}` should hold finite numbers. Found {number!r} in {values!r}.")
 
 
-def _floats(values: Any) -> Iterator[float]:
+def _floats(values: object) -> Iterator[float]:
     if isinstance(values, float):
         yield values
     elif isinstance(values, Mapping | list | tuple):

@@ -8,17 +8,19 @@ import os
 import weakref
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _set_pg_timeout
+
+from .plain import Saved, State
 
 if TYPE_CHECKING:
     from transformers import Trainer
 
 
 def check_world_size(world_size: int) -> None:
-    """See that the processes that a launcher started know of each other; else each would train by itself.
+    """Check that the processes of a launcher form one group; otherwise each would train by itself.
 
     Raises:
         ValueError: they do not.
@@ -38,18 +40,18 @@ def set_timeout(timeout: timedelta) -> None:
         _set_pg_timeout(timeout)
 
 
-def check_alike(facts: Mapping[str, Any]) -> None:
-    """See that all ranks have the same data, tasks and arguments; else they would train on what none of them means.
+def check_alike(facts: Saved) -> None:
+    """Check that all ranks have the same data, tasks and arguments.
 
     Args:
-        facts: of this rank, by the words that an error says.
+        facts: of this rank, by their names in errors.
 
     Raises:
         ValueError: something differs; the same sentence on every rank says what, and between which ranks.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return
-    given: list[Any] = [None] * dist.get_world_size()
+    given: list[State] = [{}] * dist.get_world_size()
     dist.all_gather_object(given, dict(facts))
     for rank, theirs in enumerate(given):
         if theirs != given[0]:
@@ -60,7 +62,7 @@ def check_alike(facts: Mapping[str, Any]) -> None:
             )
 
 
-def _first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Any, Any]:
+def _first_difference(one: Saved, other: Saved) -> tuple[str, object, object]:
     for key in [*one, *(key for key in other if key not in one)]:
         left, right = one.get(key), other.get(key)
         if isinstance(left, Mapping) and isinstance(right, Mapping) and left != right:
@@ -72,7 +74,7 @@ def _first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple
 
 
 def release_group_at_exit(trainer: Trainer) -> None:
-    """Let go of the process group before the interpreter does.
+    """Release the process group before the interpreter exits.
 
     A thread of gloo may hold the tensors of the last collective for a moment after it is done. Where it drops them
     while the interpreter is being torn down, the process aborts. The threads end with the last reference to their
@@ -85,7 +87,7 @@ def release_group_at_exit(trainer: Trainer) -> None:
 def _release(reference: weakref.ref[Trainer]) -> None:
     trainer = reference()
     if trainer is not None:
-        trainer.model_wrapped = cast(Any, trainer.model)
+        trainer.model_wrapped = trainer.model  # type: ignore[assignment]
         trainer.accelerator.free_memory()
     gc.collect()
     if dist.is_initialized():

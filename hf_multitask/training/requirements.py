@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 
@@ -13,12 +12,12 @@ from ..modeling.config import close_match
 from ..tasks import Task
 
 
-def check_extras(tasks: Mapping[str, Task], data: Mapping[str, Any], metrics: Iterable[str]) -> None:
-    """See that what the evaluation of some data needs is installed.
+def check_extras(tasks: Mapping[str, Task], data: Mapping[str, object], metrics: Iterable[str]) -> None:
+    """Check that the packages that the evaluation of some data needs are installed.
 
     Args:
         tasks: by name.
-        data: that are evaluated.
+        data: the evaluation data.
         metrics: tasks whose own metrics are not computed.
 
     Raises:
@@ -33,7 +32,7 @@ def check_extras(tasks: Mapping[str, Task], data: Mapping[str, Any], metrics: It
 
 
 def check_output_dir(folder: str) -> None:
-    """Make the folder of a run, and see that files can be written there.
+    """Create the folder of a run, and check that files can be written there.
 
     Raises:
         ValueError: they cannot.
@@ -53,7 +52,7 @@ def check_output_dir(folder: str) -> None:
 
 
 def check_trackers(names: Iterable[str]) -> None:
-    """See that there are the trackers that a run reports to, and what they need.
+    """Check that the trackers that a run reports to exist, with the packages that they need.
 
     Raises:
         ValueError: one is unknown, or its package is not installed.

@@ -45,7 +45,7 @@ class Reporting(Part, Protocol):
     """A part that logs something."""
 
     def figures(self) -> Iterator[Figure]:
-        """What a log reports since the last one; it begins anew then."""
+        """What a log reports since the last one; counting begins again then."""
 
 
 class Runtime(Protocol):

@@ -6,7 +6,15 @@ import copy
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from .plain import State
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T")
+A = TypeVar("A", bound="DataclassInstance")
 
 BLANK = "<secret>"
 _SHORTEST = 6  # characters of a secret that is looked for in other strings
@@ -22,23 +30,23 @@ _NAME = re.compile(
 _VALUE = re.compile(r"\bhf_[A-Za-z0-9]{16,}\b|\bapi_org_[A-Za-z0-9]{16,}\b|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")
 
 
-def without_secrets(value: Any, *, told: Any = None) -> Any:
+def without_secrets(value: T, *, told: object = None) -> T:
     """A copy of plain values, dicts and lists, without the secrets in them.
 
-    What is named like a secret is blanked, and so is its value wherever else it stands.
+    Values whose names are those of secrets are replaced, there and wherever else they occur.
 
     Args:
         value: to be written.
         told: values that name secrets; those of ``value`` itself where None.
     """
-    return _blanked(value, sorted(set(_secrets(value if told is None else told)), key=len, reverse=True))
+    return cast(T, _blanked(value, sorted(set(_secrets(value if told is None else told)), key=len, reverse=True)))
 
 
 def _is_secret(name: object) -> bool:
     return isinstance(name, str) and _NAME.search(name) is not None
 
 
-def _secrets(value: Any, *, named: bool = False) -> Iterator[str]:
+def _secrets(value: object, *, named: bool = False) -> Iterator[str]:
     """The strings in a value that its names say are secrets."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
@@ -50,14 +58,14 @@ def _secrets(value: Any, *, named: bool = False) -> Iterator[str]:
         yield value
 
 
-def _is_blank(value: Any) -> bool:
+def _is_blank(value: object) -> bool:
     """Whether there is nothing to hide, or it is hidden: Transformers writes <HUB_TOKEN>."""
     if isinstance(value, str):
         return not value or (value.startswith("<") and value.endswith(">"))
     return value is None or isinstance(value, bool | int | float)
 
 
-def _blanked(value: Any, secrets: list[str]) -> Any:
+def _blanked(value: object, secrets: list[str]) -> object:
     if isinstance(value, Mapping):
         return {
             name: BLANK if _is_secret(name) and not _is_blank(inner) else _blanked(inner, secrets)
@@ -72,7 +80,7 @@ def _blanked(value: Any, secrets: list[str]) -> Any:
     return value
 
 
-def arguments_without_secrets(arguments: Any) -> Any:
+def arguments_without_secrets(arguments: A) -> A:
     """A copy of training arguments without the secrets in them, to be written."""
     written = copy.copy(arguments)
     fields = _fields(arguments)
@@ -82,7 +90,7 @@ def arguments_without_secrets(arguments: Any) -> Any:
     return written
 
 
-def dict_without_secrets(arguments: Any, values: dict[str, Any]) -> dict[str, Any]:
+def dict_without_secrets(arguments: DataclassInstance, values: State) -> State:
     """Training arguments as a dict, without the secrets in them.
 
     Args:
@@ -92,5 +100,5 @@ def dict_without_secrets(arguments: Any, values: dict[str, Any]) -> dict[str, An
     return without_secrets(values, told=_fields(arguments))
 
 
-def _fields(arguments: Any) -> dict[str, Any]:
+def _fields(arguments: DataclassInstance) -> State:
     return {one.name: getattr(arguments, one.name, None) for one in dataclasses.fields(arguments)}

@@ -160,7 +160,7 @@ class MultiTaskTrainer(Trainer):
         assemble(self, preprocess)
         release_group_at_exit(self)
 
-    # What the arguments say of tasks; read anew at every training, as a hyperparameter search changes them
+    # What the arguments say of tasks; read again at every training, as a hyperparameter search changes them
 
     @property
     def task_weights(self) -> dict[str, float]:
@@ -276,7 +276,7 @@ class MultiTaskTrainer(Trainer):
 
     @cached_property
     def _operations_of_a_token(self) -> int:
-        """The Trainer's estimate, which counts the parameters of all heads anew whenever it is asked."""
+        """The Trainer's estimate, which counts the parameters of all heads at every call."""
         return super().floating_point_ops({self.model.main_input_name: torch.zeros(1, 1)})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -354,7 +354,7 @@ class MultiTaskTrainer(Trainer):
     ) -> dict[str, PredictionOutput]:
         """Logits, labels and metrics by task, rows in the order of the dataset, those without a label left out.
 
-        Of a task on tokens, those of the labelled ones, (N, W, C) and (N, W), padded with -100 to the most of a row; of
+        Of a task on tokens, those of the labeled ones, (N, W, C) and (N, W), padded with -100 to the most of a row; of
         question answering window, first and last token of the answer.
         """
         return self.evaluator.predict(self.evaluation_rows(test_dataset, metric_key_prefix), metric_key_prefix)
@@ -517,5 +517,5 @@ class MultiTaskTrainer(Trainer):
         return self.running_loss.finalize(super()._finalize_training, *args, **kwargs)
 
     def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
-        """Save metrics, as in ``Trainer``; a file of all results that a killed run has torn is begun anew."""
+        """Save metrics, as in ``Trainer``; a damaged file of all results is replaced."""
         self.saver.save_metrics(super().save_metrics, split, metrics, combined)

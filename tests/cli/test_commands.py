@@ -131,7 +131,7 @@ def test_resume_takes_the_last_checkpoint_or_reports_a_fresh_start(kitchen):
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     (kitchen.folder / "out" / "checkpoint-5" / "trainer_state.json").unlink()  # written last: this one is torn
     code, out, _ = kitchen.run(["train"], saves, "--resume_from_checkpoint", "true")
-    assert code == 0 and "checkpoint-5 is not whole and is passed over: it has no whole trainer_state.json." in out
+    assert code == 0 and "checkpoint-5 is not whole and is skipped: it has no whole trainer_state.json." in out
     assert f"Resuming from {kitchen.folder / 'out' / 'checkpoint-4'}" in out
     code, _, err = kitchen.run(["train"], saves, "--resume_from_checkpoint", "nowhere")
     assert code == 2 and "There is no checkpoint 'nowhere'" in err

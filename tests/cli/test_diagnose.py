@@ -86,7 +86,7 @@ def test_a_long_run_is_cut_short_aloud(kitchen):
     recipe = kitchen.changed("training", num_train_epochs=100, warmup_steps=100)
     code, out, _ = kitchen.run(["diagnose"], recipe, "--parts", "cosines", "--max_train_samples", "24")
     assert code == 0
-    assert "300 steps of 8 rows, of the 500 that the recipe asks for (--max_steps 500 takes all of them)" in out
+    assert "300 steps of 8 rows, of the 500 of the recipe (set --max_steps 500 for all of them)" in out
     report = strict(kitchen.folder / "out" / "diagnosis" / "report.json")
     assert len(report["budget"]["measured_steps"]) == 20 and report["budget"]["steps_of_the_recipe"] == 500
     assert "affinity" not in report and "single" not in report and "prices" not in report

@@ -243,7 +243,7 @@ def test_torchrun_that_is_ended_saves_first(kitchen, context):
     ("full", "size", "reason"),
     [
         (0, 10_000, "file too large"),
-        (1, 10_000, "the storage of another process took no more"),
+        (1, 10_000, "the storage of another process is full or failed"),
         (0, 200_000, "torch could not write a file to its end"),
     ],
 )
@@ -286,7 +286,7 @@ def test_another_number_of_ranks_goes_on_with_the_same_rows(kitchen, context, re
             run.signal(signal.SIGTERM)
             assert set(run.wait()) == {143}, table.log("moved")
     assert set(run.wait()) == {0}, table.log("moved")
-    assert "was written by 1 processes and is gone on from by 2: the rows stay the same" in table.log("moved")
+    assert "was written by 1 processes and is resumed by 2: the rows stay the same" in table.log("moved")
     ones, others = (load_file(table.folder / name / "model.safetensors") for name in ("alone", "moved"))
     assert ones["heads.ner.native.classifier.weight"].dtype == torch.float64
     difference = torch.cat([(value - others[name]).flatten() for name, value in ones.items()]).norm()

@@ -11,7 +11,7 @@ def test_weights_that_overflow_end_a_run(kitchen):
     assert code == 2
     last = err.splitlines()[-1]
     assert last.startswith("hf-multitask: error: Weight 'backbone.") and "is NaN or infinite in" in last
-    assert "after step 1, so the training that ends with it has failed. Go on from an earlier checkpoint" in last
+    assert "after step 1, so the training that ends with it has failed. Resume from an earlier checkpoint" in last
     assert "Traceback" not in err and not (kitchen.folder / "out" / "model.safetensors").exists()
 
 

@@ -111,7 +111,7 @@ print(json.dumps([end, first, told]))
     assert not hub.breaks
     during, full = told
     assert during.startswith("The push of step 2 to 'me/during' failed: the connection failed (")
-    assert "Training goes on, and a later push brings all files: the next one, or trainer.push_to_hub()." in during
+    assert "Training continues, and a later push uploads all files: the next one, or trainer.push_to_hub()." in during
     for said, name in ((end[0], "me/end"), (full, "me/full")):
         folder = tmp_path / "runs" / name
         assert said.startswith(f"The push to '{name}' failed: ")

@@ -12,7 +12,7 @@ from hf_multitask import MultiTaskTrainer, SequenceClassification
 from hf_multitask.cli.train import show_metrics
 from hf_multitask.hub.history import curves, gradients, results
 from hf_multitask.hub.records import TRAINING, average_of, by_task, flat, is_end, key_of, pair_key, pairs, prefix_of
-from hf_multitask.training.report.console import MANY, summarise
+from hf_multitask.training.report.console import MANY, summarize
 
 # Beginnings of the Trainer's own keys, words of ours, and names that begin each other.
 NAMES = ("grad", "learning", "train", "eval", "test", "cosine", "steps", "samples", "num_input", "total")
@@ -104,10 +104,10 @@ def test_card_reads_figures_and_curves_of_every_task():
 
 
 def test_consoles_rank_every_task_by_its_own_figure(capsys):
-    summary = summarise(training_log(), TASKS, MEASURES)
+    summary = summarize(training_log(), TASKS, MEASURES)
     assert summary["tasks"] == len(TASKS) and summary["learning_rate"] == 1e-4 and summary["grad_norm"] == 1.5
     assert summary["best_loss"].startswith(f"grad {TRAINED['grad']['loss']:.4g}, ")
-    summary = summarise(evaluation_log(), TASKS, MEASURES)
+    summary = summarize(evaluation_log(), TASKS, MEASURES)
     assert summary["worst_primary"].startswith(f"grad {MEASURED['grad']['f1']:.4g}, ")
     assert summary["mean_primary"] == pytest.approx(sum(of["f1"] for of in MEASURED.values()) / len(TASKS))
     assert len(TASKS) <= MANY

@@ -276,10 +276,10 @@ def test_what_a_run_does_not_give_is_named(build):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (lambda losses_K: losses_K * math.nan, r"Odd gives weights that are NaN or infinite: \[nan, nan\]"),
-        (lambda losses_K: losses_K * 1e39, r"Odd gives weights that are NaN or infinite: .*, for the losses \["),
-        (lambda losses_K: losses_K[:1], r"Odd.weights should give a tensor of 2 weights, one for each task. Found"),
-        (lambda losses_K: losses_K.tolist(), r"Odd.weights should give a tensor of 2 weights"),
+        (lambda losses_K: losses_K * math.nan, r"Odd returns weights that are NaN or infinite: \[nan, nan\]"),
+        (lambda losses_K: losses_K * 1e39, r"Odd returns weights that are NaN or infinite: .*, for the losses \["),
+        (lambda losses_K: losses_K[:1], r"Odd.weights should return a tensor of 2 weights, one for each task. Found"),
+        (lambda losses_K: losses_K.tolist(), r"Odd.weights should return a tensor of 2 weights"),
     ],
 )
 def test_weights_that_are_none_are_named_before_they_reach_the_model(given, message, build):

@@ -112,4 +112,6 @@ def test_ctrl_c_saves_and_says_how_to_go_on(step, build_model, data, arguments, 
         signal.signal(signal.SIGINT, before)
     last = tmp_path / "out" / f"checkpoint-{step}"
     assert torn(last) is None
-    assert f"Ctrl-C ended the run after step {step}. Go on from {last} with resume_from_checkpoint=True." in caplog.text
+    assert (
+        f"Ctrl-C ended the run after step {step}. Resume from {last} with resume_from_checkpoint=True." in caplog.text
+    )

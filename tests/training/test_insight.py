@@ -270,7 +270,7 @@ def test_failure_is_told_once_and_training_goes_on(what, words, backbone_path, t
     with caplog.at_level(logging.WARNING):
         trainer.train()
     (told,) = [record.message for record in caplog.records if "could not be measured" in record.message]
-    assert told.startswith("Step 1: ") and words in told and "training goes on" in told
+    assert told.startswith("Step 1: ") and words in told and "training continues" in told
     assert same(trainer, plain) and not any(logged(trainer))
 
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, ProgressCallback
 from hf_multitask import MultiTaskModel, MultiTaskTrainer, SequenceClassification
 from hf_multitask.cli.train import show_metrics
 from hf_multitask.hub.records import by_task
-from hf_multitask.training.report.console import FEW, MANY, summarise
+from hf_multitask.training.report.console import FEW, MANY, summarize
 
 
 def names(count):
@@ -95,7 +95,7 @@ def test_longest_name_owns_a_metric():
 
 def test_summary_names_the_worst_and_the_best():
     losses = {f"{name}_loss": float(place) for place, name in enumerate(names(30))}
-    summary = summarise({"loss": 3.0, **losses}, names(30))
+    summary = summarize({"loss": 3.0, **losses}, names(30))
     assert summary == {
         "loss": 3.0,
         "tasks": 30,
@@ -104,7 +104,7 @@ def test_summary_names_the_worst_and_the_best():
         "best_loss": "t0000 0, t0001 1, t0002 2",
     }
     measured = {f"eval_{name}_accuracy": place / 30 for place, name in enumerate(names(30))}
-    assert summarise({**measured, "eval_average": 0.5}, names(30))["worst_primary"].startswith("t0000 0, t0001 0.03333")
+    assert summarize({**measured, "eval_average": 0.5}, names(30))["worst_primary"].startswith("t0000 0, t0001 0.03333")
 
 
 def test_sweep_measures_every_row_of_every_task_once(build):

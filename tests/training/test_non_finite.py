@@ -73,9 +73,7 @@ def test_the_other_tasks_go_on_as_if_it_had_no_row(batch, accumulation, both, ag
     for name, value in weights_of(trainer).items():
         assert not name.startswith("heads.stars") or torch.equal(value, start[name])
     source = "reviews" if both else "stars"
-    said = (
-        f"Task 'stars': its loss is inf in step 1, from rows 5, 9 of the training data of '{source}'. The step goes on"
-    )
+    said = f"Task 'stars': its loss is inf in step 1, from rows 5, 9 of the training data of '{source}'. The step continues"
     assert said in caplog.text and "does not fit" not in caplog.text
     (log,) = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert log["stars_left_out"] == 1 and "stars_loss" not in log and "sentiment_left_out" not in log

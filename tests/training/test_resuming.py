@@ -32,7 +32,7 @@ def test_what_differs_takes_effect_and_is_said(build, checkpoint, caplog, tmp_pa
     assert still.state.global_step == 6
     assert all(torch.equal(value, weights[name]) for name, value in still.model.state_dict().items())
     assert (
-        "other arguments, which hold from now on: max_steps 6 (then 4), learning_rate 0.0 (then 0.001)." in caplog.text
+        "other arguments, which now take effect: max_steps 6 (then 4), learning_rate 0.0 (then 0.001)." in caplog.text
     )
     caplog.clear()
     given = {"weight_decay": 0.25, "adam_beta1": 0.5, "adam_epsilon": 1e-4, "lr_scheduler_type": "constant"}

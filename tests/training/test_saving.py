@@ -52,7 +52,7 @@ def disk(tmp_path):
 def check_full_disk(folder, told, step, best):
     assert step == 10
     told = [sentence for sentence in told if "could not be saved" in sentence]
-    assert len(told) == 2 and "checkpoint-4 is still there. Training goes on" in told[0], told
+    assert len(told) == 2 and "checkpoint-4 is still there. Training continues" in told[0], told
     assert "The checkpoint of step 6 could not be saved (" in told[0] and "of step 8 " in told[1]
     assert 10 in steps_kept(folder / "out") and not {6, 8} & set(steps_kept(folder / "out"))
     assert best not in (6, 8)  # the best is the best that is kept
@@ -139,7 +139,7 @@ def test_torn_checkpoint_is_passed_over(how, build_model, data, arguments, token
         trainer().train(resume_from_checkpoint=str(out / "checkpoint-6"))
     again = trainer(save_total_limit=1)
     again.train(resume_from_checkpoint=True)
-    assert f"{out}/checkpoint-6 is not whole and is passed over: it has no whole {how.split(' ')[-1]}." in caplog.text
+    assert f"{out}/checkpoint-6 is not whole and is skipped: it has no whole {how.split(' ')[-1]}." in caplog.text
     assert steps_kept(out) == [6] and torn(out / "checkpoint-6") is None
     assert all(torch.equal(value, weights[name]) for name, value in again.model.state_dict().items())
 
@@ -167,7 +167,7 @@ def test_every_changed_byte_of_a_checkpoint_is_found(build_model, data, argument
     with pytest.raises(ValueError, match=r"checkpoint-2' is not whole: it has a damaged model.safetensors"):
         trainer().train(resume_from_checkpoint=str(last))
     trainer(max_steps=1).train(resume_from_checkpoint=True)
-    assert f"{last} is not whole and is passed over: it has a damaged model.safetensors." in caplog.text
+    assert f"{last} is not whole and is skipped: it has a damaged model.safetensors." in caplog.text
 
 
 def test_a_checkpoint_of_the_first_format_is_gone_on_from(build_model, data, arguments, tokenizer, tmp_path):

@@ -336,7 +336,7 @@ def test_what_nobody_could_measure_or_heed_is_refused(build, build_model, argume
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="`learning_rates` is for the optimizer that the trainer makes"):
         build(model, arguments(learning_rates={"ner": 1}), optimizers=(optimizer, None))
-    with pytest.raises(ValueError, match="The eval data hold no dataset"):
+    with pytest.raises(ValueError, match="The eval data have no dataset"):
         build().evaluate({})
     with pytest.raises(ValueError, match=r"A search measures what it finds. Give eval_dataset."):
         build().hyperparameter_search(n_trials=1)
@@ -350,7 +350,9 @@ def test_tokens_that_the_backbone_does_not_know_are_refused_when_built(build, bu
     rows = data()
     rows["sentiment"] = rows["sentiment"].map(lambda row: {"text": f"<movie> {row['text']}"})
     number = len(tokenizer) - 1
-    message = rf"The tokenizer has 1 tokens, up to {number} \('<movie>'\), that the backbone has no embedding for: it"
+    message = (
+        rf"The tokenizer has 1 tokens, up to {number} \('<movie>'\), without an embedding in the backbone, which has"
+    )
     with pytest.raises(ValueError, match=message):
         build()  # of rows that have no such token as well
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""What the tasks of a step want of the shared parameters: cosines of their gradients, and the affinity of TAG.
+"""How the tasks of a step act on the shared parameters: cosines of their gradients, and the affinity of TAG.
 
 Legend: K tasks, S measured steps.
 """
@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ...aggregation import Blocks, collect_task
-from ...modeling import MultiTaskModel
+from ...modeling import Head, MultiTaskModel
 from ..parameters import shared_parameters
 from ..step.rows import Batch, only
 
@@ -32,7 +32,7 @@ class Measured:
         tasks: those with items in it, K of them.
         losses: of each, over the step, (K,).
         gramian: inner products of their gradients of the shared parameters, (K, K).
-        affinity: see :func:`affinities`, (K, K); None where it was not asked for.
+        affinity: see :func:`affinities`, (K, K); None if it was not measured.
     """
 
     step: int
@@ -61,7 +61,7 @@ def measure_step(
     rates: Mapping[nn.Parameter, float] | None = None,
     seed: int = 0,
 ) -> Measured:
-    """Measure the rows of a step; weights stay bit-identical, gradients are gone.
+    """Measure the rows of a step; weights stay bit-identical, gradients are dropped.
 
     Losses are those of training: in its mode, with dropout, each the sum over a task's items divided by their number,
     unweighted. Random numbers are drawn alike for a task in all of its passes. Nothing is rounded to half precision.
@@ -147,7 +147,7 @@ def _loss(
 ) -> float:
     """A task's loss over its rows of a step; with its gradients where ``backward``."""
     torch.manual_seed(seed)
-    heads: Any = model.heads
+    heads = cast("Mapping[str, Head]", model.heads)
     total = 0.0
     for batch in forwards:
         if name in batch["labels"]:
@@ -169,7 +169,7 @@ def evenly(steps: int, count: int) -> list[int]:
 
 
 class StepProbe(TrainerCallback):
-    """Measures some steps of a training before they are made; the training goes on as without.
+    """Measures some steps of a training before they are made; the training is not changed.
 
     Args:
         trainer: that trains.
@@ -181,7 +181,13 @@ class StepProbe(TrainerCallback):
         self.trainer, self.steps, self.lookahead = trainer, frozenset(steps), lookahead
         self.measured: list[Measured] = []
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_step_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        **kwargs: object,  # noqa: ARG002
+    ) -> None:
         """Measure the step that begins, if it is one of them."""
         if state.global_step not in self.steps:
             return

@@ -1,19 +1,20 @@
-"""What the tasks of a recipe do to each other, and what to do about it: measured on its own data and backbone."""
+"""How the tasks of a recipe affect each other, and what to do about it, measured on its data and backbone."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TypeVar
 
 import torch
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.utils import logging
 
 from ..evaluation.scores import Scores
 from ..parameters import shared_parameters
+from ..plain import Saved, State
 from .affinity import Measured, StepProbe, evenly
 from .findings import affinity_report, compared_in_words, gradients_report, groups_report, noise, uneven_in_words
 from .prices import AGGREGATIONS, BALANCERS, ROUNDS, PriceList, methods
@@ -22,29 +23,31 @@ from .trainer import DiagnosingTrainer
 logger = logging.get_logger(__name__)
 
 PARTS = ("cosines", "affinity", "single", "prices")
-STEPS = 300  # optimizer steps of a training, at most, unless told otherwise
+STEPS = 300  # optimizer steps of a training, at most, by default
 MEASURED_STEPS = 20
 FORMAT = 1
 
+T = TypeVar("T")
+
 
 class _Bar(TrainerCallback):
-    """Shows how far a training is."""
+    """Shows the progress of a training."""
 
     def __init__(self, words: str) -> None:
         self.words = words
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: object, **kwargs: object) -> None:  # noqa: ARG002
         self.bar = tqdm(total=state.max_steps, desc=self.words, unit="step", leave=False, disable=args.disable_tqdm)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_step_end(self, *args: object, **kwargs: object) -> None:  # noqa: ARG002
         self.bar.update()
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_train_end(self, *args: object, **kwargs: object) -> None:  # noqa: ARG002
         self.bar.close()
 
 
 class Diagnosis:
-    """Makes a report, part by part; a part that fails does not keep the others from being made.
+    """Makes a report, part by part; if a part fails, the others are still made.
 
     Args:
         trainer: with the data of all tasks.
@@ -52,20 +55,20 @@ class Diagnosis:
         parts: some of :data:`PARTS`.
         steps: optimizer steps of every training; those of the arguments, and 300 at most, where None.
         measured_steps: of these, how many are measured for ``cosines`` and ``affinity``.
-        tell: is given sentences for the user.
-        save: is given the report whenever a part is done.
+        tell: is called with messages for the user.
+        save: is called with the report whenever a part is done.
     """
 
     def __init__(
         self,
         trainer: DiagnosingTrainer,
-        facts: Mapping[str, Any],
+        facts: Saved,
         *,
         parts: Collection[str] = PARTS,
         steps: int | None = None,
         measured_steps: int = MEASURED_STEPS,
-        tell: Callable[[str], Any] = lambda _: None,
-        save: Callable[[dict[str, Any]], Any] = lambda _: None,
+        tell: Callable[[str], object] = lambda _: None,
+        save: Callable[[State], object] = lambda _: None,
     ) -> None:
         self.trainer, self.tell, self.save = trainer, tell, save
         self.tasks = trainer.plan.training_tasks
@@ -76,7 +79,7 @@ class Diagnosis:
         if trainer.args.warmup_steps >= 1:  # as long a part of the run as it was
             trainer.args.warmup_steps = round(trainer.args.warmup_steps * self.steps / own)
         self.measured_at = evenly(self.steps, measured_steps)
-        self.report: dict[str, Any] = {
+        self.report: State = {
             "format": FORMAT,
             **facts,
             "tasks": self.tasks,
@@ -105,7 +108,7 @@ class Diagnosis:
         self.report["left_out"][part] = reason
         self.parts = [other for other in self.parts if other != part]
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> State:
         """Make the report."""
         begun = time.perf_counter()
         for part, reason in self.report["left_out"].items():
@@ -125,32 +128,32 @@ class Diagnosis:
         self.save(self.report)
         return self.report
 
-    def _attempt(self, parts: Sequence[str], work: Callable[[], Any]) -> Any:
-        """What a piece of work gives; None, told and noted, where it fails."""
+    def _attempt(self, parts: Sequence[str], work: Callable[[], T]) -> T | None:
+        """The result of some work; None if it fails, which is logged and reported."""
         begun = time.perf_counter()
+        found: T | None = None
         try:
             found = work()
         except Exception as problem:
             reason = " ".join(str(problem).split()) or type(problem).__name__
             logger.debug("A part failed.", exc_info=True)
             self.report["failed"] |= dict.fromkeys(parts, reason)
-            self.tell(f"Failed: {' and '.join(parts)} ({reason}). The other parts go on.")
-            found = None
+            self.tell(f"Failed: {' and '.join(parts)} ({reason}). The other parts continue.")
         seconds = self.report["seconds"]
         key = "+".join(parts)
         seconds[key] = round(seconds.get(key, 0.0) + time.perf_counter() - begun, 1)
         self.save(self.report)
         return found
 
-    # What it is going to do
+    # The plan
 
     def _tell_plan(self) -> None:
         budget, trainer = self.report["budget"], self.trainer
         own, rows = budget["steps_of_the_recipe"], budget["rows_of_a_step"]
-        told = f"Every training has {self.steps:,} steps of {rows} rows"
+        text = f"Every training has {self.steps:,} steps of {rows} rows"
         if own > self.steps:
-            told += f", of the {own:,} that the recipe asks for (--max_steps {own} takes all of them)"
-        self.tell(f"{told}.\n{trainer.describe_plan(self.steps)}")
+            text += f", of the {own:,} of the recipe (set --max_steps {own} for all of them)"
+        self.tell(f"{text}.\n{trainer.describe_plan(self.steps)}")
         begun = time.perf_counter()
         step = PriceList(trainer, rounds=3).plain()
         start, tasks = (time.perf_counter() - begun) / 2, len(self.tasks)
@@ -165,7 +168,7 @@ class Diagnosis:
     # Parts
 
     def _train(self, words: str, alone: str | None = None, probe: TrainerCallback | None = None) -> None:
-        """Train the model afresh."""
+        """Train the model from its beginning."""
         callbacks = [_Bar(words), *([] if probe is None else [probe])]
         self.trainer.alone = alone
         for callback in callbacks:
@@ -193,7 +196,7 @@ class Diagnosis:
         self.report["groups"] = groups_report(measured, self.tasks)
 
     def _compare(self, together: Mapping[str, Scores]) -> None:
-        """Train every task alone, and set its scores beside those of all together."""
+        """Train every task alone, and compare its scores with those of all together."""
         args = self.trainer.args
         args.balancing, args.balancing_kwargs, args.aggregation, args.aggregation_kwargs = "none", None, "none", None
         args.task_weights = None
@@ -223,15 +226,15 @@ class Diagnosis:
         total = (len(methods(self.tasks)) + 1) * ROUNDS
         with tqdm(total=total, desc="prices", unit="step", leave=False, disable=self.trainer.args.disable_tqdm) as bar:
             plain, found = prices.measure(bar.update)
-        told: dict[str, Any] = {"seconds_of_a_plain_step": plain, BALANCERS: {}, AGGREGATIONS: {}, "not_measured": {}}
+        report: State = {"seconds_of_a_plain_step": plain, BALANCERS: {}, AGGREGATIONS: {}, "not_measured": {}}
         for (kind, name), price in found.items():
             if price.problem is not None:
-                told["not_measured"].setdefault(kind, {})[name] = price.problem
+                report["not_measured"].setdefault(kind, {})[name] = price.problem
                 continue
             values = asdict(price)
             del values["problem"]
-            told[kind][name] = values
-        self.report["prices"] = told
+            report[kind][name] = values
+        self.report["prices"] = report
 
     def _conclude(self) -> None:
         report, sentences = self.report, []

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
+from ..plain import Saved, State
 from .affinity import Measured, by_step
 from .grouping import MOST, SURE, Groups, Suggestion, error_over_steps, group, mean_over_steps, suggest
 
-_UNEVEN = 5.0  # times as long as another, from which on a gradient is worth a word
+_UNEVEN = 5.0  # times as long as another, from which on a gradient is reported
 
 
-def gradients_report(measured: Sequence[Measured], tasks: Sequence[str]) -> dict[str, Any]:
+def gradients_report(measured: Sequence[Measured], tasks: Sequence[str]) -> State:
     """Mean cosines and norms over the measured steps, and the share of them in which a pair was in conflict."""
     cosines_SKK = by_step(measured, tasks, "cosines")
     counts_KK = np.isfinite(cosines_SKK).sum(0)
@@ -30,7 +30,7 @@ def gradients_report(measured: Sequence[Measured], tasks: Sequence[str]) -> dict
     }
 
 
-def affinity_report(measured: Sequence[Measured], tasks: Sequence[str]) -> dict[str, Any]:
+def affinity_report(measured: Sequence[Measured], tasks: Sequence[str]) -> State:
     """Mean affinity of every task's step onto every task's loss, and a power of ten to show it in."""
     affinity_SKK = by_step(measured, tasks, "affinity")
     mean_KK = mean_over_steps(affinity_SKK)
@@ -42,7 +42,7 @@ def affinity_report(measured: Sequence[Measured], tasks: Sequence[str]) -> dict[
     }
 
 
-def groups_report(measured: Sequence[Measured], tasks: Sequence[str]) -> dict[str, Any]:
+def groups_report(measured: Sequence[Measured], tasks: Sequence[str]) -> State:
     """The best grouping for every number of models, and what is suggested."""
     affinity_SKK = by_step(measured, tasks, "affinity")
     affinity_SKK = affinity_SKK[np.isfinite(affinity_SKK).any((1, 2))]
@@ -74,7 +74,7 @@ def noise(metric: float, rows: int) -> float:
     return math.sqrt(max(share * (1 - share), 1 / rows) / rows)
 
 
-def compared_in_words(single: Mapping[str, Any]) -> str:
+def compared_in_words(single: Saved) -> str:
     """Which tasks came out better together and which alone, beyond the noise of their rows."""
     both = [name for name in single["together"] if name in single["alone"]]
     gains = {name: single["together"][name] - single["alone"][name] for name in both}
@@ -87,12 +87,12 @@ def compared_in_words(single: Mapping[str, Any]) -> str:
     ]
     if not parts:
         return "Measured with one seed, no task differs together and alone beyond the noise of its validation rows."
-    told = f"Measured with one seed, the validation metric is higher {' and '.join(parts)}."
-    return f"{told} Believe this more than a forecast; another --seed says more." if worse else told
+    text = f"Measured with one seed, the validation metric is higher {' and '.join(parts)}."
+    return f"{text} It is more reliable than a forecast; check it with another --seed." if worse else text
 
 
 def uneven_in_words(norms: Mapping[str, float | None]) -> str:
-    """A task whose gradient drowns another's, if there is one."""
+    """A task whose gradient dominates another's, if there is one."""
     known = {name: norm for name, norm in norms.items() if norm}
     longest, shortest = max(known, key=known.__getitem__, default=""), min(known, key=known.__getitem__, default="")
     if not known or known[longest] < _UNEVEN * known[shortest]:
@@ -126,16 +126,16 @@ def suggested_in_words(suggestion: Suggestion, tasks: Sequence[str], steps: int)
             f"better beyond the noise of {steps} measured steps (the best, {_named(split.groups, tasks)}: "
             f"{split.gain:+.2g} ± {split.error:.1g})."
         )
-    told = (
+    text = (
         "Train one model for all tasks: none loses by the steps of the others beyond the noise of "
         f"{steps} measured steps."
     )
     if sure:
-        told += (
+        text += (
             f" If there is room for {len(split.groups)} models, {_named(split.groups, tasks)} would gain most by each "
             "other."
         )
-    return told
+    return text
 
 
 def _named(groups: Groups, tasks: Sequence[str]) -> str:
@@ -146,7 +146,7 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
 
 
-def _table(values_KK: np.ndarray, tasks: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _table(values_KK: np.ndarray, tasks: Sequence[str]) -> dict[str, dict[str, float | None]]:
     return {
         one: {other: _number(value) for other, value in zip(tasks, row, strict=True)}
         for one, row in zip(tasks, values_KK.tolist(), strict=True)
@@ -154,7 +154,7 @@ def _table(values_KK: np.ndarray, tasks: Sequence[str]) -> dict[str, dict[str, A
 
 
 def _number(value: float) -> float | None:
-    """A number that JSON knows."""
+    """A number that JSON can hold."""
     return value if math.isfinite(value) else None
 
 

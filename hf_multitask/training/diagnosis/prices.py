@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ import torch
 from ...aggregation import AGGREGATORS
 from ...balancing import BALANCING, build_balancer
 from ..parameters import freeze, last_shared_matrix, shared_parameters
+from ..plain import State
 from ..step.engine import Engine, build_engine
 from ..step.gradients import TaskGradients
 from ..step.rows import Batch
@@ -46,7 +47,7 @@ class Price:
         problem: why it was not measured, in words; None where it was.
     """
 
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    kwargs: State = field(default_factory=dict)
     time: float | None = None
     low: float | None = None
     high: float | None = None
@@ -55,22 +56,22 @@ class Price:
     problem: str | None = None
 
 
-def methods(tasks: Sequence[str]) -> dict[Method, dict[str, Any]]:
-    """All methods, with the arguments that they cannot do without."""
+def methods(tasks: Sequence[str]) -> dict[Method, State]:
+    """All methods, with the arguments that they need."""
     equal = {"weights": dict.fromkeys(tasks, 1.0)}
-    needed: dict[str, dict[str, Any]] = {"fixed": equal, "constant": equal, "pcd": {"primary": tasks[0]}}
+    needed: dict[str, State] = {"fixed": equal, "constant": equal, "pcd": {"primary": tasks[0]}}
     names = [*((BALANCERS, name) for name in BALANCING), *((AGGREGATIONS, name) for name in AGGREGATORS)]
     return {method: needed.get(method[1], {}) for method in names}
 
 
 class PriceList:
-    """Has all methods take turns on one model, step by step, on the rows of a run.
+    """Runs all methods in turn on one model, step by step, on the rows of a run.
 
     A step is all of it: forward, backward, what the method does, clipping and the optimizer, whose learning rate is 0,
     so that all find the same weights. Balancers are not exact; evaluations, which CoBa reads, are not in it.
 
     Args:
-        trainer: with a mixture; its balancing and aggregation are given up.
+        trainer: with a mixture; its balancing and aggregation are replaced.
         rounds: steps of each method.
     """
 
@@ -94,7 +95,7 @@ class PriceList:
         taken = [self._turn({}, PLAIN, {}, batches) for batches in islice(cycle(self.steps), self.rounds)]
         return statistics.median(taken[1:] or taken)
 
-    def measure(self, progress: Callable[[], Any] = lambda: None) -> tuple[float, dict[Method, Price]]:
+    def measure(self, progress: Callable[[], object] = lambda: None) -> tuple[float, dict[Method, Price]]:
         """Seconds of a plain step, and the price of every method.
 
         Args:
@@ -119,7 +120,7 @@ class PriceList:
         self._measure_memory(prices)
         return statistics.median(taken[PLAIN]), prices
 
-    def _engine(self, method: Method, kwargs: dict[str, Any]) -> Engine:
+    def _engine(self, method: Method, kwargs: State) -> Engine:
         """The engine of a method, as it is before its first step."""
         trainer, (kind, name) = self.trainer, method
         aggregates = kind == AGGREGATIONS
@@ -156,9 +157,7 @@ class PriceList:
             return None
         return seconds
 
-    def _turn(
-        self, engines: dict[Method, Engine], method: Method, kwargs: dict[str, Any], batches: list[Batch]
-    ) -> float:
+    def _turn(self, engines: dict[Method, Engine], method: Method, kwargs: State, batches: list[Batch]) -> float:
         trainer = self.trainer
         if method not in engines:
             engines[method] = self._engine(method, kwargs)
@@ -197,7 +196,7 @@ class PriceList:
             if price.problem is None:
                 price.peak_mb = self._peak(method, price.kwargs) - plain
 
-    def _peak(self, method: Method, kwargs: dict[str, Any]) -> float:
+    def _peak(self, method: Method, kwargs: State) -> float:
         """Most memory that a step of a method takes, in MB, with nothing there of the others."""
         self._gradients = None
         engines: dict[Method, Engine] = {}

@@ -1,10 +1,9 @@
-"""The trainer of a diagnosis: the same model, afresh, on all tasks or on one of them."""
+"""The trainer of a diagnosis: it trains the same model from its beginning, on all tasks or on one of them."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterator
 
 import torch
 from transformers import PrinterCallback, ProgressCallback
@@ -12,12 +11,13 @@ from transformers import PrinterCallback, ProgressCallback
 from ...balancing import BALANCING
 from ..evaluation.scores import Scores
 from ..parameters import shared_parameters
+from ..plain import Saved, State
 from ..report.console import PlanCallback, TaskMetricsFile
-from ..step.rows import Batch, filler, without
+from ..step.rows import Batch, Items, filler, without
 from ..trainer import MultiTaskTrainer
 
 # Nothing is saved, reported or stopped early.
-_QUIET: dict[str, Any] = {
+_QUIET: State = {
     "eval_strategy": "no",
     "save_strategy": "no",
     "logging_strategy": "no",
@@ -33,7 +33,7 @@ _QUIET: dict[str, Any] = {
 _WATCHING = ("reduce_lr_on_plateau", "greedy")  # learning rates that follow evaluations
 
 
-def quiet(training: Mapping[str, Any]) -> dict[str, Any]:
+def quiet(training: Saved) -> State:
     """Arguments that take the place of a run's in its diagnosis; evaluations stay where training itself reads them."""
     balancer = BALANCING.get(str(training.get("balancing")))
     reads = (balancer is not None and balancer.reads_evaluations) or training.get("lr_scheduler_type") in _WATCHING
@@ -41,7 +41,7 @@ def quiet(training: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class DiagnosingTrainer(MultiTaskTrainer):
-    """Trains on the mixture, or on one task's rows of it, as often as asked, each time the same model afresh.
+    """Trains on the mixture, or on one task's rows of it, any number of times, each time from the same beginning.
 
     ``alone`` names the task: it then gets the rows that it has in the mixture, in the same steps, and all other rows
     are left out. Takes a ``model_init``.
@@ -52,8 +52,8 @@ class DiagnosingTrainer(MultiTaskTrainer):
 
     alone: str | None = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         if self.args.world_size > 1 or self.runtime.engine:
             raise ValueError(
                 f"diagnose runs in one process, and there are {self.args.world_size}. Start it without torchrun or "
@@ -68,14 +68,14 @@ class DiagnosingTrainer(MultiTaskTrainer):
                 "The backbone is frozen, so the tasks share nothing that trains and cannot help or harm each other. "
                 "Take 'backbone' out of freeze."
             )
-        self.saver.leaves_checkpoint = False  # there is nothing to go on from
+        self.saver.leaves_checkpoint = False  # no run resumes from it
         for kind in (PrinterCallback, ProgressCallback, PlanCallback, TaskMetricsFile):
             for callback in [one for one in self.callback_handler.callbacks if isinstance(one, kind)]:
                 self.remove_callback(callback)
 
-    def get_batch_samples(
+    def get_batch_samples(  # type: ignore[override]  # the Trainer counts items of all tasks in one number
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: torch.device
-    ) -> tuple[list[Batch], Any]:
+    ) -> tuple[list[Batch], Items]:
         """See :class:`MultiTaskTrainer`; of one task alone only its rows are left."""
         return super().get_batch_samples(map(self._alone, epoch_iterator), num_batches, device)
 

@@ -6,7 +6,6 @@ import math
 import textwrap
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ logger = logging.get_logger(__name__)
 _ROUNDING = 1e-4  # of a mean in half precision that is 1
 
 
-def check_results(task: Task, found: Any, *, own: bool) -> dict[str, float]:
+def check_results(task: Task, found: object, *, own: bool) -> dict[str, float]:
     """The metrics of an evaluation of a task as floats, the primary one first.
 
     Args:
@@ -29,7 +28,7 @@ def check_results(task: Task, found: Any, *, own: bool) -> dict[str, float]:
         own: whether that is the user's ``compute_metrics``, else the task's type.
 
     Raises:
-        ValueError: they are no numbers by name, or the first one is not 1 for the best model.
+        ValueError: they are not numbers by name, or the first one is not 1 for the best model.
     """
     maker = "compute_metrics" if own else "score"
     if not isinstance(found, Mapping) or (own and not found):
@@ -43,7 +42,7 @@ def check_results(task: Task, found: Any, *, own: bool) -> dict[str, float]:
         if not isinstance(name, str) or number is None:
             raise task.error(
                 f"its {maker} should return one number for each name. Found {name!r}: {_shown(value)}. Return the "
-                "numbers that are to be logged, each under a name of its own, and write down tables elsewhere."
+                "numbers that are to be logged, each under a name of its own, and write tables elsewhere."
             )
         values[name] = number
     for name, value in list(values.items())[:1]:
@@ -63,10 +62,10 @@ def check_results(task: Task, found: Any, *, own: bool) -> dict[str, float]:
 
 
 def check_primary(task: Task, name: str, maker: str = "score") -> None:
-    """See that a better model has more of a task's primary metric, as far as its name says.
+    """Check that a task's primary metric grows when the model gets better, as far as its name says.
 
     Raises:
-        ValueError: it has less.
+        ValueError: it falls.
     """
     if rises(name) is False:
         raise task.error(
@@ -76,11 +75,11 @@ def check_primary(task: Task, name: str, maker: str = "score") -> None:
         )
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     if isinstance(value, np.ndarray | np.generic | torch.Tensor) and value.ndim == 0:
         value = value.item()
     return float(value) if isinstance(value, Real) else None
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return textwrap.shorten(repr(value), 80, placeholder=" ...")

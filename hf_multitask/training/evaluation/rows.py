@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from ...data import Encoded, Mixture, MixtureCollator
 from ...data.encoding import label_column
 from ...data.mixture import Feature
 from ..ranks import check_alike
+from ..step.rows import Batch
 
 Metric = Callable[[EvalPrediction], Mapping[str, float]]
 Preprocess = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # of logits and labels of a batch
@@ -25,7 +25,7 @@ class EvaluationRows(Mixture):
 
     def __init__(self, datasets: Sequence[Encoded]) -> None:
         super().__init__(datasets)
-        self.unseen: dict[str, list[Any]] = {}
+        self.unseen: dict[str, list[object]] = {}
         self.by_task: dict[str, np.ndarray] = {}
         self.encoded = list(datasets)
         for dataset, start in zip(self.encoded, self._offsets.tolist(), strict=True):
@@ -47,7 +47,7 @@ class EvaluationRows(Mixture):
         return [rows[read == modality] for modality in dict.fromkeys(read.tolist())]
 
     def check(self, split: str, processes: int) -> None:
-        """See that every task has a row to be measured on, and that all processes measure the same ones.
+        """Check that every task has a row to be measured on, and that all processes measure the same rows.
 
         Raises:
             ValueError: a task has none, or they do not.
@@ -59,7 +59,7 @@ class EvaluationRows(Mixture):
             facts = {name: [size, self.digests[name]] for name, size in self.sizes.items()}
             check_alike({f"numbers of rows and contents of the {split} data": facts})
 
-    def references(self, task: str) -> Sequence[Any]:
+    def references(self, task: str) -> Sequence[object]:
         """What a task's answers are compared with, in the order of the dataset."""
         (dataset,) = (dataset for dataset in self.encoded if task in dataset.tasks)
         return dataset.references(task)
@@ -106,7 +106,7 @@ class SweepCollator:
     def __init__(self, collator: MixtureCollator) -> None:
         self.collator = collator
 
-    def __call__(self, features: Sequence[Feature]) -> dict[str, Any]:
+    def __call__(self, features: Sequence[Feature]) -> Batch:
         """See :class:`MixtureCollator`."""
         tasks = dict.fromkeys(name for feature in features for name in feature["labels"])
         numbers = {
@@ -117,7 +117,7 @@ class SweepCollator:
 
 
 def sweep_loader(
-    rows: EvaluationRows, collator: MixtureCollator, *, batch: int, world_size: int, rank: int, **kwargs: Any
+    rows: EvaluationRows, collator: MixtureCollator, *, batch: int, world_size: int, rank: int, **kwargs: object
 ) -> DataLoader:
     """Loads all rows once; draws nothing from the random state of the training.
 
@@ -134,5 +134,5 @@ def sweep_loader(
         batch_sampler=SweepSampler(rows.orders(), batch=batch, world_size=world_size, rank=rank),
         collate_fn=SweepCollator(collator),
         generator=torch.Generator().manual_seed(0),
-        **kwargs,
+        **kwargs,  # type: ignore[arg-type]
     )

@@ -13,8 +13,8 @@ from ...tasks import Task
 from .results import check_results
 from .rows import EvaluationRows, Metric
 
-# Where the items of a batch stand among a task's rows, how many predictions each has, or nothing where it is one, their
-# predictions, summed losses, numbers of items, and labels.
+# Of a batch: the places of its items among a task's rows, the number of predictions of each, or nothing if it is one,
+# their predictions, summed losses, numbers of items, and labels.
 Part = tuple[np.ndarray, ...]
 Answers = np.ndarray | list[np.ndarray]  # a row each
 _PAD = -100
@@ -49,7 +49,7 @@ class Scores:
 def in_order(parts: Sequence[Part], numbers: np.ndarray) -> Ordered:
     """Predictions, losses, items and labels of a task in the order of the dataset.
 
-    Where a row has several predictions, as one for each labelled token, they are a list of arrays, a row each. Rows of
+    Where a row has several predictions, as one for each labeled token, they are a list of arrays, a row each. Rows of
     different length are padded with -100 otherwise.
 
     Args:

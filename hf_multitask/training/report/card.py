@@ -26,7 +26,7 @@ _NO_ANSWER = cast("tuple[type[Exception], ...]", (*HfHubHTTPError.__bases__, Uni
 
 
 class Described(Protocol):
-    """A trainer, as far as a card tells of it.
+    """What a card reads of a trainer.
 
     Attributes:
         state: of the run.
@@ -35,7 +35,7 @@ class Described(Protocol):
         eval_dataset: what it is measured on.
         hub_model_id: the repository that is pushed to, once it is known.
         hub_datasets: by dataset, its name on the Hub.
-        hp_search_backend: of a search that is at work.
+        hp_search_backend: of a search that is running.
     """
 
     state: TrainerState
@@ -85,7 +85,7 @@ class CardWriter:
 
     Args:
         runtime: where it runs.
-        trainer: whom the card tells of.
+        trainer: that the card describes.
         measured: by prefix of the metric names, such as ``eval``, the rows of each dataset that was measured.
 
     Attributes:
@@ -97,7 +97,7 @@ class CardWriter:
         self.given: dict[str, str | list[str]] = {}
 
     def give(self, **metadata: str | list[str] | None) -> None:
-        """Take in metadata by their keys in the card; nothing of those that are None or empty."""
+        """Add metadata by their keys in the card; those that are None or empty are ignored."""
         for key, value in metadata.items():
             if value:
                 self.given[key] = [value] if key == "tags" and isinstance(value, str) else value
@@ -135,7 +135,7 @@ class CardWriter:
                 )
         except UnreadableCard as problem:
             logger.warning(
-                f"The model card in {folder} stays as it is: {problem}. Mend it, or remove it to have it written anew."
+                f"The model card in {folder} is not changed: {problem}. Fix it, or remove it to have a new one written."
             )
         except OSError as problem:
             reason = problem.strerror or str(problem)
@@ -169,11 +169,11 @@ class CardWriter:
 
 
 def card_on_hub(name: str, *, revision: str | None, token: str | None) -> str | None:
-    """The card of a repository, None where there is none or nobody knows."""
+    """The card of a repository, None if there is none or the Hub does not answer."""
     try:
-        # Where the Hub does not answer, this says so at once, and the download tries for half a minute.
+        # If the Hub does not answer, this fails at once, while the download tries for half a minute.
         get_hf_file_metadata(hf_hub_url(name, "README.md", revision=revision), token=token, timeout=10)
         path = hf_hub_download(name, "README.md", revision=revision, token=token)
         return Path(path).read_bytes().decode()
-    except _NO_ANSWER:  # no card, no network: the push will say what is wrong
+    except _NO_ANSWER:  # no card, no network: the push reports the error
         return None

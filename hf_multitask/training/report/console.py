@@ -1,4 +1,4 @@
-"""What a run shows: the plan, what came of it, and of the logs of many tasks a short form; all of them go to a file."""
+"""Console output of a run: the plan, its result, and short logs of many tasks, which a file has in full."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerControl, TrainerState
@@ -16,6 +16,7 @@ from transformers.utils import logging
 from ...data import Share
 from ...hub.records import MEAN_COSINE, Orders, by_task, pair_key, pairs, ranked
 from ...modeling.saving import storage_failure
+from ..plain import Saved, State
 
 if TYPE_CHECKING:
     from ..trainer import MultiTaskTrainer
@@ -28,8 +29,8 @@ SEVERAL = 4  # with more tasks, consoles show one of the cosines between them
 FILE_NAME = "task_metrics.jsonl"
 
 
-def summarise(logs: Mapping[str, Any], tasks: Collection[str], metrics: Orders | None = None) -> dict[str, Any]:
-    """A log without what belongs to single tasks, and in its place their mean, and the worst and best few."""
+def summarize(logs: Saved, tasks: Collection[str], metrics: Orders | None = None) -> State:
+    """A log that replaces the metrics of single tasks by their mean, and the worst and best few."""
     own, rest = by_task(logs, tasks, metrics)
     what, order = ranked(own)
     if not order:
@@ -48,17 +49,17 @@ def summarise(logs: Mapping[str, Any], tasks: Collection[str], metrics: Orders |
     }
 
 
-def shorten(logs: Mapping[str, Any], tasks: Collection[str], metrics: Orders | None = None) -> dict[str, Any]:
+def shorten(logs: Saved, tasks: Collection[str], metrics: Orders | None = None) -> State:
     """A log for a console: the summary of many tasks, and of several the lowest cosine of all pairs."""
     if len(tasks) > MANY:
-        return summarise(logs, tasks, metrics)
+        return summarize(logs, tasks, metrics)
     cosines = [*(pair_key(*pair) for pair in pairs(logs)), *([MEAN_COSINE] if MEAN_COSINE in logs else [])]
     hidden = set(sorted(cosines, key=lambda key: (logs[key], key))[1:])
     return {key: value for key, value in logs.items() if key not in hidden}
 
 
-class _Summarising(TrainerCallback):
-    """Shows less where the class beside it would show all."""
+class _Summarizing(TrainerCallback):
+    """Shortens the logs for the other base class."""
 
     tasks: Collection[str] = ()
     metrics: Callable[[], Orders] = dict
@@ -68,18 +69,18 @@ class _Summarising(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
+        logs: State | None = None,
+        **kwargs: object,
     ) -> None:
-        """Hand on what is left."""
+        """Pass the short log on."""
         super().on_log(args, state, control, logs=shorten(logs or {}, self.tasks, self.metrics()), **kwargs)
 
 
-class SummaryPrinter(_Summarising, PrinterCallback):
+class SummaryPrinter(_Summarizing, PrinterCallback):
     """Prints summaries."""
 
 
-class SummaryProgress(_Summarising, ProgressCallback):
+class SummaryProgress(_Summarizing, ProgressCallback):
     """Shows progress, and summaries."""
 
 
@@ -101,8 +102,8 @@ class TaskMetricsFile(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,  # noqa: ARG002
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,  # noqa: ARG002
+        logs: State | None = None,
+        **kwargs: object,  # noqa: ARG002
     ) -> None:
         """Add a line."""
         own, rest = by_task(logs or {}, self.tasks, self.metrics())
@@ -116,14 +117,14 @@ class TaskMetricsFile(TrainerCallback):
             except OSError as problem:
                 if (reason := storage_failure(problem)) is None:
                     raise
-                logger.warning(f"{path} lacks the log of step {state.global_step} ({reason}). Free some space.")
+                logger.warning(f"{path} has no log of step {state.global_step} ({reason}). Free some space.")
 
 
 def summary_callbacks(
     shown: type[TrainerCallback] | None, tasks: Collection[str], metrics: Callable[[], Orders] = dict
 ) -> list[TrainerCallback]:
-    """What takes the place of a console's callback where there are several tasks; the file, where there are many."""
-    console: _Summarising | None = None
+    """The callbacks that replace a console's if there are several tasks, and the file if there are many."""
+    console: _Summarizing | None = None
     if shown is not None:
         console = SummaryPrinter() if issubclass(shown, PrinterCallback) else SummaryProgress()
         console.tasks, console.metrics = tasks, metrics
@@ -132,7 +133,7 @@ def summary_callbacks(
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of words as aligned columns, the first to the left and the others to the right."""
+    """Rows of text as aligned columns, the first to the left and the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
@@ -155,7 +156,7 @@ class Reader:
 
 
 def describe_shares(title: str, shares: Sequence[Share], readers: Mapping[str, Sequence[Reader]]) -> str:
-    """A plan, or what came of it: for each task its dataset, rows, share of the batches, how often a row is seen.
+    """A plan, or its result: for each task its dataset, rows, share of the batches, how often a row is seen.
 
     Args:
         title: the first line.
@@ -183,10 +184,10 @@ def describe_shares(title: str, shares: Sequence[Share], readers: Mapping[str, S
         named = {lines[line][0].name for line in shown}
         rest = sum(share.rows for share in shares if share.name not in named)
         body.insert(FEW, [f"... {len(lines) - 2 * FEW:,} more", "", f"{rest:,}", "", "", "", ""])
-    told = f"{title}\n" + table([["task", "dataset", "rows", "labelled", "classes", "share", "passes"], *body])
+    text = f"{title}\n" + table([["task", "dataset", "rows", "labelled", "classes", "share", "passes"], *body])
     if any(len(tasks) > 1 for tasks in readers.values()):
-        told += "\nTasks that read the same dataset share its rows."
-    return told
+        text += "\nTasks that read the same dataset share its rows."
+    return text
 
 
 def _number(value: int | None, unknown: str) -> str:
@@ -208,7 +209,7 @@ class PlanCallback(TrainerCallback):
         args: TrainingArguments,  # noqa: ARG002
         state: TrainerState,
         control: TrainerControl,  # noqa: ARG002
-        **kwargs: Any,  # noqa: ARG002
+        **kwargs: object,  # noqa: ARG002
     ) -> None:
         """Print the plan."""
         if state.is_world_process_zero:
@@ -221,7 +222,7 @@ class PlanCallback(TrainerCallback):
         args: TrainingArguments,  # noqa: ARG002
         state: TrainerState,
         control: TrainerControl,  # noqa: ARG002
-        **kwargs: Any,  # noqa: ARG002
+        **kwargs: object,  # noqa: ARG002
     ) -> None:
         """Print what was seen."""
         if state.is_world_process_zero:

@@ -19,8 +19,8 @@ _LONGEST = 24  # letters of a name
 _UNKNOWN = (221, 221, 221)
 
 
-def colour(cosine: float | None) -> tuple[int, int, int]:
-    """The colour of a cosine; grey where there is none."""
+def color(cosine: float | None) -> tuple[int, int, int]:
+    """The color of a cosine; gray if there is none."""
     if cosine is None:
         return _UNKNOWN
     end, part = (HIGH, cosine) if cosine > 0 else (LOW, -cosine)
@@ -53,7 +53,7 @@ def draw_matrix(names: Sequence[str], cosines: Mapping[tuple[str, str], float]) 
         for column, other in enumerate(names):
             cosine = 1.0 if one == other else cosines.get((one, other), cosines.get((other, one)))
             left, top = room + _CELL * column, room + _CELL * row
-            pen.rectangle((left, top, left + _CELL - 2, top + _CELL - 2), colour(cosine))
+            pen.rectangle((left, top, left + _CELL - 2, top + _CELL - 2), color(cosine))
             if cosine is not None:
                 pen.text((left + _CELL // 2, top + _CELL // 2), f"{cosine:+.2f}", ink(cosine), font, anchor="mm")
     return np.asarray(picture)

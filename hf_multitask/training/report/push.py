@@ -1,4 +1,4 @@
-"""Pushes: every commit is a model that loads, and a Hub that fails ends no run."""
+"""Pushes: every commit is a model that loads, and a failure of the Hub does not end a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.get_logger(__name__)
 
 
 class Pusher:
-    """Sees to it that pushes bring along what a model needs to load, the last one and those before it.
+    """Ensures that every push uploads all files that a model needs to load.
 
     Args:
         runtime: where it runs.
@@ -39,7 +39,7 @@ class Pusher:
         """
         args = self._runtime.args
         if private is not None:
-            args.hub_private_repo = private  # transformers 5.17 asks the arguments only
+            args.hub_private_repo = private  # transformers 5.17 reads the arguments only
         return pushing(args.hub_model_id or Path(str(args.output_dir)).resolve().name)
 
     def make_branch(self, name: str | None, revision: str | None, token: str | None) -> None:
@@ -68,7 +68,7 @@ class Pusher:
 
     @contextmanager
     def forgiving(self) -> Iterator[None]:
-        """Within it, a push that fails is told and leaves what was saved."""
+        """Within it, a push that fails is logged, and what was saved stays."""
         try:
             yield
         except PushError as problem:
@@ -96,16 +96,18 @@ class Pusher:
         except Exception as problem:  # of a copy of the checkpoint, which is whole and stays
             if (reason := storage_failure(problem)) is None:
                 raise
-            self._tell(name, self._runtime.step, f"{reason}. Free some space.")
+            self._log_failure(name, self._runtime.step, f"{reason}. Free some space.")
 
     def tell_failures(self, name: str | None, push: PushInProgress | None) -> None:
-        """Say what went wrong with a push that was made in the background, if anything."""
+        """Log the failures of a push in the background, if there are any."""
         for job in [] if push is None else cast("list[Future[object]]", push.jobs):
             if (problem := job.exception()) is not None:
-                self._tell(name, self._pushed_step, hub_failure(problem) or f"{type(problem).__name__}: {problem}.")
+                self._log_failure(
+                    name, self._pushed_step, hub_failure(problem) or f"{type(problem).__name__}: {problem}."
+                )
 
-    def _tell(self, name: str | None, step: int, reason: str) -> None:
+    def _log_failure(self, name: str | None, step: int, reason: str) -> None:
         logger.warning(
-            f"The push of step {step} to '{name}' failed: {reason} Training goes on, and a later push "
-            "brings all files: the next one, or trainer.push_to_hub()."
+            f"The push of step {step} to '{name}' failed: {reason} Training continues, and a later push "
+            "uploads all files: the next one, or trainer.push_to_hub()."
         )

@@ -1,4 +1,4 @@
-"""What is said of the rows of a dataset once they are encoded: which were cut, have no label, or none that is known."""
+"""Warnings about the encoded rows of a dataset: which were cut, have no label, or an unknown one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.get_logger(__name__)
 
 
 def report_rows(name: str, encoded: Encoded, tasks: Sequence[Task], split: str) -> None:
-    """Say what of a dataset's rows, targets and labels is cut, missing, unknown, or has no token.
+    """Log what of a dataset's rows, targets and labels is cut, missing, unknown, or has no token.
 
     Args:
         name: of the dataset.
@@ -31,11 +31,11 @@ def report_rows(name: str, encoded: Encoded, tasks: Sequence[Task], split: str) 
         if 0 < labelled < count:
             logger.warning(f"Task '{task.name}': {count - labelled} of {count} rows of the {split} data have no label.")
         if encoded.unseen[str(task.name)]:
-            logger.warning(_told_of_unseen(task, encoded, split))
+            logger.warning(_unseen_message(task, encoded, split))
 
 
 def report_cut(name: str, encoded: Encoded, tasks: Sequence[Task], split: str) -> None:
-    """Say how many rows and targets were cut, and how many labels no token carries."""
+    """Log how many rows and targets were cut, and how many labels no token carries."""
     rows = len(encoded.rows)
     if cut := encoded.cut_rows():
         cutting = [task for task in tasks if task.windows_key is None]
@@ -59,8 +59,8 @@ def report_cut(name: str, encoded: Encoded, tasks: Sequence[Task], split: str) -
             )
 
 
-def _told_of_unseen(task: Task, encoded: Encoded, split: str) -> str:
-    """What a warning says of labels that a task does not know."""
+def _unseen_message(task: Task, encoded: Encoded, split: str) -> str:
+    """The warning about labels that are not in a task's ``label_names``."""
     name, unseen, names = str(task.name), encoded.unseen[str(task.name)], getattr(task, "label_names", None) or []
     shown, known = (", ".join(map(str, some[:12])) + (", ..." if len(some) > 12 else "") for some in (unseen, names))
     if _known_labels(encoded, task) - ({"O"} if task.aligns_words else set()):

@@ -1,4 +1,4 @@
-"""The best models of a mixture, of every task and on average, and the tasks that get no better."""
+"""The best models of a mixture, of every task and on average, and the tasks that do not improve any more."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from transformers import EarlyStoppingCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 
+from ..plain import Saved, State
 from .saving import SaveError, Saver
 
 logger = logging.get_logger(__name__)
@@ -25,26 +26,26 @@ class Best:
 
     Attributes:
         best: by task, and for ``average``: ``metric``, its ``value`` in the best evaluation, and the ``step`` of that.
-        waited: by task, evaluations in a row that brought nothing better.
-        finished: by task that trains no more, the step at which it stopped.
+        waited: by task, evaluations in a row without a better value.
+        finished: by task that has stopped training, the step at which it stopped.
     """
 
     def __init__(self) -> None:
-        self.best: dict[str, dict[str, Any]] = {}
+        self.best: dict[str, State] = {}
         self.waited: dict[str, int] = {}
         self.finished: dict[str, int] = {}
 
-    def state_dict(self) -> dict[str, dict[str, Any]]:
+    def state_dict(self) -> State:
         """What a checkpoint holds of it."""
         return {"best": self.best, "waited": self.waited, "finished": self.finished}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Saved) -> None:
         """Continue from a checkpoint."""
         self.best, self.waited = dict(state["best"]), dict(state["waited"])
         self.finished = dict(state["finished"])
 
     def record(self, primary: Mapping[str, tuple[str, float]], step: int) -> bool:
-        """Take in an evaluation: by task, the name and value of its primary metric, larger being better.
+        """Add an evaluation: by task, the name and value of its primary metric, larger being better.
 
         A value that is NaN or infinite is never the best.
 
@@ -60,27 +61,27 @@ class Best:
         return any(best["step"] == step for best in self.best.values())
 
     def finish(self, patience: Mapping[str, int], step: int) -> list[str]:
-        """Stop the tasks that have waited long enough for something better, and say so.
+        """Stop the tasks that have waited long enough for something better, and return the messages.
 
         Args:
             patience: by task, the evaluations that it may wait.
             step: at which it is.
         """
-        told = []
+        messages = []
         for task, most in patience.items():
             if task not in self.finished and self.waited.get(task, 0) >= most:
                 self.finished[task] = step
                 if (best := self.best.get(task)) is None:
-                    told.append(f"Task '{task}' stops at step {step}: no finite metric in {most} evaluations.")
+                    messages.append(f"Task '{task}' stops at step {step}: no finite metric in {most} evaluations.")
                     continue
-                told.append(
+                messages.append(
                     f"Task '{task}' stops at step {step}: no better {best['metric']} than {best['value']:.4f} of step "
                     f"{best['step']} in {most} evaluations."
                 )
-        return told
+        return messages
 
     def keep(self, primary: Mapping[str, tuple[str, float]], step: int, folder: Path | None, saver: Saver) -> None:
-        """Take in an evaluation, and keep the model where it is the best of something; all ranks together.
+        """Add an evaluation, and keep the model where it is the best of something; all ranks together.
 
         Args:
             primary: as for :meth:`record`.
@@ -102,7 +103,7 @@ class Best:
                 shutil.rmtree(folder / BEST_FOLDER / f"step-{step}", ignore_errors=True)
                 logger.warning(
                     f"The model of step {step}, better than those before, could not be saved ({problem}); those before "
-                    "it are still there. Training goes on. Free some space."
+                    "it are still there. Training continues. Free some space."
                 )
 
     def _tidy(self, folder: Path, saves_here: bool) -> None:
@@ -116,15 +117,15 @@ class Best:
             patience: by task that trains, the evaluations that it may wait.
             step: at which it is.
         """
-        for sentence in self.finish(patience, step):
-            logger.warning(sentence)
+        for message in self.finish(patience, step):
+            logger.warning(message)
 
     def is_all(self, tasks: Sequence[str]) -> bool:
         """Whether all of these tasks are finished."""
         return set(tasks) <= set(self.finished)
 
 
-def tidy_best(folder: Path, best: Mapping[str, Mapping[str, Any]]) -> None:
+def tidy_best(folder: Path, best: Mapping[str, Saved]) -> None:
     """Drop saved models that are no longer the best of anything, and write down which is the best of what."""
     entries = {}
     for name, entry in best.items():
@@ -141,14 +142,14 @@ def tidy_best(folder: Path, best: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 class ResumableEarlyStopping(EarlyStoppingCallback):
-    """Early stopping that goes on counting where a checkpoint left off."""
+    """Early stopping that continues the count of a checkpoint."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Take the count from the checkpoint's state."""
         super().on_train_begin(args, state, control, **kwargs)
-        callbacks: Any = state.stateful_callbacks or {}
+        callbacks = cast(State, state.stateful_callbacks or {})
         saved = callbacks.get(type(self).__name__, {})
         counted = saved.get("attributes", {}).get("early_stopping_patience_counter", 0)
         self.early_stopping_patience_counter = counted

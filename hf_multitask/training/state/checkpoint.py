@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from transformers.trainer import TRAINER_STATE_NAME
@@ -19,6 +18,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ...modeling import MultiTaskModel
 from ...modeling.adapters import adapter_of
+from ..plain import State
 from .progress import FORMAT, STATE_NAME, state_hash
 
 _STATES = (STATE_NAME, f"{STATE_NAME}.new", TRAINER_STATE_NAME)
@@ -27,7 +27,7 @@ _MOST_THREADS = 8
 
 
 def check_checkpoint(folder: str, model: MultiTaskModel) -> None:
-    """See that a checkpoint has the weights of the model's heads and adapters and of no other; the Trainer only warns.
+    """Check that a checkpoint has the weights of the model's heads and adapters, and no others; the Trainer only warns.
 
     Raises:
         ValueError: it is torn, a head or an adapter is missing or foreign, or the folder holds no safetensors.
@@ -80,7 +80,7 @@ def checkpoints(output_dir: str | Path) -> list[Path]:
     return [found[step] for step in sorted(found, reverse=True)]
 
 
-def hashes(folder: Path, *names: str) -> dict[str, list[Any]]:
+def hashes(folder: Path, *names: str) -> dict[str, list[int | str]]:
     """By name, the bytes and the hash of files of a checkpoint.
 
     Args:
@@ -99,7 +99,7 @@ def file_hash(path: Path) -> str:
     return _hash(str(path), status.st_size, status.st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=256)  # every save looks at the checkpoints that are kept
+@functools.lru_cache(maxsize=256)  # every save reads the checkpoints that are kept
 def _hash(path: str, size: int, changed: int) -> str:  # noqa: ARG001 - part of the key
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
         parts = list(pool.map(lambda start: _block_hash(path, start), range(0, max(size, 1), _BLOCK)))
@@ -136,7 +136,7 @@ def torn(folder: Path) -> str | None:
     return None
 
 
-def _problem(path: Path, known: Any) -> str | None:
+def _problem(path: Path, known: int | list[int | str]) -> str | None:
     """What is wrong with a file, of which a size or a size and a hash are known."""
     size, digest = (known, None) if isinstance(known, int) else known
     if not path.is_file():
@@ -147,14 +147,14 @@ def _problem(path: Path, known: Any) -> str | None:
         return None if file_hash(path) == digest else "a damaged"
     if path.suffix != ".safetensors":
         return None if path.stat().st_size == size else "no whole"
-    try:  # it knows its own length
+    try:  # its header has its length
         with safe_open(path, framework="pt"):
             return None
     except SafetensorError:
         return "no whole"
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> State | None:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -162,18 +162,18 @@ def _read(path: Path) -> dict[str, Any] | None:
     return values if isinstance(values, dict) else None
 
 
-def last_whole_checkpoint(output_dir: str | Path, tell: Callable[[str], Any] = lambda _: None) -> str | None:
+def last_whole_checkpoint(output_dir: str | Path, log: Callable[[str], object] = lambda _: None) -> str | None:
     """The last checkpoint of a run that was written to its end, and has not changed since.
 
     Args:
         output_dir: of the run.
-        tell: is given a sentence for every torn one that is passed over.
+        log: is called with a message for every torn one that is skipped.
     """
     for path in checkpoints(output_dir):
         problem = torn(path)
         if problem is None:
             return str(path)
-        tell(f"{path} is not whole and is passed over: it has {problem}.")
+        log(f"{path} is not whole and is skipped: it has {problem}.")
     return None
 
 

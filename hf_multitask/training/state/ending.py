@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 Handler = Callable[[int, FrameType | None], object] | int | None
 
-# By signal, the seconds in which another one is taken for the first.
+# By signal, the seconds in which another one counts as the first.
 _SAME = {int(signal.SIGTERM): 1.0, int(signal.SIGINT): 0.3}
 _CAUGHT = b"\nCtrl-C: the run ends after this step, with a checkpoint. Press it again to end at once, without one.\n"
 
@@ -21,8 +21,8 @@ _CAUGHT = b"\nCtrl-C: the run ends after this step, with a checkpoint. Press it 
 class SaveAfterEpoch(TrainerCallback):
     """Puts off a save that is due at the last step of an epoch until the epoch's evaluation and log are done.
 
-    A run that goes on from a checkpoint of that step begins the next epoch, and would lose them. It logs, evaluates and
-    saves as often as its own arguments say, where the Trainer keeps to those of the checkpoint.
+    A run that resumes from a checkpoint of that step begins the next epoch, and would lose them. It logs, evaluates and
+    saves as often as its own arguments say, while the Trainer uses those of the checkpoint.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class SaveAfterEpoch(TrainerCallback):
         control: TrainerControl,  # noqa: ARG002
         **kwargs: object,  # noqa: ARG002
     ) -> None:
-        """Begin anew."""
+        """Begin a training."""
         state.compute_steps(args, state.max_steps)
         self.waiting = self._due = False
 
@@ -59,15 +59,15 @@ class SaveAfterEpoch(TrainerCallback):
         control: TrainerControl,
         **kwargs: object,  # noqa: ARG002
     ) -> None:
-        """Make up for it."""
+        """Save if it was put off."""
         control.should_save |= self._due
         self.waiting = self._due = False
 
 
 class Termination:
-    """Catches SIGTERM and Ctrl-C while a run trains: ``asked`` tells of the first; a second ends the process at once.
+    """Catches SIGTERM and Ctrl-C while a run trains: ``asked`` is true after the first; a second ends it at once.
 
-    One that follows shortly is taken for the first: launchers, schedulers and terminals may each send it. Signals reach
+    One that follows shortly counts as the first: launchers, schedulers and terminals may each send it. Signals reach
     the main thread only; in another nothing is caught. Where SIGINT is ignored, as in a shell's background jobs, it
     stays so.
     """
@@ -84,7 +84,7 @@ class Termination:
 
     @property
     def name(self) -> str:
-        """What asked for it, in words."""
+        """The name of the signal."""
         return "Ctrl-C" if self._number == signal.SIGINT else "SIGTERM"
 
     def error(self) -> BaseException:

@@ -6,11 +6,11 @@ import contextlib
 import errno
 import os
 from pathlib import Path
-from typing import Any
 
-fcntl: Any = None
-with contextlib.suppress(ImportError):  # Windows has none
+try:
     import fcntl
+except ImportError:  # Windows has none
+    fcntl = None  # type: ignore[assignment]
 
 LOCK_NAME = "_run.lock"  # what begins with an underscore is pushed nowhere
 
@@ -30,7 +30,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class RunLock:
-    """Holds a folder for a run. Where the system or the file system has no locks, nothing is held or refused.
+    """Holds a folder for a run. If the system or the file system has no locks, nothing is locked or refused.
 
     Args:
         folder: of the run.
@@ -51,7 +51,7 @@ class RunLock:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            except OSError:  # a folder that takes no file is reported where the run writes into it
+            except OSError:  # a folder that cannot be written to is reported where the run writes into it
                 return
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,7 +74,7 @@ class RunLock:
             _HELD.add(self._handle)
 
     def release(self) -> None:
-        """Let the folder go, and leave nothing in it."""
+        """Release the folder, and leave nothing in it."""
         if self._handle is None:
             return
         with contextlib.suppress(OSError):

@@ -1,42 +1,43 @@
-"""The training loss over a whole run, whatever interrupted it, and the logs of tasks across a checkpoint."""
+"""The training loss over a whole run, with its interruptions, and the logs of tasks across a checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from copy import deepcopy
-from typing import Any
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import TrainOutput
 
+from ..plain import Saved, State
+
 
 class RunningLoss(TrainerCallback):
-    """Sees that ``train_loss`` is the mean over all steps of a run, those before a resume as well.
+    """Ensures that ``train_loss`` is the mean over all steps of a run, those before a resume as well.
 
     Args:
         trainer: whose run it is.
-        tell_sums: what the next log reports by task, as plain values.
-        take_up_sums: goes on with such sums.
+        read_sums: returns what the next log reports by task, as plain values.
+        continue_sums: continues from such sums.
     """
 
     def __init__(
         self,
         trainer: Trainer,
-        tell_sums: Callable[[], dict[str, Any]],
-        take_up_sums: Callable[[Mapping[str, Any]], None],
+        read_sums: Callable[[], State],
+        continue_sums: Callable[[Saved], None],
     ) -> None:
-        self._trainer, self._tell_sums, self._take_up_sums = trainer, tell_sums, take_up_sums
-        self._saved: dict[str, Any] = {}
+        self._trainer, self._read_sums, self._continue_sums = trainer, read_sums, continue_sums
+        self._saved: State = {}
         self._since = 0
 
-    def state_dict(self) -> dict[str, dict[str, Any]]:
+    def state_dict(self) -> State:
         """What a checkpoint holds of it: the sums of when they were last noted."""
         return {"loss": self._saved}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint, once the training begins."""
+    def load_state_dict(self, state: Saved) -> None:
+        """Continue from a checkpoint, once the training begins."""
         self._saved = dict(state["loss"])
 
     def on_train_begin(
@@ -46,13 +47,13 @@ class RunningLoss(TrainerCallback):
         control: TrainerControl,  # noqa: ARG002
         **kwargs: object,  # noqa: ARG002
     ) -> None:
-        """Go on counting where the checkpoint left off; the Trainer has set its sums to 0."""
+        """Continue the sums of the checkpoint; the Trainer has set its own to 0."""
         saved, trainer = self._saved, self._trainer
         self._since = saved.get("since", state.global_step)  # a checkpoint of before has no sums
         if saved:
             trainer._total_loss_scalar, trainer._globalstep_last_logged = saved["total"], saved["last_logged"]
             trainer._tr_loss += saved["running"]
-            self._take_up_sums(saved)
+            self._continue_sums(saved)
 
     def note(self) -> None:
         """Note the sums for a checkpoint; all ranks together."""
@@ -61,7 +62,7 @@ class RunningLoss(TrainerCallback):
             "total": self._trainer._total_loss_scalar,
             "last_logged": self._trainer._globalstep_last_logged,
             "running": self._over_ranks().item(),
-            **deepcopy(self._tell_sums()),
+            **deepcopy(self._read_sums()),
         }
 
     def mean(self) -> float:

@@ -1,13 +1,13 @@
-"""What a mixture has been through: rows seen, tasks that are finished, the best checkpoint of each."""
+"""The progress of a mixture: rows seen, tasks that are finished, the best checkpoint of each."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+
+from ..plain import Saved, State
 
 STATE_NAME = "multitask_state.json"
 FORMAT = 2  # 1 had sizes in the place of hashes, and no arguments
@@ -15,7 +15,7 @@ FORMAT = 2  # 1 had sizes in the place of hashes, and no arguments
 
 @dataclass
 class Progress:
-    """The part of a checkpoint that the Trainer does not know.
+    """The part of a checkpoint that the Trainer does not save.
 
     Args:
         seen: by dataset, rows that training has seen.
@@ -23,8 +23,8 @@ class Progress:
         metrics: by task, the names of its metrics in the order of its last evaluation, in which the primary one is the
             first that is not ``loss``.
         best: by task, and for ``average``: ``metric``, its ``value`` in the best evaluation, and the ``step`` of that.
-        waited: by task, evaluations in a row that brought nothing better.
-        finished: by task that trains no more, the step at which it stopped.
+        waited: by task, evaluations in a row without a better value.
+        finished: by task that has stopped training, the step at which it stopped.
         left: by dataset that no unfinished task reads, the epoch from which it draws no rows.
         anchors: by stream, from where on it is read again; see :class:`hf_multitask.data.Stream`.
         aggregation: the aggregator's ``state``, and why the row split is not used, ``fallback``, where it did not fit.
@@ -43,21 +43,21 @@ class Progress:
     seen: dict[str, int] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, list[str]] = field(default_factory=dict)
-    best: dict[str, dict[str, Any]] = field(default_factory=dict)
+    best: dict[str, State] = field(default_factory=dict)
     waited: dict[str, int] = field(default_factory=dict)
     finished: dict[str, int] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
-    anchors: dict[str, dict[str, Any]] = field(default_factory=dict)
-    aggregation: dict[str, Any] = field(default_factory=dict)
+    anchors: dict[str, State] = field(default_factory=dict)
+    aggregation: State = field(default_factory=dict)
     gradients: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    loss: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)
+    loss: State = field(default_factory=dict)
+    data: State = field(default_factory=dict)
     non_finite: dict[str, dict[str, int]] = field(default_factory=dict)
-    balancing: dict[str, Any] = field(default_factory=dict)
+    balancing: State = field(default_factory=dict)
     ranks: int = 0
-    arguments: dict[str, Any] = field(default_factory=dict)
-    optimizer: dict[str, Any] = field(default_factory=dict)
-    files: dict[str, Any] = field(default_factory=dict)
+    arguments: State = field(default_factory=dict)
+    optimizer: State = field(default_factory=dict)
+    files: State = field(default_factory=dict)
 
     def save(self, folder: str | Path) -> None:
         """Write the state into a checkpoint."""
@@ -86,8 +86,8 @@ class Progress:
         values.pop("hash", None)
         return cls(**values)
 
-    def check_data(self, data: Mapping[str, Any], folder: str | Path) -> None:
-        """See that a run would go on in the row order that the checkpoint stands in.
+    def check_data(self, data: Saved, folder: str | Path) -> None:
+        """Check that a resumed run would have the row order of the checkpoint.
 
         Raises:
             ValueError: something that the order depends on has changed; the sentence says what.
@@ -96,11 +96,11 @@ class Progress:
             if key in self.data and self.data[key] != value:
                 raise ValueError(
                     f"The {key} of this run and of checkpoint '{folder}' differ: {value} now, {self.data[key]} then. "
-                    "Put it back, or set ignore_data_skip=True to go on with other rows."
+                    "Put it back, or set ignore_data_skip=True to continue with other rows."
                 )
 
 
-def state_hash(values: Mapping[str, Any]) -> str:
+def state_hash(values: Saved) -> str:
     """A hash of a state, its own left out, however its JSON is set."""
     plain = json.loads(json.dumps({key: value for key, value in values.items() if key != "hash"}))
     return hashlib.blake2b(json.dumps(plain, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -1,17 +1,19 @@
-"""A run that goes on with other arguments than those it was saved with: which are followed, kept or refused."""
+"""A run that resumes with other arguments than those it was saved with: which take effect, are kept or are refused."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import TrainingArguments
 
-# Arguments that say where a run writes, whom it tells, how rows are loaded and processes talk, and nothing of what is
-# trained; and those that other checks compare by what they make: the order of the rows, the balancer, the aggregator.
+from ..plain import Saved, State
+
+# Arguments that say where a run writes and reports, how rows are loaded and processes communicate, and nothing of what
+# is trained; and those that other checks compare by their effect: the order of the rows, the balancer, the aggregator.
 _ASIDE = {
     *("output_dir", "run_name", "project", "report_to", "disable_tqdm", "log_level", "log_level_replica", "local_rank"),
     *("log_on_each_node", "push_to_hub", "resume_from_checkpoint", "do_train", "do_eval", "do_predict", "debug"),
@@ -27,7 +29,7 @@ _REFUSED = {
 }
 _METHODS = {"balancing", "aggregation"}
 _NEW_IS_FINE = {"metric_for_best_model", "greater_is_better"}  # where there was none, nothing is compared with it
-# What the checkpoint's state takes the place of.
+# What the checkpoint's state replaces.
 _KEPT = {"seed": "the random state is the checkpoint's"}
 # What rates are made of; a schedule that is no function of the step has made its own of them by now.
 _RATES = {"learning_rate", "learning_rates", "layerwise_lr_decay", "lr_scheduler_kwargs"}
@@ -35,8 +37,8 @@ _RATES = {"learning_rate", "learning_rates", "layerwise_lr_decay", "lr_scheduler
 _OF_ARGUMENTS = ("initial_lr", "weight_decay", "betas", "eps", "momentum")
 
 
-def compared(arguments: Any) -> dict[str, Any]:
-    """The arguments that a run which goes on is compared by, as plain values."""
+def compared(arguments: TrainingArguments) -> State:
+    """The arguments that are compared when a run resumes, as plain values."""
     values = {
         name: value
         for name, value in arguments.to_dict().items()
@@ -45,10 +47,8 @@ def compared(arguments: Any) -> dict[str, Any]:
     return json.loads(json.dumps(values, default=lambda value: type(value).__name__))
 
 
-def check_arguments(
-    then: Mapping[str, Any], now: Mapping[str, Any], folder: str, optimizer: Mapping[str, Any]
-) -> list[str]:
-    """See that a run can go on with its arguments, and say what becomes of those that differ.
+def check_arguments(then: Saved, now: Saved, folder: str, optimizer: Saved) -> list[str]:
+    """Check that a run can resume with its arguments, and list what happens to those that differ.
 
     Args:
         then: of the checkpoint; none where it is of an earlier version.
@@ -69,28 +69,28 @@ def check_arguments(
         if name in _REFUSED or (name in _RATES and not follows_steps):
             raise ValueError(
                 f"The {name} of this run and of checkpoint '{folder}' differ: {_shown(now[name])} now, "
-                f"{_shown(then[name])} then. Put it back, or begin a new run from the checkpoint's weights with "
+                f"{_shown(then[name])} then. Put it back, or start a new run from the checkpoint's weights with "
                 "MultiTaskModel.from_pretrained."
             )
-    told = []
+    messages = []
     followed = [name for name in differ if name not in _KEPT]
     if followed:
         changes = ", ".join(f"{name} {_shown(now[name])} (then {_shown(then[name])})" for name in followed)
-        told.append(f"The run goes on from '{folder}' with other arguments, which hold from now on: {changes}.")
-    told += [
-        f"The run goes on from '{folder}' with the {name} {_shown(now[name])} (then {_shown(then[name])}), which has "
+        messages.append(f"The run resumes from '{folder}' with other arguments, which now take effect: {changes}.")
+    messages += [
+        f"The run resumes from '{folder}' with the {name} {_shown(now[name])} (then {_shown(then[name])}), which has "
         f"no effect: {_KEPT[name]}."
         for name in differ
         if name in _KEPT
     ]
-    return told
+    return messages
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def describe_optimizer(optimizer: Any, schedule: Any, model: torch.nn.Module) -> dict[str, Any]:
+def describe_optimizer(optimizer: torch.optim.Optimizer, schedule: object, model: torch.nn.Module) -> State:
     """What the state of an optimizer and of its schedule fits, as plain values.
 
     Args:
@@ -107,9 +107,9 @@ def describe_optimizer(optimizer: Any, schedule: Any, model: torch.nn.Module) ->
     return {"class": type(plain).__name__, "schedule": type(schedule).__name__, "groups": groups}
 
 
-def _unwrapped(optimizer: Any) -> Any:
-    while isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-        optimizer = optimizer.optimizer
+def _unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = inner
     return optimizer
 
 
@@ -117,13 +117,13 @@ def _hash_of(names: Iterable[str]) -> str:
     return hashlib.blake2b("\n".join(names).encode(), digest_size=8).hexdigest()
 
 
-def check_optimizer_state(then: Mapping[str, Any], now: Mapping[str, Any], folder: str) -> None:
-    """See that the state of an optimizer in a checkpoint is of the run's own.
+def check_optimizer_state(then: Saved, now: Saved, folder: str) -> None:
+    """Check that the state of an optimizer in a checkpoint fits the optimizer of the run.
 
     Raises:
         ValueError: it is of another, or of other parameters.
     """
-    weights = "begin a new run from the checkpoint's weights with MultiTaskModel.from_pretrained"
+    weights = "start a new run from the checkpoint's weights with MultiTaskModel.from_pretrained"
     for key, words, fix in (
         ("class", "optimizer", "optim"),
         ("schedule", "learning rate schedule", "lr_scheduler_type"),
@@ -143,17 +143,16 @@ def check_optimizer_state(then: Mapping[str, Any], now: Mapping[str, Any], folde
 
 
 class Settings:
-    """What an optimizer and its schedule are told by arguments, to be put back over the state of a checkpoint.
+    """The settings of an optimizer and its schedule by arguments, which replace those in the state of a checkpoint.
 
-    Without it they would keep to the arguments of then, and the learning rate of the next step to those of the plan of
-    then.
+    Without it they would keep the old arguments, and the next step the learning rate of the old plan.
 
     Args:
         optimizer: fresh.
         schedule: fresh.
     """
 
-    def __init__(self, optimizer: Any, schedule: Any) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, schedule: object) -> None:
         self.optimizer, self.schedule = optimizer, schedule
         self._groups = [{key: group[key] for key in _OF_ARGUMENTS if key in group} for group in optimizer.param_groups]
         self._base_rates = list(getattr(schedule, "base_lrs", ()))

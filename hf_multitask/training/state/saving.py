@@ -1,13 +1,14 @@
-"""The part of the trainer that saves: checkpoints that are whole or not there, and runs that outlive a failed save."""
+"""Saves the state of a run: checkpoints that are whole or absent, and runs that survive a failed save."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
+import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, set_seed
@@ -18,6 +19,7 @@ from transformers.utils import logging
 
 from ...modeling.finite import WeightsError, broken_weight
 from ...modeling.saving import storage_failure, whole
+from ..plain import Saved, State
 from ..runtime import Runtime
 from .checkpoint import drop_torn, hashes, last_whole_checkpoint
 from .ending import SaveAfterEpoch, Termination
@@ -27,7 +29,8 @@ from .resuming import Settings, check_optimizer_state, compared, describe_optimi
 if TYPE_CHECKING:
     import optuna
 
-Trial: TypeAlias = "optuna.Trial | dict[str, Any] | None"
+Trial: TypeAlias = "optuna.Trial | State | None"
+Tensors = dict[str, torch.Tensor]  # the state of a model
 
 logger = logging.get_logger(__name__)
 
@@ -35,19 +38,19 @@ _UNSAVED = "so nothing is saved, and the checkpoints before stay."
 
 
 class SaveError(Exception):
-    """The storage took no more, on this rank or on another."""
+    """The storage was full or failed, on this rank or on another."""
 
 
 class Saver:
-    """Keeps a run resumable from whatever moment it was killed at.
+    """Keeps a run resumable, whenever it is killed.
 
-    A checkpoint is whole once its Trainer state is, which is written when every rank has written its part. Where the
-    storage of one rank takes no more, the save fails on all: see :meth:`save_checkpoint`.
+    A checkpoint is whole once its Trainer state is, which is written when every rank has written its part. If the
+    storage of one rank is full, the save fails on all: see :meth:`save_checkpoint`.
 
     Args:
         trainer: whose run it is; the methods of ``Trainer`` that a hook overrides are handed to the Saver's.
         runtime: of the run.
-        write_state: writes what the Trainer does not know into a checkpoint.
+        write_state: writes what the Trainer does not save into a checkpoint.
 
     Attributes:
         after_epoch: a callback that the Trainer needs.
@@ -57,9 +60,9 @@ class Saver:
     def __init__(self, trainer: Trainer, runtime: Runtime, write_state: Callable[[str | Path], None]) -> None:
         self._trainer, self._runtime, self._write_state = trainer, runtime, write_state
         self.ranks = 0
-        self.arguments: dict[str, Any] = {}
-        self.optimizer: dict[str, Any] = {}
-        self.files: dict[str, Any] = {}
+        self.arguments: State = {}
+        self.optimizer: State = {}
+        self.files: State = {}
         self.after_epoch = SaveAfterEpoch()
         self.leaves_checkpoint = True
         self._termination = Termination()
@@ -67,12 +70,12 @@ class Saver:
         self._writes_checkpoint = False
         self._saved_step = -1
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """What a checkpoint holds of it."""
         return {"ranks": self.ranks, "arguments": self.arguments, "optimizer": self.optimizer, "files": self.files}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint."""
+    def load_state_dict(self, state: Saved) -> None:
+        """Continue from a checkpoint."""
         self.ranks, self.arguments = state["ranks"], dict(state["arguments"])
         self.optimizer, self.files = dict(state["optimizer"]), dict(state["files"])
 
@@ -81,7 +84,7 @@ class Saver:
         """Whether this rank writes what all ranks share."""
         return self._runtime.args.should_save
 
-    # Going on
+    # Resuming
 
     def train(
         self,
@@ -90,7 +93,7 @@ class Saver:
         trial: Trial,
         ignore_keys_for_eval: list[str] | None,
     ) -> TrainOutput:
-        """Train, or go on from a checkpoint; True takes the last whole one. Only one run is at work in a folder."""
+        """Train, or resume from a checkpoint; True resumes from the last whole one. A folder has one run at a time."""
         lock = RunLock(str(self._runtime.args.output_dir))
         try:
             self._take(lock)
@@ -133,20 +136,20 @@ class Saver:
         return output
 
     def load_random_state(self, load: Callable[[str | None], None], checkpoint: str | None) -> None:
-        """Go on with the random draws of a checkpoint; of one that other ranks wrote, with new ones."""
+        """Restore the random state of a checkpoint; after another number of ranks, set a new one."""
         then, now = self.ranks, self._runtime.processes
         if then in (0, now):
             load(checkpoint)
             return
         if self._runtime.is_main:
             logger.warning(
-                f"Checkpoint '{checkpoint}' was written by {then} processes and is gone on from by {now}: the rows "
-                "stay the same, while random draws such as dropout start anew from the seed and the step."
+                f"Checkpoint '{checkpoint}' was written by {then} processes and is resumed by {now}: the rows stay "
+                "the same, while random draws such as dropout start again from the seed and the step."
             )
         set_seed(self._runtime.args.seed + self._runtime.step)
 
     def load_optimizer(self, load: Callable[[str | None], None], checkpoint: str | None) -> None:
-        """Go on with the states of optimizer and schedule, under the arguments of now.
+        """Restore the states of optimizer and schedule, with the current arguments.
 
         Raises:
             ValueError: they are of another optimizer, or of other parameters.
@@ -155,14 +158,14 @@ class Saver:
             load(checkpoint)
             return
         check_optimizer_state(self.optimizer, self._describe_optimizer(), checkpoint)
-        lacking = [name for name in (OPTIMIZER_NAME, SCHEDULER_NAME) if not (Path(checkpoint) / name).is_file()]
-        if lacking and self._runtime.is_main:
+        missing = [name for name in (OPTIMIZER_NAME, SCHEDULER_NAME) if not (Path(checkpoint) / name).is_file()]
+        if missing and self._runtime.is_main:
             logger.warning(
-                f"Checkpoint '{checkpoint}' has no {' and no '.join(lacking)}: save_only_model leaves out the state of "
-                "optimizer, scheduler and random draws. The optimizer starts anew, and the schedule of the learning "
-                "rate from its beginning, so the run ends elsewhere than one that was left alone."
+                f"Checkpoint '{checkpoint}' has no {' and no '.join(missing)}: save_only_model leaves out the state of "
+                "optimizer, scheduler and random draws. Optimizer and learning rate schedule start from their "
+                "beginning, so the result differs from that of a run without interruption."
             )
-        settings = Settings(self._trainer.optimizer, self._trainer.lr_scheduler)
+        settings = Settings(self._runtime.optimizer, self._trainer.lr_scheduler)
         try:
             load(checkpoint)
         except (ValueError, KeyError) as problem:
@@ -178,9 +181,9 @@ class Saver:
         """Write something on all ranks.
 
         Raises:
-            SaveError: on all ranks, when the storage of one took no more.
+            SaveError: on all ranks, when the storage of one is full or fails.
         """
-        failure, reason = None, "the storage of another process took no more"
+        failure, reason = None, "the storage of another process is full or failed"
         try:
             write(*args, **kwargs)
         except Exception as problem:
@@ -198,7 +201,7 @@ class Saver:
             write(*args)
 
     def _check_weights(self, consequence: str) -> None:
-        """See that all weights are numbers, on all ranks.
+        """Check that all weights are finite, on all ranks.
 
         Raises:
             WeightsError: on all ranks, where one is NaN or infinite.
@@ -210,7 +213,7 @@ class Saver:
         if self._runtime.on_any(found is not None):
             raise WeightsError(
                 f"{found or 'A weight of another process is NaN or infinite'} after step {self._runtime.step}, "
-                f"{consequence} Go on from an earlier checkpoint with a lower learning rate."
+                f"{consequence} Resume from an earlier checkpoint with a lower learning rate."
             )
 
     def save_model(self, save: Callable[[str | None, bool], None], folder: str | None) -> None:
@@ -224,12 +227,12 @@ class Saver:
         """Save the model beside the checkpoints.
 
         Raises:
-            SaveError: on all ranks, when the storage of one took no more.
+            SaveError: on all ranks, when the storage of one is full or fails.
         """
         self.write(self._trainer.save_model, str(folder), _internal_call=True)
 
     def save_files(
-        self, save: Callable[[str, dict[str, Any] | None], None], folder: str | None, state: dict[str, Any] | None
+        self, save: Callable[[str, Tensors | None], None], folder: str | None, state: Tensors | None
     ) -> None:
         """Write model, tokenizer and arguments, which take their place together."""
         target = str(folder or self._runtime.args.output_dir)
@@ -254,12 +257,12 @@ class Saver:
             self.files = hashes(Path(folder))
             self._write_state(folder)
 
-    def _describe_optimizer(self) -> dict[str, Any]:
+    def _describe_optimizer(self) -> State:
         if self._runtime.engine is not None:  # which checks its states itself
             return {}
         trainer = self._trainer
         return describe_optimizer(
-            trainer.optimizer, trainer.lr_scheduler, trainer.accelerator.unwrap_model(self._runtime.model)
+            self._runtime.optimizer, trainer.lr_scheduler, trainer.accelerator.unwrap_model(self._runtime.model)
         )
 
     def seal_last(self, folder: Path) -> None:
@@ -273,7 +276,7 @@ class Saver:
                     raise
 
     def _clear(self, run: Path, folder: Path) -> None:
-        """Make way: for the checkpoint, and for the count of those that are kept."""
+        """Remove what is in the way of the checkpoint, and torn ones, which do not count as kept."""
         if not self.saves_here:
             return
         if folder.exists():
@@ -286,16 +289,16 @@ class Saver:
         """Save a checkpoint; all ranks together.
 
         Ranks meet after each part that all of them write, the last of which is the random state, and once more at the
-        end. A rank whose optimizer finds no place leaves ``save`` for the end, and meets the others where they have
+        end. A rank whose optimizer cannot be saved leaves ``save`` for the end, and meets the others where they have
         written their random states: the save ends there on all of them.
 
         Raises:
-            SaveError: on all ranks, when the storage of one took no more.
+            SaveError: on all ranks, when the storage of one is full or fails.
         """
         state, step = self._trainer.state, self._runtime.step
         run = self._run_folder(trial)
         folder = run / f"{PREFIX_CHECKPOINT_DIR}-{step}"
-        self._check_weights(_UNSAVED)  # before any checkpoint makes way for it
+        self._check_weights(_UNSAVED)  # before another checkpoint is removed for it
         self._writes_checkpoint = True
         try:
             self.write(self._clear, run, folder)
@@ -310,8 +313,8 @@ class Saver:
                 last = last_whole_checkpoint(run)
                 there = f"{last} is still there" if last else "there is none before it"
                 logger.warning(
-                    f"The checkpoint of step {step} could not be saved ({problem}); {there}. Training goes on, and the "
-                    "next save is tried again. Free some space."
+                    f"The checkpoint of step {step} could not be saved ({problem}); {there}. Training continues, and "
+                    "the next save is tried as planned. Free some space."
                 )
             raise
         finally:
@@ -325,10 +328,10 @@ class Saver:
         """Note what was the best on average, before an evaluation may change it."""
         self._best_before = (self._trainer.state.best_metric, self._trainer.state.best_global_step)
 
-    # Outliving
+    # Surviving
 
     def save_metrics(self, save: Callable[..., None], split: str, metrics: dict[str, float], combined: bool) -> None:
-        """Save metrics; a file of all results that a killed run has torn is begun anew."""
+        """Save metrics; a file of all results that a killed run has damaged is replaced."""
         path = Path(str(self._runtime.args.output_dir)) / "all_results.json"
         if combined and path.exists() and self._runtime.is_main:
             try:
@@ -338,7 +341,7 @@ class Saver:
         save(split, metrics, combined)
 
     def log(self, log: Callable[..., None], logs: dict[str, float], start_time: float | None) -> None:
-        """Log; curves that find no place are given up, and the run goes on."""
+        """Log; if the storage is full, TensorBoard's curves end, and the run continues."""
         try:
             log(logs, start_time)
         except Exception as problem:
@@ -350,10 +353,10 @@ class Saver:
             logger.warning(f"The log of step {step} could not be written ({reason}). TensorBoard ends here.")
 
     def after_step(self, log_save_evaluate: Callable[[], None], model: nn.Module, trial: Trial) -> None:
-        """Log, evaluate and save as is due after a step or an epoch, and end the run where a signal asked for it."""
+        """Log, evaluate and save as is due after a step or an epoch, and end the run if a signal has been received."""
         try:
             log_save_evaluate()
-        except SaveError:  # told where it happened
+        except SaveError:  # logged where it was raised
             self._trainer.control.should_save = False
         if not self.after_epoch.waiting and self._runtime.on_any(self._termination.asked):
             self._terminate(model, trial)
@@ -370,6 +373,6 @@ class Saver:
                 trainer.control.should_save = False
         if self._runtime.is_main:
             last = last_whole_checkpoint(self._run_folder(trial))
-            on = f"Go on from {last} with resume_from_checkpoint=True." if last else "Nothing could be saved."
+            on = f"Resume from {last} with resume_from_checkpoint=True." if last else "Nothing could be saved."
             logger.warning(f"{self._termination.name} ended the run after step {self._runtime.step}. {on}")
         raise self._termination.error()

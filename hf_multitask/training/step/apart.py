@@ -46,14 +46,14 @@ def undone(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def aliased(module: nn.Module, aliases: dict[nn.Parameter, nn.Parameter]) -> Iterator[None]:
-    """Within it, others stand in for the parameters of a module that train, and receive their gradients.
+    """Within it, other parameters replace those of a module that train, and receive their gradients.
 
     DistributedDataParallel notes by its hooks what has a gradient, and would wait for one of the next step that never
     comes.
 
     Args:
         module: whose parameters they are.
-        aliases: by parameter, what stands in for it; filled here, and the same the next time.
+        aliases: by parameter, its replacement; filled here, and the same the next time.
     """
     places = [
         (owner._parameters, name, own)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import cast
 
 import torch
 from torch import nn
 
+from ...modeling import Head, MultiTaskOutput
 from ..parameters import last_shared_matrix
+from ..plain import Saved, State
 from ..runtime import Figure, Part, Reporting, Runtime
 from .apart import random_state_kept, undone
 from .guard import Guard
@@ -27,8 +29,8 @@ class Engine:
 
     The loss of a step is ``sum over tasks t of w_t * (sum of t's item losses) / (number of t's items)``, over its
     micro-batches and processes. What it measures is summed over micro-batches and, at its end, over processes. A task
-    whose loss or gradient is NaN or infinite is taken out then: the gradients are dropped, and the step runs again
-    without its rows.
+    whose loss or gradient is NaN or infinite is left out: the gradients are dropped, and the step runs again without
+    its rows.
 
     Args:
         runtime: where it runs.
@@ -66,13 +68,13 @@ class Engine:
         """Begin a step.
 
         Args:
-            batches: its micro-batches in this process, as the loader gives them.
-            finished: tasks that train no more, whose labels are dropped.
+            batches: its micro-batches in this process, as the loader returns them.
+            finished: tasks that have stopped training, whose labels are dropped.
 
         Returns:
             By task with rows in the step, its items over all micro-batches and processes.
         """
-        heads: Any = self.runtime.model.heads
+        heads = cast("Mapping[str, Head]", self.runtime.model.heads)
         tasks, datasets = self.tasks, self.tally.datasets
         items_K, rows_K, rows_D = [0] * len(tasks), [0] * len(tasks), [0] * len(datasets)
         for batch in batches:
@@ -88,7 +90,7 @@ class Engine:
         own = torch.tensor([*items_K, *rows_K, *rows_D])
         counts = self.runtime.reduce(own.to(self.runtime.device))
         items, rows, seen = counts.split([len(tasks), len(tasks), len(datasets)])
-        known = own if self.runtime.processes == 1 else counts  # a device is not waited for without need
+        known = own if self.runtime.processes == 1 else counts  # waits for the device only if it has to
         in_step = known.tolist()
         self.tally.count(rows, seen)
         self.step = Step(
@@ -148,7 +150,7 @@ class Engine:
         self.probe.on_step(step)
 
     def after_update(self) -> None:
-        """Measure the step once more, where the balancer asks for it; the optimizer has moved the weights."""
+        """Measure the losses again after the optimizer has moved the weights, if the balancer reads them."""
         if self.weights.looks_back:
             losses = self._measured()
             self.weights.after_step({name: loss for name, loss in losses.items() if math.isfinite(loss)})
@@ -156,7 +158,7 @@ class Engine:
 
     # The loss of a forward
 
-    def loss(self, model: nn.Module, inputs: Batch, items: Items | None) -> tuple[torch.Tensor, Any]:
+    def loss(self, model: nn.Module, inputs: Batch, items: Items | None) -> tuple[torch.Tensor, MultiTaskOutput]:
         """The weighted sum of the task losses of a forward, each divided by the items of the whole step.
 
         Distributed training averages gradients over processes, so the loss is multiplied by their number.
@@ -237,7 +239,7 @@ class Engine:
         return None
 
     def figures(self) -> Iterator[Figure]:
-        """What a log reports of the steps since the last one; it begins anew then."""
+        """What a log reports of the steps since the last one; the next log then starts from zero."""
         reporting: tuple[Reporting, ...] = (self.tally, self.probe, self.update)
         for part in reporting:
             yield from part.figures()
@@ -254,11 +256,11 @@ class Engine:
     def _parts(self) -> tuple[Part, ...]:
         return self.weights, self.update, self.tally, self.guard, self.probe
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """The keys of its parts in the state of a checkpoint."""
         return {key: value for part in self._parts for key, value in part.state_dict().items()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Saved) -> None:
         """Continue from a checkpoint.
 
         Raises:

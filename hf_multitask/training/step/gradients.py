@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ import torch.distributed as dist
 from transformers.utils import logging
 
 from ...aggregation import Blocks, NoRowAxisError, RowSplit, Segment, collect_task
+from ...modeling import Head
 from ..parameters import shared_parameters
 from ..runtime import Runtime
 from .apart import undone
@@ -26,7 +27,7 @@ _UNDECIDED = "a task's gradient is not finite, so the next forward is compared"
 
 
 class TaskGradients:
-    """Runs parts of a step so that the gradients of its tasks come apart.
+    """Runs parts of a step so that the gradients of its tasks are separated.
 
     The model runs unwrapped then: gradients of processes are averaged here.
 
@@ -76,7 +77,7 @@ class TaskGradients:
             return self.fallback
         unknown = {} if self._split is None else self._split.unknown
         for name, kind in unknown.items():
-            return f"{kind} '{name}' is a layer whose gradients nobody knows how to separate by rows"
+            return f"{kind} '{name}' is a layer whose gradients the row split cannot separate by rows"
         return None
 
     @property
@@ -87,7 +88,7 @@ class TaskGradients:
         return self._blocks
 
     def begin(self, step: Step) -> Blocks:
-        """Begin to collect the gradients of a step anew."""
+        """Begin to collect the gradients of a step from zero."""
         self.row_split()
         self.blocks.begin(len(step.present))
         return self.blocks
@@ -121,7 +122,7 @@ class TaskGradients:
         """Tasks whose heads leave the backbone's decoder and language model alone; none without a row split."""
         if self.row_split() is None:
             return set()
-        heads: Any = self.runtime.model.heads
+        heads = cast("Mapping[str, Head]", self.runtime.model.heads)
         return {name for name, head in heads.items() if not (head.reads_decoder or head.language_model)}
 
     # The check of the row split
@@ -137,8 +138,8 @@ class TaskGradients:
             self._checked = True
             if reason is not None:
                 self.fallback = reason
-                tell = logger.warning if self.updates else logger.info
-                tell(
+                log = logger.warning if self.updates else logger.info
+                log(
                     f"The row split does not fit this model: {reason}. The gradients come from one pass per task from "
                     "now on, which takes longer."
                 )

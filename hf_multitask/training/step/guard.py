@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import cast
 
 import torch
 from torch.distributed.tensor import DTensor
 from transformers.utils import logging
 
+from ...modeling import Head
 from ..parameters import drop_gradients
+from ..plain import Saved, State
 from ..runtime import Runtime
 from .apart import aliased, random_state_kept, undone
 from .rows import Apart, Batch, Step, only_items, without
@@ -134,10 +136,10 @@ class Guard:
     # The step without it
 
     def leave_out(self, step: Step, failed: Mapping[str, str]) -> None:
-        """Take tasks out of a step, count and tell.
+        """Leave tasks out of a step, count them and log a warning.
 
         Raises:
-            LossError: that was once too often.
+            LossError: it was the last step in a row that ``non_finite_patience`` allows.
         """
         rows, number = self._rows_of(step, failed), self.runtime.step + 1
         most = 1 if self.runtime.engine else self.runtime.args.non_finite_patience
@@ -153,11 +155,11 @@ class Guard:
                     "the rows, or lower the learning rate; `non_finite_patience` sets how many such steps are allowed."
                 )
             if self.runtime.is_main:
-                logger.warning(f"{sentence} The step goes on without the task.")
+                logger.warning(f"{sentence} The step continues without the task.")
         step.leave_out(failed)
         self.runtime.model.zero_grad()
         if (scaler := self.runtime.scaler) is not None and scaler.is_enabled():
-            scaler.update(scaler.get_scale())  # it has seen gradients of this step, and would take no others
+            scaler.update(scaler.get_scale())  # it has seen gradients of this step, and would not accept others
 
     def passed(self, step: Step) -> None:
         """Note the tasks of a step whose losses and gradients are finite."""
@@ -191,10 +193,10 @@ class Guard:
     def _rows_by_loss(
         self, step: Step, forward: Batch, numbers: Mapping[str, Sequence[int]], names: Sequence[str]
     ) -> dict[str, list[int]]:
-        heads: Any = self.runtime.model.heads
+        heads = cast("Mapping[str, Head]", self.runtime.model.heads)
         with random_state_kept(step.device), torch.no_grad(), self.runtime.autocast():
             given = self.runtime.prepare(dict(forward))
-            logits: Any = self.runtime.model(**given).logits
+            logits = self.runtime.model(**given).logits
             losses = {name: heads[name].loss(logits[name], given["labels"][name]) for name in names}
         return {name: bad_rows(losses_N, numbers[name]) for name, losses_N in losses.items()}
 
@@ -206,11 +208,11 @@ class Guard:
 
     # Checkpoints
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """The key ``non_finite`` of the state of a checkpoint."""
         return {"non_finite": {name: dict(counts) for name, counts in self.non_finite.items()}}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Saved) -> None:
         """Continue the counts of a checkpoint."""
         self.non_finite = {name: dict(counts) for name, counts in state["non_finite"].items()}
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 
 from .rows import Batch, rows_of, rows_of_tasks
 
+Tensors = Mapping[str, torch.Tensor]  # by task
+
 
 class MatrixGradients:
     """K gradients of a matrix, summed over the forwards of a step.
 
-    Where every row of a forward is one task's, its own backward pass tells them: with the layer's input X and the
+    Where every row of a forward is one task's, its own backward pass gives them: with the layer's input X and the
     gradient D of its output, task t's is :math:`D_t^T X_t` over its rows. Otherwise each loss goes backward to the
     matrix once more.
 
@@ -28,9 +29,8 @@ class MatrixGradients:
 
     def __init__(self, model: nn.Module, matrix: nn.Parameter, tasks: Sequence[str]) -> None:
         self.matrix, self.tasks = matrix, list(tasks)
-        self._layer: Any = next(
-            one for one in model.modules() if any(own is matrix for own in one._parameters.values())
-        )
+        layers = (one for one in model.modules() if any(own is matrix for own in one._parameters.values()))
+        self._layer = next(layers)
         self._turned = type(self._layer).__name__ == "Conv1D"  # GPT-2's, which keeps its weight the other way round
         self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.begin()
@@ -51,8 +51,8 @@ class MatrixGradients:
         finally:
             hook.remove()
 
-    def take_in(self, losses: Mapping[str, torch.Tensor], weights: Mapping[str, float], batch: Batch) -> None:
-        """Take in a forward, before the backward pass of the weighted sum of its losses.
+    def take_in(self, losses: Tensors, weights: Mapping[str, float], batch: Batch) -> None:
+        """Add a forward pass, before the backward pass of the weighted sum of its losses.
 
         Args:
             losses: of its tasks.
@@ -78,7 +78,7 @@ class MatrixGradients:
                 if gradient is not None:
                     self._of(name).add_(gradient)
 
-    def _tells_apart(self, inputs: torch.Tensor, outputs: torch.Tensor, rows: Mapping[str, Any], batch: Batch) -> bool:
+    def _tells_apart(self, inputs: torch.Tensor, outputs: torch.Tensor, rows: Tensors, batch: Batch) -> bool:
         """Whether the layer sees the rows of the batch one by one, and each of them is of one task at most."""
         every = torch.cat([own.cpu() for own in rows.values()])
         return (
@@ -89,7 +89,7 @@ class MatrixGradients:
             and len(every) == len(every.unique())
         )
 
-    def _split(self, inputs: torch.Tensor, outputs: torch.Tensor, losses: Mapping[str, Any], rows: Any) -> None:
+    def _split(self, inputs: torch.Tensor, outputs: torch.Tensor, losses: Tensors, rows: Tensors) -> None:
         """Have the backward pass add the tasks' gradients, each divided by what its loss is multiplied by there."""
         factors: dict[str, torch.Tensor] = {}
         for name in rows:

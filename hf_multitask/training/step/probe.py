@@ -1,11 +1,10 @@
-"""Norms of the per-task gradients and cosines between them, measured now and then while the tasks train."""
+"""Norms of the per-task gradients and cosines between them, measured at intervals while the tasks train."""
 
 from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from transformers.utils import logging
@@ -13,6 +12,7 @@ from transformers.utils import logging
 from ...aggregation import Outcome
 from ...hub.records import MEAN_COSINE, pair_key
 from ..parameters import shared_parameters
+from ..plain import Saved, State
 from ..runtime import Figure, Runtime
 from .apart import aliased, undone
 from .gradients import TaskGradients, average_over
@@ -23,7 +23,7 @@ logger = logging.get_logger(__name__)
 
 INTERVAL = 200  # optimizer steps, of which the first measurement, the most expensive, then costs less than 2 %
 MANY = 20  # tasks, above which single pairs are not kept
-_MOST = 1024.0  # MiB of gradients that are kept without being asked for
+_MOST = 1024.0  # MiB of gradients that are kept by default
 _PAIRS = 8  # tasks whose pairs are logged one by one; 28 of them
 Pair = tuple[str, str]
 Sums = dict[str, dict[str, list[float]]]
@@ -42,7 +42,7 @@ class Means:
         self._sums, self._tasks = sums, list(tasks)
 
     def add(self, outcome: Outcome) -> None:
-        """Take in a step; a task whose gradient is zero has no angle to others."""
+        """Add a step; a task whose gradient is zero has no cosine with others."""
         norms = outcome.gramian.diagonal().sqrt().tolist()
         for name, norm in zip(outcome.tasks, norms, strict=True):
             self._count("norms", name, norm)
@@ -115,12 +115,12 @@ class Probe(ABC):
         """Find out how often to measure; the model and its frozen parts are known when a training begins.
 
         Raises:
-            ValueError: measurements are asked for where there is nothing to measure.
+            ValueError: measurements are set where there is nothing to measure.
         """
-        asked = self.runtime.args.gradient_logging_steps
-        self.interval = self.usual_interval() if asked is None else asked
-        if asked and (problem := self.why_not()) is not None:
-            raise ValueError(f"`gradient_logging_steps = {asked}`: {problem} Set gradient_logging_steps=0.")
+        interval = self.runtime.args.gradient_logging_steps
+        self.interval = self.usual_interval() if interval is None else interval
+        if interval and (problem := self.why_not()) is not None:
+            raise ValueError(f"`gradient_logging_steps = {interval}`: {problem} Set gradient_logging_steps=0.")
 
     @abstractmethod
     def usual_interval(self) -> int:
@@ -148,18 +148,18 @@ class Probe(ABC):
         return Means(self._sums, self.tasks)
 
     def figures(self) -> Iterator[Figure]:
-        """What a log reports since the last one; it begins anew then."""
+        """What a log reports since the last one; the next log then starts from zero."""
         means, self._sums = self.means, {}
         self.cosines = means.cosines
         return means.figures()
 
     # Checkpoints
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """The key ``gradients`` of the state of a checkpoint."""
         return {"gradients": self._sums}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Saved) -> None:
         """Continue from a checkpoint."""
         self._sums = state["gradients"]
 
@@ -233,7 +233,7 @@ class PassProbe(Probe):
         return None
 
     def measure(self, step: Step) -> Outcome | None:
-        """See :class:`Probe`; where they cannot be measured, training goes on as if nothing had been."""
+        """See :class:`Probe`; if they cannot be measured, training continues as without the measurement."""
         runtime, ones = self.runtime, dict.fromkeys(step.present, 1.0)
         with aliased(runtime.model, self._aliases), undone(runtime.model, step.device), step.running(Apart(ones)):
             gramian_KK, problem = self._gramian(step)
@@ -250,7 +250,7 @@ class PassProbe(Probe):
             if runtime.is_main:
                 logger.warning(
                     f"Step {runtime.step + 1}: the gradients of the tasks could not be measured ({problem}). "
-                    "They are logged no more, and training goes on. Set gradient_logging_steps=0 to do without."
+                    "They are no longer logged, and training continues. Set gradient_logging_steps=0 to turn them off."
                 )
             return None
         return None if gramian_KK is None else Outcome(tuple(step.present), gramian_KK, None)

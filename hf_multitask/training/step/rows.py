@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+# By name, the inputs of a forward pass, or a micro-batch of several: ModelInputs and MicroBatch of data/batch.py, with
+# the open set of names that readers and the Trainer need.
 Batch = dict[str, Any]
 Items = Mapping[str, torch.Tensor]  # by task, the number of its items in the whole step
 
@@ -65,7 +67,7 @@ class Step:
         self.present = [name for name in self.tasks if self.items.get(name)]
 
     def clear(self) -> None:
-        """Begin to add up losses anew: ``losses_K`` by task, and ``loss``, their weighted sum, of this process."""
+        """Set the sums of this process to 0: ``losses_K`` by task, and ``loss``, the weighted sum of the losses."""
         precise = torch.float32 if self.device.type == "mps" else torch.float64
         self.losses_K = torch.zeros(len(self.tasks), dtype=precise, device=self.device)
         self.loss = torch.zeros((), device=self.device)
@@ -82,7 +84,7 @@ class Step:
             totals_K[numbers] += found.to(totals_K.dtype)
 
     def leave_out(self, tasks: Collection[str]) -> None:
-        """Go on without some tasks, and without the rows that only they read."""
+        """Continue without some tasks, and without the rows that only they read."""
         self.items |= dict.fromkeys(tasks, 0)
         self._find_present()
         first = self.forwards[0]
@@ -114,7 +116,7 @@ def rows_of_tasks(batch: Batch, tasks: Collection[str]) -> dict[str, torch.Tenso
 
 
 def side_by_side(batch: Batch, tasks: Collection[str], mixable: Collection[str]) -> tuple[list[str], list[str]]:
-    """The tasks of a batch whose rows can be told apart in one pass, and those that need one of their own.
+    """The tasks of a batch that one pass can separate by their rows, and those that need a pass of their own.
 
     Args:
         batch: with ``task_rows`` and ``labels``.
@@ -156,7 +158,7 @@ def rows_of(batch: Batch) -> int:
     return len(next(value for key, value in batch.items() if key not in ("task_rows", "labels")))
 
 
-def without(forward: Mapping[str, Any], tasks: Collection[str]) -> dict[str, Any] | None:
+def without(forward: Batch, tasks: Collection[str]) -> Batch | None:
     """A batch without some tasks, and without the rows that only they read; None where no row is left.
 
     A row of theirs must not stay as one that counts for nothing: in a sum over rows, 0 times infinity is NaN.
@@ -172,7 +174,7 @@ def without(forward: Mapping[str, Any], tasks: Collection[str]) -> dict[str, Any
     return _with_rows(forward, task_rows, labels)
 
 
-def only_items(forward: Mapping[str, Any], task: str, items: Sequence[int]) -> dict[str, Any]:
+def only_items(forward: Batch, task: str, items: Sequence[int]) -> Batch:
     """A batch with some items of one task, and with the rows that they read.
 
     Args:
@@ -185,8 +187,8 @@ def only_items(forward: Mapping[str, Any], task: str, items: Sequence[int]) -> d
 
 
 def _with_rows(
-    forward: Mapping[str, Any], task_rows: Mapping[str, torch.Tensor], labels: Mapping[str, torch.Tensor]
-) -> dict[str, Any] | None:
+    forward: Batch, task_rows: Mapping[str, torch.Tensor], labels: Mapping[str, torch.Tensor]
+) -> Batch | None:
     """A batch with the rows that some items read, and with those; None where there is none."""
     kept = sorted({row for rows in task_rows.values() for row in rows[rows >= 0].tolist()})
     if not kept:
@@ -206,8 +208,8 @@ def _with_rows(
     }
 
 
-def filler(forward: Mapping[str, Any]) -> dict[str, Any]:
-    """The first token of a batch, without a task: for a rank that has no row left, and has to take part."""
+def filler(forward: Batch) -> Batch:
+    """The first token of a batch, without a task: for a process that has no row left, but has to run a forward pass."""
     rest = {
         key: value[:1, :1] if value.dim() == 2 else value[:1]
         for key, value in forward.items()

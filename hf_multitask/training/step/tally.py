@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 
+from ..plain import Saved, State
 from ..runtime import Figure
 from .rows import Step
 
@@ -20,7 +20,7 @@ class Tally:
         tasks: names of the K tasks.
         datasets: names of the D datasets.
         device: of the process.
-        weighed: whether the weights of the tasks change, and belong into the log.
+        weighed: whether the weights of the tasks change, and are logged.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Tally:
         self.begin_log()
 
     def begin_log(self) -> None:
-        """Start to count anew what the next log reports."""
+        """Reset the counts that the next log reports."""
         self._since_log_K = torch.zeros_like(self._since_log_K)
         self._sums: dict[str, list[float]] = {name: [0.0, 0.0, 0] for name in self.tasks}
         self._left_out: dict[str, int] = {}
@@ -77,7 +77,7 @@ class Tally:
         return dict(zip(self.tasks, self._since_log_K.tolist(), strict=True))
 
     def figures(self) -> Iterator[Figure]:
-        """What a log reports since the last one; it begins anew then."""
+        """What a log reports since the last one; the next log then starts from zero."""
         since, rows = self.rows_since_log(), self.rows
         for name in self.tasks:
             loss, weight, steps = self._sums[name]
@@ -93,20 +93,20 @@ class Tally:
 
     # Checkpoints
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """The keys ``seen`` and ``rows`` of the state of a checkpoint."""
         return {"seen": dict(self.seen), "rows": dict(self.rows)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Saved) -> None:
         """Continue the counts of a checkpoint."""
         self._rows |= state["rows"]
         self._seen |= state["seen"]
 
-    def since_log(self) -> dict[str, Any]:
+    def since_log(self) -> State:
         """What has been counted since the last log, as plain values."""
         return {"rows": self._since_log_K.tolist(), "tasks": self._sums, "left_out": self._left_out}
 
-    def continue_log(self, saved: Mapping[str, Any]) -> None:
+    def continue_log(self, saved: Saved) -> None:
         """Continue to count from :meth:`since_log` of a checkpoint."""
         self._since_log_K += torch.tensor(saved["rows"], device=self._since_log_K.device)
         self._sums = {name: list(saved["tasks"][name]) for name in self.tasks}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -13,6 +12,7 @@ from transformers.utils import logging
 
 from ...aggregation import Aggregator, Outcome, as_aggregator, build_aggregator, combine
 from ..parameters import shared_parameters
+from ..plain import Saved, State
 from ..runtime import Figure, Runtime
 from .gradients import TaskGradients, average, average_over
 from .guard import Guard
@@ -52,7 +52,7 @@ class PlainUpdate:
         return len(step.forwards) == 1 and self.runtime.processes == 1
 
     def begin(self, step: Step) -> None:
-        """Begin a step, or begin it anew."""
+        """Begin a step, or begin it again."""
 
     def run(self, step: Step, model: nn.Module, forwards: Sequence[Batch]) -> None:
         """Forward and backward of some parts of a step; processes reduce their gradients at the last."""
@@ -76,14 +76,14 @@ class PlainUpdate:
 
     # Checkpoints
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """The key ``aggregation`` of the state of a checkpoint."""
-        state: dict[str, Any] = {"method": self.method}
+        state: State = {"method": self.method}
         if self.gradients.fallback:
             state["fallback"] = self.gradients.fallback
         return {"aggregation": state}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Saved) -> None:
         """Continue from a checkpoint.
 
         Raises:
@@ -175,7 +175,7 @@ class AggregatedUpdate(PlainUpdate):
                 end = " Further ones are only counted." if self._failures == self.reported else ""
                 logger.warning(
                     f"Step {runtime.step + 1}: the aggregator found no update ({self.outcome.problem}). The "
-                    f"plain sum of the task gradients is taken instead.{end}"
+                    f"plain sum of the task gradients is used instead.{end}"
                 )
         return ()
 
@@ -189,17 +189,17 @@ class AggregatedUpdate(PlainUpdate):
                     average(parameter.grad)
 
     def figures(self) -> Iterator[Figure]:
-        """How many steps since the last log took the plain sum, ``aggregation_failures``, where any did."""
+        """``aggregation_failures``, the number of steps since the last log that used the plain sum, if any."""
         new, self._logged_failures = self._failures - self._logged_failures, self._failures
         if new:
             yield None, "aggregation_failures", new
 
-    def state_dict(self) -> dict[str, Any]:  # noqa: D102
+    def state_dict(self) -> State:  # noqa: D102
         state = super().state_dict()
         state["aggregation"]["state"] = self.aggregator.state_dict()  # type: ignore[union-attr]
         return state
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: D102
+    def load_state_dict(self, state: Saved) -> None:  # noqa: D102
         super().load_state_dict(state)
         if saved := state["aggregation"].get("state"):
             try:
@@ -230,7 +230,7 @@ class UpdateBuilder:
         self._beginning = {} if self.given is None else copy.deepcopy(self.given.state_dict())
 
     def build(self) -> PlainUpdate:
-        """The update that the arguments ask for.
+        """The update that the arguments set.
 
         Raises:
             ValueError: it does not fit the tasks or the run.
@@ -238,7 +238,7 @@ class UpdateBuilder:
         args = self.runtime.args
         return self.named(args.aggregation, args.aggregation_kwargs)  # type: ignore[arg-type]
 
-    def named(self, aggregation: str, kwargs: dict[str, Any] | None) -> PlainUpdate:
+    def named(self, aggregation: str, kwargs: dict[str, object] | None) -> PlainUpdate:
         """The update by a method of this name.
 
         Args:
@@ -275,7 +275,7 @@ def why_not_aggregated(runtime: Runtime) -> str | None:
     if runtime.model.config.adapters and runtime.model.config.adapters["tasks"]:
         return (
             "a backbone that all tasks share, and task_lora gives tasks parts of their own. Set aggregation='none', "
-            "or take lora alone."
+            "or use lora alone."
         )
     if not shared_parameters(runtime.model):
         return "shared parameters that train, and the backbone is frozen. Set aggregation='none'."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
 
 import torch
 
@@ -13,6 +12,8 @@ from ...data import Mixture, Stream
 from ...data.encoding import label_column
 from ...tasks import Task
 from ..parameters import last_shared_matrix
+from ..plain import Saved, State
+from ..processors import Processing
 from ..runtime import Runtime
 
 
@@ -24,7 +25,7 @@ class TaskWeights:
         tasks: their names.
         fixed: by task, a weight that the balancer's is multiplied by.
         seed: of what the balancer draws.
-        constants: measures the loss of every task's best constant answer; asked only by balancers that read it.
+        constants: measures the loss of every task's best constant answer; called only for balancers that read it.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class TaskWeights:
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether the losses of a step are to be measured before its weights are asked for."""
+        """Whether the losses of a step are to be measured before its weights are computed."""
         return self.balancer is not None and self.balancer.exact and self.balancer.reads_losses
 
     @property
@@ -65,7 +66,7 @@ class TaskWeights:
             losses: of the step itself, where they were measured first; those of the last steps where None.
 
         Raises:
-            ValueError: the balancer gives something else than finite weights.
+            ValueError: the balancer returns something other than finite weights.
         """
         if self.balancer is None:
             return {name: self.fixed[name] for name in present}
@@ -76,13 +77,13 @@ class TaskWeights:
         weights_K = self.balancer.weights(losses_K, self._present(present))
         if not isinstance(weights_K, torch.Tensor) or weights_K.shape != losses_K.shape:
             raise ValueError(
-                f"{type(self.balancer).__name__}.weights should give a tensor of {len(self.tasks)} weights, one for "
+                f"{type(self.balancer).__name__}.weights should return a tensor of {len(self.tasks)} weights, one for "
                 f"each task. Found {weights_K}. Correct its method."
             )
         if not weights_K.float().isfinite().all():  # in the precision of the losses that they multiply
             raise ValueError(
-                f"{type(self.balancer).__name__} gives weights that are NaN or infinite: {weights_K.tolist()}, for the "
-                f"losses {losses_K.tolist()}. Choose another balancing, or correct its method."
+                f"{type(self.balancer).__name__} returns weights that are NaN or infinite: {weights_K.tolist()}, for "
+                f"the losses {losses_K.tolist()}. Choose another balancing, or correct its method."
             )
         return {
             name: self.fixed[name] * weight
@@ -96,7 +97,7 @@ class TaskWeights:
         return self.weights(list(finite), finite)
 
     def on_step(self, losses: Mapping[str, float], norms: Mapping[str, float] | None) -> None:
-        """Tell the balancer of a step: losses of its tasks, and the norms of their gradients where it reads them."""
+        """Pass a step to the balancer: the losses of its tasks, and the norms of their gradients if it reads them."""
         self._losses |= losses
         if self.balancer is None:
             return
@@ -105,17 +106,17 @@ class TaskWeights:
         self.balancer.on_step(self._tensor(losses), self._present(losses))
 
     def after_step(self, losses: Mapping[str, float]) -> None:
-        """Tell the balancer the losses of the same rows after the update."""
+        """Pass the losses of the same rows after the update to the balancer."""
         if self.balancer is not None and losses:
             self.balancer.after_step(self._tensor(losses), self._present(losses))
 
     def on_epoch(self) -> None:
-        """Tell the balancer that an epoch is over."""
+        """Notify the balancer of the end of an epoch."""
         if self.balancer is not None:
             self.balancer.on_epoch()
 
     def on_evaluate(self, losses: Mapping[str, float]) -> None:
-        """Tell the balancer the losses of an evaluation."""
+        """Pass the losses of an evaluation to the balancer."""
         if self.balancer is not None and self.balancer.reads_evaluations:
             self.balancer.on_evaluate(self._tensor(losses), self._present(losses))
 
@@ -127,14 +128,14 @@ class TaskWeights:
 
     # Checkpoints
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """The key ``balancing`` of the state of a checkpoint, as plain values."""
         if self.balancer is None:
             return {"balancing": {}}
         name, state = type(self.balancer).__name__, self.balancer.state_dict()
         return {"balancing": {"balancer": name, "tasks": self.tasks, "losses": self._losses, "state": state}}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Saved) -> None:
         """Continue from a checkpoint.
 
         Raises:
@@ -157,7 +158,7 @@ class TaskWeights:
         self.balancer.load_state_dict(saved["state"])
 
 
-def constant_losses(mixture: Mixture, tasks: Mapping[str, Task], given: Any) -> dict[str, float]:
+def constant_losses(mixture: Mixture, tasks: Mapping[str, Task], given: Processing) -> dict[str, float]:
     """By task, the loss of its best constant answer on the training data: how much there is to learn.
 
     Streams are not read, and task types without a constant answer are left out.
@@ -169,8 +170,10 @@ def constant_losses(mixture: Mixture, tasks: Mapping[str, Task], given: Any) -> 
     """
     losses: dict[str, float] = {}
     for dataset in mixture.datasets:
-        for name in [] if isinstance(dataset, Stream) else [name for name in dataset.tasks if name in tasks]:
-            rows: Any = dataset.rows  # type: ignore[union-attr]
+        if isinstance(dataset, Stream):
+            continue
+        for name in [name for name in dataset.tasks if name in tasks]:
+            rows = dataset.rows
             labels = [label for label in rows[label_column(name)] if label is not None]
             loss = tasks[name].constant_loss(labels, rows, tasks[name].reader.processor(given))
             if loss is not None:
@@ -179,7 +182,7 @@ def constant_losses(mixture: Mixture, tasks: Mapping[str, Task], given: Any) -> 
 
 
 class Constants:
-    """The losses of :func:`constant_losses`, measured when they are first asked for; 1 for tasks without rows.
+    """The losses of :func:`constant_losses`, measured at the first call; 1 for tasks without rows.
 
     Args:
         mixture: the training data.
@@ -187,7 +190,7 @@ class Constants:
         given: the trainer's ``processing_class``.
     """
 
-    def __init__(self, mixture: Mixture, tasks: Mapping[str, Task], given: Any) -> None:
+    def __init__(self, mixture: Mixture, tasks: Mapping[str, Task], given: Processing) -> None:
         self._mixture, self._tasks, self._given = mixture, dict(tasks), given
         self._losses: dict[str, float] | None = None
 
@@ -202,7 +205,7 @@ class Constants:
 
 
 def check_balancer(balancer: Balancer | None, runtime: Runtime, *, aggregates: bool) -> None:
-    """See that a run gives a balancer what it reads.
+    """Check that a run provides what a balancer reads.
 
     Args:
         balancer: of the run.

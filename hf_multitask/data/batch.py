@@ -1,0 +1,39 @@
+"""The batch contract: what the loader returns for a micro-batch, and what one forward pass of the model receives.
+
+Legend: B rows of a batch, N items of a task, G rows that an item reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+import torch
+
+
+class ModelInputs(TypedDict):
+    """The inputs of one forward pass: the two keys here, and the inputs of the reader, such as ``input_ids`` (B, L).
+
+    Attributes:
+        task_rows: by task, the rows of its items, (N,) or (N, G), padded with -1.
+        labels: by task, the labels of its N items.
+    """
+
+    task_rows: dict[str, torch.Tensor]
+    labels: dict[str, torch.Tensor]
+
+
+class MicroBatch(TypedDict):
+    """A micro-batch of one process, in one or more forward passes.
+
+    Attributes:
+        forwards: the inputs of each forward pass.
+        row_numbers: of each forward pass, by task, the row indices in the dataset.
+        rows: by dataset, the number of rows.
+        anchors: by stream, the position from which the rows after this micro-batch can be read.
+    """
+
+    forwards: list[ModelInputs]
+    row_numbers: list[dict[str, list[int]]]
+    rows: Mapping[str, int]
+    anchors: dict[str, dict[str, Any]]
