@@ -3,6 +3,7 @@
 import re
 import shlex
 
+import pytest
 from pages import DOCS
 from transformers import AutoTokenizer
 
@@ -11,6 +12,7 @@ from hf_multitask.cli import main
 PAGE = (DOCS / "life.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.trainer
 def test_the_page_on_the_life_of_tasks_runs(build_model, backbone_path, tasks, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     build_model(tasks={"ner": tasks["ner"]}).save_pretrained("out")
