@@ -73,7 +73,6 @@ def test_plan_shows_every_task_with_its_rows_labels_and_classes():
         "prices   prices  1,600     1,600        -  20.0%    0.50",
         "Tasks that read the same dataset share its rows.",
         "How many rows of a stream have labels is not known before training reads them.",
-        "How many rows of a stream have labels is not known before training reads them.",
     ]
 
 
