@@ -65,7 +65,9 @@ def register_task(
     read = _first_field(kind, head, reader)
     columns = {f"{read}_column", *(_OF_TEXTS if read == "text" else ())}
     if not columns & {*names}:
-        raise TypeError(f"Type '{kind}': {task.__name__} does not say what it reads. Add a field `{read}_column`.")
+        raise TypeError(
+            f"Type '{kind}': {task.__name__} does not define its {read} column. Add a field `{read}_column`."
+        )
     known = TASK_TYPES.get(kind)
     if known is not None and (known.__module__, known.__qualname__) != (task.__module__, task.__qualname__):
         raise ValueError(f"Type '{kind}' is taken by {known.__module__}.{known.__qualname__}. Choose another name.")

@@ -99,5 +99,5 @@ def test_an_entry_that_is_not_needed_may_be_broken(install):
 
 def test_a_module_without_the_type_leaves_it_unknown(install):
     install({"count": "count_head"})
-    with pytest.raises(ValueError, match=r"unknown type 'count'; the types are .*needs register_task first"):
+    with pytest.raises(ValueError, match=r"unknown type 'count'; the types are .*with register_task first"):
         build_task("t", {"type": "count"})
