@@ -188,7 +188,7 @@ def describe_shares(title: str, shares: Sequence[Share], readers: Mapping[str, S
     if any(len(tasks) > 1 for tasks in readers.values()):
         text += "\nTasks that read the same dataset share its rows."
     if any(reader.labelled is None for _, reader in lines):
-        told += "\nHow many rows of a stream have labels is not known before training reads them."
+        text += "\nHow many rows of a stream have labels is not known before training reads them."
     return text
 
 
