@@ -16,7 +16,7 @@ from .report.picture import CosinesCallback
 from .runtime import EngineCallback
 from .state.best import Best, ResumableEarlyStopping
 from .state.loss import RunningLoss
-from .state.saving import Saver
+from .state.saver import Saver
 
 if TYPE_CHECKING:
     from .trainer import MultiTaskTrainer

@@ -43,7 +43,7 @@ from .runtime import Inputs, Part, TrainerRuntime
 from .state.best import Best
 from .state.loss import RunningLoss
 from .state.progress import Progress
-from .state.saving import Saver, Trial
+from .state.saver import Saver, Trial
 from .step.engine import Engine
 from .step.rows import Batch, add_tokens
 from .step.update import UpdateBuilder

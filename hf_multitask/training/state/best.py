@@ -13,7 +13,7 @@ from transformers import EarlyStoppingCallback, TrainerControl, TrainerState, Tr
 from transformers.utils import logging
 
 from ..plain import Saved, State
-from .saving import SaveError, Saver
+from .saver import SaveError, Saver
 
 logger = logging.get_logger(__name__)
 
