@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from accelerate.utils import gather_object
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from .trainer import MultiTaskTrainer
 
 Inputs = dict[str, Any]
+Items = Mapping[str, torch.Tensor]  # by task, the number of its items in the whole step
+Norm = torch.Tensor | float | None
+Value = TypeVar("Value")
 
 
 class Part(Protocol):
@@ -103,7 +106,7 @@ class Runtime(Protocol):
     def autocast(self) -> AbstractContextManager[Any]:
         """Within it, a forward pass runs in the precision of training."""
 
-    def forward_backward(self, model: nn.Module, inputs: Inputs, items: Any) -> torch.Tensor:
+    def forward_backward(self, model: nn.Module, inputs: Inputs, items: Items | None) -> torch.Tensor:
         """Forward and backward pass of some rows of a step; their loss."""
 
     def no_sync(self, model: nn.Module) -> AbstractContextManager[Any]:
@@ -112,13 +115,13 @@ class Runtime(Protocol):
     def reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum of a tensor over processes."""
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: Value) -> list[Value]:
         """A picklable value of every process."""
 
     def on_any(self, happened: bool) -> bool:
         """Whether something happened in any process; where there are several, they wait for each other."""
 
-    def clip(self, model: nn.Module, most: float) -> Any:
+    def clip(self, model: nn.Module, most: float) -> Norm:
         """Clip the gradients to a norm, 0 for no limit; their norm before, None where it is not known."""
 
 
@@ -196,8 +199,8 @@ class TrainerRuntime:
     def autocast(self) -> AbstractContextManager[Any]:
         return self._trainer.compute_loss_context_manager()
 
-    def forward_backward(self, model: nn.Module, inputs: Inputs, items: Any) -> torch.Tensor:
-        return Trainer.training_step(self._trainer, model, inputs, items)
+    def forward_backward(self, model: nn.Module, inputs: Inputs, items: Items | None) -> torch.Tensor:
+        return Trainer.training_step(self._trainer, model, inputs, items)  # type: ignore[arg-type]  # which hands them on
 
     def no_sync(self, model: nn.Module) -> AbstractContextManager[Any]:
         return self._trainer.accelerator.no_sync(model)
@@ -205,7 +208,7 @@ class TrainerRuntime:
     def reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         return self._trainer.accelerator.reduce(tensor, "sum")
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: Value) -> list[Value]:
         return gather_object([value]) if self.processes > 1 else [value]
 
     def on_any(self, happened: bool) -> bool:
@@ -213,7 +216,7 @@ class TrainerRuntime:
             return happened
         return bool(self.reduce(torch.tensor(int(happened), device=self.device)).item())
 
-    def clip(self, model: nn.Module, most: float) -> Any:
+    def clip(self, model: nn.Module, most: float) -> Norm:
         """See :class:`Runtime`. What has a gradient is found in the optimizer's list, not by a walk over all heads."""
         trainer = self._trainer
         if self.engine or trainer._has_mixed_mesh_grads(model):
@@ -235,7 +238,7 @@ class PlainRuntime:
     rank, processes, is_main, is_last_part = 0, 1, True, True
     engine = scaler = None
     mixed_precision = "no"
-    loss: Callable[[nn.Module, Inputs, Any], tuple[torch.Tensor, Any]]  # of the engine that runs here; set it
+    loss: Callable[[nn.Module, Inputs, Items | None], tuple[torch.Tensor, Any]]  # of the engine that runs here; set it
 
     def __init__(
         self, args: MultiTaskTrainingArguments, model: MultiTaskModel, optimizer: torch.optim.Optimizer
@@ -250,7 +253,7 @@ class PlainRuntime:
     def autocast(self) -> AbstractContextManager[Any]:
         return nullcontext()
 
-    def forward_backward(self, model: nn.Module, inputs: Inputs, items: Any) -> torch.Tensor:
+    def forward_backward(self, model: nn.Module, inputs: Inputs, items: Items | None) -> torch.Tensor:
         model.train()
         loss, _ = self.loss(model, inputs, items)
         loss.backward()
@@ -262,13 +265,13 @@ class PlainRuntime:
     def reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: Value) -> list[Value]:
         return [value]
 
     def on_any(self, happened: bool) -> bool:
         return happened
 
-    def clip(self, model: nn.Module, most: float) -> Any:
+    def clip(self, model: nn.Module, most: float) -> Norm:
         graded = [one for one in model.parameters() if one.grad is not None]
         return torch.nn.utils.clip_grad_norm_(graded, most if most > 0 else float("inf"))
 

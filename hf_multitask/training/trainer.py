@@ -24,7 +24,7 @@ from ..aggregation import Aggregator, Outcome
 from ..balancing import Balancer
 from ..data import Mixture, MixtureCollator, SamplingRates
 from ..hub.records import key_of
-from ..modeling import MultiTaskModel
+from ..modeling import MultiTaskModel, MultiTaskOutput
 from ..tasks import Task
 from .arguments import MultiTaskTrainingArguments
 from .assembly import assemble
@@ -39,7 +39,7 @@ from .processors import Processing
 from .ranks import release_group_at_exit
 from .report.card import CardWriter
 from .report.push import Pusher
-from .runtime import Inputs, Part, TrainerRuntime
+from .runtime import Inputs, Items, Norm, Part, TrainerRuntime
 from .state.best import Best
 from .state.loss import RunningLoss
 from .state.progress import Progress
@@ -112,7 +112,7 @@ class MultiTaskTrainer(Trainer):
         model_init: Callable[..., MultiTaskModel] | None = None,
         sampler: SamplingRates | None = None,
         balancer: Balancer | None = None,
-        aggregator: Any = None,
+        aggregator: object | None = None,
         compute_metrics: Mapping[str, Metric] | None = None,
         preprocess_logits_for_metrics: Preprocess | Mapping[str, Preprocess] | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -249,13 +249,17 @@ class MultiTaskTrainer(Trainer):
             add_tokens(batches, (self.model.main_input_name, "attention_mask"))
         return batches, items
 
-    def training_step(self, model: torch.nn.Module, inputs: Batch, num_items_in_batch: Any = None) -> torch.Tensor:
+    def training_step(self, model: nn.Module, inputs: Batch, num_items_in_batch: Items | None = None) -> torch.Tensor:
         """Forward and backward of each part of a micro-batch; the loss of the step with its last one, 0 before."""
         return self.engine.run(model, inputs["forwards"], num_items_in_batch)
 
     def compute_loss(
-        self, model: torch.nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Items | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, MultiTaskOutput]:
         """The weighted sum of the task losses of a micro-batch, each divided by the items of the whole step.
 
         Distributed training averages gradients over processes, so the loss is multiplied by their number.
@@ -263,10 +267,10 @@ class MultiTaskTrainer(Trainer):
         loss, outputs = self.engine.loss(model, inputs, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
-    def _clip_grad_norm(self, model: torch.nn.Module) -> Any:  # noqa: ARG002
+    def _clip_grad_norm(self, model: nn.Module) -> Norm:  # noqa: ARG002
         return self.engine.guard.grad_norm  # the gradients are clipped by now
 
-    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:  # noqa: ARG002
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Norm = None) -> Norm:  # noqa: ARG002
         return self.engine.guard.grad_norm
 
     def floating_point_ops(self, inputs: Batch) -> int:
@@ -306,7 +310,7 @@ class MultiTaskTrainer(Trainer):
 
     def prediction_step(
         self,
-        model: torch.nn.Module,
+        model: nn.Module,
         inputs: Inputs,
         prediction_loss_only: bool,  # noqa: ARG002
         ignore_keys: list[str] | None = None,  # noqa: ARG002

@@ -13,12 +13,12 @@ from torch import nn
 from ...modeling import Head, MultiTaskOutput
 from ..parameters import last_shared_matrix
 from ..plain import Saved, State
-from ..runtime import Figure, Part, Reporting, Runtime
+from ..runtime import Figure, Items, Part, Reporting, Runtime
 from .apart import random_state_kept, undone
 from .guard import Guard
 from .matrix import MatrixGradients
 from .probe import Probe, build_probe
-from .rows import Batch, Items, Step
+from .rows import Batch, Step
 from .tally import Tally
 from .update import PlainUpdate
 from .weights import TaskWeights

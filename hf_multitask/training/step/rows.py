@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
+from ..runtime import Items
+
 # By name, the inputs of a forward pass, or a micro-batch of several: ModelInputs and MicroBatch of data/batch.py, with
 # the open set of names that readers and the Trainer need.
 Batch = dict[str, Any]
-Items = Mapping[str, torch.Tensor]  # by task, the number of its items in the whole step
 
 
 @dataclass(frozen=True)
