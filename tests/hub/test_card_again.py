@@ -140,7 +140,7 @@ def test_card_that_finds_no_place_loses_neither_model_nor_card(build, tmp_path, 
     (tmp_path / "out" / "_README.md.tmp").rmdir()
     (tmp_path / "out" / "README.md").write_text("---\nlicense: [mit\n---\nMine.\n")
     trainer.save_model()
-    assert "stays as it is: its metadata are not valid YAML" in caplog.text
+    assert "is not changed: its metadata are not valid YAML" in caplog.text
     assert (tmp_path / "out" / "README.md").read_text() == "---\nlicense: [mit\n---\nMine.\n"
 
 

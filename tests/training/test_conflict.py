@@ -331,7 +331,7 @@ def test_what_does_not_go_together_is_refused(backbone_path, tmp_path):
         ValueError, match=r"GradNorm and an aggregator both separate .* Set either balancing or aggregation"
     ):
         train(backbone_path(), tmp_path, aggregation="upgrad", balancing="gradnorm")
-    with pytest.raises(ValueError, match=r"task_lora gives tasks parts of their own\. Set aggregation='none', or take"):
+    with pytest.raises(ValueError, match=r"task_lora gives tasks parts of their own\. Set aggregation='none', or use"):
         train(
             backbone_path(),
             tmp_path,

@@ -123,7 +123,7 @@ def test_what_came_of_tasks_is_told_beyond_the_noise_of_their_rows():
         "metric": dict.fromkeys("abc", "accuracy"),
     }
     words = compared_in_words(single)
-    assert "is higher together for a (0.100 accuracy) and alone for b (0.200 accuracy). Believe this" in words
+    assert "is higher together for a (0.100 accuracy) and alone for b (0.200 accuracy). It is more" in words
     assert "no task differs" in compared_in_words({**single, "noise": dict.fromkeys("abc", 0.2)})
     assert noise(0.5, 100) == 0.05 and noise(1.0, 100) == noise(7.0, 100) == 0.01
 
