@@ -125,7 +125,7 @@ REFUSED = {
     "top_k": "logits",
     "threshold": "scores of the answer",
     "stride": "option of the task",
-    "aggregation_strategy": "tags that mark spans",
+    "aggregation_strategy": "span tags",
     "max_new_tokens": r"generate_kwargs=\{\.\.\.\}",
     "num_beams": r"generate_kwargs=\{\.\.\.\}",
     "do_sample": r"generate_kwargs=\{\.\.\.\}",
