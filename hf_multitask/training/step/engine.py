@@ -189,6 +189,8 @@ class Engine:
     def _weights_of(self, losses: Mapping[str, torch.Tensor]) -> Mapping[str, float]:
         """The weights of the step that a forward belongs to, which found these losses."""
         step = self.step
+        if not step.items:  # a pass outside of any step
+            return self.weights.fixed
         if step.weights is None:
             present = set(step.present)
             own = {name: float(loss.detach()) for name, loss in losses.items() if name in present}

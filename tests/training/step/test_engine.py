@@ -93,6 +93,16 @@ def test_update_is_that_of_the_formula(engine_of):
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-9, atol=1e-12)
 
 
+def test_loss_outside_of_a_step_has_the_fixed_weights(engine_of):
+    engine, steps = engine_of()
+    forward = steps[0][0]["forwards"][0]
+    loss, outputs = engine.loss(engine.runtime.model, forward, None)
+    weights = {"sentiment": 1.0, "ner": 2.0}
+    assert outputs.losses and float(loss) == pytest.approx(
+        sum(weights[name] * float(value) for name, value in outputs.losses.items())
+    )
+
+
 def test_figures_are_those_of_the_steps_and_begin_anew(engine_of):
     engine, steps = engine_of("uncertainty")
     train(engine, steps)
