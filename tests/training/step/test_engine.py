@@ -96,7 +96,8 @@ def test_update_is_that_of_the_formula(engine_of):
 def test_loss_outside_of_a_step_has_the_fixed_weights(engine_of):
     engine, steps = engine_of()
     forward = steps[0][0]["forwards"][0]
-    loss, outputs = engine.loss(engine.runtime.model, forward, None)
+    with torch.no_grad():
+        loss, outputs = engine.loss(engine.runtime.model, forward, None)
     weights = {"sentiment": 1.0, "ner": 2.0}
     assert outputs.losses and float(loss) == pytest.approx(
         sum(weights[name] * float(value) for name, value in outputs.losses.items())
