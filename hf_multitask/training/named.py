@@ -85,7 +85,7 @@ def check_watched(metric: str | None, tasks: Mapping[str, Task], own: Container[
         return name
     owners = sorted((task for task in tasks if name.startswith(f"{task}_")), key=len)
     if not owners:
-        known = [*tasks, *(f"{task}_{of}" for task in tasks for of in _metrics_of(tasks[task]) or ["loss"]), "average"]
+        known = [*(f"{task}_{of}" for task in tasks for of in _metrics_of(tasks[task]) or ["loss"]), "average"]
         raise ValueError(
             "Parameter `metric_for_best_model` should be average, or a metric of a task, as "
             f"{next(iter(tasks))}_loss. Found `metric_for_best_model = {metric!r}`." + close_match(name, known)

@@ -260,7 +260,7 @@ class MultiTaskTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Items | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, MultiTaskOutput]:
-        """The weighted sum of the task losses of a micro-batch, each divided by the items of the whole step.
+        """The weighted sum of the task losses of one of a micro-batch's ``forwards``, each divided by the step's items.
 
         Distributed training averages gradients over processes, so the loss is multiplied by their number.
         """

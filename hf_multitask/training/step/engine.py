@@ -106,6 +106,8 @@ class Engine:
     def run(self, model: nn.Module, forwards: Sequence[Batch], items: Items | None) -> torch.Tensor:
         """Forward and backward of each part of a micro-batch; the loss of the step with its last one, 0 before."""
         step = self.step
+        if not step.items:
+            raise RuntimeError("There is no open step. Call get_batch_samples first, which returns its micro-batches.")
         step.num_items = items
         if not step.begun:
             self._begin()

@@ -104,6 +104,12 @@ def test_loss_outside_of_a_step_has_the_fixed_weights(engine_of):
     )
 
 
+def test_a_micro_batch_needs_an_open_step(engine_of):
+    engine, steps = engine_of()
+    with pytest.raises(RuntimeError, match=r"no open step\. Call get_batch_samples first"):
+        engine.run(engine.runtime.model, steps[0][0]["forwards"], None)
+
+
 def test_figures_are_those_of_the_steps_and_begin_anew(engine_of):
     engine, steps = engine_of("uncertainty")
     train(engine, steps)
