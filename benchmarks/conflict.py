@@ -84,7 +84,7 @@ def ours(given: argparse.Namespace, tasks: int, name: str) -> tuple[Step, Any]:
     """A step of the trainer, and its model."""
     trainer = make_trainer(given, tasks, name.removesuffix(PASS))
     if name.endswith(PASS):
-        trainer.engine.update.gradients.mixable = set  # type: ignore[method-assign,assignment]
+        trainer.engine.update.gradients.mixable = set  # type: ignore[method-assign,assignment]  # of one object
     (batch,) = trainer.get_train_dataloader()
     trainer.model.to(trainer.args.device)
     trainer.create_optimizer()  # whose gradients a step measures

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -60,9 +60,9 @@ class FAMO(Scalarized):
         self.lr, self.weight_decay = lr, weight_decay
         self.given = check_numbers("min_losses", min_losses)
 
-    def begin(self, tasks: Sequence[str], **kwargs: object) -> None:
+    def begin(self, tasks: Sequence[str], **kwargs: Any) -> None:
         """See :class:`Balancer`."""
-        super().begin(tasks, **kwargs)  # type: ignore[arg-type]
+        super().begin(tasks, **kwargs)
         self.least_K = self.by_task("min_losses", self.given, 0.0)
 
     def reset(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -33,9 +33,9 @@ class Fixed(Scalarized):
         if not self.given:
             raise ValueError("Balancing 'fixed' needs `weights` by task. Add them to balancing_kwargs.")
 
-    def begin(self, tasks: Sequence[str], **kwargs: object) -> None:
+    def begin(self, tasks: Sequence[str], **kwargs: Any) -> None:
         """See :class:`Balancer`."""
-        super().begin(tasks, **kwargs)  # type: ignore[arg-type]
+        super().begin(tasks, **kwargs)
         self.weights_K = self.by_task("weights", self.given, 1.0)
 
     def scalarizer(self, tasks_P: torch.Tensor) -> Scalarizer:

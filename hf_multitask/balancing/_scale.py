@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -36,9 +36,9 @@ class Scale(Scalarized):
         super().__init__(exact=exact)
         self.given = check_numbers("losses", losses, above=0)
 
-    def begin(self, tasks: Sequence[str], *, constants: Mapping[str, float] | None = None, **kwargs: object) -> None:
+    def begin(self, tasks: Sequence[str], *, constants: Mapping[str, float] | None = None, **kwargs: Any) -> None:
         """See :class:`Balancer`."""
-        super().begin(tasks, **kwargs)  # type: ignore[arg-type]
+        super().begin(tasks, **kwargs)
         self.by_task("losses", self.given, 1.0)  # for the names
         known = {**(constants or {}), **self.given}
         for name in self.tasks:

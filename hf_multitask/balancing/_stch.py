@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -51,9 +51,9 @@ class STCH(Scalarized):
         self.mu = mu
         self.given = check_numbers("weights", weights, above=0), check_numbers("reference", reference)
 
-    def begin(self, tasks: Sequence[str], **kwargs: object) -> None:
+    def begin(self, tasks: Sequence[str], **kwargs: Any) -> None:
         """See :class:`Balancer`."""
-        super().begin(tasks, **kwargs)  # type: ignore[arg-type]
+        super().begin(tasks, **kwargs)
         self.preference_K = self.by_task("weights", self.given[0], 1.0)
         self.reference_K = self.by_task("reference", self.given[1], 0.0)
 

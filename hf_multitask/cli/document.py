@@ -32,6 +32,7 @@ class _Loader(yaml.SafeLoader):
         self._sizes.setdefault(id(node), 1)
         return node
 
+    # The stubs of yaml give both methods another type of anchor than PyYAML passes, which is None without one.
     def compose_sequence_node(self, anchor: str | None) -> yaml.SequenceNode:  # type: ignore[override]
         self._open.append(anchor)
         node = super().compose_sequence_node(anchor)  # type: ignore[arg-type]

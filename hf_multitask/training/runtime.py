@@ -13,6 +13,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 
 from ..modeling import MultiTaskModel
+from .plain import Saved, State
 
 if TYPE_CHECKING:
     from .arguments import MultiTaskTrainingArguments
@@ -27,10 +28,10 @@ Value = TypeVar("Value")
 class Part(Protocol):
     """A part of the trainer that a checkpoint holds something of."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Its keys of ``multitask_state.json``."""
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Saved) -> None:
         """Continue from the state of a checkpoint.
 
         Args:

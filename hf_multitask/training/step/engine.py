@@ -106,7 +106,7 @@ class Engine:
     def run(self, model: nn.Module, forwards: Sequence[Batch], items: Items | None) -> torch.Tensor:
         """Forward and backward of each part of a micro-batch; the loss of the step with its last one, 0 before."""
         step = self.step
-        if not step.items:
+        if not step.forwards:
             raise RuntimeError("There is no open step. Call get_batch_samples first, which returns its micro-batches.")
         step.num_items = items
         if not step.begun:
@@ -191,7 +191,7 @@ class Engine:
     def _weights_of(self, losses: Mapping[str, torch.Tensor]) -> Mapping[str, float]:
         """The weights of the step that a forward belongs to, which found these losses."""
         step = self.step
-        if not step.items:  # a pass outside of any step
+        if not step.forwards:  # a pass outside of any step
             return self.weights.fixed
         if step.weights is None:
             present = set(step.present)

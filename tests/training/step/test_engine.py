@@ -16,6 +16,7 @@ from hf_multitask.training.preparation import build_tasks, resolve_tasks
 from hf_multitask.training.runtime import PlainRuntime
 from hf_multitask.training.step.engine import build_engine
 from hf_multitask.training.step.guard import LossError
+from hf_multitask.training.step.rows import without
 from hf_multitask.training.step.update import UpdateBuilder
 from hf_multitask.training.step.weights import TaskWeights
 
@@ -93,13 +94,17 @@ def test_update_is_that_of_the_formula(engine_of):
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-9, atol=1e-12)
 
 
-def test_loss_outside_of_a_step_has_the_fixed_weights(engine_of):
+@pytest.mark.parametrize("trained", [False, True])
+def test_loss_outside_of_a_step_has_the_fixed_weights(trained, engine_of):
     engine, steps = engine_of()
-    forward = steps[0][0]["forwards"][0]
+    forward = next(f for batch in copy.deepcopy(steps[0]) for f in batch["forwards"] if len(f["labels"]) == 2)
+    if trained:  # the last step has the rows of one task only
+        ner = [f for batch in steps[1] for f in batch["forwards"] if "ner" in f["labels"]]
+        train(engine, [*steps[:1], [{**steps[1][0], "forwards": [without(f, {"sentiment"}) for f in ner]}]])
     with torch.no_grad():
         loss, outputs = engine.loss(engine.runtime.model, forward, None)
     weights = {"sentiment": 1.0, "ner": 2.0}
-    assert outputs.losses and float(loss) == pytest.approx(
+    assert set(outputs.losses) == set(weights) and float(loss) == pytest.approx(
         sum(weights[name] * float(value) for name, value in outputs.losses.items())
     )
 
