@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from pathlib import Path
 
 SECONDS, BYTES = 60, 2 << 30
@@ -44,6 +45,7 @@ def in_child(run, folder):
                 os.dup2(file.fileno(), 2)
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
                 sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+                warnings.resetwarnings()  # which pytest makes errors, and a command does not
                 code = run()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1

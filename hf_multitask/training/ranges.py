@@ -35,7 +35,7 @@ class Range:
             return None
         if self.below_most or self.above_least:  # the error of a narrow range has both bounds
             return self._words
-        return f"{self.least:g} or more" if not above else f"at most {self.most:g}"
+        return f"{self.least:g} or more" if not above else f"at most {self.most:.10g}"
 
     @property
     def _words(self) -> str:
@@ -64,6 +64,14 @@ RANGES: dict[str, Range] = {
     "per_device_eval_batch_size": Range(least=1),
     "gradient_accumulation_steps": Range(least=1),
     "dataloader_num_workers": Range(),
+    "dataloader_prefetch_factor": Range(least=1),
+    "max_steps": Range(least=-1),  # -1 leaves the number to num_train_epochs
+    "eval_accumulation_steps": Range(least=1),
+    "torch_empty_cache_steps": Range(least=1),
+    "seed": Range(most=2**32 - 1),  # what NumPy takes
+    "data_seed": Range(most=2**32 - 1),
+    "ddp_bucket_cap_mb": Range(least=1),
+    "ddp_timeout": Range(least=1),
 }
 # Numbers by name, and where each of them has to lie.
 BY_NAME: dict[str, Range] = {
@@ -71,7 +79,16 @@ BY_NAME: dict[str, Range] = {
     "learning_rates": RANGES["learning_rate"],
     "weight_decays": RANGES["weight_decay"],
 }
-_MAY_BE_NONE = ("eval_steps", "neftune_noise_alpha", "layerwise_lr_decay")
+_MAY_BE_NONE = {
+    "eval_steps",
+    "neftune_noise_alpha",
+    "layerwise_lr_decay",
+    "dataloader_prefetch_factor",
+    "eval_accumulation_steps",
+    "torch_empty_cache_steps",
+    "data_seed",
+    "ddp_bucket_cap_mb",
+}
 
 
 def check_ranges(values: Mapping[str, object]) -> None:

@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+import re
 
 import pytest
 
 from hf_multitask import MultiTaskTrainingArguments
+from hf_multitask.training.ranges import RANGES
 
 
 def test_no_number_of_any_argument_is_nan_or_infinite(arguments):
@@ -37,6 +39,11 @@ def test_absurd_numbers_are_refused(arguments):
         ({"weight_decay": -0.1}, "0 or more"),
         ({"max_grad_norm": -1.0}, "0 or more"),
         ({"warmup_steps": -1}, "0 or more"),
+        ({"eval_accumulation_steps": 0}, "1 or more"),
+        ({"torch_empty_cache_steps": 0}, "1 or more"),
+        ({"max_steps": -2}, "-1 or more"),
+        ({"seed": -1}, "0 or more"),
+        ({"data_seed": 2**32}, "at most 4294967295"),
     ]:
         with pytest.raises(ValueError, match=f"^Parameter `{next(iter(given))}` should be {rule}\\. Found"):
             arguments(**given)
@@ -46,3 +53,20 @@ def test_absurd_numbers_are_refused(arguments):
         arguments(learning_rates={"ner": 11})
     assert arguments(max_grad_norm=None).max_grad_norm == 0.0
     assert arguments(learning_rate=10, adam_beta1=0.0, weight_decay=0, eval_steps=None).learning_rate == 10
+
+
+def test_every_number_has_a_range():
+    """An argument that a release of Transformers brings is decided upon, not divided by."""
+    elsewhere = {
+        "label_smoothing_factor": "is refused",
+        "local_rank": "is of the launcher",
+        "save_total_limit": "means no limit where it is 0 or less",
+        "non_finite_patience": "has an error of its own",
+        "gradient_logging_steps": "has an error of its own",
+        "early_stopping_patience": "has an error of its own",
+    }
+    kinds = {one.name: str(one.type) for one in dataclasses.fields(MultiTaskTrainingArguments)}
+    numbers = {name for name, kind in kinds.items() if re.search(r"\b(int|float)\b", kind) and "dict" not in kind}
+    mixed = {name for name in numbers if re.search(r"\b(str|bool|list)\b", kinds[name])}
+    assert numbers - mixed - RANGES.keys() - elsewhere.keys() == set()
+    assert elsewhere.keys().isdisjoint(RANGES)
