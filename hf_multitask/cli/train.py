@@ -64,7 +64,7 @@ def prepare(
         trainer.evaluation_rows(test, "test")  # so that errors in its rows are raised now; the result is cached
     checkpoint = _checkpoint(resume, trainer)
     if checkpoint is not None:
-        trainer.read_progress(checkpoint)  # so that errors that prevent a resume are raised now
+        trainer.course.read(checkpoint)  # so that errors that prevent a resume are raised now
     return trainer, checkpoint, data
 
 

@@ -1,5 +1,6 @@
 """What a configuration requires, compared with the saved weights, before any memory is allocated."""
 
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -91,7 +92,7 @@ def _files(source: str | os.PathLike[str], hub: Values) -> list[str]:
 
 
 def check_config(config: PreTrainedConfig) -> None:
-    """Check that a loaded configuration has no more parts than can be built, and no absurd sizes.
+    """Check that a loaded configuration has no more parts than can be built, no absurd sizes, and no NaN.
 
     Raises:
         ValueError: it does.
@@ -101,6 +102,10 @@ def check_config(config: PreTrainedConfig) -> None:
         return
     most = {True: max(_MOST_PARTS, len(state.shapes or ())), False: max(_MOST_SIZE, state.numbers)}
     for name, value in _numbers(config.to_dict()):
+        if math.isnan(value):
+            raise ValueError(f"The config.json of '{state.source}' has `{name} = NaN`, which is no number. {_FIX}")
+        if isinstance(value, float):
+            continue  # no size
         if value < 0 and _COUNTS.search(name):
             raise ValueError(f"The config.json of '{state.source}' has `{name} = {value}`, below 0. {_FIX}")
         limit = most[_PARTS.search(name) is not None]
@@ -111,14 +116,14 @@ def check_config(config: PreTrainedConfig) -> None:
             )
 
 
-def _numbers(values: object, name: str = "") -> Iterator[tuple[str, int]]:
+def _numbers(values: object, name: str = "") -> Iterator[tuple[str, int | float]]:
     if isinstance(values, Mapping):
         for key, value in values.items():
             yield from _numbers(value, str(key))
     elif isinstance(values, list | tuple):
         for value in values:
             yield from _numbers(value, name)
-    elif isinstance(values, int) and not isinstance(values, bool):
+    elif isinstance(values, int | float) and not isinstance(values, bool):
         yield name, values
 
 

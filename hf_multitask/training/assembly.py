@@ -1,4 +1,4 @@
-"""Builds the parts of a trainer."""
+"""Builds the parts of a trainer, and adds their callbacks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from .course import Course, new_engine
 from .evaluation.evaluator import Evaluator
-from .evaluation.rows import Preprocess
+from .evaluation.rows import EvaluationRows, Preprocess
 from .report.card import CardCallback, CardWriter
 from .report.console import SEVERAL, PlanCallback, summary_callbacks
 from .report.picture import CosinesCallback
@@ -17,41 +17,56 @@ from .runtime import EngineCallback
 from .state.best import Best, ResumableEarlyStopping
 from .state.loss import RunningLoss
 from .state.saver import Saver
+from .step.engine import Engine
 
 if TYPE_CHECKING:
     from .trainer import MultiTaskTrainer
 
 
-def assemble(trainer: MultiTaskTrainer, preprocess: Mapping[str, Preprocess]) -> None:
-    """Give a trainer its parts, and add their callbacks after those of the user.
+Parts = tuple[Evaluator, CardWriter, Best, Saver, RunningLoss, Engine, Course]
+
+
+def assemble(trainer: MultiTaskTrainer, preprocess: Mapping[str, Preprocess]) -> Parts:
+    """The parts of a trainer.
 
     Args:
         trainer: once the Trainer's own ``__init__`` has run.
         preprocess: by task, what is kept of its logits for the user's metrics.
     """
     runtime = trainer.runtime
-    trainer.evaluator = Evaluator(
+    if trainer.plan.mixture is not None:
+        trainer.plan.new_sampler()  # rates that do not fit the data fail here
+
+    def sweep(rows: EvaluationRows, title: str) -> int:
+        """Run ``prediction_step`` on all rows of an evaluation; the number of batches."""
+        loader = trainer.get_test_dataloader(rows)
+        trainer.evaluation_loop(loader, description=title, prediction_loss_only=False)
+        return len(loader)
+
+    evaluator = Evaluator(
         runtime,
         tasks=trainer.tasks,
         metrics=trainer.metric_by_task,
         preprocess=preprocess,
         collator=trainer.data_collator,
         given=trainer.processing_class,
-        sweep=trainer.sweep,
+        sweep=sweep,
     )
-    trainer.card = CardWriter(runtime, trainer, measured=trainer.evaluator.measured_rows)
-    trainer.best = Best()
-    trainer.saver = Saver(trainer, runtime, lambda folder: trainer.progress.save(folder))
-    trainer.running_loss = RunningLoss(
-        trainer, lambda: trainer.engine.tally.since_log(), lambda sums: trainer.engine.tally.continue_log(sums)
+    engine = new_engine(trainer)
+    engine.probe.begin()
+    return (
+        evaluator,
+        CardWriter(runtime, trainer, measured=evaluator.measured_rows),
+        Best(),
+        Saver(trainer, runtime, lambda folder: trainer.progress.save(folder)),
+        RunningLoss(trainer, lambda: trainer.engine.tally),
+        engine,
+        Course(trainer),
     )
-    trainer.engine = new_engine(trainer)
-    trainer.engine.probe.begin()
-    trainer.course = Course(trainer)
-    _add_callbacks(trainer)
 
 
-def _add_callbacks(trainer: MultiTaskTrainer) -> None:
+def add_callbacks(trainer: MultiTaskTrainer) -> None:
+    """Add the callbacks of a trainer's parts after those of the user."""
     parts: list[TrainerCallback] = [
         trainer.saver.after_epoch,
         trainer.running_loss,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from transformers import set_seed
+from transformers.utils import logging
 
 from ..modeling import MultiTaskModel
 from ..modeling.inputs import tokenizer_of
@@ -13,6 +14,7 @@ from ..tasks import Task
 from .arguments import MultiTaskTrainingArguments
 from .evaluation.rows import Metric
 from .named import check_arguments_by_name, check_metrics, check_names
+from .parameters import check_precision, freeze
 from .preparation import (
     Datasets,
     adopt_model,
@@ -24,6 +26,9 @@ from .preparation import (
 from .processors import Processing, check_processors, check_vocabulary, ensure_pad_token
 from .ranks import check_alike
 from .requirements import check_output_dir, check_trackers
+from .runtime import Runtime
+
+logger = logging.get_logger(__name__)
 
 
 def check_setup(
@@ -110,3 +115,17 @@ def adopt(
         model.set_pad_token_id(own.pad_token_id)
     if args.save_adapters_only:
         model.leave_out_backbone()
+
+
+def begin_model(model: MultiTaskModel, runtime: Runtime) -> None:
+    """Freeze what the arguments name of a model, and say what its precision loses.
+
+    Raises:
+        ValueError: nothing is left to train, or fp16 could not scale its gradients back.
+    """
+    model.reads_in_parts = runtime.engine is None  # one that shards gathers weights at every pass
+    freeze(model, runtime.args.freeze or ())
+    # DeepSpeed has float32 copies of its own.
+    told = "" if runtime.engine == "DeepSpeed" else check_precision(model, fp16=runtime.args.fp16)
+    if told and runtime.is_main:
+        logger.warning(told)

@@ -20,6 +20,7 @@ from .named import check_arguments_by_name, check_measured, check_metrics
 from .parameters import freeze
 from .plain import State
 from .ranks import check_alike
+from .runtime import Part
 from .state.checkpoint import check_checkpoint
 from .state.progress import Progress
 from .state.resuming import check_arguments, compared
@@ -48,9 +49,15 @@ class Course:
         self._has_seen_arguments = False
 
     @property
+    def _parts(self) -> tuple[Part, ...]:
+        """Those that a checkpoint holds something of."""
+        trainer = self._trainer
+        return trainer.best, trainer.running_loss, trainer.saver, trainer.plan, trainer.engine
+
+    @property
     def progress(self) -> Progress:
         """What a checkpoint would hold of the parts now."""
-        for part in self._trainer.parts:
+        for part in self._parts:
             vars(self._progress).update(part.state_dict())
         return self._progress
 
@@ -63,7 +70,7 @@ class Course:
         """Give the parts what a checkpoint holds of them; without a folder, of none."""
         self._progress = progress
         state = {**vars(progress), "folder": folder}
-        for part in self._trainer.parts:
+        for part in self._parts:
             if folder is not None or part is not self._trainer.engine:
                 part.load_state_dict(state)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,45 +11,32 @@ import torch
 from huggingface_hub import CommitInfo
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import (
-    Trainer,
-    TrainerCallback,
-    set_seed,
-)
+from transformers import Trainer, TrainerCallback, set_seed
 from transformers.trainer_utils import BestRun, PredictionOutput, TrainOutput
-from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
-from ..aggregation import Aggregator, Outcome
+from ..aggregation import Aggregator
 from ..balancing import Balancer
 from ..data import Mixture, MixtureCollator, SamplingRates
 from ..hub.records import key_of
 from ..modeling import MultiTaskModel, MultiTaskOutput
 from ..tasks import Task
 from .arguments import MultiTaskTrainingArguments
-from .assembly import assemble
-from .checks import adopt, check_setup, settle_tasks
-from .course import Course
-from .evaluation.evaluator import Evaluator
+from .assembly import add_callbacks, assemble
+from .checks import adopt, begin_model, check_setup, settle_tasks
 from .evaluation.rows import EvaluationRows, Metric, Preprocess
-from .parameters import check_optimizer, check_precision, freeze, regroup
+from .parameters import check_optimizer, regroup
 from .plan import Plan
 from .preparation import Datasets, check_kinds, preprocessing
 from .processors import Processing
 from .ranks import release_group_at_exit
-from .report.card import CardWriter
 from .report.push import Pusher
-from .runtime import Inputs, Items, Norm, Part, TrainerRuntime
-from .state.best import Best
-from .state.loss import RunningLoss
+from .runtime import Inputs, Items, Norm, TrainerRuntime
 from .state.progress import Progress
-from .state.saver import Saver, Trial
-from .step.engine import Engine
+from .state.saver import Trial
 from .step.rows import Batch, add_tokens
 from .step.update import UpdateBuilder
 from .step.weights import Constants
-
-logger = logging.get_logger(__name__)
 
 
 class MultiTaskTrainer(Trainer):
@@ -75,12 +62,10 @@ class MultiTaskTrainer(Trainer):
         compute_metrics: by task, metrics in place of the task's own; the first one counts for the average.
         preprocess_logits_for_metrics: what is kept for ``compute_metrics`` of a batch's logits and labels, as in
             ``Trainer``; one function for all tasks that have ``compute_metrics``, or by task.
-        callbacks: as in ``Trainer``.
-        optimizers: as in ``Trainer``.
+        callbacks, optimizers: as in ``Trainer``.
 
     Raises:
-        ValueError: tasks, datasets and arguments do not fit each other, or a row is not usable.
-        TypeError: an argument is of the wrong kind.
+        ValueError, TypeError: tasks, datasets and arguments do not fit each other, or a row is not usable.
     """
 
     loss_is_scaled_for_ga = True
@@ -90,13 +75,6 @@ class MultiTaskTrainer(Trainer):
     train_dataset: Mixture | None
     eval_dataset: EvaluationRows | None
     data_collator: MixtureCollator
-    evaluator: Evaluator
-    card: CardWriter
-    best: Best
-    saver: Saver
-    running_loss: RunningLoss
-    engine: Engine
-    course: Course
     hub_model_id: str | None = None
     push_in_progress: PushInProgress | None = None
 
@@ -131,7 +109,7 @@ class MultiTaskTrainer(Trainer):
         self.tasks = settle_tasks(model, args, tasks, processing_class, data, own=own, measured=self.measures)
         adopt(model, args, self.tasks, processing_class)
         self.runtime = runtime = TrainerRuntime(self)
-        self.pusher = Pusher(runtime)
+        self.pusher = Pusher(self, runtime)
         self.plan = Plan(runtime, self.tasks, processing_class, sampler)
         collator = MixtureCollator(processing_class, self.tasks, seed=self.plan.seed)
         mixture = None if train_dataset is None else self.plan.read(train_dataset)
@@ -146,25 +124,19 @@ class MultiTaskTrainer(Trainer):
             optimizers=optimizers,
         )
         self.model_init = model_init
-        model.reads_in_parts = runtime.engine is None  # one that shards gathers weights at every pass
-        if mixture is not None:
-            self.plan.new_sampler()  # rates that do not fit the data fail here
-        freeze(model, args.freeze or ())
-        told = "" if self.is_deepspeed_enabled else check_precision(model, fp16=args.fp16)  # it has float32 copies
-        if told and self.is_world_process_zero():
-            logger.warning(told)
+        begin_model(model, runtime)
         self.hub_datasets: dict[str, str] = {}  # by dataset, its name on the Hub
         self.own_balancer = balancer
         self.updates = UpdateBuilder(runtime, list(self.tasks), aggregator)
         self.constants = None if mixture is None else Constants(mixture, self.tasks, processing_class)
-        assemble(self, preprocess)
+        parts = assemble(self, preprocess)
+        self.evaluator, self.card, self.best, self.saver, self.running_loss, self.engine, self.course = parts
+        add_callbacks(self)
         release_group_at_exit(self)
-
-    # What the arguments say of tasks; read again at every training, as a hyperparameter search changes them
 
     @property
     def task_weights(self) -> dict[str, float]:
-        """The fixed weight of every task's loss."""
+        """The fixed weight of every task's loss, by the arguments as they are, which a search changes."""
         return dict.fromkeys(self.tasks, 1.0) | (cast("dict[str, float] | None", self.args.task_weights) or {})
 
     @property
@@ -193,9 +165,8 @@ class MultiTaskTrainer(Trainer):
         """
         if self.eval_dataset is None:
             raise ValueError("A search measures what it finds. Give eval_dataset.")
-        objective = compute_objective or (lambda metrics: metrics["eval_average"])
-        search: Callable[..., BestRun | list[BestRun]] = super().hyperparameter_search
-        return search(hp_space, objective, n_trials, direction, **kwargs)
+        run: Callable[..., BestRun | list[BestRun]] = super().hyperparameter_search
+        return run(hp_space, compute_objective or (lambda found: found["eval_average"]), n_trials, direction, **kwargs)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The Trainer's optimizer, with the rates and decays that the arguments give to tasks and layers."""
@@ -204,33 +175,10 @@ class MultiTaskTrainer(Trainer):
         trained = self.model if model is None else model
         return optimizer if built else regroup(optimizer, trained, self.get_decay_parameter_names(trained), self.args)
 
-    # The parts
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """Those that a checkpoint holds something of."""
-        return self.best, self.running_loss, self.saver, self.plan, self.engine
-
     @property
     def aggregator(self) -> Aggregator | None:
         """The method that makes one update of the per-task gradients, if there is one."""
         return self.engine.update.aggregator
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """What the aggregator made of the gradients of the last step."""
-        return self.engine.update.outcome
-
-    @property
-    def rates(self) -> SamplingRates:
-        """The sampling rates of the mixture."""
-        return self.plan.rates
-
-    def describe_plan(self, steps: int) -> str:
-        """What a run of so many optimizer steps does with the data: rows, labels, classes, share, passes by task."""
-        return self.plan.describe(steps)
-
-    # Steps
 
     def get_train_dataloader(self) -> DataLoader:
         """Micro-batches of this process, step by step."""
@@ -254,11 +202,7 @@ class MultiTaskTrainer(Trainer):
         return self.engine.run(model, inputs["forwards"], num_items_in_batch)
 
     def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: Batch,
-        return_outputs: bool = False,
-        num_items_in_batch: Items | None = None,
+        self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Items | None = None
     ) -> torch.Tensor | tuple[torch.Tensor, MultiTaskOutput]:
         """The weighted sum of the task losses of one of a micro-batch's ``forwards``, each divided by the step's items.
 
@@ -267,38 +211,23 @@ class MultiTaskTrainer(Trainer):
         loss, outputs = self.engine.loss(model, inputs, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
-    def _clip_grad_norm(self, model: nn.Module) -> Norm:  # noqa: ARG002
+    def _clip_grad_norm(self, model: nn.Module) -> Norm:
         return self.engine.guard.grad_norm  # the gradients are clipped by now
 
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Norm = None) -> Norm:  # noqa: ARG002
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Norm = None) -> Norm:
         return self.engine.guard.grad_norm
 
     def floating_point_ops(self, inputs: Batch) -> int:
         """Estimated operations of all parts of a micro-batch."""
-        name = self.model.main_input_name
-        return sum(part[name].numel() for part in inputs["forwards"] if name in part) * self._operations_of_a_token
-
-    @cached_property
-    def _operations_of_a_token(self) -> int:
-        """The Trainer's estimate, which counts the parameters of all heads at every call."""
-        return super().floating_point_ops({self.model.main_input_name: torch.zeros(1, 1)})
+        return self.engine.operations(inputs["forwards"], super().floating_point_ops)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add what came of each task since the last log, and have ``train_loss`` be that of the whole run.
-
-        ``<task>_loss``, its mean loss, and ``<task>_share`` of the rows; ``<task>_rows``, all that training has seen;
-        with a balancer ``<task>_weight``, its mean weight; ``<task>_left_out``, steps that had to do without it because
-        its loss or gradient was NaN or infinite; ``aggregation_failures``, steps that took the plain sum of the task
-        gradients; and where gradients were measured, ``<task>_grad_norm`` and ``cosine/<task>/<other>``. Where the
-        storage has no room for curves, TensorBoard ends and the run continues.
-        """
+        """Add the :meth:`Engine.figures` of each task since the last log; ``train_loss`` is that of the whole run."""
         if "loss" in logs:
             logs |= {name if task is None else key_of(task, name): value for task, name, value in self.engine.figures()}
         if "train_loss" in logs:
             logs["train_loss"] = self.running_loss.mean()
         self.saver.log(super().log, logs, start_time)
-
-    # Evaluation
 
     def evaluation_rows(self, data: Datasets, split: str) -> EvaluationRows:
         """Rows of every task that has data in a split, checked and tokenized."""
@@ -309,37 +238,22 @@ class MultiTaskTrainer(Trainer):
         return self.evaluator.loader(test_dataset)
 
     def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: Inputs,
-        prediction_loss_only: bool,  # noqa: ARG002
-        ignore_keys: list[str] | None = None,  # noqa: ARG002
+        self, model: nn.Module, inputs: Inputs, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[None, None, None]:
         """Keep, of every task in the batch, predictions, each row's summed loss and number of items, and labels."""
         self.evaluator.step(model, inputs)
         return None, None, None
 
-    def sweep(self, rows: EvaluationRows, title: str) -> int:
-        """Run ``prediction_step`` on all rows of an evaluation; the number of batches."""
-        loader = self.get_test_dataloader(rows)
-        self.evaluation_loop(loader, description=title, prediction_loss_only=False)
-        return len(loader)
-
     def evaluate(
         self,
         eval_dataset: Datasets | None = None,
-        ignore_keys: list[str] | None = None,  # noqa: ARG002
+        ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Measure every task that has data.
+        """Measure every task that has data: ``eval_<task>_<metric>``, ``eval_<task>_loss``, and ``eval_average``.
 
-        ``eval_dataset`` holds raw rows by dataset name, of all tasks or of some; those of the trainer are used if None.
-
-        Returns:
-            ``eval_<task>_<metric>``, ``eval_<task>_loss``, and ``eval_average``, the mean of the primary metrics.
-
-        Raises:
-            ValueError: there are no data, or a row is not usable.
+        The last is the mean of the primary metrics. ``eval_dataset`` holds raw rows by dataset name, of all tasks or of
+        some; those of the trainer are used if None. A ValueError says that there are none, or which row is not usable.
         """
         rows = self.eval_dataset if eval_dataset is None else self.evaluation_rows(eval_dataset, metric_key_prefix)
         if rows is None:
@@ -351,32 +265,21 @@ class MultiTaskTrainer(Trainer):
         return metrics
 
     def predict(
-        self,
-        test_dataset: Datasets,
-        ignore_keys: list[str] | None = None,  # noqa: ARG002
-        metric_key_prefix: str = "test",
+        self, test_dataset: Datasets, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> dict[str, PredictionOutput]:
         """Logits, labels and metrics by task, rows in the order of the dataset, those without a label left out.
 
-        Of a task on tokens, those of the labeled ones, (N, W, C) and (N, W), padded with -100 to the most of a row; of
-        question answering window, first and last token of the answer.
+        A task on tokens has the labeled ones, (N, W, C) and (N, W), padded with -100; question answering labels are
+        window, first and last token of the answer.
         """
         return self.evaluator.predict(self.evaluation_rows(test_dataset, metric_key_prefix), metric_key_prefix)
 
-    # Saves, cards and pushes
-
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model and its card, as in ``Trainer``, and push it where ``push_to_hub`` is set.
-
-        A push that fails is told and leaves the model saved.
-        """
+        """Save the model and its card, and push it where ``push_to_hub`` is set; a push that fails is logged."""
         self.saver.save_model(super().save_model, output_dir)
-        if _internal_call:  # for checkpoints, and for a push, which writes the card itself
-            return
-        if self.args.push_to_hub:
-            with self.pusher.forgiving():
-                self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
-        self.card.write(Path(output_dir or str(self.args.output_dir)), None)
+        if not _internal_call:  # for checkpoints, and for a push, which writes the card itself
+            self.pusher.push_saved()
+            self.card.write(Path(output_dir or str(self.args.output_dir)), None)
 
     def create_model_card(
         self,
@@ -390,24 +293,16 @@ class MultiTaskTrainer(Trainer):
     ) -> None:
         """Write the model card into ``output_dir``; what a user has changed in it stays.
 
-        Metadata that are given here stay in the card, and in those that this trainer writes later.
-
-        A ``model_name`` with an owner, as in ``me/model``, is also the name in the card's code; ``dataset_tags`` is the
-        Trainer's word for ``datasets``. No license is made up where it is left out.
+        Metadata that are given here stay in the cards that are written later. A ``model_name`` with an owner, as in
+        ``me/model``, is also the name in the card's code; ``dataset_tags`` is the Trainer's word for ``datasets``.
         """
-        datasets = datasets or dataset_tags
-        self.card.give(language=language, license=license, tags=tags, base_model=finetuned_from, datasets=datasets)
+        data = datasets or dataset_tags
+        self.card.give(language=language, license=license, tags=tags, base_model=finetuned_from, datasets=data)
         self.card.write(Path(str(self.args.output_dir)), model_name)
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Create the repository, and the branch that ``hub_revision`` names.
-
-        Raises:
-            PushError: the Hub refuses, or is not there.
-        """
-        with self.pusher.creating(private):
-            super().init_hf_repo(token)
-            self.pusher.make_branch(self.hub_model_id, self.args.hub_revision, token)
+        """Create the repository, and the branch that ``hub_revision`` names; see :meth:`Pusher.create`."""
+        self.pusher.create(super().init_hf_repo, token, private)
 
     def push_to_hub(
         self,
@@ -418,49 +313,28 @@ class MultiTaskTrainer(Trainer):
         private: bool | None = None,
         **kwargs: Any,
     ) -> CommitInfo:
-        """Save model, code, tokenizer and card in ``output_dir`` and push it, as ``Trainer.push_to_hub`` does.
-
-        A ``revision`` that is not there is made. What a push before this one has uploaded is not uploaded again.
+        """Save model, code, tokenizer and card in ``output_dir`` and push it; a ``revision`` that is not there is made.
 
         Raises:
             PushError: the Hub refuses, or is not there; what was to be pushed is saved.
         """
         self._finish_current_push()  # which reads the files that are written now
-        if self.hub_model_id is None:
-            self.init_hf_repo(token=token, private=private)
-        kwargs.setdefault("model_name", self.hub_model_id)
-        with self.pusher.pushing(self.hub_model_id):
-            self.pusher.make_branch(self.hub_model_id, revision, token)
-            return super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
+        push = super().push_to_hub
+        return self.pusher.push(push, commit_message, blocking, token, revision, private=private, metadata=kwargs)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         self.saver.seal_last(Path(checkpoint_folder))  # before it is read
-        if self.pusher.leaves_out(self.push_in_progress):
-            return
-        self._finish_current_push()
-        with self.pusher.beginning(self.hub_model_id, checkpoint_folder):
-            self.create_model_card(model_name=self.hub_model_id)
-            super()._push_from_checkpoint(checkpoint_folder)
+        if not self.pusher.leaves_out():
+            self._finish_current_push()
+            self.pusher.push_checkpoint(super()._push_from_checkpoint, checkpoint_folder)
 
     def _finish_current_push(self) -> None:
-        super()._finish_current_push()
-        push, self.push_in_progress = self.push_in_progress, None
-        self.pusher.tell_failures(self.hub_model_id, push)
-
-    # What a checkpoint holds beyond the Trainer's own state
+        self.pusher.finish(super()._finish_current_push)
 
     @property
     def progress(self) -> Progress:
         """What a checkpoint would hold of the parts now."""
         return self.course.progress
-
-    def read_progress(self, checkpoint: str) -> Progress:
-        """What a checkpoint holds beyond the Trainer's own state.
-
-        Raises:
-            ValueError: this run cannot resume from it.
-        """
-        return self.course.read(checkpoint)[0]
 
     def train(
         self,
@@ -474,8 +348,7 @@ class MultiTaskTrainer(Trainer):
         once. An argument that differs from those of the checkpoint takes effect from then on, or is refused.
 
         Raises:
-            SystemExit: with code 143, the run was ended by SIGTERM.
-            KeyboardInterrupt: it was ended by Ctrl-C.
+            SystemExit, KeyboardInterrupt: the run was ended by SIGTERM, with code 143, or by Ctrl-C.
             ValueError: there is no checkpoint to resume from, it is not one of this run, another run uses
                 ``output_dir``, or the run ends with weights that are NaN or infinite.
         """
@@ -485,8 +358,6 @@ class MultiTaskTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.course.resume(resume_from_checkpoint)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    # The Trainer's hooks of a run and its checkpoints
 
     def _run_epoch(self, *args: object, **kwargs: object) -> None:
         self.control.should_training_stop |= self.course.is_over()

@@ -36,7 +36,7 @@ def test_aggregator_of_the_page_trains(import_file, backbone_path, tmp_path):
     module = import_file("strongest_first", files_of("aggregation.md")["strongest_first.py"])
     trainer, _ = conflicts.train(backbone_path(), tmp_path, aggregator=module.StrongestFirst())
     trainer.train()
-    assert trainer.outcome.weights.mean() == pytest.approx(1)
+    assert trainer.engine.update.outcome.weights.mean() == pytest.approx(1)
     assert "cagrad" in PAGE and conflicts.train(
         backbone_path(), tmp_path, aggregation="cagrad", aggregation_kwargs={"c": 0.4}
     )

@@ -28,6 +28,10 @@ NAMES = ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", 
 CHANGES = [("backbone_config", name, value) for name in NAMES for value in (10**12, 10**5, -1, None, [1], "x")]
 CHANGES += [("backbone_config", name, 10**12) for name in ("max_position_embeddings", "type_vocab_size")]
 CHANGES += [("backbone_config", "num_attention_heads", 0), (None, "dtype", "float99"), (None, "backbone_config", [])]
+CHANGES += [
+    ("backbone_config", "hidden_dropout_prob", float("nan")),
+    ("backbone_config", "layer_norm_eps", float("nan")),
+]
 CHANGES += [(None, "tasks", [None]), (None, "adapters", []), (None, "tasks", 3)]
 
 
@@ -46,6 +50,7 @@ def test_absurd_sizes_end_in_a_sentence_and_take_no_memory(build_model, tmp_path
     assert (
         "has weights of another size for 'backbone.embeddings" in by_change["backbone_config", "vocab_size", "100000"]
     )
+    assert "has `hidden_dropout_prob = NaN`" in by_change["backbone_config", "hidden_dropout_prob", "nan"]
     assert "makes no model (ZeroDivisionError" in by_change["backbone_config", "num_attention_heads", "0"]
 
 

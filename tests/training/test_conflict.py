@@ -33,8 +33,12 @@ def test_update_is_that_of_torchjd_on_the_whole_jacobian(method, tasks, backbone
     trainer.train()
     names, found = shared_of(steps[0])
     jacobian_KP, present = matrix(trainer, names)
-    assert trainer.outcome.problem is None and list(trainer.outcome.tasks) == present == list(tasks)
-    torch.testing.assert_close(trainer.outcome.gramian, jacobian_KP @ jacobian_KP.T, rtol=1e-9, atol=1e-12)
+    assert trainer.engine.update.outcome.problem is None and list(
+        trainer.engine.update.outcome.tasks
+    ) == present == list(tasks)
+    torch.testing.assert_close(
+        trainer.engine.update.outcome.gramian, jacobian_KP @ jacobian_KP.T, rtol=1e-9, atol=1e-12
+    )
     expected = METHODS[method]()(jacobian_KP) * (1 if method == "config" else len(present))
     record_property(f"{method}, relative norm", relative(found, expected))
     assert relative(found, expected) < 1e-5
@@ -59,7 +63,9 @@ def test_row_split_and_pass_per_task_give_the_same_gradients(
         difference = relative(found, jacobian_KP.sum(0))
         record_property(f"{family}, {engine} against autograd, relative norm", difference)
         assert difference < 1e-10
-        torch.testing.assert_close(trainer.outcome.gramian, jacobian_KP @ jacobian_KP.T, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            trainer.engine.update.outcome.gramian, jacobian_KP @ jacobian_KP.T, rtol=1e-9, atol=1e-12
+        )
         made[engine] = found
     assert relative(made["split"], made["pass"]) < 1e-10
     assert "does not fit" not in caplog.text
@@ -259,7 +265,7 @@ def test_stopped_and_absent_tasks_take_no_part(backbone_path, tmp_path):
 
     class Watching(TrainerCallback):
         def on_pre_optimizer_step(self, *args, **kwargs):
-            seen.append(trainer.outcome.tasks)
+            seen.append(trainer.engine.update.outcome.tasks)
             trainer.progress.finished["ner"] = 1
 
     trainer.add_callback(Watching())
@@ -288,7 +294,7 @@ def test_object_in_place_of_a_name(backbone_path, tmp_path):
 
     trainer, _ = train(backbone_path(), tmp_path, aggregator=Ours())
     trainer.train()
-    assert trainer.outcome.weights.tolist() == [1, 2, 3]
+    assert trainer.engine.update.outcome.weights.tolist() == [1, 2, 3]
     with pytest.raises(ValueError, match="There is an aggregator, and aggregation='upgrad' names another"):
         train(backbone_path(), tmp_path, aggregator=Ours(), aggregation="upgrad")
 

@@ -179,9 +179,11 @@ def test_aggregator_tells_for_nothing(steps, times, backbone_path, tmp_path, mon
     found = [entry for entry in logged(trainer) if entry]
     assert len(found) == times
     if found:
-        norms = trainer.outcome.gramian.diagonal().sqrt() / torch.tensor([1, 2.5, 1])  # by the weights of the tasks
+        norms = trainer.engine.update.outcome.gramian.diagonal().sqrt() / torch.tensor(
+            [1, 2.5, 1]
+        )  # by the weights of the tasks
         assert [found[-1][f"{name}_grad_norm"] for name in APART] == pytest.approx(norms.tolist())
-        assert found[-1]["cosine/stars/ner"] == pytest.approx(float(trainer.outcome.cosines[0, 2]))
+        assert found[-1]["cosine/stars/ner"] == pytest.approx(float(trainer.engine.update.outcome.cosines[0, 2]))
 
 
 def test_an_aggregator_tells_nothing_of_a_task_whose_weight_is_zero(backbone_path, tmp_path):

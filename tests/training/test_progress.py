@@ -52,7 +52,7 @@ def test_caps_draw_rows_by_seed(build, data):
     assert same == trainer.train_dataset.digests
     assert same["sentiment"] != other["sentiment"] and same["ner"] == other["ner"]
     assert build(max_train_samples="30").train_dataset.sizes == {"sentiment": 30, "ner": 24}
-    assert "Plan: 20 steps of 8 rows" in build(max_train_samples=20).describe_plan(20)
+    assert "Plan: 20 steps of 8 rows" in build(max_train_samples=20).plan.describe(20)
 
 
 @pytest.mark.parametrize("value", [0, {"ner": 0}, "many", {"ner": "2"}, -3, True])

@@ -52,7 +52,7 @@ def test_search_reaches_arguments_by_task_and_sampling(build):
         def on_train_end(self, args, state, control, model=None, optimizer=None, **kwargs):
             frozen = {name.split(".")[0] for name, value in model.named_parameters() if not value.requires_grad}
             rates = {group["initial_lr"] for group in optimizer.param_groups}
-            runs.append((trainer.task_weights["ner"], type(trainer.rates).__name__, frozen, rates))
+            runs.append((trainer.task_weights["ner"], type(trainer.plan.rates).__name__, frozen, rates))
 
     trainer.add_callback(Note)
     grid = {"ner": [2e-3], "weight": [0.5, 2], "sampling": ["uniform", "annealed"], "freeze": ["backbone", "sentiment"]}

@@ -153,7 +153,7 @@ class Diagnosis:
         text = f"Every training has {self.steps:,} steps of {rows} rows"
         if own > self.steps:
             text += f", of the {own:,} of the recipe (set --max_steps {own} for all of them)"
-        self.tell(f"{text}.\n{trainer.describe_plan(self.steps)}")
+        self.tell(f"{text}.\n{trainer.plan.describe(self.steps)}")
         begun = time.perf_counter()
         step = PriceList(trainer, rounds=3).plain()
         start, tasks = (time.perf_counter() - begun) / 2, len(self.tasks)

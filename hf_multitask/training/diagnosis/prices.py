@@ -151,7 +151,7 @@ class PriceList:
             self.trainer.model.zero_grad()
             price.problem = " ".join(str(problem).split()) or type(problem).__name__
             return None
-        outcome = self.trainer.outcome
+        outcome = self.trainer.engine.update.outcome
         if fresh and outcome is not None and outcome.problem is not None:
             price.problem = f"its first step took the plain sum: {outcome.problem}"
             return None

@@ -15,6 +15,7 @@ from transformers.utils import logging
 from ...data import Mixture
 from ...hub import Run, UnreadableCard, write_card
 from ..evaluation.rows import EvaluationRows
+from ..plan import Plan
 from ..runtime import Runtime
 from ..secrets import arguments_without_secrets
 from ..state.progress import Progress
@@ -31,6 +32,7 @@ class Described(Protocol):
     Attributes:
         state: of the run.
         progress: beyond that.
+        plan: of the data.
         train_dataset: what it trains on.
         eval_dataset: what it is measured on.
         hub_model_id: the repository that is pushed to, once it is known.
@@ -39,6 +41,7 @@ class Described(Protocol):
     """
 
     state: TrainerState
+    plan: Plan
     train_dataset: Mixture | None
     eval_dataset: EvaluationRows | None
     hub_model_id: str | None
@@ -48,9 +51,6 @@ class Described(Protocol):
     def progress(self) -> Progress: ...  # noqa: D102
     @property
     def hp_search_backend(self) -> object: ...  # noqa: D102
-
-    def describe_plan(self, steps: int) -> str:
-        """What a run of so many optimizer steps does with the data."""
 
     def create_model_card(self) -> None:
         """Write the card into ``output_dir``."""
@@ -160,7 +160,7 @@ class CardWriter:
             epoch=state.epoch or 0.0,
             metrics=trainer.progress.metrics,
             best=state.best_global_step if loaded else None,
-            plan=trainer.describe_plan(state.max_steps) if trained and mixture is not None else None,
+            plan=trainer.plan.describe(state.max_steps) if trained and mixture is not None else None,
             readers={} if mixture is None else mixture.tasks,
             rows=rows,
             hub_datasets=trainer.hub_datasets,

@@ -215,7 +215,7 @@ class PlanCallback(TrainerCallback):
     ) -> None:
         """Print the plan."""
         if state.is_world_process_zero:
-            tqdm.write(self.trainer.describe_plan(state.max_steps))
+            tqdm.write(self.trainer.plan.describe(state.max_steps))
             if sentence := self.trainer.engine.describe():
                 tqdm.write(sentence)
 

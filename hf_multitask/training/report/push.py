@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, Protocol, cast
 
+from huggingface_hub import CommitInfo
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress, hf_api
@@ -20,19 +20,43 @@ from ..runtime import Runtime
 logger = logging.get_logger(__name__)
 
 
+class Pushing(Protocol):
+    """What a push reads of a trainer.
+
+    Attributes:
+        hub_model_id: the repository, once it is known.
+        push_in_progress: the push in the background, if there is one.
+    """
+
+    hub_model_id: str | None
+    push_in_progress: PushInProgress | None
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Create the repository."""
+
+    def create_model_card(self, *, model_name: str | None = None) -> None:
+        """Write the card into ``output_dir``."""
+
+    def push_to_hub(self, *, commit_message: str, revision: str | None) -> CommitInfo:
+        """Save and push ``output_dir``."""
+
+
 class Pusher:
     """Ensures that every push uploads all files that a model needs to load.
 
+    Methods take the ones of ``Trainer`` that a hook overrides.
+
     Args:
+        trainer: whose model is pushed.
         runtime: where it runs.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, trainer: Pushing, runtime: Runtime) -> None:
+        self._trainer, self._runtime = trainer, runtime
         self._pushed_step = 0
 
-    def creating(self, private: bool | None) -> AbstractContextManager[None]:
-        """Within it, the repository is created.
+    def create(self, create: Callable[[str | None], None], token: str | None, private: bool | None) -> None:
+        """Create the repository, and the branch that ``hub_revision`` names.
 
         Raises:
             PushError: the Hub refuses, or is not there.
@@ -40,23 +64,39 @@ class Pusher:
         args = self._runtime.args
         if private is not None:
             args.hub_private_repo = private  # transformers 5.17 reads the arguments only
-        return pushing(args.hub_model_id or Path(str(args.output_dir)).resolve().name)
+        with pushing(args.hub_model_id or Path(str(args.output_dir)).resolve().name):
+            create(token)
+            self._make_branch(args.hub_revision, token)
 
-    def make_branch(self, name: str | None, revision: str | None, token: str | None) -> None:
-        """Make the branch of a repository that a revision names, if it is not there."""
+    def _make_branch(self, revision: str | None, token: str | None) -> None:
+        """Make the branch of the repository that a revision names, if it is not there."""
+        name = self._trainer.hub_model_id
         if name is not None and revision is not None and self._runtime.is_main:
             token = token if token is not None else self._runtime.args.hub_token
             hf_api().create_branch(name, branch=revision, token=token, exist_ok=True)
 
-    @contextmanager
-    def pushing(self, name: str | None) -> Iterator[None]:
-        """Within it, ``output_dir`` is pushed, and the push is waited for.
+    def push(
+        self,
+        push: Callable[..., CommitInfo],
+        message: str | None,
+        blocking: bool,
+        token: str | None,
+        revision: str | None,
+        *,
+        private: bool | None,
+        metadata: dict[str, Any],
+    ) -> CommitInfo:
+        """Push ``output_dir``; a repository or branch that is not there is made.
 
         Raises:
             PushError: the Hub refuses, or is not there; what was to be pushed is saved.
         """
+        if self._trainer.hub_model_id is None:
+            self._trainer.init_hf_repo(token=token, private=private)
+        name = self._trainer.hub_model_id
         try:
-            yield
+            self._make_branch(revision, token)
+            return push(message, blocking, token, revision, **{"model_name": name, **metadata})
         except Exception as problem:
             if (reason := hub_failure(problem)) is None:
                 raise
@@ -66,17 +106,17 @@ class Pusher:
                 f"hf upload {name} {folder} . --exclude 'checkpoint-*'"
             ) from problem
 
-    @contextmanager
-    def forgiving(self) -> Iterator[None]:
-        """Within it, a push that fails is logged, and what was saved stays."""
-        try:
-            yield
-        except PushError as problem:
-            logger.warning(str(problem))
+    def push_saved(self) -> None:
+        """Push a model that was just saved, where ``push_to_hub`` is set; a push that fails is logged."""
+        if self._runtime.args.push_to_hub:
+            try:
+                self._trainer.push_to_hub(commit_message="Model save", revision=self._runtime.args.hub_revision)
+            except PushError as problem:
+                logger.warning(str(problem))
 
-    def leaves_out(self, before: PushInProgress | None) -> bool:
+    def leaves_out(self) -> bool:
         """Whether a checkpoint is not pushed, as another is being pushed or the end alone is to be."""
-        args = self._runtime.args
+        args, before = self._runtime.args, self._trainer.push_in_progress
         if not self._runtime.is_main or args.hub_strategy == HubStrategy.END:
             return True
         if before is None or before.is_done():
@@ -85,26 +125,28 @@ class Pusher:
         whole_ones = args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
         return not args.hub_always_push and not (whole_ones and args.save_total_limit)
 
-    @contextmanager
-    def beginning(self, name: str | None, checkpoint: str) -> Iterator[None]:
-        """Within it, a push of a checkpoint's model begins in the background; its code is in ``output_dir`` then."""
+    def push_checkpoint(self, push: Callable[[str], None], checkpoint: str) -> None:
+        """Begin to push a checkpoint's model in the background; its code is in ``output_dir`` then."""
+        name = self._trainer.hub_model_id
         try:
             for path in Path(checkpoint).glob("*.py"):
                 shutil.copy(path, Path(str(self._runtime.args.output_dir)) / path.name)
-            yield
+            self._trainer.create_model_card(model_name=name)
+            push(checkpoint)
             self._pushed_step = self._runtime.step
         except Exception as problem:  # of a copy of the checkpoint, which is whole and stays
             if (reason := storage_failure(problem)) is None:
                 raise
             self._log_failure(name, self._runtime.step, f"{reason}. Free some space.")
 
-    def tell_failures(self, name: str | None, push: PushInProgress | None) -> None:
-        """Log the failures of a push in the background, if there are any."""
+    def finish(self, wait: Callable[[], None]) -> None:
+        """Wait for the push in the background, if there is one, and log its failures."""
+        wait()
+        push, self._trainer.push_in_progress = self._trainer.push_in_progress, None
         for job in [] if push is None else cast("list[Future[object]]", push.jobs):
             if (problem := job.exception()) is not None:
-                self._log_failure(
-                    name, self._pushed_step, hub_failure(problem) or f"{type(problem).__name__}: {problem}."
-                )
+                reason = hub_failure(problem) or f"{type(problem).__name__}: {problem}."
+                self._log_failure(self._trainer.hub_model_id, self._pushed_step, reason)
 
     def _log_failure(self, name: str | None, step: int, reason: str) -> None:
         logger.warning(

@@ -11,6 +11,7 @@ from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import TrainOutput
 
 from ..plain import Saved, State
+from ..step.tally import Tally
 
 
 class RunningLoss(TrainerCallback):
@@ -18,17 +19,11 @@ class RunningLoss(TrainerCallback):
 
     Args:
         trainer: whose run it is.
-        read_sums: returns what the next log reports by task, as plain values.
-        continue_sums: continues from such sums.
+        tally: returns the one that counts for the logs now.
     """
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        read_sums: Callable[[], State],
-        continue_sums: Callable[[Saved], None],
-    ) -> None:
-        self._trainer, self._read_sums, self._continue_sums = trainer, read_sums, continue_sums
+    def __init__(self, trainer: Trainer, tally: Callable[[], Tally]) -> None:
+        self._trainer, self._tally = trainer, tally
         self._saved: State = {}
         self._since = 0
 
@@ -53,7 +48,7 @@ class RunningLoss(TrainerCallback):
         if saved:
             trainer._total_loss_scalar, trainer._globalstep_last_logged = saved["total"], saved["last_logged"]
             trainer._tr_loss += saved["running"]
-            self._continue_sums(saved)
+            self._tally().continue_log(saved)
 
     def note(self) -> None:
         """Note the sums for a checkpoint; all ranks together."""
@@ -62,7 +57,7 @@ class RunningLoss(TrainerCallback):
             "total": self._trainer._total_loss_scalar,
             "last_logged": self._trainer._globalstep_last_logged,
             "running": self._over_ranks().item(),
-            **deepcopy(self._read_sums()),
+            **deepcopy(self._tally().since_log()),
         }
 
     def mean(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import cast
 
@@ -13,7 +13,7 @@ from torch import nn
 from ...modeling import Head, MultiTaskOutput
 from ..parameters import last_shared_matrix
 from ..plain import Saved, State
-from ..runtime import Figure, Items, Part, Reporting, Runtime
+from ..runtime import Figure, Inputs, Items, Part, Reporting, Runtime
 from .apart import random_state_kept, undone
 from .guard import Guard
 from .matrix import MatrixGradients
@@ -60,6 +60,7 @@ class Engine:
         self.weights, self.update, self.guard, self.probe, self.tally = weights, update, guard, probe, tally
         self._numbers = {name: number for number, name in enumerate(self.tasks)}
         self._matrix: MatrixGradients | None = None
+        self._token_operations: int | None = None
         self.step = Step(self.tasks, [], [], {}, runtime.device)
 
     # A step, from its beginning to its end
@@ -242,8 +243,26 @@ class Engine:
             return f"Gradient logging: every {self.probe.interval:,} steps, {self.update.gradients.describe()}"
         return None
 
+    def operations(self, forwards: Sequence[Batch], estimate: Callable[[Inputs], int]) -> int:
+        """Estimated floating-point operations of some forwards.
+
+        Args:
+            forwards: of a micro-batch.
+            estimate: that of a pass, which counts the parameters of all heads at every call, and is called once.
+        """
+        name = self.runtime.model.main_input_name
+        if self._token_operations is None:
+            self._token_operations = estimate({name: torch.zeros(1, 1)})
+        return sum(forward[name].numel() for forward in forwards if name in forward) * self._token_operations
+
     def figures(self) -> Iterator[Figure]:
-        """What a log reports of the steps since the last one; the next log then starts from zero."""
+        """What a log reports of the steps since the last one; the next log then starts from zero.
+
+        ``<task>_loss``, its mean loss, and ``<task>_share`` of the rows; ``<task>_rows``, all that training has seen;
+        with a balancer ``<task>_weight``, its mean weight; ``<task>_left_out``, steps that had to do without it because
+        its loss or gradient was NaN or infinite; ``aggregation_failures``, steps that took the plain sum of the task
+        gradients; and where gradients were measured, ``<task>_grad_norm`` and ``cosine/<task>/<other>``.
+        """
         reporting: tuple[Reporting, ...] = (self.tally, self.probe, self.update)
         for part in reporting:
             yield from part.figures()
