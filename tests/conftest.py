@@ -21,6 +21,7 @@ import torch
 from datasets import Dataset
 from fork_server import remember, shell
 from hub_server import Hub
+from killing import start_server
 from pages import files_of
 from stages import SHARED, STAGES, Limits, stage_of
 from tiny import NER_LABELS, read_rows, save_backbone
@@ -63,9 +64,9 @@ def pytest_configure(config):
 def pytest_itemcollected(item):
     item.stash[STAGE] = stage = stage_of(item, Path(__file__).parent)
     item.add_marker(stage)
-    for name in SHARED:
+    for name, group in SHARED.items():
         if name in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group(name))
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_collection_finish():
@@ -192,6 +193,12 @@ def hub(client, monkeypatch):
     yield server
     server.close()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def context(monkeypatch):
+    """Makes processes that are forked from one that has imported everything."""
+    return start_server(monkeypatch)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 import torch
 import yaml
-from killing import Run, plan, start_server
+from killing import Run, plan
 from methods import METHODS
 from parameters import few
 from reading import rows_of
@@ -96,11 +96,6 @@ def kill_and_resume(table, seed, kills):
         table.compare("alone", "killed")
     died["torn"] = table.log("killed").count("is not whole")
     return died
-
-
-@pytest.fixture
-def context(monkeypatch):
-    return start_server(monkeypatch)
 
 
 def record(record_property, died):

@@ -7,7 +7,6 @@ import subprocess
 import filling
 import pytest
 import torch
-from killing import start_server
 from parameters import few
 from safetensors.torch import load_file
 
@@ -20,9 +19,7 @@ def steps_kept(folder):
 
 
 @pytest.fixture
-def train(backbone_path, monkeypatch):
-    context = start_server(monkeypatch)
-
+def train(backbone_path, context):
     def run(folder, size, **kwargs):
         ours, theirs = context.Pipe(duplex=False)
         kwargs = {"save_total_limit": 2, "load_best_model_at_end": True, **kwargs}
