@@ -3,6 +3,7 @@
 import pytest
 import torch
 from datasets import Dataset
+from parameters import few
 from tiny import CAUSAL, CONFIGS, SEQUENCE_ONLY
 from transformers import (
     AutoModel,
@@ -17,6 +18,20 @@ from hf_multitask import MultiTaskTrainer, SequenceClassification
 
 STOCK = {"sentiment": AutoModelForSequenceClassification, "ner": AutoModelForTokenClassification}
 TEXTS = ["A fine place.", "I will never go back there again!"]
+# Of every kind of architecture and of tokenizer.
+QUICK = [
+    "bert",
+    "roberta",
+    "xlm",
+    "albert",
+    "deberta-v2",
+    "modernbert",
+    "longformer",
+    "gpt2",
+    "llama",
+    "gemma2",
+    "gemma3",
+]
 NO_CHECKPOINTING = ("xlm", "albert", "mpnet")
 
 
@@ -62,7 +77,7 @@ def stock_model(model, task):
     return stock
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", few(CONFIGS, QUICK))
 def test_family_trains_evaluates_saves_and_loads(
     family, backbone_path, build_model, tasks_of, data, arguments, tmp_path
 ):
