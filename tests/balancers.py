@@ -16,6 +16,9 @@ CASES = [
 ]
 IDS = [f"{name}-exact" if "exact" in kwargs else name for name, kwargs in CASES]
 
+# One of every kind: weights that are learned, remembered losses, a random draw, evaluations, gradients, the step itself.
+QUICK = ["uncertainty", "dwa", "random", "coba", "gradnorm", "famo-exact"]
+
 
 def balancing(name, kwargs):
     """Training arguments of a case; validation slopes need evaluations."""

@@ -5,7 +5,9 @@ import gc
 import importlib
 import os
 import resource
+import shutil
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -17,8 +19,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a core each, for the processes that a
 import pytest
 import torch
 from datasets import Dataset
-from fork_server import shell
+from fork_server import remember, shell
 from hub_server import Hub
+from killing import start_server
 from pages import files_of
 from stages import SHARED, STAGES, Limits, stage_of
 from tiny import NER_LABELS, read_rows, save_backbone
@@ -61,9 +64,9 @@ def pytest_configure(config):
 def pytest_itemcollected(item):
     item.stash[STAGE] = stage = stage_of(item, Path(__file__).parent)
     item.add_marker(stage)
-    for name in SHARED:
+    for name, group in SHARED.items():
         if name in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group(name))
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_collection_finish():
@@ -170,14 +173,32 @@ def arguments(tmp_path):
     return make
 
 
+@pytest.fixture(scope="session")
+def client(tmp_path_factory):
+    """The port of all Hubs and the folder of their client's caches: scripts of all tests have one environment."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1], tmp_path_factory.mktemp("client")
+
+
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A Hub on loopback, which the processes that the test starts talk to, as ``me`` and with caches of their own."""
-    server = Hub()
-    for name, value in server.environment(tmp_path / "client").items():
+def hub(client, monkeypatch):
+    """A Hub on loopback, which the processes that the test starts talk to, as ``me`` and with empty caches."""
+    port, folder = client
+    server = Hub(port)
+    environment = server.environment(folder)
+    remember(environment)
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     yield server
     server.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def context(monkeypatch):
+    """Makes processes that are forked from one that has imported everything."""
+    return start_server(monkeypatch)
 
 
 @pytest.fixture

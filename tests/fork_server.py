@@ -1,7 +1,8 @@
 """Interpreters that start at once: forked from a process that has imported what all scripts import.
 
 An interpreter takes seven seconds to import torch and transformers, and a fork takes none. Nothing of the package is
-imported before the fork, and nothing that reads the environment of the Hub's client where that is a special one.
+imported before the fork, and nothing that reads the environment of the Hub's client unless the script has one that is
+known: that of the suite, or that of its Hub on loopback.
 
 Run as a script, this file is the server. It reads one job per line, forks, and answers with the exit code of the child.
 """
@@ -21,28 +22,38 @@ from pathlib import Path
 # All of it is imported by transformers or datasets; none of it reads the variables of the Hub.
 SLOW = ("torch._dynamo", "torch.distributed.tensor", "sympy", "scipy.optimize", "sklearn.metrics", "pyarrow.dataset")
 SLOW += ("pandas", "tokenizers", "safetensors.torch")
-# These read them, so they are imported before the fork only where they find those of the suite.
-READERS = ("transformers.modeling_utils", "transformers.pipelines")
+# These read them, so they are imported before the fork only where those of the script are known.
+READERS = ("transformers.modeling_utils", "transformers.pipelines", "transformers.trainer")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def hub_variables(environment):
-    return {name: value for name, value in environment.items() if name.startswith(("HF_", "HUGGINGFACE_"))}
+    """Those that are read when the client is imported, and not when it is used."""
+    names = [name for name in environment if name.startswith(("HF_", "HUGGINGFACE_")) and name != "HF_TOKEN"]
+    return {name: environment[name] for name in names}
 
 
 START = dict(os.environ)
+KNOWN = [hub_variables(START)]
+
+
+def remember(environment: dict) -> None:
+    """Make an environment of the Hub's client known, which must be the same for many scripts."""
+    variables = hub_variables(START | environment)
+    if variables not in KNOWN:
+        KNOWN.append(variables)
 
 
 class Server:
     """A process that forks a child for every script, one after the other."""
 
-    def __init__(self, *modules: str):
+    def __init__(self, modules: tuple[str, ...], variables: dict):
         self.process = subprocess.Popen(
             [sys.executable, __file__, *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=START | ONE_THREAD,
+            env=START | variables | ONE_THREAD,
             start_new_session=True,
         )
 
@@ -66,8 +77,9 @@ class Server:
 
 
 @cache
-def server(*modules: str) -> Server:
-    return Server(*modules)
+def server(known: int | None) -> Server:
+    """The server of a known environment, by its place, or the one of all others."""
+    return Server(SLOW, {}) if known is None else Server((*SLOW, *READERS), KNOWN[known])
 
 
 def python(
@@ -76,11 +88,12 @@ def python(
     """What ``python -c script arguments`` does in a folder, with its output and errors."""
     sys.audit("tests.fork", "python -c")
     wanted = os.environ | ONE_THREAD | environment
-    plain = hub_variables(wanted) == hub_variables(START)
+    variables = hub_variables(wanted)
+    known = KNOWN.index(variables) if variables in KNOWN else None
     with tempfile.TemporaryDirectory() as said:
         files = [Path(said, name) for name in ("out", "err")]
         job = {"script": script, "arguments": arguments, "environment": wanted, "folder": os.path.abspath(folder)}
-        code = server(*SLOW, *(READERS if plain else ())).run(job | {"files": [str(file) for file in files]}, timeout)
+        code = server(known).run(job | {"files": [str(file) for file in files]}, timeout)
         out, err = (file.read_text(encoding="utf-8") for file in files)
     return subprocess.CompletedProcess(["python", "-c", script, *arguments], code, out, err)
 

@@ -38,10 +38,10 @@ class Repository:
 class Hub:
     """The server; ``breaks`` holds what goes wrong, once each: a method with a part of a path, and how."""
 
-    def __init__(self):
+    def __init__(self, port=0):
         self.repositories, self.objects, self.breaks, self.requests = {}, {}, [], []
         self.lock = threading.RLock()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": self}))
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), type("Bound", (Handler,), {"hub": self}))
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()

@@ -28,8 +28,8 @@ FOLDERS = {
     "training": "trainer",
 }
 FIXTURES = {"arguments": "trainer", "hub": "process"}
-# Fixtures whose users go to one worker of xdist: what they start is started once.
-SHARED = ("launches", "hub", "context")
+# By fixture, the group of tests that go to one worker of xdist: what they start, a server to fork from, is started once.
+SHARED = {"launches": "forks", "context": "forks", "hub": "hub"}
 ORDER = list(STAGES)
 EVENTS = ("subprocess.Popen", "os.posix_spawn", "os.system", "tests.fork")
 

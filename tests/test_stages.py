@@ -50,6 +50,12 @@ def test_every_folder_of_tests_has_a_stage():
     assert set(FOLDERS.values()) <= STAGES.keys()
 
 
+@pytest.mark.xdist_group("alone")
+def test_groups_of_tests_reach_the_scheduler(request):
+    grouped = getattr(request.config.option, "loadgroup", False)
+    assert request.node.nodeid.endswith("@alone") == grouped
+
+
 @pytest.fixture
 def limits():
     return Limits()

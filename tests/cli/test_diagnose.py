@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 import yaml
-from killing import Run, start_server
+from killing import Run
 from pages import DOCS
 
 from hf_multitask.aggregation import AGGREGATORS
@@ -147,10 +147,10 @@ def test_mistakes_are_one_sentence(kitchen, without, words, sentence):
 
 
 @pytest.mark.process
-def test_several_processes_are_refused(kitchen, monkeypatch):
+def test_several_processes_are_refused(kitchen, context):
     (kitchen.folder / "recipe.yaml").write_text(yaml.safe_dump(kitchen.recipe), encoding="utf-8")
     words, log = ["diagnose", str(kitchen.folder / "recipe.yaml"), "--max_steps", "2"], kitchen.folder / "log"
-    assert Run(start_server(monkeypatch), words, log, 2).wait() == [2, 2]
+    assert Run(context, words, log, 2).wait() == [2, 2]
     told = (kitchen.folder / "log.0").read_text()
     assert "diagnose runs in one process, and there are 2. Start it without torchrun or accelerate" in told
     assert not (kitchen.folder / "out" / "diagnosis" / "report.json").exists()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from fork_server import python
+from parameters import few
 from reading import TASKS, TEXT
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
@@ -84,16 +85,20 @@ def test_mistakes_are_told_in_a_sentence(run, saved, tmp_path):
     assert "holds a multi-task model, which an export would overwrite" in last
 
 
-def test_onnx_is_one_graph_of_all_tasks_or_of_some(run, tmp_path):
+@pytest.mark.parametrize(
+    ("words", "outputs"),
+    few(
+        [([], ["ner_logits", "similar_logits", "answers_logits"]), (["--task", "ner"], ["ner_logits"])],
+        ["some"],
+        ["all", "some"],
+    ),
+)
+def test_onnx_is_one_graph_of_all_tasks_or_of_some(words, outputs, run, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
-    for words, outputs in (
-        ([], ["ner_logits", "similar_logits", "answers_logits"]),
-        (["--task", "ner"], ["ner_logits"]),
-    ):
-        code, out, _ = run("--onnx", *words, "--output", tmp_path / "graph")
-        assert (code, out) == (0, f"{tmp_path / 'graph' / 'model.onnx'}\n")
-        found = runtime.InferenceSession(str(tmp_path / "graph" / "model.onnx")).get_outputs()
-        assert [output.name for output in found] == outputs
+    code, out, _ = run("--onnx", *words, "--output", tmp_path / "graph")
+    assert (code, out) == (0, f"{tmp_path / 'graph' / 'model.onnx'}\n")
+    found = runtime.InferenceSession(str(tmp_path / "graph" / "model.onnx")).get_outputs()
+    assert [output.name for output in found] == outputs
 
 
 @pytest.mark.process

@@ -12,8 +12,9 @@ from collections import Counter
 import pytest
 import torch
 import yaml
-from killing import Run, plan, start_server
+from killing import Run, plan
 from methods import METHODS
+from parameters import few
 from reading import rows_of
 from safetensors.torch import load_file
 
@@ -97,11 +98,6 @@ def kill_and_resume(table, seed, kills):
     return died
 
 
-@pytest.fixture
-def context(monkeypatch):
-    return start_server(monkeypatch)
-
-
 def record(record_property, died):
     for phase, count in died.items():
         record_property(f"{phase}, times", count)
@@ -111,6 +107,7 @@ def test_killed_and_resumed_is_exact(kitchen, context, record_property):
     record(record_property, kill_and_resume(Table(kitchen, context, num_train_epochs=4), seed=0, kills=3))
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_exact_with_a_balancer_that_learns(kitchen, context, record_property):
     exact = {"balancing": "famo", "balancing_kwargs": {"exact": True}, "gradient_accumulation_steps": 2}
     table = Table(kitchen, context, num_train_epochs=4, **exact)
@@ -152,6 +149,7 @@ def stream_sentiment(kitchen):
     return {"sampling": "uniform", "num_train_epochs": 1, "max_steps": 20}  # more than three passes of 24 reviews
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_is_exact_on_a_stream(kitchen, context, record_property):
     record(record_property, kill_and_resume(Table(kitchen, context, **stream_sentiment(kitchen)), seed=2, kills=2))
 
@@ -241,11 +239,14 @@ def test_torchrun_that_is_ended_saves_first(kitchen, context):
 # or for the optimizer alone, which only the first rank writes.
 @pytest.mark.parametrize(
     ("full", "size", "reason"),
-    [
-        (0, 10_000, "file too large"),
-        (1, 10_000, "the storage of another process is full or failed"),
-        (0, 200_000, "torch could not write a file to its end"),
-    ],
+    few(
+        [
+            (0, 10_000, "file too large"),
+            (1, 10_000, "the storage of another process is full or failed"),
+            (0, 200_000, "torch could not write a file to its end"),
+        ],
+        [(1, 10_000, "the storage of another process is full or failed")],
+    ),
 )
 def test_full_disk_of_one_rank_is_agreed_on(full, size, reason, kitchen, context):
     training = {"num_train_epochs": 2, "save_steps": 2, "save_best_by_task": False, "load_best_model_at_end": False}

@@ -5,11 +5,13 @@ import os
 import re
 import shlex
 import time
+from itertools import product
 
 import pytest
 import torch
 import yaml
 from launch import ROOT, accelerate, start, torchrun
+from parameters import few
 from safetensors.torch import load_file
 
 from hf_multitask.cli import main
@@ -89,11 +91,7 @@ def relative_difference(one, other):
 
 @pytest.mark.parametrize(
     ("launcher", "program"),
-    [
-        pytest.param(launcher, program, marks=() if (launcher, program) == (torchrun, "cli") else pytest.mark.slow)
-        for launcher in (torchrun, accelerate)
-        for program in ("cli", "example", "own")
-    ],
+    few(product((torchrun, accelerate), ("cli", "example", "own")), [(torchrun, "cli")]),
 )
 def test_two_ranks_train_as_one_process(launcher, program, programs, record_property):
     output, words = programs.words(program, 2)

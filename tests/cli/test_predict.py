@@ -7,7 +7,6 @@ import signal
 import time
 
 import pytest
-from killing import start_server
 from predicting import child
 from tiny import read_rows
 
@@ -64,8 +63,7 @@ def test_answers_stand_in_the_order_of_the_input(call, saved, texts, tmp_path, c
 
 @pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_interrupted_run_goes_on_to_the_same_bytes(number, call, saved, texts, tmp_path, monkeypatch):
-    context = start_server(monkeypatch)
+def test_interrupted_run_goes_on_to_the_same_bytes(number, call, saved, texts, tmp_path, context):
     call(tmp_path / "whole.jsonl")
     output = tmp_path / "out.jsonl"
     words = [str(saved), "--input", str(texts), "--output", str(output), "--batch_size", "4"]

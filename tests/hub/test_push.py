@@ -73,7 +73,13 @@ print(json.dumps([again.state.global_step, told]))
     }
     assert folders == {"checkpoint-2", "checkpoint-4"}
     trees = {key: tree for name in list(hub.repositories) for key, tree in commits(hub, name).items()}
-    found = check_every_commit({key: tree for key, tree in trees.items() if "model.safetensors" in tree}, tmp_path)
+    # A commit that adds a checkpoint in a folder leaves the model as it was: one of two that are equal is loaded.
+    models = {
+        tuple(sorted((path, content) for path, content in tree.items() if "/" not in path)): key
+        for key, tree in trees.items()
+        if "model.safetensors" in tree
+    }
+    found = check_every_commit({key: trees[key] for key in models.values()}, tmp_path)
     assert len({json.dumps(logits) for logits, _ in found.values()}) == 2  # of step 2 and of step 4
 
 

@@ -1,8 +1,8 @@
 """Models with task types of the user's own, loaded where the package, the type, or neither is there."""
 
 import json
-import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -236,16 +236,9 @@ def test_trust_without_code_beside_the_model_says_what_is_missing(count, save, t
     assert "Task 'entities' has the unknown type 'count'" in fails(PACKAGE + LOAD, folder)
 
 
-@pytest.mark.process
 @pytest.mark.parametrize("start", [BLOCK, PACKAGE], ids=["alone", "package"])
-def test_it_loads_from_the_hub(count, save, start, tmp_path, monkeypatch):
+def test_it_loads_from_the_hub(count, save, start, hub):
     folder, logits, answer = save(count.Count)
-    # What the Hub's client leaves of a repository, which is all that there is to read offline.
-    commit, cache = "0123456789" * 4, tmp_path / "hub" / "models--me--out"
-    (cache / "refs").mkdir(parents=True)
-    (cache / "refs" / "main").write_text(commit)
-    shutil.copytree(folder, cache / "snapshots" / commit)
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    hub.upload("me/out", Path(folder))
     ((found, said, _),) = run(start + LOAD + PRINT, "me/out")
     assert (found, said) == (logits, answer)

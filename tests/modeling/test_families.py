@@ -3,6 +3,7 @@
 import pytest
 import torch
 from datasets import Dataset
+from parameters import few
 from tiny import CAUSAL, CONFIGS, SEQUENCE_ONLY
 from transformers import (
     AutoModel,
@@ -17,6 +18,20 @@ from hf_multitask import MultiTaskTrainer, SequenceClassification
 
 STOCK = {"sentiment": AutoModelForSequenceClassification, "ner": AutoModelForTokenClassification}
 TEXTS = ["A fine place.", "I will never go back there again!"]
+# Of every kind of architecture and of tokenizer.
+QUICK = [
+    "bert",
+    "roberta",
+    "xlm",
+    "albert",
+    "deberta-v2",
+    "modernbert",
+    "longformer",
+    "gpt2",
+    "llama",
+    "gemma2",
+    "gemma3",
+]
 NO_CHECKPOINTING = ("xlm", "albert", "mpnet")
 
 
@@ -62,7 +77,7 @@ def stock_model(model, task):
     return stock
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", few(CONFIGS, QUICK))
 def test_family_trains_evaluates_saves_and_loads(
     family, backbone_path, build_model, tasks_of, data, arguments, tmp_path
 ):
@@ -150,18 +165,21 @@ def test_token_classifier_that_the_family_lacks_is_named(build_model):
         build_model("gemma3")
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize(
+    ("family", "words"),
+    [*((family, 1_000) for family in CONFIGS), pytest.param("bert", 100_000, marks=pytest.mark.slow)],
+)
 def test_texts_longer_than_the_positions_are_cut_or_read_in_windows(
-    family, backbone_path, build_model, data, arguments, tasks_of, caplog
+    family, words, backbone_path, build_model, data, arguments, tasks_of, caplog
 ):
     tasks = tasks_of(family) | {
         "sentiment": SequenceClassification(label_names=["negative", "positive"], max_length=16)
     }
     tokenizer = AutoTokenizer.from_pretrained(backbone_path(family), model_max_length=10**30)
     rows = {name: list(split) for name, split in data(4, 4).items() if name in tasks}
-    rows["sentiment"][1]["text"] = "good " * 100_000
+    rows["sentiment"][1]["text"] = "good " * words
     if "ner" in tasks:
-        rows["ner"][2] |= {"tokens": ["good"] * 100_000, "ner_tags": ["O"] * 100_000}
+        rows["ner"][2] |= {"tokens": ["good"] * words, "ner_tags": ["O"] * words}
     trainer = MultiTaskTrainer(
         build_model(family, tasks=tasks),
         arguments(max_steps=1),
@@ -174,7 +192,7 @@ def test_texts_longer_than_the_positions_are_cut_or_read_in_windows(
     if "ner" in tasks:
         windows = trainer.train_dataset.datasets[list(lengths).index("ner")].rows["windows"][2]
         assert max(windows) == (78 if tokenizer.pad_token_id == 1 else 80)
-        assert sum(windows) == max(lengths["ner"]) > 100_000
+        assert sum(windows) == max(lengths["ner"]) > words
         assert "rows of 'ner'" not in caplog.text
     trainer.train()
     assert torch.isfinite(torch.tensor(trainer.state.log_history[0]["loss"]))

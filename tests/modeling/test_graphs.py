@@ -7,6 +7,7 @@ import pytest
 import torch
 from adapting import BOTH
 from launch import start
+from parameters import few
 from reading import TASKS, TEXT
 from torch.export import Dim
 from transformers import AutoTokenizer
@@ -56,7 +57,7 @@ def build(backbone_path):
     return make
 
 
-@pytest.mark.parametrize("family", KINDS)
+@pytest.mark.parametrize("family", few(KINDS, ["bert", "gpt2"]))
 def test_onnx_agrees_with_torch_whatever_the_batch(family, build, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
     model, tokenizer = build(family, KINDS[family])
@@ -91,9 +92,7 @@ ADAPTERS = {
 }
 
 
-@pytest.mark.parametrize(
-    "adapters", ["few", *(pytest.param(name, marks=pytest.mark.slow) for name in ("shared", "own", "mixed"))]
-)
+@pytest.mark.parametrize("adapters", few(ADAPTERS, ["few"]))
 def test_graphs_have_the_adapters_of_all_tasks(adapters, build, tmp_path):
     pytest.importorskip("peft", reason="the extra 'peft' is not installed")
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
@@ -252,7 +251,7 @@ def assert_same_results(results, tolerance):
 CALLS = ["all", "tasks", "rows", "several", "labels", "step", "every type", "filler"]
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", few(CALLS, ["several", "step", "every type"]))
 def test_forward_compiles_without_a_break(name, compiled_call):
     assert_same_results(compiled_call("eager", name), 1e-6)
 

@@ -6,10 +6,11 @@ import re
 
 import pytest
 import torch
-from balancers import CASES, IDS, balancing, relative_difference, weights_of
+from balancers import CASES, IDS, QUICK, balancing, relative_difference, weights_of
 from datasets import Dataset
 from layouts import CHECKPOINTING
 from pages import DOCS, files_of
+from parameters import few
 from safetensors.torch import load_file
 from stopping import StopAt
 from transformers import AutoTokenizer, TrainerCallback
@@ -47,7 +48,7 @@ def logs_of(trainer):
     return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
-@pytest.mark.parametrize(("name", "kwargs"), CASES, ids=IDS)
+@pytest.mark.parametrize(("name", "kwargs"), few(CASES, QUICK, IDS))
 def test_accumulation_does_not_change_the_update(name, kwargs, build, record_property):
     def run(batch, accumulation):
         args = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
@@ -68,7 +69,7 @@ def test_accumulation_does_not_change_the_update(name, kwargs, build, record_pro
     assert any("ner_loss" not in entry for entry in logs) and any("ner_loss" in entry for entry in logs)
 
 
-@pytest.mark.parametrize(("name", "kwargs"), CASES, ids=IDS)
+@pytest.mark.parametrize(("name", "kwargs"), few(CASES, QUICK, IDS))
 def test_resume_is_exact(name, kwargs, build, tmp_path):
     def run(folder, resume=None, **more):
         trainer = build(
@@ -77,7 +78,7 @@ def test_resume_is_exact(name, kwargs, build, tmp_path):
             output_dir=str(tmp_path / folder),
             max_steps=6,
             save_strategy="steps",
-            save_steps=1,
+            save_steps=4,
             **{**balancing(name, kwargs), **more.pop("args", {})},
             **more,
         )

@@ -4,7 +4,7 @@ import signal
 import time
 
 import pytest
-from killing import Script, start_server
+from killing import Script
 from transformers import TrainerCallback
 
 from hf_multitask import MultiTaskTrainer
@@ -29,8 +29,8 @@ with termination:
 
 
 @pytest.fixture
-def waiting(monkeypatch, tmp_path):
-    return Script(start_server(monkeypatch), tmp_path, WAIT)
+def waiting(context, tmp_path):
+    return Script(context, tmp_path, WAIT)
 
 
 @pytest.mark.process

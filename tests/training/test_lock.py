@@ -5,7 +5,7 @@ import signal
 import threading
 
 import pytest
-from killing import Script, start_server
+from killing import Script
 from transformers import TrainerCallback
 
 from hf_multitask import MultiTaskTrainer
@@ -25,9 +25,9 @@ time.sleep(60)
 
 
 @pytest.mark.process
-def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path, monkeypatch):
+def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path, context):
     folder = tmp_path / "out"
-    script = Script(start_server(monkeypatch), tmp_path, HOLD, str(folder))
+    script = Script(context, tmp_path, HOLD, str(folder))
     script.wait_for("held")
     with pytest.raises(ValueError, match=rf"'{folder}' is in use by another run, process {script.process.pid}\. Wait"):
         RunLock(folder).take()

@@ -4,6 +4,7 @@ import math
 
 import pytest
 from datasets import Dataset
+from parameters import few
 from tiny import CONFIGS
 from transformers import AutoTokenizer, pipeline
 
@@ -39,7 +40,8 @@ def train(backbone_path, arguments, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+# One of every kind of tokenizer and of structure.
+@pytest.mark.parametrize("family", few(CONFIGS, ["bert", "roberta", "deberta-v2", "longformer", "llama", "gemma3"]))
 def test_messy_texts_train_evaluate_and_predict(family, train):
     tasks = {"topic": SequenceClassification(dataset="rows", label_names=["a", "b"])}
     rows = [{"text": text, "label": number % 2} for number, text in enumerate(MESSY)]

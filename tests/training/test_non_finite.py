@@ -7,8 +7,9 @@ import re
 
 import pytest
 import torch
-from balancers import CASES, IDS, balancing, relative_difference, weights_of
+from balancers import CASES, IDS, QUICK, balancing, relative_difference, weights_of
 from datasets import Dataset
+from parameters import few
 from rooting import MASK, add_root
 from tiny import read_rows
 from transformers import AutoTokenizer, TrainerCallback
@@ -56,9 +57,17 @@ def build(backbone_path, arguments):
     return make
 
 
-@pytest.mark.parametrize("aggregation", ["none", "sum"])
-@pytest.mark.parametrize("both", [False, True])
-@pytest.mark.parametrize(("batch", "accumulation"), [(64, 1), (8, 8)])
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "both", "aggregation"),
+    few(
+        [
+            (*layout, *more)
+            for layout in ((64, 1), (8, 8))
+            for more in itertools.product((False, True), ("none", "sum"))
+        ],
+        [(8, 8, False, "none"), (64, 1, True, "none"), (8, 8, True, "sum")],
+    ),
+)
 def test_the_other_tasks_go_on_as_if_it_had_no_row(batch, accumulation, both, aggregation, build, caplog):
     args = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation, "both": both}
     args["aggregation"] = aggregation
@@ -81,7 +90,7 @@ def test_the_other_tasks_go_on_as_if_it_had_no_row(batch, accumulation, both, ag
     assert trainer.progress.non_finite == {"stars": {"steps": 1, "in_a_row": 1}}
 
 
-@pytest.mark.parametrize(("name", "kwargs"), CASES, ids=IDS)
+@pytest.mark.parametrize(("name", "kwargs"), few(CASES, QUICK, IDS))
 def test_nothing_poisoned_reaches_a_balancer(name, kwargs, build):
     args = balancing(name, {"weights": {"stars": 2.0}} if name == "fixed" else kwargs)
     if name == "scale":
@@ -159,16 +168,22 @@ def test_rows_of_the_backbone_that_overflow_take_no_other_task_with_them(build):
     assert [name for name, good in finite.items() if not good] == ["backbone.embeddings.word_embeddings.weight"]
 
 
-@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
+ROOTED = {
+    "apart": (False, 64, 1, {}),
+    "shared": (True, 8, 8, {}),
+    "balancer": (False, 8, 8, {"balancing": "uncertainty", "balancing_kwargs": {"exact": True}}),
+    "sum": (True, 64, 1, {"aggregation": "sum"}),
+    "pcgrad": (False, 8, 8, {"aggregation": "pcgrad"}),
+}
+
+
 @pytest.mark.parametrize(
-    ("both", "batch", "accumulation", "more"),
-    [
-        (False, 64, 1, {}),
-        (True, 8, 8, {}),
-        (False, 8, 8, {"balancing": "uncertainty", "balancing_kwargs": {"exact": True}}),
-        (True, 64, 1, {"aggregation": "sum"}),
-        (False, 8, 8, {"aggregation": "pcgrad"}),
-    ],
+    ("both", "batch", "accumulation", "more", "max_grad_norm"),
+    few(
+        [(*case, norm) for case, norm in itertools.product(ROOTED.values(), (0.0, 1.0))],
+        ["apart-0.0", "shared-1.0", "balancer-1.0", "pcgrad-0.0"],
+        [f"{name}-{norm}" for name, norm in itertools.product(ROOTED, (0.0, 1.0))],
+    ),
 )
 def test_a_gradient_that_is_not_finite_under_a_finite_loss(
     both, batch, accumulation, more, max_grad_norm, build, caplog
@@ -314,8 +329,16 @@ def test_masks_may_hold_infinities_and_weights_may_be_large():
         check_weights(model, "so no.")
 
 
-@pytest.mark.parametrize("aggregation", ["none", "pcgrad"])
-@pytest.mark.parametrize(("scale", "skipped", "left_out"), [(2.0**127, 3, 0), (4.0, 2, 1), (1.0, 0, 3)])
+SCALES = [(2.0**127, 3, 0), (4.0, 2, 1), (1.0, 0, 3)]
+
+
+@pytest.mark.parametrize(
+    ("scale", "skipped", "left_out", "aggregation"),
+    few(
+        [(*case, name) for case, name in itertools.product(SCALES, ("none", "pcgrad"))],
+        [(*SCALES[0], "none"), (*SCALES[1], "pcgrad"), (*SCALES[2], "none")],
+    ),
+)
 def test_a_step_that_the_scaler_of_fp16_skips_is_no_fault(
     scale, skipped, left_out, aggregation, build, monkeypatch, caplog
 ):

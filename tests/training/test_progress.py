@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from datasets import Dataset
+from parameters import few
 from safetensors.torch import load_file
 from stopping import StopAt
 from transformers import AutoModel, TrainerCallback
@@ -176,14 +177,13 @@ def test_best_model_of_every_task_is_kept_beside_the_best_on_average(build, tmp_
 
 
 @pytest.mark.parametrize(
-    ("sampling", "stops"),
-    [
-        ("annealed", [(13, 2)]),
-        pytest.param("annealed", [(7, 1), (21, 4)], marks=pytest.mark.slow),
-        pytest.param("uniform", [(7, 1), (13, 2), (21, 4)], marks=pytest.mark.slow),
-    ],
+    ("sampling", "stop", "calls"),
+    few(
+        [(sampling, *stop) for sampling in ("annealed", "uniform") for stop in ((7, 1), (13, 2), (21, 4))],
+        [("annealed", 13, 2)],
+    ),
 )
-def test_resume_restores_stopped_tasks_best_models_and_counts(build, sampling, stops, tmp_path):
+def test_resume_restores_stopped_tasks_best_models_and_counts(build, sampling, stop, calls, tmp_path):
     def run(name, *, calls=0, **kwargs):
         metrics = {"ner": Metrics(0.5, 0.4, 0.6, 0.4), "sentiment": Metrics(*(step / 40 for step in range(40)))}
         for metric in metrics.values():
@@ -197,7 +197,7 @@ def test_resume_restores_stopped_tasks_best_models_and_counts(build, sampling, s
             eval_strategy="steps",
             eval_steps=5,
             save_strategy="steps",
-            save_steps=1,
+            save_steps=stop,
             weight_decay=0.1,
             layerwise_lr_decay=0.9,
             **kwargs,
@@ -206,19 +206,16 @@ def test_resume_restores_stopped_tasks_best_models_and_counts(build, sampling, s
     alone = run("left-alone")
     alone.train()
     assert alone.progress.finished == {"ner": 10} and alone.progress.left == {"ner": 2}
-    for stop, calls in stops:
-        folder = f"stopped-{stop:02}"
-        run(folder, callbacks=[StopAt(stop)]).train()
-        resumed = run(folder, calls=calls)
-        resumed.train(resume_from_checkpoint=True)
-        ours, theirs = (replace(one.progress, files={}) for one in (resumed, alone))  # arguments name their folder
-        assert ours == theirs and resumed.progress.files.keys() == alone.progress.files.keys()
-        ours, theirs = (
-            load_file(tmp_path / name / "checkpoint-32" / "model.safetensors") for name in (folder, "left-alone")
-        )
-        assert all(torch.equal(ours[name], value) for name, value in theirs.items())
-        best = [(tmp_path / name / "best_checkpoints.json").read_text() for name in (folder, "left-alone")]
-        assert best[0] == best[1]
+    run("has-stopped", callbacks=[StopAt(stop)]).train()
+    resumed = run("has-stopped", calls=calls)
+    resumed.train(resume_from_checkpoint=True)
+    ours, theirs = (replace(one.progress, files={}) for one in (resumed, alone))  # arguments name their folder
+    assert ours == theirs and resumed.progress.files.keys() == alone.progress.files.keys()
+    names = ("has-stopped", "left-alone")
+    ours, theirs = (load_file(tmp_path / name / "checkpoint-32" / "model.safetensors") for name in names)
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+    best = [(tmp_path / name / "best_checkpoints.json").read_text() for name in names]
+    assert best[0] == best[1]
 
 
 def test_resume_on_other_rows_is_refused_by_name(build, data):

@@ -6,15 +6,21 @@ from pathlib import Path
 import pytest
 import reading
 import torch
+from parameters import few
 from safetensors.torch import load_file
 from stopping import StopAt
 from transformers import AutoTokenizer
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainer
 
+# In the first epoch, at its end, in the second.
+STOPS = [(3, 1, 0), (8, 1, 0), (11, 2, 0), (11, 1, 2)]
+CASES = [(*stop, sampling) for stop in STOPS for sampling in ("proportional", "uniform")]
 
-@pytest.mark.parametrize("sampling", [pytest.param("proportional", marks=pytest.mark.slow), "uniform"])
-@pytest.mark.parametrize(("stop", "accumulation", "workers"), [(3, 1, 0), (8, 1, 0), (11, 2, 0), (11, 1, 2)])
+
+@pytest.mark.parametrize(
+    ("stop", "accumulation", "workers", "sampling"), few(CASES, [(*stop, "uniform") for stop in STOPS[1:]])
+)
 def test_resume_in_the_middle_of_an_epoch_is_exact(
     stop, accumulation, workers, sampling, build_model, data, arguments, backbone_path, tmp_path
 ):
@@ -32,7 +38,7 @@ def test_resume_in_the_middle_of_an_epoch_is_exact(
                 eval_strategy="steps",
                 eval_steps=2,
                 save_strategy="steps",
-                save_steps=1,
+                save_steps=stop,
                 seed=5,
             ),
             train_dataset=data(43, 21),
@@ -80,7 +86,7 @@ def test_resume_with_every_type_of_task_is_exact(family, arguments, backbone_pat
                 eval_strategy="steps",
                 eval_steps=4,
                 save_strategy="steps",
-                save_steps=1,
+                save_steps=5,
             ),
             train_dataset={kind: reading.rows_of(kind) for kind in kinds},
             eval_dataset={kind: reading.rows_of(kind, 5, "validation") for kind in kinds},

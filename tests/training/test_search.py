@@ -37,7 +37,7 @@ def test_every_training_starts_from_the_same_fresh_model(build):
 
 
 def test_search_reaches_arguments_by_task_and_sampling(build):
-    trainer = build()
+    trainer = build(max_steps=1)
     runs = []
 
     def space(trial):

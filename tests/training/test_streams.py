@@ -1,10 +1,12 @@
 """Streams beside ordinary datasets: the steps of one process and no accumulation, whatever the hardware; exact resume."""
 
 import json
+from itertools import product
 
 import pytest
 import torch
 from datasets import Dataset, IterableDataset, SplitDict, SplitInfo
+from parameters import few
 from safetensors.torch import load_file
 from stopping import StopAt
 from tiny import read_rows
@@ -56,31 +58,29 @@ def trainer(build_model, arguments, backbone_path, tmp_path):
 SHUFFLED = {"shuffled": lambda: stream().shuffle(seed=3, buffer_size=30), "plain": stream, "unsaid": lambda: stream(0)}
 
 
-CASES = [("shuffled", 0), ("shuffled", 2), ("unsaid", 0)]
-LONG = [pytest.param(*case, marks=pytest.mark.slow) for case in [("plain", 0), ("plain", 2), ("unsaid", 2)]]
+# Kind, workers of the loader, the step after which it stops: in the first pass of the stream, or in the second.
+CASES = list(product(SHUFFLED, (0, 2), (9, 18, 33)))
+QUICK = [("shuffled", 0, 33), ("shuffled", 2, 18), ("unsaid", 0, 9)]
 
 
-@pytest.mark.parametrize(("kind", "workers"), [*CASES, *LONG])
-def test_resume_in_the_middle_of_a_pass_is_exact(kind, workers, trainer, tmp_path):
+@pytest.mark.parametrize(("kind", "workers", "stop"), few(CASES, QUICK))
+def test_resume_in_the_middle_of_a_pass_is_exact(kind, workers, stop, trainer, tmp_path):
     common = {
         "sampling": "uniform",
         "max_steps": 36,  # of 8 rows, half of them the stream's: into its second pass
         "dataloader_num_workers": workers,
         "gradient_accumulation_steps": 2,
         "per_device_train_batch_size": 4,
-        "save_steps": 3,
+        "save_steps": stop,
     }
     trainer(SHUFFLED[kind](), "alone", **common).train()
-    for stop in (9, 18, 33):
-        trainer(SHUFFLED[kind](), "stopped", callbacks=[StopAt(stop)], **common).train()
-        torch.manual_seed(99)
-        resumed = trainer(SHUFFLED[kind](), "stopped", **common)
-        resumed.train(resume_from_checkpoint=str(tmp_path / "stopped" / f"checkpoint-{stop}"))
-        ours, theirs = (
-            load_file(tmp_path / name / "checkpoint-36" / "model.safetensors") for name in ("stopped", "alone")
-        )
-        for name, value in theirs.items():
-            assert torch.equal(value, ours[name]), (stop, name)
+    trainer(SHUFFLED[kind](), "stopped", callbacks=[StopAt(stop)], **common).train()
+    torch.manual_seed(99)
+    resumed = trainer(SHUFFLED[kind](), "stopped", **common)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "stopped" / f"checkpoint-{stop}"))
+    ours, theirs = (load_file(tmp_path / name / "checkpoint-36" / "model.safetensors") for name in ("stopped", "alone"))
+    for name, value in theirs.items():
+        assert torch.equal(value, ours[name]), name
 
 
 @pytest.mark.parametrize(
