@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -255,7 +256,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
 
     __str__ = __repr__
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
         """Where a process trains; the CPU without the number of a rank, with which Transformers 5.17 cannot resume."""
         device = super().device

@@ -40,7 +40,7 @@ def test_rows_without_labels_are_counted_by_task_and_split_and_shown_in_the_plan
         "Task 'price': 1 of 2 rows of the train data have no label.",
         "Task 'topic': 1 of 2 rows of the evaluation data have no label.",
     ]
-    assert own.describe_plan(6).splitlines() == [
+    assert own.plan.describe(6).splitlines() == [
         "Plan: 6 steps of 8 rows",
         "task   dataset  rows  labelled  classes  share  passes",
         "topic        d     4         2        2  66.7%    6.00",

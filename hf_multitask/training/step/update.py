@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -41,7 +42,7 @@ class PlainUpdate:
         self.runtime = runtime
         self.gradients = TaskGradients(runtime, tasks, updates=self.aggregator is not None)
 
-    @property
+    @cached_property
     def waits_for_heads(self) -> bool:
         """Whether the processes wait for the gradients of heads that one of them has no row for."""
         searched = self.runtime.args.ddp_find_unused_parameters and not self.runtime.engine

@@ -26,6 +26,11 @@ class TaskWeights:
         fixed: by task, a weight that the balancer's is multiplied by.
         seed: of what the balancer draws.
         constants: measures the loss of every task's best constant answer; called only for balancers that read it.
+
+    Attributes:
+        looks_ahead: whether the losses of a step are to be measured before its weights are computed.
+        looks_back: whether they are to be measured once more after the update.
+        reads_gradients: whether the norms of the tasks' gradients are to be measured.
     """
 
     def __init__(
@@ -39,24 +44,13 @@ class TaskWeights:
     ) -> None:
         self.balancer, self.tasks, self.fixed = balancer, list(tasks), dict(fixed)
         self._losses: dict[str, float] = {}
+        exact = balancer is not None and balancer.exact
+        self.looks_ahead = balancer is not None and exact and balancer.reads_losses
+        self.looks_back = balancer is not None and exact and balancer.looks_back
+        self.reads_gradients = balancer is not None and balancer.reads_gradients
         if balancer is not None:
             measured = constants(self.tasks) if constants is not None and balancer.reads_constants else None
             balancer.begin(self.tasks, seed=seed, constants=measured)
-
-    @property
-    def looks_ahead(self) -> bool:
-        """Whether the losses of a step are to be measured before its weights are computed."""
-        return self.balancer is not None and self.balancer.exact and self.balancer.reads_losses
-
-    @property
-    def looks_back(self) -> bool:
-        """Whether they are to be measured once more after the update."""
-        return self.balancer is not None and self.balancer.exact and self.balancer.looks_back
-
-    @property
-    def reads_gradients(self) -> bool:
-        """Whether the norms of the tasks' gradients are to be measured."""
-        return self.balancer is not None and self.balancer.reads_gradients
 
     def weights(self, present: Collection[str], losses: Mapping[str, float] | None = None) -> dict[str, float]:
         """The weights of the tasks of a step.
