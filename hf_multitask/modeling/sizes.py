@@ -103,7 +103,7 @@ def check_config(config: PreTrainedConfig) -> None:
     most = {True: max(_MOST_PARTS, len(state.shapes or ())), False: max(_MOST_SIZE, state.numbers)}
     for name, value in _numbers(config.to_dict()):
         if math.isnan(value):
-            raise ValueError(f"The config.json of '{state.source}' has `{name} = NaN`, which is no number. {_FIX}")
+            raise ValueError(f"The config.json of '{state.source}' has `{name} = NaN`, which is not a number. {_FIX}")
         if isinstance(value, float):
             continue  # no size
         if value < 0 and _COUNTS.search(name):
