@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import (
-    AutoTokenizer,
+    FeatureExtractionMixin,
     PreTrainedTokenizerBase,
     TrainerCallback,
     set_seed,
@@ -97,16 +97,17 @@ def splits(data: Mapping[str, Splits], split: str) -> Splits:
     return {name: splits[split] for name, splits in data.items() if split in splits}
 
 
-def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
-    """The tokenizer of the backbone."""
+def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase | FeatureExtractionMixin:
+    """The tokenizer of the backbone, or its feature extractor."""
     hub = {
         key: recipe.model[key] for key in ("revision", "token", "cache_dir", "trust_remote_code") if key in recipe.model
     }
     recipe.check_backbone()
+    reader = next(iter(recipe.tasks.values())).reader
     path = resolve_backbone(recipe.backbone)
     with explained(recipe.backbone, recipe.model.get("revision")):
         try:
-            return AutoTokenizer.from_pretrained(path, **hub)
+            return reader.load(path, **hub)
         except ValueError as problem:
             if not Path(path).is_dir():
                 raise
