@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerBase
+
 from ..modeling import MultiTaskModel
 from ..modeling.aliases import Open
 from ..modeling.kinds import reader_of
@@ -25,3 +27,8 @@ def load_saved(name: str) -> tuple[MultiTaskModel, Open]:
     model = MultiTaskModel.from_pretrained(name)
     with explained(name):
         return model, reader_of(model.config.tasks[0]).load(name)
+
+
+def processor_of(given: Open) -> dict[str, Open]:
+    """The argument of a pipeline for what :func:`load_saved` gives beside the model."""
+    return {"tokenizer" if isinstance(given, PreTrainedTokenizerBase) else "feature_extractor": given}

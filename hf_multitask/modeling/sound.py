@@ -2,7 +2,7 @@
 
 import importlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -67,6 +67,15 @@ def read_sound(value: Open, rate: int) -> Sound:
     if own != rate:
         found = _package("soxr", "resampling audio").resample(found, own, rate)
     return Sound(np.ascontiguousarray(found, dtype=np.float32), channels > 1, own != rate)
+
+
+def located(value: Open, folders: Sequence[Path]) -> Open:
+    """A recording whose file name is relative to the first of some folders that has the file."""
+    if isinstance(value, Mapping) and isinstance(value.get("path"), str) and not value.get("bytes"):
+        return {**value, "path": located(value["path"], folders)}
+    if not isinstance(value, str) or Path(value).is_absolute() or not folders:
+        return value
+    return str(next((folder / value for folder in folders if (folder / value).is_file()), folders[0] / value))
 
 
 def frames_of(config: PreTrainedConfig, samples: int) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from ..modeling.sound import SoundError
+from ..modeling.sound import SoundError, located
 from . import labels as lab
 from .base import Task
 from .constant import entropy
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ..modeling.inputs import Encoder
-    from ..modeling.readers import Reading
+    from ..modeling.readers import Reading, Row
     from .columns import Cells, Columns, Encoding, Labels, References
 
 MIXED, RESAMPLED = "mixed", "resampled"
@@ -83,6 +83,13 @@ class AudioTask(Task):
             return dataset
         return dataset.cast_column(self.audio_column, datasets.Audio(decode=False))
 
+    def located(self, dataset: Dataset, folders: Sequence[Path]) -> Dataset:
+        """See :meth:`Task.located`."""
+        column, stored = self.audio_column, self.stored(dataset)
+        if column not in (stored.column_names or ()) or not folders:
+            return stored
+        return stored.map(_located, fn_kwargs={"column": column, "folders": list(folders)})
+
     def outside(self, dataset: Dataset) -> Hashable:
         """See :meth:`Task.outside`: size and time of every file."""
         digest = hashlib.blake2b(digest_size=16)
@@ -92,6 +99,10 @@ class AudioTask(Task):
                 stat = Path(name).stat()
                 digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
         return digest.hexdigest()
+
+
+def _located(row: Row, column: str, folders: Sequence[Path]) -> Columns:
+    return {column: located(row[column], folders)}
 
 
 @dataclass(kw_only=True)

@@ -16,6 +16,8 @@ from .encodings import RowEncodings, read_rows
 from .sources import code_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     import torch
     from datasets import Dataset
@@ -211,6 +213,10 @@ class Task(ABC):
 
     def stored(self, dataset: Dataset) -> Dataset:
         """The data as they are stored, where reading a column would decode it."""
+        return dataset
+
+    def located(self, dataset: Dataset, folders: Sequence[Path]) -> Dataset:  # noqa: ARG002
+        """The data with the files that they name found relative to some folders, those of the data files."""
         return dataset
 
     def outside(self, dataset: Dataset) -> Hashable:  # noqa: ARG002
