@@ -1,6 +1,9 @@
 """Recordings from a recipe: trained, measured, asked and exported by the command line."""
 
 import json
+import runpy
+import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -8,6 +11,7 @@ from processes import BLOCK, run
 from sounds import recordings, save_encoder, wav
 
 from hf_multitask.cli import main
+from hf_multitask.cli.recipe import read_recipe
 
 
 @pytest.fixture
@@ -86,3 +90,19 @@ def test_a_recipe_is_trained_measured_asked_and_exported(folder, monkeypatch, ca
     assert (folder / "stock" / "word" / "vocab.json").is_file()
     alone = run(ALONE, str(folder / "out"), str(folder / one))
     assert alone["word"] == answer["word"] and alone["speaker"] == pytest.approx(answer["speaker"], abs=1e-6)
+
+
+def test_the_example_is_read_as_it_lies_there(tmp_path, monkeypatch):
+    example = Path(__file__).parent.parent.parent / "examples" / "spoken_digits"
+    for name in ("recipe.yaml", "make_encoder.py"):
+        shutil.copy(example / name, tmp_path)
+    shutil.copytree(example / "data", tmp_path / "data")
+    monkeypatch.setattr("sys.argv", ["make_encoder.py"])
+    runpy.run_path(str(tmp_path / "make_encoder.py"), run_name="__main__")
+    rows = read_recipe(tmp_path / "recipe.yaml").load()["digits"]
+    assert {split: len(of_split) for split, of_split in rows.items()} == {"train": 420, "validation": 60, "test": 60}
+    words = [f"--max_steps=1 --output_dir={tmp_path / 'out'} --eval_strategy=no --save_strategy=no --report_to=none --use_cpu=true --load_best_model_at_end=false"]  # fmt: skip
+    assert main(["train", str(tmp_path / "recipe.yaml"), *words[0].split()]) == 0
+    measured = json.loads((tmp_path / "out" / "test_results.json").read_text())
+    assert {"test_digit_accuracy", "test_speaker_accuracy", "test_transcript_word_accuracy"} <= measured.keys()
+    assert (tmp_path / "out" / "preprocessor_config.json").is_file()
