@@ -4,6 +4,8 @@ from .balancing import Balancer
 from .data import SamplingRates
 from .modeling import MultiTaskConfig, MultiTaskModel, MultiTaskOutput, MultiTaskPipeline
 from .tasks import (
+    AudioClassification,
+    AutomaticSpeechRecognition,
     FillMask,
     MultipleChoice,
     QuestionAnswering,
@@ -21,6 +23,8 @@ from .training import MultiTaskTrainer, MultiTaskTrainingArguments
 from .version import __version__
 
 __all__ = [
+    "AudioClassification",
+    "AutomaticSpeechRecognition",
     "Balancer",
     "FillMask",
     "MultiTaskConfig",

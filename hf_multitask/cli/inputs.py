@@ -11,9 +11,11 @@ from typing import Any
 from ..modeling.config import close_match
 from ..modeling.kinds import reader_of
 from ..modeling.readers import Row
+from ..modeling.sound import located
 from .rows import RowFile
 
-KEYS = ("text", "text_pair", "question", "context", "choices")
+KEYS = ("text", "text_pair", "question", "context", "choices", "audio")
+_FIRST = {"text", "question", "audio"}  # one of which an input has
 # Common column names, for files without the columns of a task or of the pipeline; lower case, the first match is used.
 _TEXTS = ("text", "sentence", "tokens", "words", "sentence1", "premise", "content", "document", "review", "utterance")
 _PAIRS = ("text_pair", "sentence2", "hypothesis")
@@ -70,6 +72,7 @@ class Columns:
         include_inputs: bool = False,
     ) -> None:
         self.own = {str(task["name"]): reader_of(task).columns(task) for task in tasks}
+        self.hears = any("audio" in own for own in self.own.values())
         self.lists = {"tokens", "words", *(str(task.get("tokens_column")) for task in tasks)}
         self.given = {"text": text_column, "text_pair": text_pair_column}
         for key, column in self.given.items():
@@ -113,7 +116,7 @@ class Columns:
                 raise ValueError(
                     f"{where} should be an object with 'text' or 'question', a text, or a list of words. Found {row!r}."
                 )
-            parts = [(None, row)]
+            parts = [(None, located(row, [file.path.parent]) if self.hears else row)]
         if self.include_inputs:
             inputs = [_plain(value) for _, value in parts]
             told["input"] = inputs[0] if len(inputs) == 1 else inputs
@@ -138,7 +141,7 @@ class Columns:
                 key: self.given.get(key) or (column if column in present else key) for key, column in own.items()
             }
             columns = {key: column for key, column in columns.items() if column in present}
-            if not {"text", "question"} & columns.keys():
+            if not _FIRST & columns.keys():
                 columns = {}  # a second text alone
             elif "text" in columns and self.given["text_pair"]:
                 columns["text_pair"] = self.given["text_pair"]
@@ -149,7 +152,7 @@ class Columns:
                     break
             else:
                 groups.append(([task], columns))
-        groups = [(tasks, columns) for tasks, columns in groups if {"text", "question"} & columns.keys()]
+        groups = [(tasks, columns) for tasks, columns in groups if _FIRST & columns.keys()]
         if not groups:
             groups = [([], self._usual(present, file, where))]
         several = len(groups) > 1
@@ -168,6 +171,9 @@ class Columns:
                 found[key] = column
         if "text" not in found:
             columns = f"the columns {', '.join(present)}" if present else "no columns"
+            if self.hears:
+                known = ", ".join(sorted({f"'{own['audio']}'" for own in self.own.values() if "audio" in own}))
+                raise ValueError(f"{where} should have a recording in the column {known}. Found {columns}. Rename it.")
             problem = f"{where} should be an object with 'text' or 'question'. Found {columns}."
             if file.kind == "table":
                 problem = f"{where} has {columns}, and none has a known name for a text."
@@ -185,6 +191,8 @@ class Columns:
             result |= {key: _list(result[key], columns[key], where) for key in lists}
             given = [key for key in result if key not in lists and columns[key] == self.given.get(key)]
             result |= {key: _words(result[key]) for key in given}
+        if "audio" in result:
+            result["audio"] = located(result["audio"], [file.path.parent])
         for key in ("text", "question"):
             if not isinstance(result.get(key, ""), str | list):
                 raise ValueError(

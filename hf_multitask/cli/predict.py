@@ -17,7 +17,7 @@ from .answers import WINDOW, AnswerFile
 from .inputs import USUAL, Columns, Input
 from .jsonl import HALF
 from .rows import RowFile, open_rows
-from .saved import load_saved
+from .saved import load_saved, processor_of
 
 _LONG = 10_000  # rows, from which on progress is also shown in a log
 _OF_FILES = ("text_column", "text_pair_column", "id_column", "include_line_numbers")
@@ -29,11 +29,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "predict", help="print the answers of a saved model", description=(__doc__ or "").replace("``", "")
     )
     parser.add_argument("model", help="folder or Hub id of a multi-task model")
-    parser.add_argument("text", nargs="?", help="the text")
+    parser.add_argument("text", nargs="?", help="the text, or the file of a recording")
     parser.add_argument(
         "--input",
         help="a file instead: CSV, TSV, a JSON list, or JSON lines, with the columns of the tasks or with 'text' (and "
-        "'text_pair'), or 'question' and 'context' or 'choices'; or one text per line; or any of them in gzip",
+        "'text_pair'), or 'question' and 'context' or 'choices'; or one text, "
+        "or one file of a recording, per line; or any of them in gzip",
     )
     parser.add_argument(
         "--output",
@@ -57,7 +58,7 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
     _check(namespace, words)
     model, tokenizer = load_saved(namespace.model)
     asked = {"tasks": namespace.tasks, "batch_size": namespace.batch_size}
-    pipeline = MultiTaskPipeline(model=model.eval(), tokenizer=tokenizer, **asked)
+    pipeline = MultiTaskPipeline(model=model.eval(), **processor_of(tokenizer), **asked)
     names = namespace.tasks or model.config.task_names
     told = {"id": namespace.id_column or namespace.include_line_numbers, "input": namespace.include_inputs}
     clash = next((key for key, wanted in told.items() if wanted and key in names), None)

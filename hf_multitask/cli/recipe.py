@@ -14,7 +14,7 @@ from ..modeling.values import shown
 from ..tasks import Task, build_task
 from .arguments import JSON_FILES
 from .document import Values, read_document
-from .source import SPLITS, Splits, check_source, find_folder, is_format, load_source, local_path
+from .source import SPLITS, Splits, check_source, find_folder, folders_of, is_format, load_source, local_path
 
 _KEYS = ("backbone", "model", "datasets", "tasks", "training")
 _PATH_ARGUMENTS = ("output_dir", "resume_from_checkpoint", *JSON_FILES)
@@ -62,10 +62,13 @@ class Recipe:
             ValueError: a file is missing, malformed or empty.
         """
         caps = self.training.get("max_eval_samples")
-        return {
-            name: load_source(name, arguments, caps.get(name) if isinstance(caps, Mapping) else caps, wanted)
-            for name, arguments in self.datasets.items()
-        }
+        loaded = {}
+        for name, arguments in self.datasets.items():
+            splits = load_source(name, arguments, caps.get(name) if isinstance(caps, Mapping) else caps, wanted)
+            for task in (task for task in self.tasks.values() if task.source == name):
+                splits = {split: task.located(rows, folders_of(arguments, split)) for split, rows in splits.items()}
+            loaded[name] = splits
+        return loaded
 
 
 def read_recipe(path: str | Path) -> Recipe:

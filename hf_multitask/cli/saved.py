@@ -1,16 +1,18 @@
-"""A saved model and its tokenizer, as the commands load them."""
+"""A saved model and its tokenizer or feature extractor, as the commands load them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ..modeling import MultiTaskModel
+from ..modeling.aliases import Open
+from ..modeling.kinds import reader_of
 from ..modeling.loading import explained
 
 
-def load_saved(name: str) -> tuple[MultiTaskModel, PreTrainedTokenizerBase]:
+def load_saved(name: str) -> tuple[MultiTaskModel, Open]:
     """Load a folder or a Hub id.
 
     Raises:
@@ -24,4 +26,9 @@ def load_saved(name: str) -> tuple[MultiTaskModel, PreTrainedTokenizerBase]:
         raise ValueError(f"There is no folder '{name}'. Check the path.")
     model = MultiTaskModel.from_pretrained(name)
     with explained(name):
-        return model, AutoTokenizer.from_pretrained(name)
+        return model, reader_of(model.config.tasks[0]).load(name)
+
+
+def processor_of(given: Open) -> dict[str, Open]:
+    """The argument of a pipeline for what :func:`load_saved` gives beside the model."""
+    return {"tokenizer" if isinstance(given, PreTrainedTokenizerBase) else "feature_extractor": given}

@@ -231,6 +231,12 @@ def _with_labels_kept(values: Values) -> Values:
     return resolved
 
 
+def folders_of(arguments: Values, split: str) -> list[Path]:
+    """The folders of the files of a split, as far as they are on this machine."""
+    given = (arguments.get("data_files") or {}).get(split, [arguments["path"] + "/"])
+    return [Path(folder) for folder in dict.fromkeys(map(os.path.dirname, given)) if os.path.isabs(folder)]
+
+
 def load_source(name: str, arguments: Values, most: int | None, wanted: Iterable[str] = SPLITS) -> Splits:
     """The splits of a dataset; with ``streaming``, the training split is a stream.
 

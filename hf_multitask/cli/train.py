@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import (
-    AutoTokenizer,
+    FeatureExtractionMixin,
     PreTrainedTokenizerBase,
     TrainerCallback,
     set_seed,
@@ -28,6 +28,7 @@ from ..training.report.console import FEW, MANY, table
 from ..training.state.checkpoint import last_whole_checkpoint
 from .arguments import Resume, build_arguments, parse_overrides
 from .recipe import Recipe, read_recipe
+from .saved import processor_of
 from .source import Splits
 
 
@@ -97,16 +98,17 @@ def splits(data: Mapping[str, Splits], split: str) -> Splits:
     return {name: splits[split] for name, splits in data.items() if split in splits}
 
 
-def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
-    """The tokenizer of the backbone."""
+def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase | FeatureExtractionMixin:
+    """The tokenizer of the backbone, or its feature extractor."""
     hub = {
         key: recipe.model[key] for key in ("revision", "token", "cache_dir", "trust_remote_code") if key in recipe.model
     }
     recipe.check_backbone()
+    reader = next(iter(recipe.tasks.values())).reader
     path = resolve_backbone(recipe.backbone)
     with explained(recipe.backbone, recipe.model.get("revision")):
         try:
-            return AutoTokenizer.from_pretrained(path, **hub)
+            return reader.load(path, **hub)
         except ValueError as problem:
             if not Path(path).is_dir():
                 raise
@@ -205,19 +207,28 @@ def show_metrics(
 def _show_example(trainer: MultiTaskTrainer, data: Mapping[str, Splits]) -> None:
     """Print the answers for a row of the data: the first one of a token classification task, if there is one."""
     tokenizer: Any = trainer.processing_class
-    pipeline = MultiTaskPipeline(model=trainer.model.eval(), tokenizer=tokenizer)
+    pipeline = MultiTaskPipeline(model=trainer.model.eval(), **processor_of(tokenizer))
     tasks = [task for task in trainer.model.config.tasks if reader_of(task).answers_rows]
     if not tasks:
         return
     task = next((task for task in tasks if isinstance(reader_of(task), TagReader)), tasks[0])
     rows = data[task["dataset"] or task["name"]]
     row = reader_of(task).example(task, next(iter(rows["test" if "test" in rows else "train"])))
-    shown = [as_text(value) if not isinstance(value, list) else " | ".join(value) for value in row.values()]
+    shown = [_shown(value) for value in row.values()]
     if isinstance(reader_of(task), TagReader):
         shown = [as_text(row["text"])]
     print(f"\nExample: {_short(' / '.join(shown))}")
     for name, answer in pipeline(row).items():
         print(f"  {name}: {_readable(answer)}")
+
+
+def _shown(value: object) -> str:
+    """A text or several, or the file of a recording."""
+    if isinstance(value, Mapping):
+        return str(value.get("path") or "a recording")
+    if isinstance(value, bytes):
+        return "a recording"
+    return " | ".join(value) if isinstance(value, list) else as_text(value)
 
 
 def _short(text: str) -> str:
@@ -232,6 +243,8 @@ def _readable(answer: object) -> str:
         return f"an embedding with {len(answer['embedding'])} numbers"
     if isinstance(answer, dict) and "generated_text" in answer:
         return _short(answer["generated_text"])
+    if isinstance(answer, dict) and answer.keys() == {"text"}:
+        return _short(answer["text"])
     if not isinstance(answer, dict) or "score" not in answer:  # a task type of the user
         return str(answer)
     for key in ("answer", "choice"):

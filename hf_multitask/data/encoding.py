@@ -190,7 +190,9 @@ def encode_dataset(
         unseen[str(task.name)] = unknown if allowed else []
     encoder = RowEncoder(tasks, tokenizer, config, split, dataset, unseen, training=training)
     rows = (
-        dataset.with_format(None)
+        tasks[0]
+        .stored(dataset)
+        .with_format(None)
         .select_columns(encoder.columns)
         .map(
             encoder,
@@ -231,6 +233,7 @@ def encode_stream(
                 "Use an ordinary dataset."
             )
     names = [str(task.name) for task in tasks]
+    dataset = tasks[0].stored(dataset)
     encoder = RowEncoder(tasks, tokenizer, config, "train", first_rows(dataset), {task: [] for task in names})
     return Stream(name, dataset, names, encoder, encoder.columns, declared_rows(dataset))
 
@@ -341,5 +344,5 @@ def _fingerprint(
     parts += [[(task.to_dict(), task.code()) for task in tasks], unseen, side]
     parts += [encoder.language, encoder.config.model_type, training]
     if tasks[0].reader.modality != TEXTS:
-        parts.append(code_of(type(tasks[0].reader)))
+        parts += [code_of(type(tasks[0].reader)), tasks[0].outside(dataset)]
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]

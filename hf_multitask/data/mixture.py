@@ -164,11 +164,11 @@ class MixtureCollator:
         return next(reader for name, reader in self.readers.items() if name in inputs)
 
     def length(self, inputs: Row) -> int:
-        """The length of the longest text of a row, or of what else it holds."""
+        """The length of the longest text of a row in tokens, or what another input costs in tokens."""
         if WINDOWS in inputs:
             return max(inputs[WINDOWS])
         reader = self.reader(inputs)
-        return max(len(row[reader.input_names[0]]) for row in _texts(inputs, reader))
+        return max(-(-len(row[reader.input_names[0]]) // reader.grain) for row in _texts(inputs, reader))
 
     def _masked(self, feature: Feature) -> Feature:
         """A row with the random changes of its task, which depend on seed, step and row only."""

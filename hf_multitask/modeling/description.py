@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .aliases import Settings, Values
 from .config import MultiTaskConfig
-from .examples import PAIR, TEXT, Example
+from .examples import AUDIO, PAIR, TEXT, Example
 from .kinds import KINDS, reader_of
 
 MANY = 20  # longer lists are cut, and tables of more tasks are folded
@@ -37,6 +37,18 @@ model = AutoModel.from_pretrained("{repository}", trust_remote_code=True)
 tokens = tokenizer({text}, return_tensors="pt")
 with torch.no_grad():
     logits = model(**tokens{arguments}).logits  # a dict by task
+print({{task: tuple(tensor.shape) for task, tensor in logits.items()}})"""
+
+_FRAMES = """import soundfile
+import torch
+from transformers import AutoFeatureExtractor, AutoModel
+
+extractor = AutoFeatureExtractor.from_pretrained("{repository}")
+model = AutoModel.from_pretrained("{repository}", trust_remote_code=True)
+samples, rate = soundfile.read("recording.wav")  # mono, at extractor.sampling_rate
+inputs = extractor(samples, sampling_rate=rate, return_tensors="pt")
+with torch.no_grad():
+    logits = model(**inputs).logits  # a dict by task
 print({{task: tuple(tensor.shape) for task, tensor in logits.items()}})"""
 
 _GENERATE = """from transformers import AutoModel, AutoTokenizer
@@ -136,7 +148,9 @@ def usage(config: MultiTaskConfig, repository: str) -> str:
     written = next((example for example in order if example.writes), first)
     parts = [_USE.format(repository=repository, text=(first if first is PAIR else written).asked)]
     names = [task["name"] for task in readers]
-    if not first.writes:
+    if first is AUDIO:
+        parts.append(_WITHOUT.format(what="Logits", code=_FRAMES.format(repository=repository)))
+    elif not first.writes:
         arguments = "" if len(order) == 1 else f", tasks={json.dumps(names)}"
         if first.rows > 1:
             rows = ", ".join(f'"{name}": torch.tensor([{list(range(first.rows))}])' for name in names)

@@ -22,5 +22,6 @@ class Example:
     writes: bool = False
 
 
+AUDIO = Example('"recording.wav"', "")
 ONE = Example(f'"{TEXT}"', f'"{TEXT}"')
 PAIR = Example(f'{{"text": "{TEXT}", "text_pair": "She liked it."}}', f'"{TEXT}", "She liked it."')

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import FeatureExtractionMixin, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils import logging
 
-from .aliases import TaskDict, Values
+from .aliases import Open, TaskDict, Values
 from .export_card import export_card
 from .export_folder import CARD, push_folder, staged
+from .export_speech import speech_processor
 from .export_tokenizer import prepared_tokenizer, saved_tokenizer, written_by
 from .finite import check_weights
 from .graphs import write_onnx
@@ -54,7 +55,7 @@ class ExportableTasks(TaskLifecycle):
         self,
         name: str,
         save_directory: str | Path,
-        tokenizer: PreTrainedTokenizerBase | None = None,
+        tokenizer: PreTrainedTokenizerBase | FeatureExtractionMixin | ProcessorMixin | None = None,
         *,
         max_shard_size: int | str = "50GB",
         push_to_hub: bool = False,
@@ -68,7 +69,8 @@ class ExportableTasks(TaskLifecycle):
         Args:
             name: the task; see :meth:`task_model`.
             save_directory: a folder.
-            tokenizer: saved beside the model; where None, the one that lies beside this model or its backbone.
+            tokenizer: or the feature extractor, saved beside the model; where None, that beside this model or its
+                backbone.
             max_shard_size: as in ``save_pretrained``.
             push_to_hub: whether the folder is uploaded, as in ``save_pretrained``.
             kwargs: of the upload: ``repo_id`` (the folder's name where left out), ``private``, ``token``, ``revision``,
@@ -85,28 +87,33 @@ class ExportableTasks(TaskLifecycle):
         stock, task, head = self.task_model(name), self.config.task(name), self._head(name)
         check_weights(stock, _UNEXPORTED)
         backbone = self.config.backbone_config
-        tokenizer = prepared_tokenizer(tokenizer or saved_tokenizer(self.config), backbone, task)
-        if tokenizer is None:
-            logger.warning(f"Task '{name}' is exported without a tokenizer: none lies beside the model. Give one.")
-        elif stock.config.get_text_config().pad_token_id is None:
-            stock.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-        if tokenizer is not None and head.language_model in _WRITING:
-            stock.generation_config.update(**written_by(task, tokenizer, backbone))
+        if head.reads_audio:
+            reads: Open = speech_processor(tokenizer, self.config, task)
+        else:
+            given: Open = tokenizer
+            reads = prepared_tokenizer(given or saved_tokenizer(self.config), backbone, task)
+        if reads is None:
+            what = "feature extractor" if head.reads_audio else "tokenizer"
+            logger.warning(f"Task '{name}' is exported without a {what}: none lies beside the model. Give one.")
+        elif not head.reads_audio and stock.config.get_text_config().pad_token_id is None:
+            stock.config.get_text_config().pad_token_id = reads.pad_token_id
+        if reads is not None and head.language_model in _WRITING:
+            stock.generation_config.update(**written_by(task, reads, backbone))
         folder = Path(save_directory)
         repository = kwargs.pop("repo_id", None) or folder.absolute().name
         with staged(folder) as new:
             stock.save_pretrained(new, max_shard_size=max_shard_size)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(new)
+            if reads is not None:
+                reads.save_pretrained(new)
             if isinstance(head, SentenceSimilarityHead):
-                limit = task.get("max_length") if tokenizer is None else longest_input(tokenizer, backbone)
+                limit = task.get("max_length") if reads is None else longest_input(reads, backbone)
                 write_sentence_transformers(new, head.pooling, stock.config.hidden_size, limit)
             card = export_card(
                 task,
                 stock,
                 name=repository if push_to_hub else folder.name,
                 backbone=backbone.name_or_path,
-                tokenizer=tokenizer,
+                tokenizer=reads,
                 pooling=getattr(head, "pooling", None),
             )
             (new / CARD).write_text(card, encoding="utf-8")

@@ -131,6 +131,8 @@ def _readable(model: SharedModel, tasks: Sequence[str] | None) -> list[str]:
         name = task["name"]
         if model.heads[name].language_model in ("causal", "text2text"):
             problems[name] = f"writes texts token by token ({task['type']}), which one graph does not"
+        elif model.heads[name].reads_audio:
+            problems[name] = f"reads audio ({task['type']}), and the inputs of the graph are tokens"
         elif task.get("language") is not None:
             problems[name] = "names a language, which the graph has no input for"
     wanted = [model.config.task(name)["name"] for name in (tasks or model.config.task_names)]

@@ -12,8 +12,9 @@ from .heads import Head
 from .keywords import check_keywords
 from .language import LanguageHead
 from .native import reading_part, shifted_right
+from .padded_norm import ignoring_padding
 from .parts import in_parts, part_of, rows_of_a_pass
-from .precision import fitted
+from .precision import fitted, in_dtype
 from .routing import States, rows_of, spread, states_of
 from .shared import SharedModel
 
@@ -99,8 +100,10 @@ class HeadRuns(SharedModel):
         context: AbstractContextManager[None] = nullcontext()
         if self.routing.tasks:
             given, task_rows, context = self.routing.split(given, task_rows, runs, everywhere=everywhere)
-        with context:
-            read = reading_part(self.backbone)(**given)
+        part = reading_part(self.backbone)
+        given = in_dtype(given, self.backbone.dtype)
+        with context, ignoring_padding(part, self.config.backbone_config, given.get("attention_mask")):
+            read = part(**given)
         return task_rows, read, (states_of(read, None), given.get("input_ids"), given["attention_mask"])
 
     def _read_in_parts(

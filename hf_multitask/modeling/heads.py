@@ -91,6 +91,8 @@ class Head(nn.Module, ABC):
     predicts_labelled: ClassVar[bool] = False
     # Whether the answer is a text, which the backbone generates.
     writes: ClassVar[bool] = False
+    # Whether it reads frames, of which a batch has other numbers than its mask.
+    reads_audio: ClassVar[bool] = False
     # Whether the stock model of a task is the backbone alone.
     stock_is_backbone: ClassVar[bool] = False
     # Names of the outputs of a task that names none.
@@ -169,7 +171,7 @@ class SequenceClassificationHead(Head):
     averaged over rows, each is the loss of the stock Transformers class.
     """
 
-    auto_class = AutoModelForSequenceClassification
+    auto_class: ClassVar[AutoClass] = AutoModelForSequenceClassification
     default_names: ClassVar[list[str] | None] = ["LABEL_0"]
 
     @classmethod

@@ -4,12 +4,15 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from transformers import PreTrainedConfig
+
 from .aliases import AutoClass, Settings
 from .choice import ChoiceReader, MultipleChoiceHead
 from .config import close_match
 from .entries import load_entries
 from .extensions import EXTENSIONS
 from .heads import Head, SequenceClassificationHead, TokenClassificationHead
+from .keywords import parameter_names
 from .language import (
     ContinuingReader,
     FillMaskHead,
@@ -18,11 +21,12 @@ from .language import (
     TextGenerationHead,
     WritingReader,
 )
-from .native import LANGUAGE_MODELS
-from .readers import Decoder, Reader
+from .native import LANGUAGE_MODELS, backbone_class
+from .readers import TEXTS, Decoder, Reader
 from .sequences import SequenceReader, decode_sequence
 from .similarity import SentenceSimilarityHead, SimilarityReader
 from .spans import QuestionAnsweringHead, QuestionReader
+from .speech import AudioClassificationHead, AudioReader, SpeechRecognitionHead, decode_label, decode_speech
 from .tags import TagReader, decode_tokens
 
 
@@ -55,7 +59,9 @@ class Kind:
         return LANGUAGE_MODELS[language_model][0] if language_model else getattr(self.head, "auto_class", None)
 
 
+_READ = {TEXTS: "texts"}  # what is read, by modality, where it has another name
 _WRITING = WritingReader()
+_AUDIO = AudioReader()
 
 # In the order in which a card shows an input. Of the types of one stock class, the first is the one that it means.
 KINDS: dict[str, Kind] = {
@@ -135,6 +141,22 @@ KINDS: dict[str, Kind] = {
         hub="summarization",
         columns={"source_column": "document", "target_column": "summary"},
     ),
+    "automatic-speech-recognition": Kind(
+        head=SpeechRecognitionHead,
+        reader=_AUDIO,
+        decode=decode_speech,
+        hub="automatic-speech-recognition",
+        columns={"audio_column": "audio", "text_column": "text"},
+        aliases=("asr", "speech-recognition", "speech-to-text", "ctc"),
+    ),
+    "audio-classification": Kind(
+        head=AudioClassificationHead,
+        reader=_AUDIO,
+        decode=decode_label,
+        hub="audio-classification",
+        columns={"audio_column": "audio", "label_column": "label"},
+        aliases=("speaker-identification", "keyword-spotting", "speech-emotion-recognition"),
+    ),
 }
 
 
@@ -181,6 +203,21 @@ def head_class(task: Settings) -> type[Head]:
 def reader_of(task: Settings) -> Reader:
     """The reader of a task's type; see :func:`kind_of`."""
     return kind_of(task).reader
+
+
+def check_input(task: Settings, config: PreTrainedConfig) -> None:
+    """Check that a backbone takes what the reader of a task makes.
+
+    Raises:
+        ValueError: it does not.
+    """
+    reader, wanted = reader_of(task), reader_of(task).input_names[0]
+    taken = parameter_names(backbone_class(config).forward)
+    if wanted not in taken:
+        raise ValueError(
+            f"Task '{task.get('name')}': {task['type']} reads {_READ.get(reader.modality, reader.modality)} "
+            f"({wanted}), and the backbone {config.model_type} takes {taken[0]}. Choose another backbone for it."
+        )
 
 
 def num_labels(task: Settings) -> int:

@@ -10,7 +10,7 @@ from .adapters import adapter_parameters, follow_backbone, fresh_parameters, unr
 from .aliases import Settings, Values
 from .config import MultiTaskConfig, check_task_name
 from .heads import Head
-from .kinds import head_class, num_labels
+from .kinds import check_input, head_class, num_labels
 from .native import (
     asked_inputs,
     backbone_class,
@@ -76,6 +76,7 @@ class TaskLifecycle(SharedModel):
         self._check_new(name)
         new = task_dict(name, task)
         kind = head_class(new)
+        check_input(new, self.config.backbone_config)
         head = None
         if num_labels(new):  # what is wrong with it is wrong here, while nothing has changed
             with torch.random.fork_rng(devices=[]), torch.device("cpu"):

@@ -26,11 +26,12 @@ from .head_runs import HeadRuns
 from .heads import Head
 from .importing import from_stock
 from .keywords import backbone_inputs
-from .kinds import head_class, kind_of, num_labels
+from .kinds import check_input, head_class, kind_of, num_labels
 from .lifecycle import language_model, task_dict
 from .loading import explained, load_model, pushing
 from .native import asked_inputs, build_backbone, reading_part
 from .output import MultiTaskOutput
+from .padded_norm import run_time_norms_once
 from .parts import rows_in
 from .precision import HALF, is_mixed, keep_float32, narrow, without_float32
 from .saving import hub_arguments, whole, without_hub
@@ -66,6 +67,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         heads: dict[str, Head] = {}
         for task in config.tasks:
             head_type = head_class(task)
+            check_input(task, config.backbone_config)
             if num_labels(task):
                 heads[task["name"]] = head_type(task, config.backbone_config, pooling=config.pooling)
         needs_pooler = any(head.needs_pooler for head in heads.values()) or len(heads) < len(config.task_names)
@@ -282,7 +284,8 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
     def set_pad_token_id(self, pad_token_id: int) -> None:
         """Tell backbone and heads which token is padding, for families whose checkpoints name none."""
         configs: list[PreTrainedConfig] = [self.config, self.config.backbone_config, self.backbone.config]
-        configs += [module.config for module in self.heads.modules() if isinstance(module, PreTrainedModel)]
+        texts = [head for head in self.heads.values() if not head.reads_audio]
+        configs += [part.config for head in texts for part in head.modules() if isinstance(part, PreTrainedModel)]
         for config in configs:
             config.get_text_config().pad_token_id = pad_token_id
 
@@ -295,6 +298,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         if "gradient_checkpointing_func" in kwargs:
             kwargs["gradient_checkpointing_func"] = self.routing.checkpointed(kwargs["gradient_checkpointing_func"])
         super()._set_gradient_checkpointing(enable, *args, **kwargs)
+        run_time_norms_once(self.backbone)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Open:

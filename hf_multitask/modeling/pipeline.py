@@ -1,8 +1,9 @@
 """``pipeline("multitask", ...)``: the answers of all tasks to an input, from one pass of the backbone."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import Pipeline
@@ -49,13 +50,22 @@ class InputError(ValueError):
         self.place, self.reason = place, reason
 
 
+class Held(NamedTuple):
+    """What readers of texts and readers of something else find their processors in."""
+
+    tokenizer: object
+    feature_extractor: object
+
+
 class MultiTaskPipeline(Pipeline):
     """Answers of all tasks that take the input, or of some of them.
 
-    An input is a string, a list of words, or a dict: ``{"tokens": [...]}`` for a list of words, ``{"text": ...,
-    "text_pair": ...}`` for tasks on pairs, ``{"question": ..., "context": ...}``, ``{"question": ..., "choices":
-    [...]}``. ``tasks=["ner"]`` asks some of the tasks only, ``generate_kwargs={...}`` goes to ``generate`` of those
-    that write.
+    An input of a model that reads texts is a string, a list of words, or a dict: ``{"tokens": [...]}`` for a list of
+    words, ``{"text": ..., "text_pair": ...}`` for tasks on pairs, ``{"question": ..., "context": ...}``,
+    ``{"question": ..., "choices": [...]}``. An input of a model that reads recordings is a file name, the bytes of a
+    file, samples at the rate of the feature extractor, or ``{"array": ..., "sampling_rate": ...}``.
+
+    ``tasks=["ner"]`` asks some of the tasks only, ``generate_kwargs={...}`` goes to ``generate`` of those that write.
 
     Returns:
         A dict by task: a label with its score, a list of spans or tags, or the answer of the task's type.
@@ -68,8 +78,8 @@ class MultiTaskPipeline(Pipeline):
     model: Open
     _load_processor = False
     _load_image_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = True
+    _load_feature_extractor = None  # what the tasks read with has to be there, see __init__
+    _load_tokenizer = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """As :class:`transformers.Pipeline`, with the arguments of a call as its defaults.
@@ -86,6 +96,8 @@ class MultiTaskPipeline(Pipeline):
                 f"`task` is the kind of the pipeline, 'multitask'. Found '{self.task}'. To ask one task of the model, "
                 f"give tasks=['{self.task}']."
             )
+        for task in self.model.config.tasks:
+            reader_of(task).processor(self._given)
         check_weights(self.model, "so its answers would mean nothing. Take an earlier checkpoint, or train it again.")
 
     def _sanitize_parameters(
@@ -171,7 +183,7 @@ class MultiTaskPipeline(Pipeline):
 
     def preprocess(self, inputs: object, tasks: list[str] | None = None) -> Values:
         """One input to what each task reads of it."""
-        row = inputs if isinstance(inputs, Mapping) else {"text": inputs}
+        row = self._row_of(inputs)
         if row.get("text") is None and row.get("tokens") is not None:
             row = {**row, "text": row["tokens"]}
         config = self.model.config
@@ -193,18 +205,26 @@ class MultiTaskPipeline(Pipeline):
             raise ValueError(f"Task '{task['name']}' takes {takes}. Change the input, or name other tasks.")
         return {"readings": readings}
 
+    def _row_of(self, inputs: object) -> Settings:
+        """An input by key; one without keys is a text, or what else all tasks read."""
+        readers = [reader_of(task) for task in self.model.config.tasks]
+        if len({reader.modality for reader in readers}) == 1 and (row := readers[0].row_of(inputs)) is not None:
+            return row
+        return inputs if isinstance(inputs, Mapping) else {"text": inputs}
+
     @property
     def _given(self) -> object:
         """What the readers find their processors in."""
-        held = (self.processor, self.tokenizer, self.feature_extractor)
-        return next((one for one in held if one is not None), None)
+        if self.processor is not None or self.feature_extractor is None:
+            return self.tokenizer if self.processor is None else self.processor
+        return self.feature_extractor if self.tokenizer is None else Held(self.tokenizer, self.feature_extractor)
 
     def _encoder(self, task: TaskDict) -> Open:
         """The encoder of a task, shared by those that read alike, so that a text is tokenized once."""
         codes = [task.get(key) for key in ("max_length", "language", "source_lang", "target_lang")]
         encoders = self.__dict__.setdefault("_encoders", {})
         reader, given = reader_of(task), self._given
-        key = (*codes, id(given), self.model.config.format_version, type(reader).encoder)
+        key = (*codes, id(reader.processor(given)), self.model.config.format_version, type(reader).encoder)
         if key not in encoders:
             config = self.model.config
             encoders[key] = reader.encoder(given, config.backbone_config, task, config.format_version)
@@ -297,8 +317,10 @@ def _check_sizes(kwargs: Settings) -> None:
 
 def _length(value: object) -> int:
     """Characters of an input, whatever its form."""
-    if isinstance(value, str):
+    if isinstance(value, str | bytes):
         return len(value)
+    if hasattr(value, "shape"):
+        return math.prod(value.shape)
     if isinstance(value, Mapping):
         value = value.values()
     return sum(map(_length, value)) if isinstance(value, Iterable) else 0

@@ -82,6 +82,14 @@ def fitted(states: States, head: nn.Module) -> States:
     return States(last_hidden_state=hidden.to(dtype), pooler_output=None if pooled is None else pooled.to(dtype))
 
 
+def in_dtype(inputs: Values, dtype: torch.dtype) -> Values:
+    """Inputs of a backbone, the numbers among them in its dtype."""
+    return {
+        name: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+        for name, value in inputs.items()
+    }
+
+
 def _adapters(model: SharedModel) -> Iterator[nn.Parameter]:
     return (one for name, one in model.backbone.named_parameters() if adapter_of(name) is not None)
 

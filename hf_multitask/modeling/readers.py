@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from transformers import BatchEncoding, PreTrainedConfig
+from transformers import AutoTokenizer, BatchEncoding, PreTrainedConfig
 
 from .aliases import Open, Settings, TaskDict, Values
 from .config import FORMAT_VERSION
@@ -60,6 +60,8 @@ class Reader:
     input_names: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "token_type_ids")
     # What its length is counted in, for messages.
     unit: ClassVar[str] = "tokens"
+    # How much of its length costs a forward pass about as much as a token.
+    grain: ClassVar[int] = 1
     # Dimensions of a row's first input: 1 for tokens (L,), 2 for frames of features (L, F).
     dimensions: ClassVar[int] = 1
     # Inputs as code, for cards: of single texts first, and of pairs where they differ.
@@ -87,6 +89,15 @@ class Reader:
             )
         return tokenizer
 
+    def load(self, name: str, **kwargs: Open) -> Open:
+        """What it reads with, of a saved model or a backbone.
+
+        Args:
+            name: a folder, or an id of the Hub.
+            kwargs: of ``from_pretrained``.
+        """
+        return AutoTokenizer.from_pretrained(name, **kwargs)
+
     def encoder(
         self, given: object, config: PreTrainedConfig, task: Row | None = None, format_version: int = FORMAT_VERSION
     ) -> Open:
@@ -103,6 +114,10 @@ class Reader:
     def padded(self, given: object, rows: Sequence[Settings], side: str = "right") -> dict[str, torch.Tensor]:
         """Model inputs of B rows as tensors (B, L, ...)."""
         return padded(self.processor(given), rows, side)
+
+    def row_of(self, value: object) -> Row | None:  # noqa: ARG002
+        """An input of the pipeline that is not by key, as one that is; None where the reader does not read it so."""
+        return None
 
     def columns(self, task: Row) -> dict[str, str]:
         """The columns of the data that it reads, by key of the pipeline's input."""

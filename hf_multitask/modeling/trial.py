@@ -1,10 +1,12 @@
 """Whether a backbone does what the tasks need of it, tried when a model is built."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from .heads import Head
 from .keywords import parameter_names
 from .native import reading_part
 from .precision import fitted
@@ -88,7 +90,7 @@ def check_family(model: SharedModel, heads: Mapping[str, torch.nn.Module] | None
     config, tried = model.config.backbone_config, dict(model.heads.items()) if heads is None else heads
     size = getattr(config.get_text_config(), "hidden_size", None)
     kept = {name: head for name, head in tried.items() if head.language_model is None and _whole(head)}
-    firsts = {type(head): name for name, head in reversed(kept.items())}
+    firsts = {cast(type[Head], type(head)): name for name, head in reversed(kept.items())}
     if not isinstance(size, int):
         return
     for kind, name in firsts.items():
@@ -98,7 +100,7 @@ def check_family(model: SharedModel, heads: Mapping[str, torch.nn.Module] | None
         states = States(last_hidden_state=hidden_NLD, pooler_output=hidden_NLD[:, 0])
         try:
             with torch.no_grad():
-                tried[name](fitted(states, tried[name]), ids_NL, torch.ones_like(ids_NL))
+                tried[name](fitted(states, tried[name]), ids_NL, None if kind.reads_audio else torch.ones_like(ids_NL))
         except _FAILS as problem:
             raise ValueError(
                 f"The backbone family '{config.model_type}' is not supported for task '{name}': the stock class of its "

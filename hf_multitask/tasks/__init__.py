@@ -7,6 +7,7 @@ from ..modeling.entries import load_entries
 from ..modeling.kinds import suggested_type
 from ..modeling.readers import Row
 from ..modeling.values import check_values, hints_of, shown
+from .audio import AudioClassification
 from .base import Task
 from .labelled import Labelled
 from .language_modelling import FillMask, TextGeneration
@@ -15,6 +16,7 @@ from .question_answering import QuestionAnswering
 from .registration import register_task
 from .sentence_similarity import SentenceSimilarity
 from .sequence_classification import SequenceClassification
+from .speech_recognition import AutomaticSpeechRecognition
 from .text2text import Summarization, Text2TextGeneration, Translation
 from .token_classification import TokenClassification
 from .types import TASK_TYPES
@@ -61,6 +63,8 @@ def build_task(name: str, values: Row) -> Task:
 
 
 __all__ = [
+    "AudioClassification",
+    "AutomaticSpeechRecognition",
     "FillMask",
     "Labelled",
     "MultipleChoice",

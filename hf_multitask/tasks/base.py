@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,6 +16,8 @@ from .encodings import RowEncodings, read_rows
 from .sources import code_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     import torch
     from datasets import Dataset
@@ -50,6 +52,8 @@ class Task(ABC):
     masks: ClassVar[bool] = False
     # Whether encode_labels reads the offset_mapping of the encoding, which needs a fast tokenizer.
     aligns_words: ClassVar[bool] = False
+    # What is reported of rows that an additional column marks, by its kind.
+    remarks: ClassVar[Mapping[str, str]] = {}
     # Whether the labels of a row are those of its tokens, by window if it has several.
     labels_tokens: ClassVar[bool] = False
     name: str | None = dataclasses.field(default=None, repr=False)
@@ -206,6 +210,18 @@ class Task(ABC):
     def unseen(self, dataset: Dataset) -> Cells:  # noqa: ARG002
         """Labels of a dataset that are unknown to the task, sorted; they are numbered after the known ones."""
         return []
+
+    def stored(self, dataset: Dataset) -> Dataset:
+        """The data as they are stored, where reading a column would decode it."""
+        return dataset
+
+    def located(self, dataset: Dataset, folders: Sequence[Path]) -> Dataset:  # noqa: ARG002
+        """The data with the files that they name found relative to some folders, those of the data files."""
+        return dataset
+
+    def outside(self, dataset: Dataset) -> Hashable:  # noqa: ARG002
+        """What its inputs depend on beside the data, such as files that they name."""
+        return None
 
     def batch_rows(self, rows: Columns, indices: list[int]) -> tuple[Columns, list[int]]:
         """Convert rows of the data to the rows that are drawn: the same, unless a type combines rows."""

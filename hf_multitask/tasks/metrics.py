@@ -157,6 +157,21 @@ class Translations(_Offline):
         return {"chrf": chrf / 100, "bleu": sacrebleu.corpus_bleu(predictions, [references]).score / 100}
 
 
+class WordErrors(_Offline):
+    """``word_accuracy``, which is 1 - ``wer`` or 0, and ``wer`` and ``cer`` of a corpus by jiwer.
+
+    A rate is the number of substitutions, deletions and insertions over the number of words, or characters, of the
+    references.
+    """
+
+    features = _TEXTS
+
+    def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+        jiwer = need("jiwer", "word_accuracy", "speech")
+        wer, cer = (float(rate(list(references), list(predictions))) for rate in (jiwer.wer, jiwer.cer))
+        return {"word_accuracy": max(0.0, 1 - wer), "wer": wer, "cer": cer}
+
+
 def need(module: str, metric: str, extra: str) -> ModuleType:
     """A module that is installed with an extra.
 
@@ -186,4 +201,15 @@ def _overlap(predicted: list[str], true: list[str]) -> float:
     return 2 * common / (len(predicted) + len(true))
 
 
-__all__ = ["Accuracy", "BinaryF1", "Correlation", "MicroF1", "Rouge", "SpanF1", "Squad", "Translations", "need"]
+__all__ = [
+    "Accuracy",
+    "BinaryF1",
+    "Correlation",
+    "MicroF1",
+    "Rouge",
+    "SpanF1",
+    "Squad",
+    "Translations",
+    "WordErrors",
+    "need",
+]

@@ -82,7 +82,7 @@ def build_tasks(config: MultiTaskConfig, overrides: Mapping[str, Task] | None) -
                 raise ValueError(
                     f"Task '{name}' is of type {values['type']}, and {given['type']} is given. Keep the type."
                 )
-            for key in ("label_names", "problem_type"):
+            for key in ("label_names", "problem_type", "vocabulary"):
                 if given.get(key) is not None and values.get(key) is not None and given[key] != values[key]:
                     raise ValueError(
                         f"Task '{name}' was built with {key} {values[key]}, and {given[key]} are given. Leave them out."
@@ -211,10 +211,10 @@ def without_streams(tasks: Mapping[str, Task], train: D) -> D:
         return train
     streams = {name for name, data in train.items() if isinstance(data, datasets.IterableDataset)}
     for task in tasks.values():
-        names = getattr(task, "label_names", ())
-        if task.source in streams and names is None and getattr(task, "problem_type", None) != "regression":
+        unknown = next((key for key in ("label_names", "vocabulary") if getattr(task, key, ()) is None), None)
+        if task.source in streams and unknown and getattr(task, "problem_type", None) != "regression":
             raise task.error(
-                f"its labels are not read from dataset '{task.source}', which is a stream. Give label_names."
+                f"its labels are not read from dataset '{task.source}', which is a stream. Give {unknown}."
             )
     heads = dict(train)
     for name in streams:

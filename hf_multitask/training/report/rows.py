@@ -45,6 +45,9 @@ def report_cut(name: str, encoded: Encoded, tasks: Sequence[Task], split: str) -
             f"{cut} of {rows} rows of '{name}' ({split}) are longer than {encoded.limit} {unit} and were cut. The "
             f"max_length of the task sets the limit{', and its stride has long texts read whole' if windows else ''}."
         )
+    for kind, what in tasks[0].remarks.items():
+        if found := encoded.total(kind, str(tasks[0].name)):
+            logger.warning(f"{found} of {rows} rows of '{name}' ({split}) {what}.")
     for task in tasks:
         if cut := encoded.total("cut", str(task.name)):
             logger.warning(

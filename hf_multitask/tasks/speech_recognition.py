@@ -1,0 +1,190 @@
+"""Speech recognition by CTC."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, ClassVar
+
+from ..modeling.speech import PAD, written
+from . import labels as lab
+from .audio import AudioTask
+from .registration import register_task
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from ..modeling.readers import Reading
+    from .base import Task
+    from .columns import Cells, Columns, Labels, References
+
+
+@dataclass(kw_only=True)
+class AutomaticSpeechRecognition(AudioTask):
+    """Write what is said in a recording, by CTC on the frames of a speech encoder.
+
+    A transcript is read as it is, in its own case, with single spaces between its words.
+
+    Args:
+        audio_column: see :class:`AudioClassification`.
+        text_column: column of the transcript; None in a row without one.
+        vocabulary: the symbols of the head, in the order of its outputs: single characters, and ``"<pad>"`` for the
+            blank, which comes first if it is left out. The characters of the transcripts, sorted, if None.
+        dataset: see :class:`Task`.
+        max_length: samples, at the rate of the backbone, to which a recording is truncated; not truncated if None.
+        language: of the recordings, for the model card.
+
+    Example::
+
+        AutomaticSpeechRecognition(audio_column="audio", text_column="transcript")
+    """
+
+    type: ClassVar[str] = "automatic-speech-recognition"
+    text_column: str = "text"
+    vocabulary: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.vocabulary is None:
+            return
+        symbols = [self.vocabulary] if isinstance(self.vocabulary, str) else list(self.vocabulary)
+        wrong = next((one for one in symbols if not isinstance(one, str) or (len(one) != 1 and one != PAD)), None)
+        if wrong is not None:
+            raise self.error(f"`vocabulary` should be a list of single characters and '{PAD}'. Found {wrong!r} in it.")
+        symbols = symbols if PAD in symbols else [PAD, *symbols]
+        if len(set(symbols)) < len(symbols) or len(symbols) < 2:
+            raise self.error(f"`vocabulary` should be different symbols, one or more. Found {self.vocabulary!r}.")
+        self.vocabulary = symbols
+
+    @property
+    def target_column(self) -> str:
+        """Column of the transcript."""
+        return self.text_column
+
+    def check_extras(self) -> None:
+        """See :meth:`Task.check_extras`: jiwer."""
+        self.text_metrics(["text"], ["text"])
+
+    def resolve(self, train: Dataset | None, others: Sequence[Dataset]) -> Task:
+        """See :meth:`Task.resolve`: the characters of the transcripts."""
+        data = [dataset for dataset in (train, *others) if dataset is not None]
+        self.reading(data)
+        if self.vocabulary is not None:
+            return self
+        texts = (self.normal(text) for dataset in data for text in lab.values(dataset, self.text_column))
+        found = sorted({symbol for text in texts for symbol in text})
+        if not found:
+            raise self.error(f"column '{self.text_column}' contains no transcript. Check the column.")
+        return replace(self, vocabulary=[PAD, *found])
+
+    def reading(self, data: Sequence[Dataset]) -> Task:
+        """See :meth:`Task.reading`.
+
+        Raises:
+            ValueError: the column has no texts.
+        """
+        for dataset in data:
+            found, depth = lab.kind(dataset, self.text_column)
+            if depth or not (found == "nothing" or lab.holds_strings(dataset, self.text_column)):
+                raise self.error(
+                    f"column '{self.text_column}' contains {lab.describe(found, depth)}, but {self.type} needs a "
+                    "transcript per row. Set another text_column."
+                )
+        return self
+
+    @staticmethod
+    def normal(text: str) -> str:
+        """A transcript with single spaces between its words."""
+        return " ".join(text.split())
+
+    def encode_labels(
+        self,
+        rows: Columns,
+        indices: list[int],
+        encoding: list[Reading],
+        unseen: Cells,  # noqa: ARG002
+        split: str,
+    ) -> Labels:
+        """See :meth:`Task.encode_labels`: the symbols of the transcript.
+
+        Raises:
+            ValueError: a transcript is empty, has an unknown symbol, or is longer than its recording.
+        """
+        numbers = {symbol: number for number, symbol in enumerate(self.vocabulary or ())}
+        labels: Labels = []
+        for value, index, reading in zip(rows[self.text_column], indices, encoding, strict=True):
+            if value is None:
+                labels.append(None)
+                continue
+            where = f"column '{self.text_column}'"
+            text = self.normal(value)
+            if not text:
+                raise self.row_error(index, split, f"{where}: the transcript is empty. Fix the row, or leave it None.")
+            unknown = next((symbol for symbol in text if symbol not in numbers), None)
+            if unknown is not None:
+                raise self.row_error(
+                    index,
+                    split,
+                    f"{where}: the transcript {text!r} has the symbol {unknown!r}, which is not in the vocabulary "
+                    f"({''.join(symbol for symbol in numbers if symbol != PAD)!r}). Fix the row, or the vocabulary.",
+                )
+            needed = len(text) + sum(one == other for one, other in pairwise(text))
+            if needed > reading.rest.frames:
+                raise self.row_error(
+                    index,
+                    split,
+                    f"{where}: the transcript {text!r} needs {needed} frames, one per symbol and one between equal "
+                    f"ones, and its recording has {reading.rest.frames}. Fix or remove the row.",
+                )
+            labels.append([numbers[symbol] for symbol in text])
+        return labels
+
+    def more_columns(self, rows: Columns, labels: Labels, encoding: list[Reading], *, training: bool) -> Columns:
+        """See :meth:`Task.more_columns`: the transcripts."""
+        gold = [None if text is None else self.normal(text) for text in rows[self.text_column]]
+        return {"gold": gold, **super().more_columns(rows, labels, encoding, training=training)}
+
+    def collate(self, labels: Labels, length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
+        """Symbols (N, T), padded with -100."""
+        return lab.padded(labels, max(map(len, labels)), "right")
+
+    def reduced(self, predictions: torch.Tensor) -> torch.Tensor:
+        """See :meth:`Task.reduced`: the best symbol of each frame, (N, F, V) to (N, F)."""
+        return predictions.argmax(-1)
+
+    @property
+    def metric_names(self) -> list[str] | None:
+        """See :class:`Task`."""
+        return ["word_accuracy", "wer", "cer"]
+
+    def score(
+        self,
+        predictions: np.ndarray,
+        labels: np.ndarray,  # noqa: ARG002
+        *,
+        unseen: Cells,  # noqa: ARG002
+        references: References,
+        loss: float,  # noqa: ARG002
+        tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
+    ) -> dict[str, float]:
+        """Metrics of the texts that are read greedily, as the pipeline reads them, and the transcripts."""
+        best = predictions.argmax(-1) if predictions.ndim == 3 else predictions
+        texts = [written(symbols, self.vocabulary or ()) for symbols in best.tolist()]
+        return self.text_metrics(texts, list(references))
+
+    def text_metrics(self, texts: list[str], wanted: list[str]) -> dict[str, float]:
+        """``word_accuracy``, ``wer`` and ``cer``."""
+        from .metrics import WordErrors
+
+        return WordErrors().compute(predictions=texts, references=wanted)
+
+    def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: Cells) -> dict[str, float]:
+        """Not defined, because the transcripts are needed; see :meth:`score`."""
+        raise NotImplementedError
+
+
+register_task(AutomaticSpeechRecognition)

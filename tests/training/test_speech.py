@@ -1,0 +1,309 @@
+"""Training on recordings: one task is the plain Trainer, and several share a pass, micro-batches and a checkpoint."""
+
+import sys
+from pathlib import Path
+
+import datasets
+import jiwer
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sounds import LETTERS, RATE, extractor, recordings, save_encoder, wav
+from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainingArguments
+
+from hf_multitask import (
+    AudioClassification,
+    AutomaticSpeechRecognition,
+    MultiTaskModel,
+    MultiTaskPipeline,
+    MultiTaskTrainer,
+)
+
+GROUP = {"feat_extract_norm": "group", "do_stable_layer_norm": False}
+SPEAKER = {"speaker": AudioClassification(dataset="tones", label_column="speaker")}
+WORD = {"word": AutomaticSpeechRecognition(dataset="tones")}
+ALL = {"letter": AudioClassification(dataset="tones", label_column="letter"), **SPEAKER, **WORD}
+
+
+@pytest.fixture
+def build(tmp_path):
+    def make(own=None, dtype=None, **options):
+        path = save_encoder(tmp_path / "encoder", **options)
+        torch.manual_seed(1)
+        return MultiTaskModel.from_backbone(path, tasks=ALL if own is None else own, dtype=dtype)
+
+    return make
+
+
+@pytest.fixture
+def trainer(build, arguments):
+    def make(model=None, rows=None, held=None, **kwargs):
+        return MultiTaskTrainer(
+            model or build(),
+            arguments(**kwargs),
+            train_dataset={"tones": recordings(28) if rows is None else rows},
+            eval_dataset={"tones": recordings(16, seed=1) if held is None else held},
+            processing_class=extractor(),
+        )
+
+    return make
+
+
+class InOrder(Trainer):
+    def _get_train_sampler(self, train_dataset=None):
+        return SequentialSampler(self.train_dataset)
+
+
+def losses(trainer):
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.mark.parametrize("task", ["speaker", "word"])
+@pytest.mark.parametrize("family", ["wav2vec2", "hubert", "wavlm"])
+def test_one_task_is_the_plain_trainer(task, family, build, trainer, arguments, record_property):
+    steps, rows = 8, recordings(32).filter(lambda row: row["speaker"] is not None).select(range(24))
+    model = build((SPEAKER | WORD)[task] and {task: (SPEAKER | WORD)[task]}, family=family)
+    options = {"max_steps": steps, "learning_rate": 0.05, "optim": "sgd", "logging_steps": 1}
+    ours = trainer(model, rows, **options)
+    sampler = ours.plan.new_sampler()
+    order = np.concatenate([rows for epoch in range(3) for rows in sampler.steps(epoch)])[: steps * 8]
+    stock = model.task_model(task)
+    before = {name: value.clone() for name, value in stock.state_dict().items()}
+    encoded = ours.train_dataset.datasets[0].rows.select(order)
+
+    def collate(features):
+        waves = [feature["input_values"] for feature in features]
+        batch = extractor().pad({"input_values": waves}, padding=True, return_tensors="pt")
+        labels = [torch.tensor(feature[f"labels:{task}"]) for feature in features]
+        many = task == "word"
+        batch["labels"] = torch.nn.utils.rnn.pad_sequence(labels, True, -100) if many else torch.stack(labels)
+        return dict(batch)
+
+    plain_options = {"per_device_train_batch_size": 8, "use_cpu": True, "disable_tqdm": True, "save_strategy": "no"}
+    plain = InOrder(
+        stock.train(),
+        TrainingArguments(ours.args.output_dir + "-plain", seed=ours.args.seed, report_to="none", remove_unused_columns=False, **plain_options, **options),
+        train_dataset=encoded,
+        data_collator=collate,
+    )  # fmt: skip
+    ours.train()
+    plain.train()
+    apart = max(abs(one - other) for one, other in zip(losses(ours), losses(plain), strict=True))
+    record_property("largest difference of losses", apart)
+    assert apart < 1e-6 and len(losses(ours)) == steps
+    trained = model.task_model(task).state_dict()
+    moved = max(float((before[name] - value).abs().max()) for name, value in trained.items())
+    drift = max(float((stock.state_dict()[name] - value).abs().max()) for name, value in trained.items())
+    record_property("largest difference of a weight", drift)
+    assert drift < 1e-6 and moved > 1e-3
+
+
+@pytest.mark.parametrize("norm", [{}, GROUP], ids=["layer", "group"])
+def test_micro_batches_make_no_difference(norm, trainer, build):
+    def weights(**kwargs):
+        one = trainer(build(dtype=torch.float64, **norm), recordings(40), max_steps=3, optim="sgd", learning_rate=0.1, **kwargs)  # fmt: skip
+        one.train()
+        return one.model.state_dict()
+
+    whole = weights(per_device_train_batch_size=32)
+    parts = weights(per_device_train_batch_size=8, gradient_accumulation_steps=4)
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=0, atol=1e-9, msg=name)
+
+
+def test_resume_is_exact_with_dropout_spec_augment_and_layerdrop(trainer, build, tmp_path):
+    common = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3}
+    noise = {"hidden_dropout": 0.1, "attention_dropout": 0.1, "layerdrop": 0.3, "mask_time_prob": 0.3, "mask_time_length": 2, "mask_time_min_masks": 1, "mask_feature_prob": 0.1, "mask_feature_length": 4}  # fmt: skip
+    trainer(build(**noise), output_dir=str(tmp_path / "alone"), **common).train()
+    resumed = trainer(build(**noise), output_dir=str(tmp_path / "resumed"), **common)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "alone" / "checkpoint-3"))
+    ours, theirs = (load_file(tmp_path / name / "checkpoint-6" / "model.safetensors") for name in ("resumed", "alone"))
+    assert all(torch.equal(value, ours[name]) for name, value in theirs.items())
+
+
+def test_three_tasks_share_a_row_and_learn(trainer, build):
+    one = trainer(build(), recordings(90), max_steps=60, learning_rate=4e-3, per_device_train_batch_size=16)
+    calls = []
+    one.model.backbone.register_forward_pre_hook(lambda *_: calls.append(1))
+    batches = [len(batch["forwards"]) for batch in one.get_train_dataloader()]
+    before = one.evaluate()
+    calls.clear()
+    one.train()
+    assert len(calls) == 60 * np.mean(batches) or len(calls) <= 60 * max(batches)
+    after = one.evaluate()
+    for task in ALL:
+        assert after[f"eval_{task}_loss"] < before[f"eval_{task}_loss"]
+    assert after["eval_speaker_accuracy"] > 0.8
+    assert {"eval_word_word_accuracy", "eval_word_wer", "eval_word_cer"} <= set(after)
+    assert after["eval_average"] == pytest.approx(np.mean([after["eval_letter_accuracy"], after["eval_speaker_accuracy"], after["eval_word_word_accuracy"]]))  # fmt: skip
+
+
+@pytest.mark.parametrize("norm", [{}, GROUP], ids=["layer", "group"])
+def test_what_is_evaluated_is_what_the_pipeline_answers(norm, trainer, build, tmp_path):
+    one = trainer(build(**norm), recordings(60), max_steps=40, learning_rate=4e-3, per_device_train_batch_size=16)
+    one.train()
+    metrics, rows = one.evaluate(), recordings(16, seed=1)
+    one.save_model()
+    assert (tmp_path / "out" / "preprocessor_config.json").is_file()
+    loaded = MultiTaskModel.from_pretrained(tmp_path / "out")
+    for name, value in one.model.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name]), name
+    pipe = MultiTaskPipeline(model=loaded, feature_extractor=extractor())
+    answers = pipe(list(rows["audio"]))
+    assert all(set(answer) == set(ALL) for answer in answers)
+    for task, column in (("letter", "letter"), ("speaker", "speaker")):
+        hits = [answer[task]["label"] == row[column] for answer, row in zip(answers, rows) if row[column] is not None]
+        assert metrics[f"eval_{task}_accuracy"] == pytest.approx(np.mean(hits))
+    texts = [answer["word"]["text"] for answer in answers]
+    assert len(set(texts)) > 1
+    wer, cer = jiwer.wer(list(rows["text"]), texts), jiwer.cer(list(rows["text"]), texts)
+    assert metrics["eval_word_wer"] == pytest.approx(wer) and metrics["eval_word_cer"] == pytest.approx(cer)
+    assert metrics["eval_word_word_accuracy"] == pytest.approx(max(0, 1 - wer))
+    again = trainer(loaded, rows)
+    assert again.evaluate()["eval_word_loss"] == pytest.approx(metrics["eval_word_loss"], abs=1e-6)
+    raw = one.predict({"tones": rows})["word"]
+    assert raw.predictions.ndim == 3 and raw.metrics["test_word_wer"] == pytest.approx(wer)
+
+
+@pytest.mark.parametrize("aggregation", ["upgrad", "mean"])
+def test_tasks_are_aggregated(aggregation, trainer, build):
+    def weights(**kwargs):
+        one = trainer(build(dtype=torch.float64), max_steps=2, aggregation=aggregation, optim="sgd", **kwargs)
+        one.train()
+        return one.model.state_dict()
+
+    whole = weights(per_device_train_batch_size=8)
+    parts = weights(per_device_train_batch_size=2, gradient_accumulation_steps=4)
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=0, atol=1e-9, msg=name)
+
+
+def changed(rows, number, **cells):
+    return datasets.Dataset.from_list([{**row, **cells} if place == number else row for place, row in enumerate(rows)])
+
+
+def files(rows, folder):
+    """The same rows with files in place of arrays."""
+    kept = []
+    for number, row in enumerate(rows):
+        path = folder / f"{number}.wav"
+        path.write_bytes(wav(row["audio"]["array"], subtype="FLOAT"))
+        kept.append({**row, "audio": str(path)})
+    return datasets.Dataset.from_list(kept)
+
+
+def test_all_forms_of_audio_train_alike(trainer, tmp_path):
+    rows = recordings(9)
+    paths = files(rows, tmp_path)
+    named = [row["audio"] for row in paths]
+    as_bytes = datasets.Dataset.from_list([{**row, "audio": {"bytes": Path(path).read_bytes(), "path": None}} for row, path in zip(rows, named)])  # fmt: skip
+    decoding = paths.cast_column("audio", datasets.Audio(sampling_rate=RATE))
+    forms = [rows, paths, as_bytes, decoding, paths.cast_column("audio", datasets.Audio(decode=False))]
+    encoded = [trainer(rows=form, held=form).train_dataset.datasets[0].rows for form in forms]
+    wanted = [np.asarray(wave, np.float32) for wave in encoded[0]["input_values"]]
+    for one in encoded:
+        for wave, other in zip(wanted, one["input_values"], strict=True):
+            np.testing.assert_allclose(wave, np.asarray(other, np.float32), atol=1e-6)
+        assert str(one.features["input_values"].feature.dtype) == "float32"
+
+
+def test_a_file_that_changes_is_read_anew(trainer, tmp_path):
+    rows = files(recordings(9), tmp_path)
+    first = trainer(rows=rows).train_dataset.datasets[0].rows
+    assert trainer(rows=rows).train_dataset.datasets[0].rows._fingerprint == first._fingerprint
+    (tmp_path / "0.wav").write_bytes(wav(np.sin(np.arange(900.0))))
+    second = trainer(rows=rows).train_dataset.datasets[0].rows
+    assert second._fingerprint != first._fingerprint and len(second[0]["input_values"]) == 900
+
+
+def test_what_is_mixed_down_resampled_and_cut_is_counted(trainer, build, caplog):
+    rows = [dict(row) for row in recordings(8)]
+    for row in rows[:3]:
+        row["audio"] = {"array": np.stack([row["audio"]["array"]] * 2).T.tolist(), "sampling_rate": RATE}
+    flat = [{**row, "audio": wav(row["audio"]["array"], 2 * RATE if number < 5 else RATE)} for number, row in enumerate(rows)]  # fmt: skip
+    own = {name: type(task)(**{**{key: value for key, value in task.to_dict().items() if key not in ("type", "name")}, "max_length": 600}) for name, task in ALL.items()}  # fmt: skip
+    one = trainer(build(own), datasets.Dataset.from_list(flat))
+    cut = sum(length == 600 for length in one.train_dataset.lengths()["tones"])
+    assert 0 < cut < 8
+    assert "3 of 8 rows of 'tones' (train) have several channels, which were averaged." in caplog.text
+    assert "5 of 8 rows of 'tones' (train) have another sampling rate than the backbone and were resampled." in caplog.text  # fmt: skip
+    assert "rows of 'tones' (train) are longer than 600 samples and were cut. The max_length of the task" in caplog.text
+    assert caplog.text.count("have several channels") == 1
+
+
+LONG = "abc" * 40
+BAD = [
+    ({"audio": None}, r"column 'audio': there is no audio. Fix or remove the row.$"),
+    ({"audio": {"array": [], "sampling_rate": RATE}}, r"column 'audio': the recording is empty"),
+    ({"audio": {"array": [0.0] * 900, "sampling_rate": RATE}}, r"column 'audio': the recording is silent"),
+    ({"audio": {"array": [float("nan")] * 900, "sampling_rate": RATE}}, r"column 'audio': .* NaN or infinite"),
+    ({"audio": {"array": [0.1, 0.2], "sampling_rate": RATE}}, r"column 'audio': the recording has 2 samples at 8000"),
+    ({"text": " "}, r"column 'text': the transcript is empty. Fix the row, or leave it None.$"),
+    ({"text": LONG}, rf"column 'text': the transcript '{LONG}' needs 120 frames, .* and its recording has \d+\."),
+]
+
+
+@pytest.mark.parametrize(("cells", "said"), BAD, ids=[said[:50] for _, said in BAD])
+@pytest.mark.parametrize("split", ["train", "evaluation"])
+def test_a_row_that_cannot_be_used_is_named(split, cells, said, trainer, build):
+    rows = changed(recordings(6), 4, **cells)
+    task = "word" if "text" in cells else "letter"
+    with pytest.raises(ValueError, match=rf"^Task '{task}': row 4 of the {split} data, {said}"):
+        trainer(**{"rows" if split == "train" else "held": rows})
+
+
+def test_symbols_outside_a_given_vocabulary_are_refused(trainer, build):
+    own = {"word": AutomaticSpeechRecognition(dataset="tones", vocabulary=list(LETTERS))}
+    with pytest.raises(ValueError, match=r"^Task 'word': row 2 of the train data, column 'text': the transcript 'ax' has the symbol 'x', which is not in the vocabulary \('abc'\). Fix"):  # fmt: skip
+        trainer(build(own), changed(recordings(6), 2, text="ax"))
+    made = trainer(build(WORD), changed(recordings(12), 2, text="b  A "))
+    assert made.tasks["word"].vocabulary == ["<pad>", " ", "A", "a", "b", "c"]
+    assert made.model.config.task("word")["vocabulary"] == made.tasks["word"].vocabulary
+    assert made.train_dataset.datasets[0].references("word")[2] == "b A"
+    with pytest.raises(ValueError, match=r"^Task 'word': row 1 of the train data, .* the symbol 'x'"):
+        trainer(made.model, changed(recordings(6), 1, text="x"))
+
+
+@pytest.mark.parametrize("given", ["", [], ["aa"], ["a", "a"], [1], ["<pad>"]])
+def test_a_vocabulary_that_cannot_be_used_is_refused(given):
+    with pytest.raises((ValueError, TypeError), match="`vocabulary` should be"):
+        AutomaticSpeechRecognition(vocabulary=given)
+
+
+@pytest.mark.parametrize(("column", "values", "said"), [
+    ("text", [1, 2, 3, 4], "column 'text' contains whole numbers, but automatic-speech-recognition needs a transcript"),
+    ("text", [None] * 4, "Task 'word' has no training data: no row of 'tones' has its label."),
+    ("letter", [0.5, 1.5, 2.5, 0.1], "column 'letter' contains floats, but audio-classification needs one name"),
+])  # fmt: skip
+def test_a_column_of_another_kind_is_refused(column, values, said, trainer):
+    rows = recordings(4).remove_columns(column).add_column(column, values)
+    with pytest.raises(ValueError, match=said):
+        trainer(rows=rows)
+
+
+def test_an_extra_that_is_missing_is_named_before_training(trainer, tmp_path, monkeypatch):
+    rows = files(recordings(4), tmp_path)
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    with pytest.raises(ValueError, match=r"^Task 'letter': row 0 of the train data, .* needs the package 'soundfile'.*\[speech\]'$"):  # fmt: skip
+        trainer(rows=rows)
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "jiwer", None)
+    with pytest.raises(ValueError, match=r"^Task 'word': The metric 'word_accuracy' needs the package 'jiwer'.*\[speech\]'$"):  # fmt: skip
+        trainer(rows=rows)
+
+
+def test_a_stream_needs_its_vocabulary(build, trainer):
+    stream = recordings(12).to_iterable_dataset()
+    with pytest.raises(ValueError, match=r"^Task 'word': its labels are not read .* a stream. Give vocabulary.$"):
+        trainer(build(WORD), stream)
+    own = {"word": AutomaticSpeechRecognition(dataset="tones", vocabulary=list(LETTERS))}
+    one = trainer(build(own), stream, sampling="uniform")
+    one.train()
+    assert np.isfinite(losses(one)).all()
+
+
+def test_a_tokenizer_is_refused(build, arguments, tokenizer):
+    with pytest.raises(ValueError, match=r"^Task 'letter': A task that reads audio needs a feature extractor"):
+        MultiTaskTrainer(build(), arguments(), train_dataset={"tones": recordings(4)}, processing_class=tokenizer)
