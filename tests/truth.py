@@ -77,7 +77,7 @@ def make_rows(count, seed, longest=30):
                 "question": "where is it?",
                 "context": context,
                 "answers": {"text": [place], "answer_start": [len(before) + 7]},
-                "choices": [draw.choice(PLACES) for _ in range(draw.randint(2, 4))],
+                "choices": draw.sample(PLACES, draw.randint(2, 4)),  # equal ones would tie
                 "right": draw.randint(0, 1),
             }
         )

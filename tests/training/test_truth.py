@@ -24,6 +24,14 @@ LACKING = {  # types that a family has no stock class for, or answers otherwise
     "llama": ("choice",),
     "gemma": ("choice", "answer"),
     "t5": ("choice",),
+    "longformer": ("answer", "choice"),
+    "qwen3": ("choice",),
+    "gemma2": ("choice", "answer"),
+    "gemma3": ("choice", "answer"),
+    "bart": ("words", "spans", "pos", "choice"),
+    "mbart": ("words", "spans", "pos", "choice"),
+    "marian": ("words", "spans", "pos", "choice", "topic", "whole", "set", "number", "pair", "answer"),
+    "mt5": ("choice",),
 }
 PRIMARY = {"words": "f1", "spans": "f1", "pos": "accuracy", "set": "micro_f1", "answer": "f1"}
 
