@@ -172,7 +172,7 @@ def check_speech(task: TaskDict, config: PreTrainedConfig, pooling: str) -> None
     """Check that the stock head of a family reads the frames of its last layer.
 
     Raises:
-        ValueError: it does not, or another head is asked for.
+        ValueError: it does not, or another head is set.
     """
     if pooling != "native":
         raise ValueError(
