@@ -23,7 +23,7 @@ from ..modeling.loading import explained
 from ..modeling.tags import TagReader
 from ..tasks import Task
 from ..training import MultiTaskTrainer, MultiTaskTrainingArguments
-from ..training.preparation import resolve_tasks, without_streams
+from ..training.preparation.tasks import resolve_tasks, without_streams
 from ..training.report.console import FEW, MANY, table
 from ..training.state.checkpoint import last_whole_checkpoint
 from .arguments import Resume, build_arguments, parse_overrides

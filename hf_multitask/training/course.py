@@ -15,10 +15,10 @@ from transformers.utils import logging
 
 from ..balancing import build_balancer
 from .arguments import OWN_TO_A_RANK
-from .checks import facts_of
-from .named import check_arguments_by_name, check_measured, check_metrics
 from .parameters import freeze
 from .plain import State
+from .preparation.named import check_arguments_by_name, check_measured, check_metrics
+from .preparation.setup import facts_of
 from .ranks import check_alike
 from .runtime import Part
 from .state.checkpoint import check_checkpoint

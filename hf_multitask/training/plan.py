@@ -23,10 +23,10 @@ from ..data.workers import leave_sigterm_to_parent
 from ..tasks import Task
 from .evaluation.rows import EvaluationRows
 from .plain import Saved, State
-from .preparation import Datasets, check_split, draw_rows, encode_datasets
-from .processors import Processing
+from .preparation.processors import Processing
+from .preparation.requirements import check_extras
+from .preparation.tasks import Datasets, check_split, draw_rows, encode_datasets
 from .report.console import Reader, describe_shares
-from .requirements import check_extras
 from .runtime import Runtime
 from .step.rows import Batch
 

@@ -23,12 +23,12 @@ from ..modeling import MultiTaskModel, MultiTaskOutput
 from ..tasks import Task
 from .arguments import MultiTaskTrainingArguments
 from .assembly import add_callbacks, assemble
-from .checks import adopt, begin_model, check_setup, settle_tasks
 from .evaluation.rows import EvaluationRows, Metric, Preprocess
 from .parameters import check_optimizer, regroup
 from .plan import Plan
-from .preparation import Datasets, check_kinds, preprocessing
-from .processors import Processing
+from .preparation.processors import Processing
+from .preparation.setup import adopt, begin_model, check_setup, settle_tasks
+from .preparation.tasks import Datasets, check_kinds, preprocessing
 from .ranks import release_group_at_exit
 from .report.push import Pusher
 from .runtime import Inputs, Items, Norm, TrainerRuntime

@@ -10,7 +10,7 @@ from transformers.utils.hub import create_and_tag_model_card
 
 from hf_multitask.modeling import MultiTaskConfig
 from hf_multitask.modeling.description import describe_pushed, is_hub_id, languages_of, metadata_of, usage
-from hf_multitask.training.processors import ensure_pad_token
+from hf_multitask.training.preparation.processors import ensure_pad_token
 
 FAMILIES = {"text-generation": "gpt2", "translation": "bart", "summarization": "t5", "text2text-generation": "bart"}
 

@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from hf_multitask.modeling.kinds import KINDS
 from hf_multitask.modeling.readers import TEXTS
-from hf_multitask.training.processors import ensure_pad_token
+from hf_multitask.training.preparation.processors import ensure_pad_token
 
 READ = """
 import json, sys

@@ -16,7 +16,7 @@ from hf_multitask import MultiTaskTrainer
 from hf_multitask.data import StreamError
 from hf_multitask.data.stream import declared_rows
 from hf_multitask.tasks import build_task
-from hf_multitask.training.preparation import without_streams
+from hf_multitask.training.preparation.tasks import without_streams
 from hf_multitask.training.state.checkpoint import last_whole_checkpoint
 
 ROWS = read_rows("sentiment", "train", 120)

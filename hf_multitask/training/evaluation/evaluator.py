@@ -17,7 +17,7 @@ from ...hub.records import flat
 from ...modeling.generation import generation_kwargs
 from ...modeling.heads import IGNORE, Head
 from ...tasks import Task
-from ..processors import Processing
+from ..preparation.processors import Processing
 from ..runtime import Inputs, Runtime
 from .rows import NUMBERS, EvaluationRows, Metric, Preprocess, sweep_loader
 from .scores import Part, Scores, score

@@ -13,7 +13,7 @@ from ...data.encoding import label_column
 from ...tasks import Task
 from ..parameters import last_shared_matrix
 from ..plain import Saved, State
-from ..processors import Processing
+from ..preparation.processors import Processing
 from ..runtime import Runtime
 
 

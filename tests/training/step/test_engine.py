@@ -12,7 +12,7 @@ from hf_multitask import MultiTaskTrainingArguments
 from hf_multitask.balancing import build_balancer
 from hf_multitask.data import MixtureCollator
 from hf_multitask.training.plan import Plan
-from hf_multitask.training.preparation import build_tasks, resolve_tasks
+from hf_multitask.training.preparation.tasks import build_tasks, resolve_tasks
 from hf_multitask.training.runtime import PlainRuntime
 from hf_multitask.training.step.engine import build_engine
 from hf_multitask.training.step.guard import LossError

@@ -14,10 +14,10 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from ..data import Encoded
-from ..modeling.inputs import tokenizer_of
-from ..modeling.readers import TEXTS
-from ..tasks import Task
+from ...data import Encoded
+from ...modeling.inputs import tokenizer_of
+from ...modeling.readers import TEXTS
+from ...tasks import Task
 
 logger = logging.get_logger(__name__)
 

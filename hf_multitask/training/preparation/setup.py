@@ -8,14 +8,18 @@ from typing import Any
 from transformers import set_seed
 from transformers.utils import logging
 
-from ..modeling import MultiTaskModel
-from ..modeling.inputs import tokenizer_of
-from ..tasks import Task
-from .arguments import MultiTaskTrainingArguments
-from .evaluation.rows import Metric
+from ...modeling import MultiTaskModel
+from ...modeling.inputs import tokenizer_of
+from ...tasks import Task
+from ..arguments import MultiTaskTrainingArguments
+from ..evaluation.rows import Metric
+from ..parameters import check_precision, freeze
+from ..ranks import check_alike
+from ..runtime import Runtime
 from .named import check_arguments_by_name, check_metrics, check_names
-from .parameters import check_precision, freeze
-from .preparation import (
+from .processors import Processing, check_processors, check_vocabulary, ensure_pad_token
+from .requirements import check_output_dir, check_trackers
+from .tasks import (
     Datasets,
     adopt_model,
     build_tasks,
@@ -23,10 +27,6 @@ from .preparation import (
     resolve_tasks,
     without_streams,
 )
-from .processors import Processing, check_processors, check_vocabulary, ensure_pad_token
-from .ranks import check_alike
-from .requirements import check_output_dir, check_trackers
-from .runtime import Runtime
 
 logger = logging.get_logger(__name__)
 

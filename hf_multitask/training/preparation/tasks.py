@@ -9,8 +9,8 @@ import datasets
 import numpy as np
 from transformers.utils import logging
 
-from ..balancing import Balancer
-from ..data import (
+from ...balancing import Balancer
+from ...data import (
     Encoded,
     SamplingRates,
     Stream,
@@ -21,18 +21,18 @@ from ..data import (
     first_rows,
     group_tasks,
 )
-from ..modeling.config import FORMAT_VERSION, MultiTaskConfig, close_match
-from ..modeling.readers import TEXTS
-from ..tasks import Task, build_task
-from .evaluation.rows import Preprocess
+from ...modeling.config import FORMAT_VERSION, MultiTaskConfig, close_match
+from ...modeling.readers import TEXTS
+from ...tasks import Task, build_task
+from ..evaluation.rows import Preprocess
+from ..report.rows import report_rows
 from .named import check_names
 from .processors import Processing, check_tokens
-from .report.rows import report_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-    from ..modeling import MultiTaskModel
+    from ...modeling import MultiTaskModel
 
 logger = logging.get_logger(__name__)
 

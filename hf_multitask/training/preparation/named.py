@@ -6,13 +6,13 @@ from collections.abc import Container, Iterable, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, cast
 
-from ..modeling.config import close_match
-from ..tasks import Task
-from .evaluation.results import check_primary
-from .parameters import BACKBONE
+from ...modeling.config import close_match
+from ...tasks import Task
+from ..evaluation.results import check_primary
+from ..parameters import BACKBONE
 
 if TYPE_CHECKING:
-    from .arguments import MultiTaskTrainingArguments
+    from ..arguments import MultiTaskTrainingArguments
 
 
 def check_arguments_by_name(args: MultiTaskTrainingArguments, tasks: Mapping[str, Task]) -> None:

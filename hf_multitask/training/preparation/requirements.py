@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 
-from ..modeling.config import close_match
-from ..tasks import Task
+from ...modeling.config import close_match
+from ...tasks import Task
 
 
 def check_extras(tasks: Mapping[str, Task], data: Mapping[str, object], metrics: Iterable[str]) -> None:
