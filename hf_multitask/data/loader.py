@@ -44,7 +44,8 @@ class StepCollator:
         return {
             "forwards": [cast(ModelInputs, self.collator([features[row] for row in group])) for group in groups],
             "row_numbers": [self._row_numbers([features[row] for row in group]) for group in groups],
-            "rows": Counter(feature["dataset"] for feature in features if feature["dataset"] is not None),
+            # A plain dict, as pinning memory updates a copy of it with itself, which doubles the counts of a Counter.
+            "rows": dict(Counter(feature["dataset"] for feature in features if feature["dataset"] is not None)),
             "anchors": {feature["dataset"]: feature["anchor"] for feature in features if "anchor" in feature},
         }
 

@@ -168,7 +168,7 @@ class TrainerRuntime:
     def is_main(self) -> bool:
         return self._trainer.is_world_process_zero()
 
-    @cached_property
+    @property
     def engine(self) -> str | None:
         if self._trainer.is_deepspeed_enabled:
             return "DeepSpeed"

@@ -1,5 +1,7 @@
+import copy
 import json
 import math
+from collections.abc import MutableMapping, MutableSequence
 
 import pytest
 import torch
@@ -350,3 +352,24 @@ def test_arguments_are_checked_when_built(arguments):
 def test_task_dicts_are_rebuilt_whole(build_model):
     for values in build_model().config.tasks:
         assert build_task(values["name"], values).to_dict() == values
+
+
+def test_batches_survive_pinned_memory(build):
+    """Loaders for GPUs pin every part of a batch in a copy of what holds it, which is updated with itself."""
+
+    def pinned(part):
+        if isinstance(part, MutableMapping):
+            clone = copy.copy(part)
+            clone.update({key: pinned(value) for key, value in part.items()})
+            return clone
+        if isinstance(part, MutableSequence):
+            clone = copy.copy(part)
+            for place, value in enumerate(part):
+                clone[place] = pinned(value)
+            return clone
+        return part
+
+    trainer = build()
+    for loader in (trainer.get_train_dataloader(), trainer.get_test_dataloader(trainer.eval_dataset)):
+        batch = next(iter(loader))
+        assert repr(pinned(batch)) == repr(batch)
