@@ -354,7 +354,7 @@ def test_task_dicts_are_rebuilt_whole(build_model):
         assert build_task(values["name"], values).to_dict() == values
 
 
-def test_batches_survive_pinned_memory(build):
+def test_batches_survive_pinned_memory(build, data):
     """Loaders for GPUs pin every part of a batch in a copy of what holds it, which is updated with itself."""
 
     def pinned(part):
@@ -369,7 +369,7 @@ def test_batches_survive_pinned_memory(build):
             return clone
         return part
 
-    trainer = build()
+    trainer = build(eval_dataset=data())
     for loader in (trainer.get_train_dataloader(), trainer.get_test_dataloader(trainer.eval_dataset)):
         batch = next(iter(loader))
         assert repr(pinned(batch)) == repr(batch)
