@@ -1,19 +1,35 @@
 """Tiny random speech encoders, and recordings made of tones."""
 
 import io
+from pathlib import Path
 
 import numpy as np
+import sentencepiece
 import torch
 from datasets import Dataset
+from tokenizers import pre_tokenizers
+from torch.utils.data import SequentialSampler
 from transformers import (
     AutoModel,
     HubertConfig,
+    SpeechT5Config,
+    SpeechT5FeatureExtractor,
+    SpeechT5ForSpeechToText,
+    SpeechT5Processor,
+    SpeechT5Tokenizer,
+    Trainer,
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
     WavLMConfig,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+    WhisperTokenizer,
 )
 
 RATE = 8000
+WIDE = 16000  # of those whose spectrograms have frequencies of up to 8 kHz
 COMMON = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -57,6 +73,75 @@ def extractor():
     return Wav2Vec2FeatureExtractor(sampling_rate=RATE, do_normalize=True, return_attention_mask=True)
 
 
+def save_whisper(folder, dropout=0.0):
+    """A random Whisper for recordings of a second, with its processor."""
+    special = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]  # fmt: skip
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate([*alphabet, *special])}
+    tokenizer = WhisperTokenizer(vocab=vocabulary, merges=[], pad_token="<|endoftext|>")
+    tokenizer.add_special_tokens({"additional_special_tokens": special})
+    end, start = (vocabulary[token] for token in special[:2])
+    config = WhisperConfig(
+        vocab_size=len(vocabulary),
+        num_mel_bins=16,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=37,
+        decoder_ffn_dim=37,
+        max_source_positions=50,
+        max_target_positions=40,
+        dropout=dropout,
+        pad_token_id=end,
+        bos_token_id=end,
+        eos_token_id=end,
+        decoder_start_token_id=start,
+        suppress_tokens=[],
+        begin_suppress_tokens=[],
+    )
+    torch.manual_seed(0)
+    WhisperForConditionalGeneration(config).save_pretrained(folder)
+    whisper_processor(tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+def whisper_processor(tokenizer):
+    """With a feature extractor of spectrograms of a second."""
+    extractor = WhisperFeatureExtractor(feature_size=16, sampling_rate=WIDE, chunk_length=1)
+    return WhisperProcessor(extractor, tokenizer)
+
+
+def save_speecht5(folder):
+    """A random SpeechT5 with its processor, whose tokens are characters."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    model = io.BytesIO()
+    special = {"pad_id": 1, "bos_id": 0, "eos_id": 2, "unk_id": 3}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a b c", "abc"] * 10), model_writer=model, model_type="char", vocab_size=8, minloglevel=2, **special
+    )  # fmt: skip
+    (Path(folder) / "spm_char.model").write_bytes(model.getvalue())
+    tokenizer = SpeechT5Tokenizer(str(Path(folder) / "spm_char.model"))
+    options = {key: value for key, value in COMMON.items() if key in SpeechT5Config().to_dict()}
+    config = SpeechT5Config(
+        **{**options, "vocab_size": len(tokenizer), "encoder_layers": 2, "decoder_layers": 2},
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=37,
+        decoder_ffn_dim=37,
+        encoder_layerdrop=0.0,
+        decoder_layerdrop=0.0,
+        positional_dropout=0.0,
+        max_text_positions=40,
+        max_speech_positions=200,
+    )
+    torch.manual_seed(0)
+    SpeechT5ForSpeechToText(config).save_pretrained(folder)
+    SpeechT5Processor(SpeechT5FeatureExtractor(sampling_rate=WIDE), tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
 def tone(word, speaker, draw, rate=RATE):
     """A word as a tone for each letter, of a speaker whose tones are high or low, with noise."""
     parts = []
@@ -91,3 +176,20 @@ def wav(samples, rate=RATE, kind="WAV", subtype=None):
     file = io.BytesIO()
     soundfile.write(file, np.asarray(samples), rate, format=kind, subtype=subtype)
     return file.getvalue()
+
+
+def changed(rows, number, **cells):
+    """The rows with other cells in one of them."""
+    return Dataset.from_list([{**row, **cells} if place == number else row for place, row in enumerate(rows)])
+
+
+class InOrder(Trainer):
+    """The plain Trainer on rows as they come."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        return SequentialSampler(self.train_dataset)
+
+
+def losses(trainer):
+    """The losses that a trainer has logged."""
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

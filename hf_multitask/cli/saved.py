@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from ..modeling import MultiTaskModel
 from ..modeling.aliases import Open
-from ..modeling.kinds import reader_of
+from ..modeling.kinds import loading_reader
 from ..modeling.loading import explained
 
 
@@ -26,9 +26,11 @@ def load_saved(name: str) -> tuple[MultiTaskModel, Open]:
         raise ValueError(f"There is no folder '{name}'. Check the path.")
     model = MultiTaskModel.from_pretrained(name)
     with explained(name):
-        return model, reader_of(model.config.tasks[0]).load(name)
+        return model, loading_reader(model.config.tasks).load(name)
 
 
 def processor_of(given: Open) -> dict[str, Open]:
     """The argument of a pipeline for what :func:`load_saved` gives beside the model."""
+    if isinstance(given, ProcessorMixin):
+        return {"processor": given}
     return {"tokenizer" if isinstance(given, PreTrainedTokenizerBase) else "feature_extractor": given}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import (
+    AutoConfig,
     FeatureExtractionMixin,
     PreTrainedTokenizerBase,
     TrainerCallback,
@@ -18,10 +19,10 @@ from ..hub.records import Orders, average_of, by_task, ranked
 from ..modeling import MultiTaskModel, MultiTaskPipeline
 from ..modeling.backbone import resolve_backbone
 from ..modeling.inputs import as_text
-from ..modeling.kinds import reader_of
+from ..modeling.kinds import fitted, kind_of, loading_reader, reader_of
 from ..modeling.loading import explained
 from ..modeling.tags import TagReader
-from ..tasks import Task
+from ..tasks import Task, build_task
 from ..training import MultiTaskTrainer, MultiTaskTrainingArguments
 from ..training.preparation.tasks import resolve_tasks, without_streams
 from ..training.report.console import FEW, MANY, table
@@ -75,6 +76,7 @@ def read_data(recipe: Recipe, args: MultiTaskTrainingArguments) -> tuple[dict[st
     Raises:
         ValueError: a task has no data for a required split, or a row is invalid.
     """
+    fit_tasks(recipe)
     data = recipe.load()
     whole = without_streams(recipe.tasks, splits(data, "train"))
     for name, task in recipe.tasks.items():
@@ -93,18 +95,32 @@ def read_data(recipe: Recipe, args: MultiTaskTrainingArguments) -> tuple[dict[st
     return data, tasks
 
 
+def fit_tasks(recipe: Recipe) -> None:
+    """Make the tasks of a recipe those of its backbone, which decides how some read their data."""
+    recipe.check_backbone()
+    if not any(kind_of({"type": task.type}).architectures for task in recipe.tasks.values()):
+        return
+    with explained(recipe.backbone, recipe.model.get("revision")):
+        config = AutoConfig.from_pretrained(resolve_backbone(recipe.backbone), **_of_hub(recipe))
+    for name, task in recipe.tasks.items():
+        recipe.tasks[name] = build_task(name, fitted({**task.to_dict(), "name": name}, config))
+
+
+def _of_hub(recipe: Recipe) -> dict[str, object]:
+    """The arguments of the model with which all of its parts are loaded."""
+    names = ("revision", "token", "cache_dir", "trust_remote_code")
+    return {key: recipe.model[key] for key in names if key in recipe.model}
+
+
 def splits(data: Mapping[str, Splits], split: str) -> Splits:
     """The datasets with a split of this name, by name."""
     return {name: splits[split] for name, splits in data.items() if split in splits}
 
 
 def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase | FeatureExtractionMixin:
-    """The tokenizer of the backbone, or its feature extractor."""
-    hub = {
-        key: recipe.model[key] for key in ("revision", "token", "cache_dir", "trust_remote_code") if key in recipe.model
-    }
-    recipe.check_backbone()
-    reader = next(iter(recipe.tasks.values())).reader
+    """The tokenizer of the backbone, its feature extractor, or the processor that holds both."""
+    hub = _of_hub(recipe)
+    reader = loading_reader({**task.to_dict(), "name": name} for name, task in recipe.tasks.items())
     path = resolve_backbone(recipe.backbone)
     with explained(recipe.backbone, recipe.model.get("revision")):
         try:

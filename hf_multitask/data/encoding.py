@@ -264,8 +264,8 @@ class RowEncoder:
     ) -> None:
         self.tasks, self.split, self.unseen, self.training = list(tasks), split, unseen, training
         self.lead = next((task for task in tasks if task.windows_key is not None), tasks[0])
-        task = tasks[0].to_dict() | {"name": tasks[0].name}
-        self.encoder = tasks[0].reader.encoder(tokenizer, config, task)
+        reads = next((task for task in tasks if task.reader.writes), tasks[0])  # with a tokenizer, whatever it reads
+        self.encoder = reads.reader.encoder(tokenizer, config, reads.to_dict() | {"name": reads.name})
         self.columns = sorted({column for task in tasks for column in task.columns})
         self.classes = {column: names for column in self.columns if (names := class_names(sample, column)) is not None}
         fast = getattr(self.encoder.processor, "is_fast", False)

@@ -168,7 +168,7 @@ class MixtureCollator:
         if WINDOWS in inputs:
             return max(inputs[WINDOWS])
         reader = self.reader(inputs)
-        return max(-(-len(row[reader.input_names[0]]) // reader.grain) for row in _texts(inputs, reader))
+        return max(map(reader.length, _texts(inputs, reader)))
 
     def _masked(self, feature: Feature) -> Feature:
         """A row with the random changes of its task, which depend on seed, step and row only."""

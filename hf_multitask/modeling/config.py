@@ -59,6 +59,7 @@ class MultiTaskConfig(PreTrainedConfig):
             ``"last"`` put dropout and a linear layer on the first, the average or the last token.
         adapters: written by ``add_adapters``: the LoRA settings of the adapter that all tasks ``shared``, of those of
             single ``tasks``, the ``source`` of their backbone, and whether ``only`` adapters and heads are saved.
+        subsampler: of recordings for an encoder-decoder of texts, see :func:`subsampler_settings`; None without one.
         float32_heads: whether heads and adapters are float32 on a backbone in half precision; written by the model.
         format_version: version of this format, written by the package that saved the model.
 
@@ -74,6 +75,7 @@ class MultiTaskConfig(PreTrainedConfig):
     tasks: list[TaskDict] = field(default_factory=list)
     pooling: str = "native"
     adapters: Values | None = None
+    subsampler: Values | None = None
     float32_heads: bool = False
     format_version: int = FORMAT_VERSION
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from .aliases import Settings, Values
 from .config import MultiTaskConfig
-from .examples import AUDIO, PAIR, TEXT, Example
-from .kinds import KINDS, reader_of
+from .examples import AUDIO, PAIR, TEXT, TRANSCRIBED, Example
+from .kinds import KINDS, all_kinds, reader_of
 
 MANY = 20  # longer lists are cut, and tables of more tasks are folded
 TAGS = ("hf_multitask", "multi-task-learning")
@@ -58,6 +58,16 @@ model = AutoModel.from_pretrained("{repository}", trust_remote_code=True)
 tokens = tokenizer({text}, return_tensors="pt")
 written = model.generate(tokens["input_ids"], tokens["attention_mask"], task="{task}", max_new_tokens=50)
 print(tokenizer.batch_decode(written, skip_special_tokens=True))"""
+
+_TRANSCRIBE = """import soundfile
+from transformers import AutoModel, AutoProcessor
+
+processor = AutoProcessor.from_pretrained("{repository}")
+model = AutoModel.from_pretrained("{repository}", trust_remote_code=True)
+samples, rate = soundfile.read("recording.wav")  # mono, at the rate of processor.feature_extractor
+inputs = processor(audio=samples, sampling_rate=rate, return_tensors="pt")
+written = model.generate(**inputs, task="{task}", max_new_tokens=30)
+print(processor.batch_decode(written, skip_special_tokens=True))"""
 
 # How Transformers' push_to_hub of a model begins the card that it makes up where the repository has none.
 _BLANK = "This is the model card of a 🤗 transformers model that has been pushed on the Hub."
@@ -142,7 +152,7 @@ def usage(config: MultiTaskConfig, repository: str) -> str:
     by_example: dict[Example, list[Settings]] = {}
     for task in config.tasks:
         by_example.setdefault(reader_of(task).example_of(task), []).append(task)
-    known = dict.fromkeys(example for kind in KINDS.values() for example in kind.reader.examples)
+    known = dict.fromkeys(example for kind in all_kinds() for example in kind.reader.examples)
     order = sorted(by_example, key=list(known).index)
     first, readers = order[0], by_example[order[0]]
     written = next((example for example in order if example.writes), first)
@@ -150,6 +160,9 @@ def usage(config: MultiTaskConfig, repository: str) -> str:
     names = [task["name"] for task in readers]
     if first is AUDIO:
         parts.append(_WITHOUT.format(what="Logits", code=_FRAMES.format(repository=repository)))
+    elif first is TRANSCRIBED:
+        code = _TRANSCRIBE.format(repository=repository, task=names[0])
+        parts.append(_WITHOUT.format(what="A transcript", code=code))
     elif not first.writes:
         arguments = "" if len(order) == 1 else f", tasks={json.dumps(names)}"
         if first.rows > 1:

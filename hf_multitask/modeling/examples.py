@@ -23,5 +23,7 @@ class Example:
 
 
 AUDIO = Example('"recording.wav"', "")
+SPOKEN = Example('{"audio": "recording.wav"}', "", writes=True)
+TRANSCRIBED = Example('"recording.wav"', "", writes=True)
 ONE = Example(f'"{TEXT}"', f'"{TEXT}"')
 PAIR = Example(f'{{"text": "{TEXT}", "text_pair": "She liked it."}}', f'"{TEXT}", "She liked it."')

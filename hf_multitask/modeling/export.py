@@ -18,9 +18,9 @@ from .export_tokenizer import prepared_tokenizer, saved_tokenizer, written_by
 from .finite import check_weights
 from .graphs import write_onnx
 from .heads import Head
-from .inputs import longest_input
+from .inputs import longest_input, tokenizer_of
 from .lifecycle import TaskLifecycle
-from .native import backbone_class, stock_class
+from .native import WRITING, backbone_class, stock_class
 from .similarity import SentenceSimilarityHead
 
 logger = logging.get_logger(__name__)
@@ -29,7 +29,6 @@ logger = logging.get_logger(__name__)
 _SPARE = ("pooler.", "decoder.", "lm_head", "cls.", "final_logits_bias")
 
 _UNEXPORTED = "so the task is not exported. Take an earlier checkpoint, or train it again."
-_WRITING = ("causal", "text2text")  # language models whose stock class has generate
 
 
 class ExportableTasks(TaskLifecycle):
@@ -97,8 +96,9 @@ class ExportableTasks(TaskLifecycle):
             logger.warning(f"Task '{name}' is exported without a {what}: none lies beside the model. Give one.")
         elif not head.reads_audio and stock.config.get_text_config().pad_token_id is None:
             stock.config.get_text_config().pad_token_id = reads.pad_token_id
-        if reads is not None and head.language_model in _WRITING:
-            stock.generation_config.update(**written_by(task, reads, backbone))
+        if reads is not None and head.language_model in WRITING:
+            writer: Open = tokenizer_of(reads)
+            stock.generation_config.update(**written_by(task, writer, backbone))
         folder = Path(save_directory)
         repository = kwargs.pop("repo_id", None) or folder.absolute().name
         with staged(folder) as new:
@@ -143,6 +143,11 @@ def stock_of(task: TaskDict, head: Head, backbone: PreTrainedModel) -> PreTraine
         ValueError: the head is not one of the family's own.
     """
     native = getattr(head, "native", None)
+    if task.get("subsampler"):
+        raise ValueError(
+            f"Task '{task['name']}' reads recordings through the subsampler, which no stock class has, so it is not "
+            "exported. Save the whole model instead."
+        )
     if native is None and not head.language_model and not head.stock_is_backbone:
         raise ValueError(
             f"Task '{task['name']}' has a head that is not the family's own, so no stock class can hold it. "
@@ -173,7 +178,7 @@ def stock_of(task: TaskDict, head: Head, backbone: PreTrainedModel) -> PreTraine
             f"Task '{task['name']}' does not fit {type(stock).__name__}: {[*missing, *unexpected][0]}. "
             "Save the whole model instead."
         )
-    if head.language_model in _WRITING:
+    if head.language_model in WRITING:
         stock.generation_config = deepcopy(backbone.generation_config)
         given = {key: task.get(key) for key in ("num_beams", "max_new_tokens")}
         stock.generation_config.update(**{key: value for key, value in given.items() if value is not None})

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .aliases import Settings
 from .examples import PAIR, TEXT
-from .kinds import KINDS
+from .kinds import kind_of
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -47,7 +47,7 @@ def export_card(
         tokenizer: saved beside it.
         pooling: of embeddings.
     """
-    kind = KINDS[task["type"]]
+    kind = kind_of(task)
     tag = kind.stock or kind.hub or task["type"]
     metadata = [
         f"library_name: {'sentence-transformers' if kind.head.stock_is_backbone else 'transformers'}",
@@ -73,7 +73,7 @@ def _facts(task: Settings, pooling: str | None) -> list[str]:
     facts = []
     if task.get("label_names"):
         facts.append("Labels: " + ", ".join(f"`{label}`" for label in task["label_names"]) + ".")
-    if KINDS[task["type"]].reader.example_of(task) is PAIR:
+    if kind_of(task).reader.example_of(task) is PAIR:
         facts.append('It reads pairs of texts: `{"text": ..., "text_pair": ...}`.')
     if pooling is not None:
         what = {"mean": "mean of the", "cls": "first of the", "last": "last of the"}[pooling]
@@ -92,7 +92,7 @@ def _use(
     name: str,
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> str:
-    kind = KINDS[task["type"]]
+    kind = kind_of(task)
     asked = kind.reader.stock_example(task, tokenizer) if kind.hub else None
     if asked is not None:
         example = json.dumps(asked[0])

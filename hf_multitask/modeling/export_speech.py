@@ -4,12 +4,13 @@ import json
 import tempfile
 from pathlib import Path
 
-from transformers import AutoFeatureExtractor, Wav2Vec2CTCTokenizer, Wav2Vec2Processor
+from transformers import ProcessorMixin, Wav2Vec2CTCTokenizer, Wav2Vec2Processor
 
 from .aliases import Open, Settings
 from .backbone import resolve_backbone
 from .config import MultiTaskConfig
 from .kinds import reader_of
+from .readers import Reader
 from .speech import PAD
 
 _SPACE = "|"  # of the stock tokenizer, whatever it is told
@@ -26,7 +27,10 @@ def speech_processor(given: object, config: MultiTaskConfig, task: Settings) -> 
     Raises:
         ValueError: the stock tokenizer cannot hold a symbol.
     """
-    found = _saved(config) if given is None else reader_of(task).processor(given)
+    reader = reader_of(task)
+    if reader.writes:  # with a tokenizer that is there already
+        return given if isinstance(given, ProcessorMixin) else _saved(config, reader)
+    found = _saved(config, reader) if given is None else reader.processor(given)
     if found is None or not task.get("vocabulary"):
         return found
     if _SPACE in task["vocabulary"]:
@@ -44,14 +48,14 @@ def speech_processor(given: object, config: MultiTaskConfig, task: Settings) -> 
     return Wav2Vec2Processor(feature_extractor=found, tokenizer=tokenizer)
 
 
-def _saved(config: MultiTaskConfig) -> Open:
+def _saved(config: MultiTaskConfig, reader: Reader) -> Open:
     for source in (config, config.backbone_config):
         if not source.name_or_path:
             continue
         revision = getattr(source, "_commit_hash", None)
         given = {} if revision is None else {"revision": revision}
         try:
-            return AutoFeatureExtractor.from_pretrained(resolve_backbone(source.name_or_path), **given)
+            return reader.load(resolve_backbone(source.name_or_path), **given)
         except (OSError, ValueError, ImportError):
             continue
     return None

@@ -11,6 +11,7 @@ from .config import close_match
 from .keywords import check_keywords, parameter_names
 
 _CODES = (("source_lang", "src_lang"), ("target_lang", "tgt_lang"))
+_PROMPT = 4  # tokens that Whisper's decoder begins with: the start, the language, what is done, no timestamps
 
 
 def language_code_ids(tokenizer: PreTrainedTokenizerBase, task: Settings) -> dict[str, int]:
@@ -60,15 +61,43 @@ def generation_kwargs(tokenizer: PreTrainedTokenizerBase, task: Settings, config
     The length is within the positions of the backbone, of which the prompt of a causal model has at least half.
     """
     most = task.get("max_new_tokens") or task.get("max_target_length") or 64
-    if (positions := getattr(config, "max_position_embeddings", None)) is not None:
+    if (positions := target_positions(config)) is not None:
         most = min(most, positions if config.is_encoder_decoder else positions // 2)
     kwargs: Values = {"max_new_tokens": most}
+    if config.model_type == "whisper":  # whose own generate hands both limits on, which is warned of for every row
+        kwargs["max_length"] = None
     if task.get("num_beams"):
         kwargs["num_beams"] = task["num_beams"]
+    if task.get("language") and hasattr(tokenizer, "set_prefix_tokens"):
+        kwargs["language"] = task["language"]
     ids = language_code_ids(tokenizer, task)
     if "target_lang" in ids:
         kwargs["forced_bos_token_id"] = ids["target_lang"]
     return kwargs
+
+
+def target_positions(config: PreTrainedConfig) -> int | None:
+    """Tokens of a target that the decoder of a backbone has positions for; None where it sets no limit."""
+    if config.model_type == "whisper":
+        return config.max_target_positions - _PROMPT
+    return getattr(config, "max_text_positions", None) or getattr(config, "max_position_embeddings", None)
+
+
+@contextmanager
+def transcribing(tokenizer: PreTrainedTokenizerBase, task: Settings) -> Iterator[None]:
+    """Set the tokenizer of a multilingual Whisper to the language of a task within this context."""
+    language, setter = task.get("language"), getattr(tokenizer, "set_prefix_tokens", None)
+    if language is None or setter is None:
+        yield
+        return
+    before: Values = {key: getattr(tokenizer, key) for key in ("language", "task", "predict_timestamps")}
+    setter(language=language, task="transcribe", predict_timestamps=False)
+    try:
+        yield
+    finally:
+        for key, value in before.items():  # which the method leaves as it is where it is None
+            setattr(tokenizer, key, value)
+        setter()
 
 
 class Writer(Protocol):

@@ -17,6 +17,7 @@ from transformers.utils import logging
 from .aliases import TaskDict, Values
 from .finite import check_weights
 from .inputs import input_names
+from .native import WRITING
 from .shared import SharedModel
 
 logger = logging.get_logger(__name__)
@@ -129,7 +130,7 @@ def _readable(model: SharedModel, tasks: Sequence[str] | None) -> list[str]:
     problems = {}
     for task in model.config.tasks:
         name = task["name"]
-        if model.heads[name].language_model in ("causal", "text2text"):
+        if model.heads[name].language_model in WRITING:
             problems[name] = f"writes texts token by token ({task['type']}), which one graph does not"
         elif model.heads[name].reads_audio:
             problems[name] = f"reads audio ({task['type']}), and the inputs of the graph are tokens"

@@ -11,12 +11,13 @@ from .generation import check_generate_kwargs
 from .heads import Head
 from .keywords import check_keywords
 from .language import LanguageHead
-from .native import reading_part, shifted_right
+from .native import WRITING, decoder_states, reading_part
 from .padded_norm import ignoring_padding
 from .parts import in_parts, part_of, rows_of_a_pass
 from .precision import fitted, in_dtype
 from .routing import States, rows_of, spread, states_of
 from .shared import SharedModel
+from .subsampler import embedded
 
 # What forward reads by itself, beside the inputs of the backbone.
 _OWN = ("tasks", "task_rows", "labels", "num_items_in_batch", "all_heads", "return_dict")
@@ -40,9 +41,10 @@ class HeadRuns(SharedModel):
 
     def _pass_inputs(self, inputs: Settings, task_rows: Mapping[str, torch.Tensor] | None, runs: list[str]) -> Values:
         """Further inputs of the backbone, with those that the configuration sets, each of which it reads."""
+        own = [] if self.subsampler is None else [self.subsampler.input_name]
         for name in inputs:
-            if name not in self._backbone_inputs:
-                check_keywords("model(...)", inputs, (*self._backbone_inputs, *_OWN))
+            if name not in self._backbone_inputs and name not in own:
+                check_keywords("model(...)", inputs, (*self._backbone_inputs, *own, *_OWN))
         asked = {name: True for name in _STATES if inputs.get(name) is None and getattr(self.config, name, False)}
         asked = {**inputs, **asked}
         if self._shows_states(asked) and self.routing.tasks:
@@ -101,7 +103,7 @@ class HeadRuns(SharedModel):
         if self.routing.tasks:
             given, task_rows, context = self.routing.split(given, task_rows, runs, everywhere=everywhere)
         part = reading_part(self.backbone)
-        given = in_dtype(given, self.backbone.dtype)
+        given = in_dtype(given if self.subsampler is None else embedded(self.subsampler, given), self.backbone.dtype)
         with context, ignoring_padding(part, self.config.backbone_config, given.get("attention_mask")):
             read = part(**given)
         return task_rows, read, (states_of(read, None), given.get("input_ids"), given["attention_mask"])
@@ -170,13 +172,7 @@ class HeadRuns(SharedModel):
     ) -> States:
         if ids is None:
             raise ValueError(f"Task '{name}' reads the decoder. Give labels, or use generate(..., task='{name}').")
-        output = self.backbone.get_decoder()(
-            input_ids=shifted_right(ids, self.backbone.config),
-            encoder_hidden_states=states.last_hidden_state,
-            encoder_attention_mask=attention_mask,
-            use_cache=False,
-        )
-        return States(last_hidden_state=output.last_hidden_state)
+        return decoder_states(self.backbone, ids, states, attention_mask)
 
     def _zero(self, name: str, inputs: Inputs) -> torch.Tensor:
         """A zero that depends on every weight of a head."""
@@ -184,8 +180,12 @@ class HeadRuns(SharedModel):
         first = torch.zeros(1, dtype=torch.long, device=self.device)
         labels = None
         if head.language_model:
-            labels = cast(LanguageHead, head).dummy_labels(cast(torch.Tensor, inputs[1])[:1])
-        return (self._run_head(name, inputs, first, labels) * 0).sum()
+            hidden = cast(torch.Tensor, inputs[0].last_hidden_state)
+            labels = cast(LanguageHead, head).dummy_labels(hidden.new_zeros((1, hidden.shape[1]), dtype=torch.long))
+        zero = (self._run_head(name, inputs, first, labels) * 0).sum()
+        if self.subsampler is None or not head.reads_audio:
+            return zero
+        return zero + sum((weight * 0).sum() for weight in self.subsampler.parameters())
 
     def _loss(
         self,
@@ -214,15 +214,22 @@ class HeadRuns(SharedModel):
 
     @torch.no_grad()
     def generate(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, *, task: str, **kwargs: Any
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        task: str,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """Texts of a task that writes, by the backbone's own ``generate``.
 
         Args:
-            input_ids: (N, L).
+            input_ids: (N, L); None where the rows are no texts, whose inputs are in ``kwargs``.
             attention_mask: (N, L).
-            task: a task of type ``text-generation``, or of one of the types that make a text from a text.
-            kwargs: of ``transformers.GenerationMixin.generate``, in place of the task's own.
+            task: a task of type ``text-generation``, or of one of the types that make a text from a text or a
+                recording.
+            kwargs: inputs of the backbone, and arguments of ``transformers.GenerationMixin.generate``, in place of the
+                task's own.
 
         Returns:
             Tokens (N, T), as the backbone gives them.
@@ -232,13 +239,18 @@ class HeadRuns(SharedModel):
             ValueError: the task writes no text.
         """
         head = self._head(task)
-        if head.language_model not in ("causal", "text2text"):
+        if head.language_model not in WRITING:
             raise ValueError(
                 f"Task '{task}' of type {self.config.task(task)['type']} writes no text. Name another task."
             )
         backbone: Any = self.backbone
-        check_generate_kwargs("generate(...)", kwargs, backbone)
+        spoken = self.subsampler.input_name if self.subsampler is not None else None
+        check_generate_kwargs("generate(...)", {key: kwargs[key] for key in kwargs if key != spoken}, backbone)
         own = {key: self.config.task(task).get(key) for key in ("num_beams", "max_new_tokens")}
         given = {key: value for key, value in own.items() if value is not None}
+        read = {"input_ids": input_ids, "attention_mask": attention_mask}
+        given = {**given, **{key: value for key, value in read.items() if value is not None}, **kwargs}
         with self.routing.whole(task):
-            return backbone.generate(input_ids=input_ids, attention_mask=attention_mask, **{**given, **kwargs})
+            if self.subsampler is not None:
+                given = in_dtype(embedded(self.subsampler, given), self.backbone.dtype)
+            return backbone.generate(**given)

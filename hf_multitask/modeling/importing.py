@@ -19,7 +19,7 @@ from .config import MultiTaskConfig, check_task_name, close_match
 from .heads import Head
 from .kinds import KINDS, head_class
 from .lifecycle import TaskLifecycle, language_model, task_dict
-from .native import LANGUAGE_MODELS, backbone_class, family_kind
+from .native import LANGUAGE_MODELS, WRITING, backbone_class, family_kind
 from .trial import check_family, check_reading
 
 Model = TypeVar("Model", bound=TaskLifecycle)
@@ -63,7 +63,7 @@ def from_stock(cls: type[Model], models: Settings, *, backbone: str, tasks: Sett
         weights |= _head_weights(name, stock, model._head(name))
     model.load_state_dict(weights)
     model.tie_weights()
-    if (kind := language_model(model.config)) in ("causal", "text2text"):
+    if (kind := language_model(model.config)) in WRITING:
         writers = [name for name in (first, *stocks) if head_class(model.config.task(name)).language_model == kind]
         model.backbone.generation_config = deepcopy(stocks[writers[0]].generation_config)
     model._rest_unread()
@@ -134,11 +134,12 @@ def _stock_class(kind: str) -> AutoClass | None:
 def type_of(stock: PreTrainedModel) -> str | None:
     """The type of task that a stock model does, by its class; None if there is no such type."""
     config, family = stock.config, family_kind(stock.config)
-    for name, kind in KINDS.items():
-        mapped = kind.stock_class is not None and kind.stock_class._model_mapping.get(type(config), None)
-        reads = kind.head.language_model  # BART's language model is mapped as a masked one, too
-        if mapped is type(stock) and (reads is None or LANGUAGE_MODELS[reads][1] == family):
-            return name
+    for name, kinds in ((name, (kind, *kind.architectures.values())) for name, kind in KINDS.items()):
+        for kind in kinds:
+            mapped = kind.stock_class is not None and kind.stock_class._model_mapping.get(type(config), None)
+            reads = kind.head.language_model  # BART's language model is mapped as a masked one, too
+            if mapped is type(stock) and (reads is None or LANGUAGE_MODELS[reads][1] == family):
+                return name
     return None
 
 

@@ -74,7 +74,7 @@ def longest_input(
     Raises:
         ValueError: the backbone has no positions for so many.
     """
-    positions = _positions(config)
+    positions = positions_of(config)
     if max_length:
         if positions is not None and max_length > positions and getattr(config, "position_biased_input", True):
             raise ValueError(
@@ -88,7 +88,7 @@ def longest_input(
     return min(limits) if limits else None
 
 
-def _positions(config: PreTrainedConfig) -> int | None:
+def positions_of(config: PreTrainedConfig) -> int | None:
     """Tokens that the backbone has positions for; None where it sets no limit."""
     positions = getattr(config, "max_position_embeddings", None)
     if not positions or positions < 0:  # XLNet has -1
@@ -207,6 +207,18 @@ class Windows:
 def tokenizer_of(given: object) -> PreTrainedTokenizerBase | None:
     """The tokenizer of what a trainer or a pipeline is given: itself, or the one that it holds; None without one."""
     return given if isinstance(given, PreTrainedTokenizerBase) else getattr(given, "tokenizer", None)
+
+
+@dataclass(frozen=True)
+class Processors:
+    """A tokenizer and a feature extractor, for readers of texts, of recordings, and of recordings with transcripts."""
+
+    tokenizer: Open
+    feature_extractor: Open
+
+    def to_dict(self) -> Settings:
+        """The settings of the feature extractor; the tokenizer is compared by its vocabulary."""
+        return self.feature_extractor.to_dict()
 
 
 class InputEncoder:

@@ -1,12 +1,12 @@
 """The task types: by name, all that the package knows of one beside its columns, labels and metrics."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from transformers import PreTrainedConfig
+from transformers import AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq, PreTrainedConfig
 
-from .aliases import AutoClass, Settings
+from .aliases import AutoClass, Settings, TaskDict, Values
 from .choice import ChoiceReader, MultipleChoiceHead
 from .config import close_match
 from .entries import load_entries
@@ -27,6 +27,8 @@ from .sequences import SequenceReader, decode_sequence
 from .similarity import SentenceSimilarityHead, SimilarityReader
 from .spans import QuestionAnsweringHead, QuestionReader
 from .speech import AudioClassificationHead, AudioReader, SpeechRecognitionHead, decode_label, decode_speech
+from .speech_to_text import SpectrogramReader, SpeechToTextHead, TranscribingReader
+from .subsampler import LOG_MEL, WAVEFORM, SpokenHead, SpokenReader, SpokenWaveReader, subsampler_settings
 from .tags import TagReader, decode_tokens
 
 
@@ -42,6 +44,7 @@ class Kind:
         stock: the name of the pipeline of Transformers that serves an exported model, where it is another.
         columns: what a task of an imported model reads, as the task's class has it by default.
         aliases: names that others give to it: pipelines and repositories of the Hub, and common words.
+        architectures: what differs by the ``architecture`` of a task, which the backbone decides; see :func:`fitted`.
     """
 
     head: type[Head]
@@ -51,6 +54,7 @@ class Kind:
     stock: str | None = None
     columns: Settings = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
+    architectures: Mapping[str, "Kind"] = field(default_factory=dict)
 
     @property
     def stock_class(self) -> AutoClass | None:
@@ -62,6 +66,15 @@ class Kind:
 _READ = {TEXTS: "texts"}  # what is read, by modality, where it has another name
 _WRITING = WritingReader()
 _AUDIO = AudioReader()
+
+# The architectures of speech recognition, of which a backbone has one.
+CTC, SEQ2SEQ, WHISPER = "ctc", "seq2seq", "seq2seq_whisper"
+SPOKEN, SPOKEN_WAVE = f"subsampled_{LOG_MEL}", f"subsampled_{WAVEFORM}"  # on an encoder-decoder of texts
+SUBSAMPLED = (SPOKEN, SPOKEN_WAVE)
+_TRANSCRIBES: Values = {
+    "hub": "automatic-speech-recognition",
+    "columns": {"audio_column": "audio", "text_column": "text"},
+}
 
 # In the order in which a card shows an input. Of the types of one stock class, the first is the one that it means.
 KINDS: dict[str, Kind] = {
@@ -148,6 +161,12 @@ KINDS: dict[str, Kind] = {
         hub="automatic-speech-recognition",
         columns={"audio_column": "audio", "text_column": "text"},
         aliases=("asr", "speech-recognition", "speech-to-text", "ctc"),
+        architectures={
+            SEQ2SEQ: Kind(head=SpeechToTextHead, reader=TranscribingReader(), **_TRANSCRIBES),
+            WHISPER: Kind(head=SpeechToTextHead, reader=SpectrogramReader(), **_TRANSCRIBES),
+            SPOKEN: Kind(head=SpokenHead, reader=SpokenReader(), **_TRANSCRIBES),
+            SPOKEN_WAVE: Kind(head=SpokenHead, reader=SpokenWaveReader(), **_TRANSCRIBES),
+        },
     ),
     "audio-classification": Kind(
         head=AudioClassificationHead,
@@ -173,12 +192,66 @@ for _name, _parts in EXTENSIONS.items():  # of a saved model, whose code is besi
     add_extension(_name, *_parts)
 
 
+def all_kinds() -> Iterator[Kind]:
+    """The types, and what they are on backbones of another architecture."""
+    for kind in KINDS.values():
+        yield kind
+        yield from kind.architectures.values()
+
+
+def fitted(task: TaskDict, config: PreTrainedConfig, subsampler: object = None) -> TaskDict:
+    """The dict of a task with what the backbone decides: the architecture of a type that has several.
+
+    Args:
+        task: its dict.
+        config: the backbone's configuration.
+        subsampler: settings of the model's, see :func:`subsampler_settings`.
+
+    Raises:
+        ValueError: there is no such type, or the task was made for another backbone.
+    """
+    if not _kind_named(task).architectures:
+        return task
+    found = _architecture(config, task.get("subsampler") if subsampler is None else subsampler)
+    if task.get("architecture") not in (None, found):
+        raise ValueError(
+            f"Task '{task.get('name')}': `architecture` is {found!r} on the backbone {config.model_type}. Found "
+            f"`architecture = {task['architecture']!r}`. Leave it out."
+        )
+    settings = None
+    if found in SUBSAMPLED:
+        own = task.get("subsampler")
+        settings = subsampler_settings(own if subsampler is None else subsampler)
+        if own is not None and subsampler_settings(own) != settings:
+            raise ValueError(
+                f"Task '{task.get('name')}': `subsampler` is the model's, of which there is one. Found `subsampler = "
+                f"{own}` and {settings}. Leave it out of the task."
+            )
+    return {**task, "architecture": found, "subsampler": settings}
+
+
+def _architecture(config: PreTrainedConfig, subsampler: object) -> str:
+    """How a backbone recognizes speech."""
+    if config.model_type == "whisper":
+        return WHISPER
+    if type(config) in AutoModelForSpeechSeq2Seq._model_mapping:
+        return SEQ2SEQ
+    if config.is_encoder_decoder and type(config) in AutoModelForSeq2SeqLM._model_mapping:
+        return f"subsampled_{subsampler_settings(subsampler)['input']}"
+    return CTC
+
+
 def kind_of(task: Settings) -> Kind:
     """The type of a task, which an installed package may have.
 
     Raises:
         ValueError: there is no such type.
     """
+    kind = _kind_named(task)
+    return kind.architectures.get(task.get("architecture") or "", kind)
+
+
+def _kind_named(task: Settings) -> Kind:
     name = task["type"]
     if name in KINDS:
         return KINDS[name]
@@ -205,6 +278,12 @@ def reader_of(task: Settings) -> Reader:
     return kind_of(task).reader
 
 
+def loading_reader(tasks: Iterable[Settings]) -> Reader:
+    """The reader of those of some tasks that loads what all of them read with: one that needs two, or the first."""
+    readers = [reader_of(task) for task in tasks]
+    return next((reader for reader in readers if reader.writes and reader.modality != TEXTS), readers[0])
+
+
 def check_input(task: Settings, config: PreTrainedConfig) -> None:
     """Check that a backbone takes what the reader of a task makes.
 
@@ -213,7 +292,7 @@ def check_input(task: Settings, config: PreTrainedConfig) -> None:
     """
     reader, wanted = reader_of(task), reader_of(task).input_names[0]
     taken = parameter_names(backbone_class(config).forward)
-    if wanted not in taken:
+    if wanted not in taken and task.get("architecture") not in SUBSAMPLED:
         raise ValueError(
             f"Task '{task.get('name')}': {task['type']} reads {_READ.get(reader.modality, reader.modality)} "
             f"({wanted}), and the backbone {config.model_type} takes {taken[0]}. Choose another backbone for it."

@@ -10,7 +10,7 @@ from .adapters import adapter_parameters, follow_backbone, fresh_parameters, unr
 from .aliases import Settings, Values
 from .config import MultiTaskConfig, check_task_name
 from .heads import Head
-from .kinds import check_input, head_class, num_labels
+from .kinds import check_input, fitted, head_class, num_labels
 from .native import (
     asked_inputs,
     backbone_class,
@@ -23,6 +23,7 @@ from .native import (
 )
 from .reach import unread_backbone
 from .shared import SharedModel
+from .subsampler import Subsampler
 from .trial import check_family
 
 
@@ -74,7 +75,7 @@ class TaskLifecycle(SharedModel):
             model.add_task("sentiment", SequenceClassification(label_names=["negative", "positive"]))
         """
         self._check_new(name)
-        new = task_dict(name, task)
+        new = fitted(task_dict(name, task), self.config.backbone_config, self.config.subsampler)
         kind = head_class(new)
         check_input(new, self.config.backbone_config)
         head = None
@@ -88,6 +89,8 @@ class TaskLifecycle(SharedModel):
         if head is not None:
             self._replace_heads([name])
         self._fit_backbone()
+        self._fit_subsampler()
+        self.initialize_weights()
         for parameter in () if self.config.adapters else resting:  # the backbone rests under its adapters
             parameter.requires_grad_(True)
         self._rest_unread()
@@ -107,6 +110,7 @@ class TaskLifecycle(SharedModel):
             del self.heads[name]
         self.drop_adapter(name)
         self._fit_backbone()
+        self._fit_subsampler()
         self._rest_unread()
 
     def rename_task(self, old: str, new: str) -> None:
@@ -131,7 +135,7 @@ class TaskLifecycle(SharedModel):
         Raises:
             ValueError: the new dict would need a head of another size.
         """
-        new = {**task, "name": name}
+        new = fitted({**task, "name": name}, self.config.backbone_config, self.config.subsampler)
         old = self.config.task(name)
         if name in self.heads and num_labels(new) != num_labels(old):
             raise ValueError(
@@ -159,6 +163,8 @@ class TaskLifecycle(SharedModel):
         for name in self.config.adapters["tasks"] if self.config.adapters else ():
             if name not in readers:
                 yield from adapter_parameters(self.backbone, name)
+        if self.subsampler is not None and not any(self.config.task(name).get("subsampler") for name in readers):
+            yield from self.subsampler.parameters()
         yield from unread_backbone(self.backbone, [cast(Head, self.heads[name]) for name in readers])
 
     def _head(self, name: str) -> Head:
@@ -230,6 +236,27 @@ class TaskLifecycle(SharedModel):
             materialise(self.backbone, device=old.device, dtype=old.dtype)
             self.backbone.train(self.training)
             self.post_init()  # sets the weights that are new, and ties
+
+    def _fit_subsampler(self) -> None:
+        """Give the model a subsampler if a task reads recordings through one, and else none; its weights are not set.
+
+        Raises:
+            ValueError: the configuration has settings for one that no task reads.
+        """
+        settings = next((task["subsampler"] for task in self.config.tasks if task.get("subsampler")), None)
+        if settings is None and self.config.subsampler is not None and self.subsampler is None:
+            raise ValueError(
+                "`subsampler` is for tasks of type automatic-speech-recognition on an encoder-decoder of texts, and "
+                "the model has none. Leave it out, or add such a task."
+            )
+        self.config.subsampler = settings
+        if settings is None:
+            self.subsampler = None
+            return
+        dtype = torch.float32 if self.config.float32_heads else self.backbone.dtype
+        if self.subsampler is None or (self.subsampler.norm.weight.is_meta and self.backbone.device.type != "meta"):
+            made = Subsampler(settings, self.config.backbone_config)
+            self.subsampler = made.to(device=self.backbone.device, dtype=dtype).train(self.training)
 
     def _unread_by_all(self) -> list[nn.Parameter]:
         return list(self.unread_parameters(self.heads)) if self.config.backbone_config.is_encoder_decoder else []

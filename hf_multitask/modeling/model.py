@@ -26,7 +26,7 @@ from .head_runs import HeadRuns
 from .heads import Head
 from .importing import from_stock
 from .keywords import backbone_inputs
-from .kinds import check_input, head_class, kind_of, num_labels
+from .kinds import check_input, fitted, head_class, kind_of, num_labels
 from .lifecycle import language_model, task_dict
 from .loading import explained, load_model, pushing
 from .native import asked_inputs, build_backbone, reading_part
@@ -36,6 +36,7 @@ from .parts import rows_in
 from .precision import HALF, is_mixed, keep_float32, narrow, without_float32
 from .saving import hub_arguments, whole, without_hub
 from .sizes import check_config, check_shapes
+from .subsampler import Convolution, ScaledNorm, subsampler_settings
 from .travel import write_extensions
 from .trial import check_family, check_own_code, check_reading
 
@@ -63,6 +64,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
     def __init__(self, config: MultiTaskConfig) -> None:
         super().__init__(config)
         check_config(config.backbone_config)
+        config.tasks = [fitted(task, config.backbone_config, config.subsampler) for task in config.tasks]
         self.routing = Routing()
         heads: dict[str, Head] = {}
         for task in config.tasks:
@@ -76,6 +78,8 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         )
         self._backbone_inputs = backbone_inputs(reading_part(self.backbone))
         self.heads = nn.ModuleDict(heads)
+        self.subsampler = None
+        self._fit_subsampler()
         self.post_init()
         self.add_model_tags(list(TAGS))
         self._build_adapters()
@@ -92,6 +96,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         tasks: Settings,
         dropout: float | None = None,
         pooling: str = "native",
+        subsampler: Settings | None = None,
         lora: object = None,
         task_lora: object = None,
         **kwargs: Any,
@@ -104,6 +109,9 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
                 them from the data and adds the head then.
             dropout: every dropout probability, of backbone and heads; the backbone's own where None.
             pooling: see :class:`MultiTaskConfig`.
+            subsampler: what makes embeddings of recordings for an encoder-decoder of texts: ``input`` (``"log_mel"`` or
+                ``"waveform"``), ``num_mel_bins``, ``sampling_rate``, and by layer ``strides``, ``kernel_sizes`` and
+                ``channels``; its defaults where a task recognizes speech and None is given.
             lora: of an adapter that all tasks share on a frozen backbone; see :meth:`add_adapters`.
             task_lora: the same for an adapter of each task.
             kwargs: handed to ``AutoModel.from_pretrained``: ``attn_implementation``, ``revision``...; ``dtype`` is that
@@ -135,6 +143,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
             backbone_config=backbone_config,
             tasks=[task_dict(name, task) for name, task in tasks.items()],
             pooling=pooling,
+            subsampler=None if subsampler is None else subsampler_settings(subsampler),
         )
         with torch.device("meta"):
             model = cls(config)
@@ -154,6 +163,8 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         config.dtype = model.backbone.dtype
         config.float32_heads = dtype in (None, "auto") and model.backbone.dtype in HALF
         model._replace_heads(list(model.heads))
+        model._fit_subsampler()
+        model.initialize_weights()  # of what is new: the rest is marked as set
         if adapted:
             revision = getattr(backbone_config, "_commit_hash", None)
             model.add_adapters(lora, task_lora, source={"name": backbone, "revision": revision, "fresh": fresh})
@@ -280,6 +291,13 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         if decode is None:
             raise ValueError(f"Task '{name}' of type {task['type']} has no decoder of single rows. Use the pipeline.")
         return decode(task, logits, text, token_words)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Set the weights of a module that are not loaded."""
+        if isinstance(module, Convolution | ScaledNorm):
+            module.set_fresh()
+        else:
+            super()._init_weights(module)
 
     def set_pad_token_id(self, pad_token_id: int) -> None:
         """Tell backbone and heads which token is padding, for families whose checkpoints name none."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from copy import deepcopy
 from functools import partial
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForSpeechSeq2Seq,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -24,6 +25,7 @@ from transformers import (
 from .aliases import AutoClass, Function, Open, Values
 from .backbone import attending
 from .finite import check_weights
+from .keywords import parameter_names
 from .routing import States
 
 # By the kind of language model that a head reads: the class that brings it, and what its backbones are.
@@ -31,7 +33,9 @@ LANGUAGE_MODELS: dict[str, tuple[AutoClass, str, str]] = {
     "masked": (AutoModelForMaskedLM, "bidirectional", "an encoder such as BERT, RoBERTa, XLM-R or ModernBERT"),
     "causal": (AutoModelForCausalLM, "causal", "a decoder such as GPT-2, Llama, Qwen3 or Gemma"),
     "text2text": (AutoModelForSeq2SeqLM, "encoder-decoder", "BART, mBART, T5, mT5 or Marian"),
+    "speech2text": (AutoModelForSpeechSeq2Seq, "encoder-decoder", "Whisper or SpeechT5"),
 }
+WRITING = ("causal", "text2text", "speech2text")  # those whose class has generate
 
 # By class and configuration, stock heads on the meta device, with the second result of stock_head.
 _BUILT: dict[str, tuple[PreTrainedModel, bool]] = {}
@@ -257,7 +261,32 @@ def language_logits(backbone: PreTrainedModel, hidden_MD: torch.Tensor) -> torch
     inputs: Values = {"inputs_embeds": states}
     if name == "decoder":
         inputs = {"decoder_inputs_embeds": states, "encoder_outputs": states}
+    elif "inputs_embeds" not in parameter_names(type(backbone).forward):  # it reads recordings
+        inputs = {}
     return Over(backbone, name, states).forward(**inputs).logits.squeeze(0)
+
+
+def decoder_states(
+    backbone: PreTrainedModel, ids_NT: torch.Tensor, states: States, mask: torch.Tensor | None
+) -> States:
+    """What the decoder of an encoder-decoder makes of the tokens before each one.
+
+    Args:
+        backbone: the encoder-decoder.
+        ids_NT: the tokens that it is to predict; -100 is padding.
+        states: of the encoder, (N, L, D).
+        mask: of its inputs, (N, L), or (N, S) of samples of which a frame has several.
+    """
+    decoder, encoder_hidden = backbone.get_decoder(), cast(torch.Tensor, states.last_hidden_state)
+    taken = parameter_names(decoder.forward)
+    given: Values = {"encoder_hidden_states": encoder_hidden, "use_cache": False}
+    given["input_ids" if "input_ids" in taken else "input_values"] = shifted_right(ids_NT, backbone.config)
+    if "encoder_attention_mask" in taken:
+        frames = getattr(getattr(backbone.get_encoder(), "prenet", None), "_get_feature_vector_attention_mask", None)
+        if mask is not None and frames is not None:
+            mask = frames(encoder_hidden.shape[1], mask)
+        given["encoder_attention_mask"] = mask
+    return States(last_hidden_state=decoder(**given).last_hidden_state)
 
 
 def shifted_right(ids_NT: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Speech encoders whose first layer normalizes over time, made independent of the padding of a batch.
+"""Speech encoders whose layers mix the frames of padding with those of a recording, made independent of the padding.
 
 Legend: B rows, C channels, S samples, F frames of the first convolution.
 """
@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
+from .aliases import Open
+
 
 @contextmanager
 def ignoring_padding(backbone: nn.Module, config: PreTrainedConfig, mask_BS: torch.Tensor | None) -> Iterator[None]:
@@ -18,23 +20,34 @@ def ignoring_padding(backbone: nn.Module, config: PreTrainedConfig, mask_BS: tor
 
     Encoders with ``feat_extract_norm="group"`` scale every channel of the first convolution by its mean and variance
     over time, of the padding as well. Here these are of the frames that are there, so a recording has the same states
-    as alone. Batches without padding run as the family has it.
+    as alone. The convolution of SpeechT5 that finds positions reads zeros in place of padding, as that of Wav2Vec2
+    does. Batches without padding run as the family has it.
 
     Args:
         backbone: reads the samples.
         config: its configuration.
         mask_BS: which samples are there; all of them where None.
     """
-    if not norms_over_time(config) or mask_BS is None or bool(mask_BS.all()):
+    prenet: Open = getattr(backbone, "prenet", None)
+    places = getattr(prenet, "pos_conv_embed", None)
+    if (not norms_over_time(config) and places is None) or mask_BS is None or bool(mask_BS.all()):
         yield
         return
     lengths_B = (mask_BS.sum(1) - config.conv_kernel[0]) // config.conv_stride[0] + 1
     thread = threading.get_ident()
 
+    def silenced(_: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
+        if threading.get_ident() != thread:
+            return None
+        there_BF = prenet._get_feature_vector_attention_mask(inputs[0].shape[1], mask_BS)
+        return (inputs[0].masked_fill(~there_BF.unsqueeze(-1), 0),)
+
     def rerun(norm: nn.GroupNorm, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor | None:  # noqa: ARG001
         return masked_norm(norm, inputs[0], lengths_B) if threading.get_ident() == thread else None
 
-    hooks = [norm.register_forward_hook(rerun) for norm in time_norms(backbone)]
+    hooks = [norm.register_forward_hook(rerun) for norm in time_norms(backbone)] if norms_over_time(config) else []
+    if places is not None:
+        hooks.append(places.register_forward_pre_hook(silenced))
     try:
         yield
     finally:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from transformers import Pipeline
@@ -11,6 +11,7 @@ from transformers import Pipeline
 from .aliases import Open, Settings, TaskDict, Values
 from .finite import check_weights
 from .generation import check_generate_kwargs, generation_settings
+from .inputs import Processors
 from .keywords import check_keywords, check_whole
 from .kinds import reader_of
 from .readers import Reading
@@ -48,13 +49,6 @@ class InputError(ValueError):
     def __init__(self, place: int, reason: str) -> None:
         super().__init__(f"inputs[{place}]: {reason}")
         self.place, self.reason = place, reason
-
-
-class Held(NamedTuple):
-    """What readers of texts and readers of something else find their processors in."""
-
-    tokenizer: object
-    feature_extractor: object
 
 
 class MultiTaskPipeline(Pipeline):
@@ -217,14 +211,15 @@ class MultiTaskPipeline(Pipeline):
         """What the readers find their processors in."""
         if self.processor is not None or self.feature_extractor is None:
             return self.tokenizer if self.processor is None else self.processor
-        return self.feature_extractor if self.tokenizer is None else Held(self.tokenizer, self.feature_extractor)
+        return self.feature_extractor if self.tokenizer is None else Processors(self.tokenizer, self.feature_extractor)
 
     def _encoder(self, task: TaskDict) -> Open:
         """The encoder of a task, shared by those that read alike, so that a text is tokenized once."""
         codes = [task.get(key) for key in ("max_length", "language", "source_lang", "target_lang")]
         encoders = self.__dict__.setdefault("_encoders", {})
         reader, given = reader_of(task), self._given
-        key = (*codes, id(reader.processor(given)), self.model.config.format_version, type(reader).encoder)
+        kind = (type(reader).processor, type(reader).encoder, reader.input_names[0])
+        key = (*codes, self.model.config.format_version, *kind)
         if key not in encoders:
             config = self.model.config
             encoders[key] = reader.encoder(given, config.backbone_config, task, config.format_version)

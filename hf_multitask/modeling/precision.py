@@ -25,7 +25,8 @@ def is_mixed(model: SharedModel) -> bool:
     """Whether heads or adapters are float32 on a backbone in half precision."""
     if model.backbone.dtype not in HALF:
         return False
-    return any(one.dtype == torch.float32 for one in (*model.heads.parameters(), *_adapters(model)))
+    own = (one for part in beside(model) for one in part.parameters())
+    return any(one.dtype == torch.float32 for one in (*own, *_adapters(model)))
 
 
 def widen(model: SharedModel) -> None:
@@ -33,7 +34,8 @@ def widen(model: SharedModel) -> None:
     model.config.float32_heads = model.backbone.dtype in HALF
     if not model.config.float32_heads:
         return
-    model.heads.float()
+    for part in beside(model):
+        part.float()
     for parameter in _adapters(model):
         parameter.data = parameter.data.float()
     first = next(one for one in model.backbone.parameters() if one.dtype in HALF)
@@ -47,7 +49,8 @@ def narrow(model: SharedModel) -> None:
     """Make heads and adapters of the dtype of the backbone."""
     dtype = model.backbone.dtype
     model.config.float32_heads = False
-    model.heads.to(dtype)
+    for part in beside(model):
+        part.to(dtype)
     for parameter in (*_adapters(model), *(one for _, layer in _fresh_layers(model) for one in layer.parameters())):
         parameter.data = parameter.data.to(dtype)
 
@@ -68,7 +71,7 @@ def without_float32(config: object) -> Values:
 def keep_float32(model: SharedModel) -> None:
     """Have ``from_pretrained`` load them as float32, whatever the dtype of the backbone."""
     fresh = {rf"^backbone\.{re.escape(name)}\." for name, _ in _fresh_layers(model)}
-    kept = {r"^heads\.", r"\.lora_[AB]\.", *fresh}
+    kept = {r"^heads\.", r"^subsampler\.", r"\.lora_[AB]\.", *fresh}
     model._keep_in_fp32_modules_strict = {*(model._keep_in_fp32_modules_strict or ()), *kept}
 
 
@@ -88,6 +91,11 @@ def in_dtype(inputs: Values, dtype: torch.dtype) -> Values:
         name: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
         for name, value in inputs.items()
     }
+
+
+def beside(model: SharedModel) -> list[nn.Module]:
+    """What a model has beside its backbone: heads, and the subsampler if there is one."""
+    return [part for part in (model.heads, model.subsampler) if part is not None]
 
 
 def _adapters(model: SharedModel) -> Iterator[nn.Parameter]:

@@ -115,6 +115,10 @@ class Reader:
         """Model inputs of B rows as tensors (B, L, ...)."""
         return padded(self.processor(given), rows, side)
 
+    def length(self, row: Row) -> int:
+        """What a forward pass of a row of model inputs costs, in tokens of a text."""
+        return -(-len(row[self.input_names[0]]) // self.grain)
+
     def row_of(self, value: object) -> Row | None:  # noqa: ARG002
         """An input of the pipeline that is not by key, as one that is; None where the reader does not read it so."""
         return None

@@ -6,6 +6,7 @@ from transformers import PreTrainedModel
 from .adapter_rows import Routing
 from .aliases import Values
 from .config import MultiTaskConfig
+from .subsampler import Subsampler
 
 
 class SharedModel(PreTrainedModel):
@@ -15,6 +16,7 @@ class SharedModel(PreTrainedModel):
     backbone: PreTrainedModel
     heads: nn.ModuleDict
     routing: Routing
+    subsampler: Subsampler | None
 
 
 def adapter_settings(model: SharedModel) -> Values:

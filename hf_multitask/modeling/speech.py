@@ -61,13 +61,7 @@ class AudioReader(Reader):
         Raises:
             ValueError: it is not there.
         """
-        found = getattr(given, "feature_extractor", None) or given
-        if not callable(found) or not isinstance(getattr(found, "sampling_rate", None), int):
-            raise ValueError(
-                f"A task that reads audio needs a feature extractor, and {type(given).__name__} is not one and has "
-                "none. Give the feature extractor of the backbone."
-            )
-        return found
+        return extractor_of(given)
 
     def load(self, name: str, **kwargs: Open) -> Open:
         """See :class:`Reader`."""
@@ -103,25 +97,39 @@ class AudioReader(Reader):
         Raises:
             SoundError: the recording cannot be used.
         """
-        processor: Open = encoder.processor
-        sound = read_sound(row["audio"], processor.sampling_rate)
+        extractor = self.extractor(encoder)
+        sound = read_sound(row["audio"], extractor.sampling_rate)
         cut = encoder.limit is not None and len(sound.samples) > encoder.limit
         samples = sound.samples[: encoder.limit]
-        frames = frames_of(encoder.config, len(samples))
-        if frames < 1:
-            raise SoundError(
-                f"the recording has {len(samples)} samples at {processor.sampling_rate} per second, and a frame of the "
-                f"backbone needs {samples_of(encoder.config, 1)}. Remove it, or give a longer one."
-            )
         if cut:
             encoder.tell(
                 f"Task '{task['name']}': a recording is longer than {encoder.limit} samples and was cut; this is said "
                 "once. The task's max_length sets the limit."
             )
-        values = np.asarray(processor(samples, sampling_rate=processor.sampling_rate)["input_values"][0], np.float32)
+        values, frames = self.features(samples, encoder)
         key = ("audio", hashlib.blake2b(values.tobytes(), digest_size=16).digest())
         heard = Heard(frames, sound.mixed, sound.resampled)
-        return Reading([(key, {"input_values": values})], heard, cut)
+        return Reading([(key, {self.input_names[0]: values})], heard, cut)
+
+    def extractor(self, encoder: InputEncoder) -> Open:
+        """The feature extractor of an encoder."""
+        return extractor_of(encoder.processor)
+
+    def features(self, samples: np.ndarray, encoder: InputEncoder) -> tuple[np.ndarray, int]:
+        """The model input of some samples, and the frames that the backbone makes of it.
+
+        Raises:
+            SoundError: they are too few for a frame.
+        """
+        extractor = self.extractor(encoder)
+        frames = frames_of(encoder.config, len(samples))
+        if frames < 1:
+            raise SoundError(
+                f"the recording has {len(samples)} samples at {extractor.sampling_rate} per second, and a frame of the "
+                f"backbone needs {samples_of(encoder.config, 1)}. Remove it, or give a longer one."
+            )
+        values = extractor(samples, sampling_rate=extractor.sampling_rate)["input_values"][0]
+        return np.asarray(values, np.float32), frames
 
     def stock_example(self, task: Row, tokenizer: Open) -> tuple[str, str]:  # noqa: ARG002
         """See :class:`Reader`."""
@@ -130,6 +138,21 @@ class AudioReader(Reader):
     def answer(self, task: Row, logits: torch.Tensor, rest: Open, model: Open, tokenizer: Open) -> Open:  # noqa: ARG002
         """See :class:`Reader`: the decoder of the type reads no text."""
         return model.decode(task["name"], logits, "", [])
+
+
+def extractor_of(given: object) -> Open:
+    """The feature extractor of what a trainer or a pipeline is given: itself, or the one that it holds.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    found = getattr(given, "feature_extractor", None) or given
+    if not callable(found) or not isinstance(getattr(found, "sampling_rate", None), int):
+        raise ValueError(
+            f"A task that reads audio needs a feature extractor, and {type(given).__name__} is not one and has none. "
+            "Give the feature extractor of the backbone."
+        )
+    return found
 
 
 class AudioClassificationHead(SequenceClassificationHead):

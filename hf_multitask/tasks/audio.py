@@ -21,11 +21,19 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from ..modeling.inputs import Encoder
+    from ..modeling.inputs import Encoder, InputEncoder
     from ..modeling.readers import Reading, Row
     from .columns import Cells, Columns, Encoding, Labels, References
 
 MIXED, RESAMPLED = "mixed", "resampled"
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """What was read of a batch of rows, and what it was read with."""
+
+    readings: list[Reading]
+    encoder: InputEncoder
 
 
 @dataclass(kw_only=True)
@@ -47,7 +55,7 @@ class AudioTask(Task):
         *,
         offsets: bool,  # noqa: ARG002
     ) -> tuple[Columns, Encoding, list[bool]]:
-        """See :meth:`Task.encode_inputs`: the samples."""
+        """See :meth:`Task.encode_inputs`: the recordings, whose encoding is :class:`Recordings`."""
         task = {**self.to_dict(), "name": self.name}
         inputs: Columns = {}
         readings: list[Reading] = []
@@ -61,18 +69,18 @@ class AudioTask(Task):
                 inputs.setdefault(name, []).extend(values)
             readings += reading
             cut += long
-        return inputs, readings, cut
+        return inputs, Recordings(readings, encoder), cut
 
     def more_columns(
         self,
         rows: Columns,  # noqa: ARG002
         labels: Labels,  # noqa: ARG002
-        encoding: list[Reading],
+        encoding: Recordings,
         *,
         training: bool,  # noqa: ARG002
     ) -> Columns:
         """See :meth:`Task.more_columns`: which recordings were mixed down and resampled."""
-        sounds = [reading.rest for reading in encoding]
+        sounds = [reading.rest for reading in encoding.readings]
         return {MIXED: [sound.mixed for sound in sounds], RESAMPLED: [sound.resampled for sound in sounds]}
 
     def stored(self, dataset: Dataset) -> Dataset:

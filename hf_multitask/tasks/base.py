@@ -92,7 +92,7 @@ class Task(ABC):
     @property
     def reader(self) -> Reader:
         """The reader that converts its rows to model inputs, as the pipeline does."""
-        return reader_of({"type": self.type, "name": self.name})
+        return reader_of({"type": self.type, "name": self.name, "architecture": getattr(self, "architecture", None)})
 
     @property
     def text_columns(self) -> tuple[str, str | None]:
@@ -201,6 +201,13 @@ class Task(ABC):
             ValueError: the task cannot read them.
         """
         return self
+
+    @property
+    def unknown(self) -> str | None:
+        """The argument that has to be read from the data because it is missing, if there is one."""
+        if getattr(self, "label_names", ()) is not None or getattr(self, "problem_type", None) == "regression":
+            return None
+        return "label_names"
 
     @property
     def reads_numbers(self) -> bool:

@@ -1,13 +1,17 @@
-"""Speech recognition by CTC."""
+"""Speech recognition, by CTC or by a decoder that writes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..modeling.generation import target_positions, transcribing
+from ..modeling.inputs import one_at_a_time, tokenizer_of
+from ..modeling.kinds import CTC
 from ..modeling.speech import PAD, written
+from ..modeling.speech_to_text import transcripts
 from . import labels as lab
 from .audio import AudioTask
 from .registration import register_task
@@ -16,27 +20,34 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
 
-    from ..modeling.readers import Reading
+    from ..modeling.aliases import Open
+    from ..modeling.inputs import InputEncoder
+    from .audio import Recordings
     from .base import Task
     from .columns import Cells, Columns, Labels, References
 
 
 @dataclass(kw_only=True)
 class AutomaticSpeechRecognition(AudioTask):
-    """Write what is said in a recording, by CTC on the frames of a speech encoder.
+    """Write what is said in a recording: by CTC on the frames of a speech encoder, or by the decoder of Whisper and
+    SpeechT5, whose tokens are those of the tokenizer and which evaluation generates.
 
     A transcript is read as it is, in its own case, with single spaces between its words.
 
     Args:
         audio_column: see :class:`AudioClassification`.
         text_column: column of the transcript; None in a row without one.
-        vocabulary: the symbols of the head, in the order of its outputs: single characters, and ``"<pad>"`` for the
-            blank, which comes first if it is left out. The characters of the transcripts, sorted, if None.
+        vocabulary: of CTC, the symbols of the head, in the order of its outputs: single characters, and ``"<pad>"`` for
+            the blank, which comes first if it is left out. The characters of the transcripts, sorted, if None.
+        max_target_length: of a decoder, tokens to which a transcript is truncated, and maximum number of generated
+            tokens.
+        num_beams: of a decoder, beams of the search.
+        architecture: ``"ctc"``, ``"seq2seq"`` or ``"seq2seq_whisper"``; set by the model, as its backbone has it.
+        subsampler: on an encoder-decoder of texts, how it reads recordings; set by the model, see ``from_backbone``.
         dataset: see :class:`Task`.
         max_length: samples, at the rate of the backbone, to which a recording is truncated; not truncated if None.
-        language: of the recordings, for the model card.
+        language: of the recordings, for the model card; a multilingual Whisper is prompted with it.
 
     Example::
 
@@ -46,11 +57,19 @@ class AutomaticSpeechRecognition(AudioTask):
     type: ClassVar[str] = "automatic-speech-recognition"
     text_column: str = "text"
     vocabulary: list[str] | None = None
+    max_target_length: int = 128
+    num_beams: int | None = None
+    architecture: str | None = None
+    subsampler: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_number("max_target_length", 1, none=False)
+        self.check_number("num_beams", 1)
         if self.vocabulary is None:
             return
+        if self.writes:
+            raise self.error("`vocabulary` is for CTC, and the backbone writes tokens of its tokenizer. Leave it out.")
         symbols = [self.vocabulary] if isinstance(self.vocabulary, str) else list(self.vocabulary)
         wrong = next((one for one in symbols if not isinstance(one, str) or (len(one) != 1 and one != PAD)), None)
         if wrong is not None:
@@ -59,6 +78,16 @@ class AutomaticSpeechRecognition(AudioTask):
         if len(set(symbols)) < len(symbols) or len(symbols) < 2:
             raise self.error(f"`vocabulary` should be different symbols, one or more. Found {self.vocabulary!r}.")
         self.vocabulary = symbols
+
+    @property
+    def writes(self) -> bool:
+        """Whether a decoder writes the transcript."""
+        return self.architecture not in (None, CTC)
+
+    @property
+    def unknown(self) -> str | None:
+        """See :class:`Task`."""
+        return "vocabulary" if self.vocabulary is None and not self.writes else None
 
     @property
     def target_column(self) -> str:
@@ -73,7 +102,7 @@ class AutomaticSpeechRecognition(AudioTask):
         """See :meth:`Task.resolve`: the characters of the transcripts."""
         data = [dataset for dataset in (train, *others) if dataset is not None]
         self.reading(data)
-        if self.vocabulary is not None:
+        if self.unknown is None:
             return self
         texts = (self.normal(text) for dataset in data for text in lab.values(dataset, self.text_column))
         found = sorted({symbol for text in texts for symbol in text})
@@ -105,56 +134,79 @@ class AutomaticSpeechRecognition(AudioTask):
         self,
         rows: Columns,
         indices: list[int],
-        encoding: list[Reading],
+        encoding: Recordings,
         unseen: Cells,  # noqa: ARG002
         split: str,
     ) -> Labels:
-        """See :meth:`Task.encode_labels`: the symbols of the transcript.
+        """See :meth:`Task.encode_labels`: the symbols of the transcript, or its tokens.
 
         Raises:
-            ValueError: a transcript is empty, has an unknown symbol, or is longer than its recording.
+            ValueError: a transcript is empty, or, by CTC, has an unknown symbol or is longer than its recording.
         """
-        numbers = {symbol: number for number, symbol in enumerate(self.vocabulary or ())}
         labels: Labels = []
-        for value, index, reading in zip(rows[self.text_column], indices, encoding, strict=True):
+        for value, index, reading in zip(rows[self.text_column], indices, encoding.readings, strict=True):
             if value is None:
                 labels.append(None)
                 continue
-            where = f"column '{self.text_column}'"
             text = self.normal(value)
             if not text:
-                raise self.row_error(index, split, f"{where}: the transcript is empty. Fix the row, or leave it None.")
-            unknown = next((symbol for symbol in text if symbol not in numbers), None)
-            if unknown is not None:
-                raise self.row_error(
-                    index,
-                    split,
-                    f"{where}: the transcript {text!r} has the symbol {unknown!r}, which is not in the vocabulary "
-                    f"({''.join(symbol for symbol in numbers if symbol != PAD)!r}). Fix the row, or the vocabulary.",
-                )
-            needed = len(text) + sum(one == other for one, other in pairwise(text))
-            if needed > reading.rest.frames:
-                raise self.row_error(
-                    index,
-                    split,
-                    f"{where}: the transcript {text!r} needs {needed} frames, one per symbol and one between equal "
-                    f"ones, and its recording has {reading.rest.frames}. Fix or remove the row.",
-                )
-            labels.append([numbers[symbol] for symbol in text])
+                said = f"column '{self.text_column}': the transcript is empty. Fix the row, or leave it None."
+                raise self.row_error(index, split, said)
+            if self.writes:
+                labels.append(self._tokens(text, encoding.encoder))
+            else:
+                labels.append(self._symbols(text, index, reading.rest.frames, split))
         return labels
 
-    def more_columns(self, rows: Columns, labels: Labels, encoding: list[Reading], *, training: bool) -> Columns:
-        """See :meth:`Task.more_columns`: the transcripts."""
+    def _tokens(self, text: str, encoder: InputEncoder, *, whole: bool = False) -> list[int]:
+        """The tokens of a transcript, up to the limit or all of them, without the one that the decoder begins with."""
+        tokenizer: Open = tokenizer_of(encoder.processor)
+        config = encoder.config
+        most = min(self.max_target_length, target_positions(config) or self.max_target_length)
+        with one_at_a_time(), transcribing(tokenizer, self.to_dict()):
+            ids = tokenizer(text_target=text, truncation=not whole, max_length=most, verbose=False)["input_ids"]
+        return ids[int(ids[0] == config.decoder_start_token_id) :]
+
+    def _symbols(self, text: str, index: int, frames: int, split: str) -> list[int]:
+        """The numbers of the symbols of a transcript, which its recording has frames for."""
+        where, numbers = f"column '{self.text_column}'", {one: place for place, one in enumerate(self.vocabulary or ())}
+        unknown = next((symbol for symbol in text if symbol not in numbers), None)
+        if unknown is not None:
+            raise self.row_error(
+                index,
+                split,
+                f"{where}: the transcript {text!r} has the symbol {unknown!r}, which is not in the vocabulary "
+                f"({''.join(symbol for symbol in numbers if symbol != PAD)!r}). Fix the row, or the vocabulary.",
+            )
+        needed = len(text) + sum(one == other for one, other in pairwise(text))
+        if needed > frames:
+            raise self.row_error(
+                index,
+                split,
+                f"{where}: the transcript {text!r} needs {needed} frames, one per symbol and one between equal "
+                f"ones, and its recording has {frames}. Fix or remove the row.",
+            )
+        return [numbers[symbol] for symbol in text]
+
+    def more_columns(self, rows: Columns, labels: Labels, encoding: Recordings, *, training: bool) -> Columns:
+        """See :meth:`Task.more_columns`: the transcripts, and which were truncated."""
         gold = [None if text is None else self.normal(text) for text in rows[self.text_column]]
-        return {"gold": gold, **super().more_columns(rows, labels, encoding, training=training)}
+        columns = {"gold": gold, **super().more_columns(rows, labels, encoding, training=training)}
+        if self.writes:
+            pairs = zip(gold, labels, strict=True)
+            columns["cut"] = [
+                text is not None and len(self._tokens(text, encoding.encoder, whole=True)) > len(ids)
+                for text, ids in pairs
+            ]
+        return columns
 
     def collate(self, labels: Labels, length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
-        """Symbols (N, T), padded with -100."""
+        """Symbols or tokens (N, T), padded with -100."""
         return lab.padded(labels, max(map(len, labels)), "right")
 
     def reduced(self, predictions: torch.Tensor) -> torch.Tensor:
-        """See :meth:`Task.reduced`: the best symbol of each frame, (N, F, V) to (N, F)."""
-        return predictions.argmax(-1)
+        """See :meth:`Task.reduced`: by CTC, the best symbol of each frame, (N, F, V) to (N, F)."""
+        return predictions if self.writes else predictions.argmax(-1)
 
     @property
     def metric_names(self) -> list[str] | None:
@@ -169,9 +221,12 @@ class AutomaticSpeechRecognition(AudioTask):
         unseen: Cells,  # noqa: ARG002
         references: References,
         loss: float,  # noqa: ARG002
-        tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
+        tokenizer: Open,
     ) -> dict[str, float]:
-        """Metrics of the texts that are read greedily, as the pipeline reads them, and the transcripts."""
+        """Metrics of the texts that are generated, or read greedily, as the pipeline does, and the transcripts."""
+        if self.writes:
+            own: Open = tokenizer_of(tokenizer)
+            return self.text_metrics(transcripts(own, predictions), list(references))
         best = predictions.argmax(-1) if predictions.ndim == 3 else predictions
         texts = [written(symbols, self.vocabulary or ()) for symbols in best.tolist()]
         return self.text_metrics(texts, list(references))

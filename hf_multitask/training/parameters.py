@@ -17,17 +17,22 @@ if TYPE_CHECKING:
     from .arguments import MultiTaskTrainingArguments
 
 BACKBONE = "backbone"
+SUBSAMPLER = "subsampler"
 _WRAPPED = "base_model.model."  # of a model that peft.get_peft_model wrapped
 _LAYER = re.compile(r"^(?:base_model\.model\.)?backbone\.[a-zA-Z_.0-9]*?\.(\d+)\.")
 _EMBEDDING = re.compile(r"emb|wte|wpe")
 
 
 def part_of(name: str) -> str:
-    """The task whose head or adapter a parameter belongs to, or ``backbone``, with the adapter that all share."""
+    """The task whose head or adapter a parameter belongs to, ``subsampler``, or ``backbone``, with the adapter that all
+    share.
+    """
     first, _, rest = name.removeprefix(_WRAPPED).partition(".")
     adapter = None if name.startswith(_WRAPPED) else adapter_of(name)
     if adapter is not None:
         return BACKBONE if adapter == SHARED else adapter
+    if first == SUBSAMPLER:
+        return SUBSAMPLER
     return rest.partition(".")[0] if first == "heads" else BACKBONE
 
 

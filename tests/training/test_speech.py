@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from sounds import LETTERS, RATE, extractor, recordings, save_encoder, wav
-from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainingArguments
+from sounds import LETTERS, RATE, InOrder, changed, extractor, losses, recordings, save_encoder, wav
+from transformers import TrainingArguments
 
 from hf_multitask import (
     AudioClassification,
@@ -49,15 +48,6 @@ def trainer(build, arguments):
         )
 
     return make
-
-
-class InOrder(Trainer):
-    def _get_train_sampler(self, train_dataset=None):
-        return SequentialSampler(self.train_dataset)
-
-
-def losses(trainer):
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 @pytest.mark.parametrize("task", ["speaker", "word"])
@@ -178,10 +168,6 @@ def test_tasks_are_aggregated(aggregation, trainer, build):
     parts = weights(per_device_train_batch_size=2, gradient_accumulation_steps=4)
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, rtol=0, atol=1e-9, msg=name)
-
-
-def changed(rows, number, **cells):
-    return datasets.Dataset.from_list([{**row, **cells} if place == number else row for place, row in enumerate(rows)])
 
 
 def files(rows, folder):

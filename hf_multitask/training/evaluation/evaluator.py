@@ -14,8 +14,10 @@ from transformers.trainer_utils import PredictionOutput, speed_metrics
 from ...data import MixtureCollator
 from ...data.workers import leave_sigterm_to_parent
 from ...hub.records import flat
+from ...modeling.aliases import Open
 from ...modeling.generation import generation_kwargs
 from ...modeling.heads import IGNORE, Head
+from ...modeling.inputs import tokenizer_of
 from ...tasks import Task
 from ..preparation.processors import Processing
 from ..runtime import Inputs, Runtime
@@ -118,7 +120,8 @@ class Evaluator:
         rows, reader, model = inputs["task_rows"][name], self._tasks[name].reader, self._runtime.model
         given = {key: inputs[key][rows] for key in reader.input_names if key in inputs}
         task = {**self._tasks[name].to_dict(), "name": name}
-        kwargs = generation_kwargs(reader.processor(self._given), task, model.config.backbone_config)
+        tokenizer: Open = tokenizer_of(reader.processor(self._given))
+        kwargs = generation_kwargs(tokenizer, task, model.config.backbone_config)
         return model.generate(**given, task=name, **kwargs)
 
     def _fetch_parts(self) -> None:

@@ -211,10 +211,9 @@ def without_streams(tasks: Mapping[str, Task], train: D) -> D:
         return train
     streams = {name for name, data in train.items() if isinstance(data, datasets.IterableDataset)}
     for task in tasks.values():
-        unknown = next((key for key in ("label_names", "vocabulary") if getattr(task, key, ()) is None), None)
-        if task.source in streams and unknown and getattr(task, "problem_type", None) != "regression":
+        if task.source in streams and task.unknown:
             raise task.error(
-                f"its labels are not read from dataset '{task.source}', which is a stream. Give {unknown}."
+                f"its labels are not read from dataset '{task.source}', which is a stream. Give {task.unknown}."
             )
     heads = dict(train)
     for name in streams:
