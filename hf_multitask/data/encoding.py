@@ -8,7 +8,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..modeling.inputs import InputEncoder, tokenizer_of
+from ..modeling.inputs import InputEncoder
+from ..modeling.processors import tokenizer_of
 from ..modeling.readers import TEXTS, Reader
 from ..tasks import Task
 from ..tasks.base import code_of

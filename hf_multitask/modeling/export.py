@@ -18,9 +18,10 @@ from .export_tokenizer import prepared_tokenizer, saved_tokenizer, written_by
 from .finite import check_weights
 from .graphs import write_onnx
 from .heads import Head
-from .inputs import longest_input, tokenizer_of
+from .inputs import longest_input
 from .lifecycle import TaskLifecycle
 from .native import WRITING, backbone_class, stock_class
+from .processors import tokenizer_of
 from .similarity import SentenceSimilarityHead
 
 logger = logging.get_logger(__name__)

@@ -204,23 +204,6 @@ class Windows:
         return best
 
 
-def tokenizer_of(given: object) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of what a trainer or a pipeline is given: itself, or the one that it holds; None without one."""
-    return given if isinstance(given, PreTrainedTokenizerBase) else getattr(given, "tokenizer", None)
-
-
-@dataclass(frozen=True)
-class Processors:
-    """A tokenizer and a feature extractor, for readers of texts, of recordings, and of recordings with transcripts."""
-
-    tokenizer: Open
-    feature_extractor: Open
-
-    def to_dict(self) -> Settings:
-        """The settings of the feature extractor; the tokenizer is compared by its vocabulary."""
-        return self.feature_extractor.to_dict()
-
-
 class InputEncoder:
     """What a reader makes the inputs of a backbone with.
 

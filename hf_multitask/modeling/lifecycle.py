@@ -23,7 +23,7 @@ from .native import (
 )
 from .reach import unread_backbone
 from .shared import SharedModel
-from .subsampler import Subsampler
+from .subsampler import Convolution, ScaledNorm, Subsampler
 from .trial import check_family
 
 
@@ -167,6 +167,14 @@ class TaskLifecycle(SharedModel):
             yield from self.subsampler.parameters()
         yield from unread_backbone(self.backbone, [cast(Head, self.heads[name]) for name in readers])
 
+    def set_pad_token_id(self, pad_token_id: int) -> None:
+        """Tell backbone and heads which token is padding, for families whose checkpoints name none."""
+        configs: list[PreTrainedConfig] = [self.config, self.config.backbone_config, self.backbone.config]
+        texts = [head for head in self.heads.values() if not cast(Head, head).reads_audio]
+        configs += [part.config for head in texts for part in head.modules() if isinstance(part, PreTrainedModel)]
+        for config in configs:
+            config.get_text_config().pad_token_id = pad_token_id
+
     def _head(self, name: str) -> Head:
         if name not in self.heads:
             raise ValueError(f"Task '{name}' has no head, because its labels are not known. Give it label_names.")
@@ -236,6 +244,13 @@ class TaskLifecycle(SharedModel):
             materialise(self.backbone, device=old.device, dtype=old.dtype)
             self.backbone.train(self.training)
             self.post_init()  # sets the weights that are new, and ties
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Set the weights of a module that are not loaded."""
+        if isinstance(module, Convolution | ScaledNorm):
+            module.set_fresh()
+        else:
+            super()._init_weights(module)
 
     def _fit_subsampler(self) -> None:
         """Give the model a subsampler if a task reads recordings through one, and else none; its weights are not set.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from huggingface_hub import CommitInfo
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import can_return_tuple
 
@@ -36,7 +36,7 @@ from .parts import rows_in
 from .precision import HALF, is_mixed, keep_float32, narrow, without_float32
 from .saving import hub_arguments, whole, without_hub
 from .sizes import check_config, check_shapes
-from .subsampler import Convolution, ScaledNorm, subsampler_settings
+from .subsampler import subsampler_settings
 from .travel import write_extensions
 from .trial import check_family, check_own_code, check_reading
 
@@ -291,21 +291,6 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         if decode is None:
             raise ValueError(f"Task '{name}' of type {task['type']} has no decoder of single rows. Use the pipeline.")
         return decode(task, logits, text, token_words)
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """Set the weights of a module that are not loaded."""
-        if isinstance(module, Convolution | ScaledNorm):
-            module.set_fresh()
-        else:
-            super()._init_weights(module)
-
-    def set_pad_token_id(self, pad_token_id: int) -> None:
-        """Tell backbone and heads which token is padding, for families whose checkpoints name none."""
-        configs: list[PreTrainedConfig] = [self.config, self.config.backbone_config, self.backbone.config]
-        texts = [head for head in self.heads.values() if not head.reads_audio]
-        configs += [part.config for head in texts for part in head.modules() if isinstance(part, PreTrainedModel)]
-        for config in configs:
-            config.get_text_config().pad_token_id = pad_token_id
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
         if enable and not self.backbone.supports_gradient_checkpointing:

@@ -11,9 +11,9 @@ from transformers import Pipeline
 from .aliases import Open, Settings, TaskDict, Values
 from .finite import check_weights
 from .generation import check_generate_kwargs, generation_settings
-from .inputs import Processors
 from .keywords import check_keywords, check_whole
 from .kinds import reader_of
+from .processors import Processors
 from .readers import Reading
 
 _INPUTS = "a text or a dict with 'text', 'question' and 'context', or 'question' and 'choices'"

@@ -10,7 +10,8 @@ from transformers import AutoTokenizer, BatchEncoding, PreTrainedConfig
 from .aliases import Open, Settings, TaskDict, Values
 from .config import FORMAT_VERSION
 from .examples import ONE, PAIR, Example
-from .inputs import Encoder, as_text, padded, rows_of, text_columns, tokenizer_of
+from .inputs import Encoder, as_text, padded, rows_of, text_columns
+from .processors import tokenizer_of
 from .words import first_tokens, joined, running_words, trimmed
 
 Row = Settings

@@ -22,6 +22,7 @@ from .examples import AUDIO, Example
 from .heads import Head, SequenceClassificationHead, at_least_float32
 from .inputs import InputEncoder
 from .native import Over, States, stock_head
+from .processors import extractor_of
 from .readers import Reader, Reading, Row, TokenWords
 from .sound import KEYS, SoundError, frames_of, read_sound, samples_of
 
@@ -138,21 +139,6 @@ class AudioReader(Reader):
     def answer(self, task: Row, logits: torch.Tensor, rest: Open, model: Open, tokenizer: Open) -> Open:  # noqa: ARG002
         """See :class:`Reader`: the decoder of the type reads no text."""
         return model.decode(task["name"], logits, "", [])
-
-
-def extractor_of(given: object) -> Open:
-    """The feature extractor of what a trainer or a pipeline is given: itself, or the one that it holds.
-
-    Raises:
-        ValueError: it is not there.
-    """
-    found = getattr(given, "feature_extractor", None) or given
-    if not callable(found) or not isinstance(getattr(found, "sampling_rate", None), int):
-        raise ValueError(
-            f"A task that reads audio needs a feature extractor, and {type(given).__name__} is not one and has none. "
-            "Give the feature extractor of the backbone."
-        )
-    return found
 
 
 class AudioClassificationHead(SequenceClassificationHead):

@@ -14,10 +14,11 @@ from .aliases import Open, Settings
 from .examples import TRANSCRIBED, Example
 from .generation import generation_kwargs
 from .heads import IGNORE
-from .inputs import InputEncoder, Processors, tokenizer_of
+from .inputs import InputEncoder
 from .language import Text2TextHead
+from .processors import Processors, extractor_of, tokenizer_of
 from .readers import Row
-from .speech import AudioReader, extractor_of
+from .speech import AudioReader
 
 
 class SpeechToTextHead(Text2TextHead):

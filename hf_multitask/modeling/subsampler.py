@@ -17,8 +17,9 @@ from transformers.audio_utils import mel_filter_bank, spectrogram, window_functi
 from .aliases import Open, Settings, Values
 from .config import close_match
 from .examples import SPOKEN, Example
-from .inputs import InputEncoder, Processors, positions_of
+from .inputs import InputEncoder, positions_of
 from .language import Text2TextHead
+from .processors import Processors
 from .readers import Row
 from .sound import SoundError
 from .speech_to_text import TranscribingReader

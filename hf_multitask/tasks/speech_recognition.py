@@ -8,8 +8,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..modeling.generation import target_positions, transcribing
-from ..modeling.inputs import one_at_a_time, tokenizer_of
+from ..modeling.inputs import one_at_a_time
 from ..modeling.kinds import CTC
+from ..modeling.processors import tokenizer_of
 from ..modeling.speech import PAD, written
 from ..modeling.speech_to_text import transcripts
 from . import labels as lab

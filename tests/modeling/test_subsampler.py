@@ -155,13 +155,15 @@ def test_what_does_not_fit_is_refused(build, build_model, tmp_path):
         build(subsampler="log_mel")
     with pytest.raises(ValueError, match=r"^`subsampler` is for tasks of type automatic-speech-recognition on an enc"):
         build(tasks={"translate": Translation()}, subsampler={})
-    with pytest.raises(ValueError, match=r"^Task 'x': audio-classification reads audio \(input_values\), and the backb"):
+    with pytest.raises(
+        ValueError, match=r"^Task 'x': audio-classification reads audio \(input_values\), and the backb"
+    ):
         build(tasks={"x": AudioClassification(label_names=list(SPEAKERS))})
     model = build()
     with pytest.raises(ValueError, match=r"^Task 'word' reads recordings through the subsampler, which no stock class"):
         model.export_task("word", tmp_path / "word")
     model.export_task("translate", tmp_path / "translate", make_tokenizer("bart"))
-    with pytest.raises(ValueError, match="there is no file 'gone.wav'"):
+    with pytest.raises(ValueError, match=r"there is no file 'gone.wav'"):
         MultiTaskPipeline(model=model, tokenizer=make_tokenizer("bart"))({"audio": "gone.wav"})
     with pytest.raises(ValueError, match="the recording has 9 samples at 16000 per second, and a frame needs 400"):
         MultiTaskPipeline(model=model, tokenizer=make_tokenizer("bart"))({"audio": np.sin(np.arange(9.0))})

@@ -17,7 +17,7 @@ from ...hub.records import flat
 from ...modeling.aliases import Open
 from ...modeling.generation import generation_kwargs
 from ...modeling.heads import IGNORE, Head
-from ...modeling.inputs import tokenizer_of
+from ...modeling.processors import tokenizer_of
 from ...tasks import Task
 from ..preparation.processors import Processing
 from ..runtime import Inputs, Runtime

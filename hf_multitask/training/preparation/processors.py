@@ -15,7 +15,7 @@ from transformers import (
 from transformers.utils import logging
 
 from ...data import Encoded
-from ...modeling.inputs import tokenizer_of
+from ...modeling.processors import tokenizer_of
 from ...modeling.readers import TEXTS
 from ...tasks import Task
 

@@ -9,7 +9,7 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from ...modeling import MultiTaskModel
-from ...modeling.inputs import tokenizer_of
+from ...modeling.processors import tokenizer_of
 from ...tasks import Task
 from ..arguments import MultiTaskTrainingArguments
 from ..evaluation.rows import Metric
