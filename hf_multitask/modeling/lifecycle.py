@@ -5,6 +5,7 @@ from typing import cast
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .adapters import adapter_parameters, follow_backbone, fresh_parameters, unread_adapters
 from .aliases import Settings, Values
