@@ -20,7 +20,7 @@ from .graphs import write_onnx
 from .heads import Head
 from .inputs import longest_input
 from .lifecycle import TaskLifecycle
-from .native import WRITING, backbone_class, stock_class
+from .native import WRITING, backbone_class, base_name, reading_part, stock_class
 from .processors import tokenizer_of
 from .similarity import SentenceSimilarityHead
 
@@ -161,7 +161,9 @@ def stock_of(task: TaskDict, head: Head, backbone: PreTrainedModel) -> PreTraine
             config.id2label = dict(enumerate(names))
             config.label2id = {name: number for number, name in enumerate(names)}
         stock: Any = stock_class(config, head.auto_class)(config)
-        weights = {f"{stock.base_model_prefix}.{key}": value for key, value in _base(backbone).items()}
+        name = base_name(stock)
+        shared = _base(backbone) if name == stock.base_model_prefix else reading_part(backbone).state_dict()
+        weights = {f"{name}.{key}": value for key, value in shared.items()}
         weights |= native.state_dict()
     else:
         config = deepcopy(backbone.config)

@@ -27,7 +27,7 @@ from .sequences import SequenceReader, decode_sequence
 from .similarity import SentenceSimilarityHead, SimilarityReader
 from .spans import QuestionAnsweringHead, QuestionReader
 from .speech import AudioClassificationHead, AudioReader, SpeechRecognitionHead, decode_label, decode_speech
-from .speech_to_text import SpectrogramReader, SpeechToTextHead, TranscribingReader
+from .speech_to_text import SpectrogramReader, SpeechToTextHead, TranscribingReader, TranscribingSpectrogramReader
 from .subsampler import LOG_MEL, WAVEFORM, SpokenHead, SpokenReader, SpokenWaveReader, subsampler_settings
 from .tags import TagReader, decode_tokens
 
@@ -163,7 +163,7 @@ KINDS: dict[str, Kind] = {
         aliases=("asr", "speech-recognition", "speech-to-text", "ctc"),
         architectures={
             SEQ2SEQ: Kind(head=SpeechToTextHead, reader=TranscribingReader(), **_TRANSCRIBES),
-            WHISPER: Kind(head=SpeechToTextHead, reader=SpectrogramReader(), **_TRANSCRIBES),
+            WHISPER: Kind(head=SpeechToTextHead, reader=TranscribingSpectrogramReader(), **_TRANSCRIBES),
             SPOKEN: Kind(head=SpokenHead, reader=SpokenReader(), **_TRANSCRIBES),
             SPOKEN_WAVE: Kind(head=SpokenHead, reader=SpokenWaveReader(), **_TRANSCRIBES),
         },
@@ -175,6 +175,15 @@ KINDS: dict[str, Kind] = {
         hub="audio-classification",
         columns={"audio_column": "audio", "label_column": "label"},
         aliases=("speaker-identification", "keyword-spotting", "speech-emotion-recognition"),
+        architectures={
+            WHISPER: Kind(
+                head=AudioClassificationHead,
+                reader=SpectrogramReader(),
+                decode=decode_label,
+                hub="audio-classification",
+                columns={"audio_column": "audio", "label_column": "label"},
+            ),
+        },
     ),
 }
 
@@ -210,9 +219,12 @@ def fitted(task: TaskDict, config: PreTrainedConfig, subsampler: object = None) 
     Raises:
         ValueError: there is no such type, or the task was made for another backbone.
     """
-    if not _kind_named(task).architectures:
+    kind = _kind_named(task)
+    if not kind.architectures:
         return task
-    found = _architecture(config, task.get("subsampler") if subsampler is None else subsampler)
+    found: str | None = _architecture(config, task.get("subsampler") if subsampler is None else subsampler)
+    if found not in kind.architectures and (found != CTC or kind.head is not SpeechRecognitionHead):
+        found = None
     if task.get("architecture") not in (None, found):
         raise ValueError(
             f"Task '{task.get('name')}': `architecture` is {found!r} on the backbone {config.model_type}. Found "
@@ -227,7 +239,7 @@ def fitted(task: TaskDict, config: PreTrainedConfig, subsampler: object = None) 
                 f"Task '{task.get('name')}': `subsampler` is the model's, of which there is one. Found `subsampler = "
                 f"{own}` and {settings}. Leave it out of the task."
             )
-    return {**task, "architecture": found, "subsampler": settings}
+    return {**task, "architecture": found, **({"subsampler": settings} if settings or "subsampler" in task else {})}
 
 
 def _architecture(config: PreTrainedConfig, subsampler: object) -> str:

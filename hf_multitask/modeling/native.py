@@ -346,7 +346,7 @@ def stock_head(
         with torch.device("meta"):
             built = stock_class(config, auto_class)(head_config)
         needs_pooler = getattr(built.base_model, "pooler", None) is not None
-        setattr(built, built.base_model_prefix, SharedStates())
+        setattr(built, base_name(built), SharedStates())
         if len(_BUILT) == _MOST_BUILT:
             _BUILT.pop(next(iter(_BUILT)))
         _BUILT[key] = built, needs_pooler
@@ -356,6 +356,12 @@ def stock_head(
     if device.type != "meta":
         head.to_empty(device=device)
     return head, needs_pooler
+
+
+def base_name(stock: nn.Module) -> str:
+    """What a stock model calls the part of it that is the backbone: Whisper's classifier has its encoder alone."""
+    prefix = str(stock.base_model_prefix)
+    return prefix if hasattr(stock, prefix) else "encoder"
 
 
 def backbone_kwargs(config: PreTrainedConfig, *, needs_pooler: bool) -> Values:

@@ -21,7 +21,8 @@ from .config import FORMAT_VERSION
 from .examples import AUDIO, Example
 from .heads import Head, SequenceClassificationHead, at_least_float32
 from .inputs import InputEncoder
-from .native import Over, States, stock_head
+from .keywords import parameter_names
+from .native import Over, States, base_name, stock_head
 from .processors import extractor_of
 from .readers import Reader, Reading, Row, TokenWords
 from .sound import KEYS, SoundError, frames_of, read_sound, samples_of
@@ -151,6 +152,7 @@ class AudioClassificationHead(SequenceClassificationHead):
         """See :meth:`Head.build`."""
         check_speech(task, config, pooling)
         super().build({**task, "problem_type": None}, config, pooling)
+        self.reads_decoder = False  # as that of an encoder-decoder of texts does
 
     def adopt(self, task: TaskDict) -> None:
         """See :meth:`Head.adopt`: nothing."""
@@ -173,7 +175,9 @@ def decode_label(task: TaskDict, logits: torch.Tensor, _: str, __: TokenWords) -
 
 def stock_logits(native: Open, states: States, attention_mask: torch.Tensor | None) -> torch.Tensor:
     """What a stock model makes of the states of its base model."""
-    over = Over(native, native.base_model_prefix, states)
+    over = Over(native, base_name(native), states)
+    if "attention_mask" not in parameter_names(type(native).forward):  # Whisper's, whose recordings have one length
+        return over.forward().logits
     return over.forward(input_values=None, attention_mask=attention_mask).logits
 
 

@@ -66,7 +66,7 @@ class TranscribingReader(AudioReader):
         return {"text": written}
 
 
-class SpectrogramReader(TranscribingReader):
+class SpectrogramReader(AudioReader):
     """A recording, as the spectrogram that Whisper reads, which always has the length of its encoder.
 
     Of a shorter recording the frames after its end are all alike, and only the first of them is kept with the row.
@@ -115,6 +115,10 @@ class SpectrogramReader(TranscribingReader):
         found = [torch.as_tensor(row["input_features"], dtype=torch.float32) for row in rows]
         filled = [torch.cat([one, one[-1:].expand(frames - len(one), -1)]) for one in found]
         return {"input_features": torch.stack(filled).transpose(1, 2).contiguous()}
+
+
+class TranscribingSpectrogramReader(SpectrogramReader, TranscribingReader):
+    """The same, of which Whisper writes the transcript."""
 
 
 def transcripts(tokenizer: PreTrainedTokenizerBase, tokens: Open) -> list[str]:

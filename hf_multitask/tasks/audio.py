@@ -45,6 +45,7 @@ class AudioTask(Task):
         RESAMPLED: "have another sampling rate than the backbone and were resampled",
     }
     audio_column: str = "audio"
+    architecture: str | None = None
 
     def encode_inputs(
         self,
@@ -126,6 +127,7 @@ class AudioClassification(AudioTask, Labelled):
         dataset: see :class:`Task`.
         max_length: samples, at the rate of the backbone, to which a recording is truncated; not truncated if None.
         language: of the recordings, for the model card.
+        architecture: ``"seq2seq_whisper"`` or None; set by the model, as its backbone has it.
 
     Example::
 

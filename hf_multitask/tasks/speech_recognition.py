@@ -60,7 +60,6 @@ class AutomaticSpeechRecognition(AudioTask):
     vocabulary: list[str] | None = None
     max_target_length: int = 128
     num_beams: int | None = None
-    architecture: str | None = None
     subsampler: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 from sounds import SPEAKERS, WIDE, recordings, save_speecht5, save_whisper
-from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor, WhisperFeatureExtractor, WhisperProcessor, pipeline
+from transformers import (
+    AutoModelForAudioClassification,
+    AutoModelForSpeechSeq2Seq,
+    AutoProcessor,
+    WhisperFeatureExtractor,
+    WhisperProcessor,
+    pipeline,
+)
 
 from hf_multitask import AudioClassification, AutomaticSpeechRecognition, MultiTaskModel, MultiTaskPipeline
 from hf_multitask.modeling.kinds import reader_of
@@ -120,6 +127,35 @@ def test_a_recording_longer_than_the_encoder_is_cut_and_told(tmp_path, caplog):
     wave = np.sin(np.arange(WIDE * 2.5)).astype(np.float32)
     assert pipe(wave) == pipe(wave[:WIDE])
     assert "Task 'text': a recording is longer than 16000 samples and was cut" in caplog.text
+
+
+def test_one_whisper_classifies_and_transcribes(tmp_path):
+    folder = save_whisper(tmp_path / "backbone")
+    speaker = AudioClassification(label_names=list(SPEAKERS))
+    alone = MultiTaskModel.from_backbone(folder, tasks={"speaker": speaker})
+    assert not any(one.requires_grad for one in alone.backbone.get_decoder().parameters())
+    model = MultiTaskModel.from_backbone(folder, tasks={"speaker": speaker, **TASKS}).eval()
+    processor, rows = AutoProcessor.from_pretrained(folder), recordings(4, rate=WIDE)
+    batch, passes = batch_of(processor, rows), []
+    model.backbone.get_encoder().register_forward_hook(lambda *_: passes.append(1))
+    labels = {"speaker": torch.tensor([0, 1, 0, 1]), "text": labels_of(processor, rows)}
+    both = model(**batch, labels=labels)
+    assert len(passes) == 1 and set(both.losses) == {"speaker", "text"}
+    model.export_task("speaker", tmp_path / "speaker", processor)
+    stock = AutoModelForAudioClassification.from_pretrained(tmp_path / "speaker").eval()
+    assert torch.equal(stock(**batch).logits, both.logits["speaker"])
+    model.save_pretrained(tmp_path / "saved")
+    processor.save_pretrained(tmp_path / "saved")
+    pipe = pipeline("multitask", str(tmp_path / "saved"))
+    answers = pipe(list(rows["audio"]))
+    assert all(list(answer) == ["speaker", "text"] for answer in answers)
+    theirs = pipeline("audio-classification", str(tmp_path / "speaker"))
+    for answer, wave in zip(answers, waves(rows), strict=True):
+        best = max(theirs(wave), key=lambda one: one["score"])
+        assert answer["speaker"]["label"] == best["label"]
+        assert answer["speaker"]["score"] == pytest.approx(best["score"], abs=1e-5)
+    again = MultiTaskModel.from_task_models({"speaker": str(tmp_path / "speaker")}, backbone="speaker").eval()
+    assert torch.equal(again(**batch).logits["speaker"], both.logits["speaker"])
 
 
 @pytest.mark.parametrize("task", [AudioClassification(label_names=list(SPEAKERS))])

@@ -8,7 +8,13 @@ from safetensors.torch import load_file
 from sounds import WIDE, InOrder, changed, losses, recordings, save_speecht5, save_whisper
 from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor, TrainingArguments
 
-from hf_multitask import AutomaticSpeechRecognition, MultiTaskModel, MultiTaskPipeline, MultiTaskTrainer
+from hf_multitask import (
+    AudioClassification,
+    AutomaticSpeechRecognition,
+    MultiTaskModel,
+    MultiTaskPipeline,
+    MultiTaskTrainer,
+)
 from hf_multitask.modeling.kinds import reader_of
 
 SAVED = {"whisper": save_whisper, "speecht5": save_speecht5}
@@ -105,6 +111,29 @@ def test_what_is_evaluated_is_what_the_pipeline_writes_and_a_resume_is_exact(bui
     texts = [answer["word"]["text"] for answer in pipe(list(rows["audio"]))]
     assert len(set(texts)) > 1 and metrics["eval_word_wer"] == pytest.approx(jiwer.wer(list(rows["text"]), texts))
     assert metrics["eval_word_cer"] == pytest.approx(jiwer.cer(list(rows["text"]), texts))
+
+
+def test_tasks_share_the_rows_and_the_encoder_of_whisper(arguments, tmp_path):
+    folder = save_whisper(tmp_path / "backbone")
+    tasks = {"speaker": AudioClassification(dataset="tones", label_column="speaker"), "word": AutomaticSpeechRecognition(dataset="tones", max_target_length=12)}  # fmt: skip
+    rows = recordings(16, rate=WIDE)
+    one = MultiTaskTrainer(
+        MultiTaskModel.from_backbone(folder, tasks=tasks),
+        arguments(max_steps=60, learning_rate=3e-3),
+        train_dataset={"tones": rows},
+        eval_dataset={"tones": rows},
+        processing_class=AutoProcessor.from_pretrained(folder),
+    )
+    assert [len(batch["forwards"]) for batch in one.get_train_dataloader()] == [1, 1]
+    before = one.evaluate()
+    one.train()
+    metrics, pipe = one.evaluate(), MultiTaskPipeline(model=one.model, processor=one.processing_class)
+    answers = pipe(list(rows["audio"]))
+    hits = [answer["speaker"]["label"] == row["speaker"] for answer, row in zip(answers, rows, strict=True) if row["speaker"]]  # fmt: skip
+    assert metrics["eval_speaker_accuracy"] == pytest.approx(np.mean(hits))
+    assert metrics["eval_speaker_loss"] < before["eval_speaker_loss"] and metrics["eval_word_loss"] < before["eval_word_loss"]  # fmt: skip
+    texts = [answer["word"]["text"] for answer in answers]
+    assert metrics["eval_word_wer"] == pytest.approx(jiwer.wer(list(rows["text"]), texts))
 
 
 def test_transcripts_are_cut_or_refused_by_row(build, trainer, caplog):
