@@ -38,7 +38,7 @@ from .saving import hub_arguments, whole, without_hub
 from .sizes import check_config, check_shapes
 from .subsampler import subsampler_settings
 from .travel import write_extensions
-from .trial import check_family, check_own_code, check_reading
+from .trial import check_family, check_languages, check_own_code, check_reading
 
 _UNSAVED = "so the model is not saved, and what was saved before stays. Take an earlier checkpoint."
 
@@ -64,6 +64,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
     def __init__(self, config: MultiTaskConfig) -> None:
         super().__init__(config)
         check_config(config.backbone_config)
+        check_config(config.subsampler or {})
         config.tasks = [fitted(task, config.backbone_config, config.subsampler) for task in config.tasks]
         self.routing = Routing()
         heads: dict[str, Head] = {}
@@ -173,6 +174,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         model._rest_unread()
         check_reading(model.eval())
         check_family(model)
+        check_languages(model)
         return model
 
     @classmethod

@@ -91,7 +91,7 @@ def _files(source: str | os.PathLike[str], hub: Values) -> list[str]:
     return [path for path in shards if Path(path).is_file()]
 
 
-def check_config(config: PreTrainedConfig) -> None:
+def check_config(config: PreTrainedConfig | Settings) -> None:
     """Check that a loaded configuration has no more parts than can be built, no absurd sizes, and no NaN.
 
     Raises:
@@ -101,7 +101,7 @@ def check_config(config: PreTrainedConfig) -> None:
     if state is None:
         return
     most = {True: max(_MOST_PARTS, len(state.shapes or ())), False: max(_MOST_SIZE, state.numbers)}
-    for name, value in _numbers(config.to_dict()):
+    for name, value in _numbers(config.to_dict() if isinstance(config, PreTrainedConfig) else config):
         if math.isnan(value):
             raise ValueError(f"The config.json of '{state.source}' has `{name} = NaN`, which is not a number. {_FIX}")
         if isinstance(value, float):

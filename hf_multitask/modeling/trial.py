@@ -77,6 +77,25 @@ def _whole(module: torch.nn.Module) -> bool:
     return all(weight.numel() and not weight.is_meta for weight in module.parameters())
 
 
+def check_languages(model: SharedModel) -> None:
+    """Check that a model that is prompted with languages, Whisper, knows those of its tasks.
+
+    Raises:
+        ValueError: it knows English alone, or does not know one.
+    """
+    for task in model.config.tasks if model.config.backbone_config.model_type == "whisper" else ():
+        language = task.get("language")
+        if language is None or not cast(Head, model.heads[task["name"]]).writes:
+            continue
+        known = getattr(getattr(model.backbone, "generation_config", None), "lang_to_id", None) or {}
+        if f"<|{language}|>" not in known:
+            has = f"it knows {', '.join(sorted(known)).replace('<|', '').replace('|>', '')}" if known else "it has none"
+            raise ValueError(
+                f"Task '{task['name']}': `language` should be a code that the generation_config of the Whisper model "
+                f"has, and {has}. Found `language = {language!r}`. Leave it out, or take a multilingual Whisper."
+            )
+
+
 def check_family(model: SharedModel, heads: Mapping[str, torch.nn.Module] | None = None) -> None:
     """Run each type of head of a model once, on states without content.
 

@@ -8,13 +8,16 @@ from transformers import (
     AutoModelForAudioClassification,
     AutoModelForSpeechSeq2Seq,
     AutoProcessor,
+    GenerationConfig,
     WhisperFeatureExtractor,
     WhisperProcessor,
     pipeline,
 )
 
 from hf_multitask import AudioClassification, AutomaticSpeechRecognition, MultiTaskModel, MultiTaskPipeline
+from hf_multitask.data.encoding import encode_dataset
 from hf_multitask.modeling.kinds import reader_of
+from hf_multitask.tasks import build_task
 
 SAVED = {"whisper": save_whisper, "speecht5": save_speecht5}
 TASKS = {"text": AutomaticSpeechRecognition(max_target_length=12)}
@@ -127,6 +130,32 @@ def test_a_recording_longer_than_the_encoder_is_cut_and_told(tmp_path, caplog):
     wave = np.sin(np.arange(WIDE * 2.5)).astype(np.float32)
     assert pipe(wave) == pipe(wave[:WIDE])
     assert "Task 'text': a recording is longer than 16000 samples and was cut" in caplog.text
+
+
+def test_a_multilingual_whisper_is_prompted_with_the_language(tmp_path):
+    folder = save_whisper(tmp_path / "backbone")
+    tasks = {"text": AutomaticSpeechRecognition(language="en", max_target_length=12)}
+    with pytest.raises(ValueError, match=r"^Task 'text': `language` should be a code that the generation_config of the Whisper model has, and it has none. Found `language = 'en'`."):  # fmt: skip
+        MultiTaskModel.from_backbone(folder, tasks=tasks)
+    processor = AutoProcessor.from_pretrained(folder)
+    number = processor.tokenizer.convert_tokens_to_ids
+    settings = GenerationConfig.from_pretrained(folder)
+    settings.is_multilingual, settings.no_timestamps_token_id = True, number("<|notimestamps|>")
+    settings.lang_to_id, settings.task_to_id = {"<|en|>": number("<|en|>")}, {"transcribe": number("<|transcribe|>")}
+    settings._from_model_config = False  # as that of a real checkpoint
+    settings.save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"and it knows en. Found `language = 'de'`"):
+        MultiTaskModel.from_backbone(folder, tasks={"text": AutomaticSpeechRecognition(language="de")})
+    model = MultiTaskModel.from_backbone(folder, tasks=tasks).eval()
+    task = build_task("text", model.config.task("text"))
+    encoded = encode_dataset("text", recordings(2, rate=WIDE), [task], tokenizer=processor, config=model.config.backbone_config, split="train", training=True)  # fmt: skip
+    labels = encoded.rows[0]["labels:text"]
+    assert labels[:3] == number(["<|en|>", "<|transcribe|>", "<|notimestamps|>"]) and labels[-1] == number("<|endoftext|>")  # fmt: skip
+    assert processor.tokenizer("a")["input_ids"][1] == number("<|notimestamps|>")  # as it was before
+    read = []
+    model.backbone.get_decoder().register_forward_pre_hook(lambda _, __, given: read.append(given["input_ids"]), with_kwargs=True)  # fmt: skip
+    MultiTaskPipeline(model=model, processor=processor)(recordings(1, rate=WIDE)[0]["audio"])
+    assert read[0][0].tolist() == [number("<|startoftranscript|>"), *labels[:3]]
 
 
 def test_one_whisper_classifies_and_transcribes(tmp_path):
