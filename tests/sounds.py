@@ -11,6 +11,7 @@ from tokenizers import pre_tokenizers
 from torch.utils.data import SequentialSampler
 from transformers import (
     AutoModel,
+    Data2VecAudioConfig,
     HubertConfig,
     SpeechT5Config,
     SpeechT5FeatureExtractor,
@@ -55,7 +56,12 @@ COMMON = {
     "mask_feature_prob": 0.0,
     "ctc_loss_reduction": "mean",
 }
-FAMILIES = {"wav2vec2": Wav2Vec2Config, "hubert": HubertConfig, "wavlm": WavLMConfig}
+FAMILIES = {
+    "wav2vec2": Wav2Vec2Config,
+    "hubert": HubertConfig,
+    "wavlm": WavLMConfig,
+    "data2vec-audio": Data2VecAudioConfig,
+}
 LETTERS = "abc"
 SPEAKERS = ("high", "low")
 

@@ -6,6 +6,7 @@ Legend: B rows, C channels, S samples, F frames of the first convolution.
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import nn
@@ -20,39 +21,46 @@ def ignoring_padding(backbone: nn.Module, config: PreTrainedConfig, mask_BS: tor
 
     Encoders with ``feat_extract_norm="group"`` scale every channel of the first convolution by its mean and variance
     over time, of the padding as well. Here these are of the frames that are there, so a recording has the same states
-    as alone. The convolution of SpeechT5 that finds positions reads zeros in place of padding, as that of Wav2Vec2
-    does. Batches without padding run as the family has it.
+    as alone. The convolutions of SpeechT5 and Data2Vec that make positions read zeros in place of padding, as that of
+    Wav2Vec2 does. Batches without padding run as the family has it.
 
     Args:
         backbone: reads the samples.
         config: its configuration.
         mask_BS: which samples are there; all of them where None.
     """
-    prenet: Open = getattr(backbone, "prenet", None)
-    places = getattr(prenet, "pos_conv_embed", None)
-    if (not norms_over_time(config) and places is None) or mask_BS is None or bool(mask_BS.all()):
+    owner, places = _mixing(backbone)
+    if not (norms_over_time(config) or places) or mask_BS is None or bool(mask_BS.all()):
         yield
         return
     lengths_B = (mask_BS.sum(1) - config.conv_kernel[0]) // config.conv_stride[0] + 1
     thread = threading.get_ident()
 
-    def silenced(_: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
+    def silenced(axis: int, _: nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
         if threading.get_ident() != thread:
             return None
-        there_BF = prenet._get_feature_vector_attention_mask(inputs[0].shape[1], mask_BS)
-        return (inputs[0].masked_fill(~there_BF.unsqueeze(-1), 0),)
+        there_BF = owner._get_feature_vector_attention_mask(inputs[0].shape[axis], mask_BS).bool()
+        return (inputs[0].masked_fill(~there_BF.unsqueeze(3 - axis), 0),)
 
     def rerun(norm: nn.GroupNorm, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor | None:  # noqa: ARG001
         return masked_norm(norm, inputs[0], lengths_B) if threading.get_ident() == thread else None
 
     hooks = [norm.register_forward_hook(rerun) for norm in time_norms(backbone)] if norms_over_time(config) else []
-    if places is not None:
-        hooks.append(places.register_forward_pre_hook(silenced))
+    hooks += [layer.register_forward_pre_hook(partial(silenced, axis)) for layer, axis in places]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _mixing(backbone: nn.Module) -> tuple[Open, list[tuple[nn.Module, int]]]:
+    """Layers that read frames of padding, with the axis of frames of what they read, and who knows which these are."""
+    prenet: Open = getattr(backbone, "prenet", None)
+    if hasattr(prenet, "pos_conv_embed"):
+        return prenet, [(prenet.pos_conv_embed, 1)]
+    layers = getattr(getattr(getattr(backbone, "encoder", None), "pos_conv_embed", None), "layers", ())
+    return backbone, [(layer, 2) for layer in layers]
 
 
 def norms_over_time(config: PreTrainedConfig) -> bool:
