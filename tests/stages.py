@@ -31,7 +31,7 @@ FIXTURES = {"arguments": "trainer", "hub": "process"}
 # By fixture, the group of tests that go to one worker of xdist: what they start, a server to fork from, is started once.
 SHARED = {"launches": "forks", "context": "forks", "hub": "hub"}
 ORDER = list(STAGES)
-EVENTS = ("subprocess.Popen", "os.posix_spawn", "os.system", "tests.fork")
+EVENTS = frozenset(("subprocess.Popen", "os.posix_spawn", "os.system", "tests.fork"))
 
 
 def stage_of(item: pytest.Item, root: Path) -> str:

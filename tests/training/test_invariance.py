@@ -20,8 +20,8 @@ LAYOUTS = [(8, 4), (4, 8), (2, 16)]
 # Tasks with rows of their own, and tasks that share rows.
 TASKS = {"apart": ("stars", "pairs", "ner"), "shared": KINDS}
 IDS = [f"{method}-{tasks}" for method, tasks in product(AGGREGATORS, TASKS)]
-# Of every kind of aggregator: weights of inner products, a solver, a state, entries.
-QUICK = ["pcgrad-apart", "cagrad-shared", "gradvac-shared", "graddrop-apart"]
+# Of every kind of aggregator: a solver on inner products, a state, entries.
+QUICK = ["cagrad-shared", "gradvac-shared", "graddrop-apart"]
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_aggregators_make_one_update_however_it_is_accumulated(method, tasks, ba
         assert record["trained"] == alone["trained"]
 
 
-@pytest.mark.parametrize("seed", few(range(20, 25), [20, 21]))
+@pytest.mark.parametrize("seed", few(range(20, 25), [20]))
 def test_drawn_mixtures_make_one_update_however_they_are_accumulated(seed, backbone_path, tmp_path, record_property):
     description = draw(seed, 24)
     whole, alone = layouts.run(description, backbone_path(), tmp_path, 24, 1)

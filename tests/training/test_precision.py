@@ -8,6 +8,7 @@ import pytest
 import torch
 from balancers import weights_of
 from datasets import Dataset
+from parameters import few
 from tiny import ALL, make_tokenizer, read_rows
 from transformers import AutoModel, AutoTokenizer
 
@@ -61,12 +62,16 @@ def test_a_checkpoint_in_half_precision_trains_in_float32(build, caplog):
 
 @pytest.mark.parametrize(
     ("more", "aggregation"),
-    [
-        ({"lora": {"r": 2}, "task_lora": None}, "none"),
-        ({"lora": {"r": 2}, "task_lora": None}, "sum"),  # which only what tasks share can have
-        ({"task_lora": {"r": 2}}, "none"),
-        ({"dtype": "auto"}, "none"),
-    ],
+    few(
+        [
+            ({"lora": {"r": 2}, "task_lora": None}, "none"),
+            ({"lora": {"r": 2}, "task_lora": None}, "sum"),  # which only what tasks share can have
+            ({"task_lora": {"r": 2}}, "none"),
+            ({"dtype": "auto"}, "none"),
+        ],
+        ["shared, sum", "own", "no adapters"],
+        ["shared", "shared, sum", "own", "no adapters"],
+    ),
 )
 def test_float32_trains_on_a_frozen_backbone_in_half_precision(more, aggregation, build, caplog, tmp_path):
     adapted = "dtype" not in more

@@ -19,7 +19,7 @@ CASES = [(*stop, sampling) for stop in STOPS for sampling in ("proportional", "u
 
 
 @pytest.mark.parametrize(
-    ("stop", "accumulation", "workers", "sampling"), few(CASES, [(*stop, "uniform") for stop in STOPS[1:]])
+    ("stop", "accumulation", "workers", "sampling"), few(CASES, [(*stop, "uniform") for stop in (STOPS[1], STOPS[3])])
 )
 def test_resume_in_the_middle_of_an_epoch_is_exact(
     stop, accumulation, workers, sampling, build_model, data, arguments, backbone_path, tmp_path
@@ -70,7 +70,7 @@ def test_resume_in_the_middle_of_an_epoch_is_exact(
     assert logs[0] == logs[1]
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2", "bart"])
+@pytest.mark.parametrize("family", few(["bert", "gpt2", "bart"], ["bert", "bart"]))
 def test_resume_with_every_type_of_task_is_exact(family, arguments, backbone_path, tmp_path):
     """Masks that are drawn, blocks, windows, groups, and evaluations that write."""
     kinds = [kind for kind in reading.TASKS if reading.refusal(family, kind) is None]

@@ -60,7 +60,7 @@ SHUFFLED = {"shuffled": lambda: stream().shuffle(seed=3, buffer_size=30), "plain
 
 # Kind, workers of the loader, the step after which it stops: in the first pass of the stream, or in the second.
 CASES = list(product(SHUFFLED, (0, 2), (9, 18, 33)))
-QUICK = [("shuffled", 0, 33), ("shuffled", 2, 18), ("unsaid", 0, 9)]
+QUICK = [("shuffled", 2, 18), ("unsaid", 0, 33)]
 
 
 @pytest.mark.parametrize(("kind", "workers", "stop"), few(CASES, QUICK))
@@ -83,21 +83,16 @@ def test_resume_in_the_middle_of_a_pass_is_exact(kind, workers, stop, trainer, t
         assert torch.equal(value, ours[name]), name
 
 
-@pytest.mark.parametrize(
-    ("broken", "message"),
-    [
-        (
-            {"declared": 130},
-            r"Task 'sentiment', dataset 'sentiment': the stream ends before row 120, but it declares 130",
-        ),
-        (
-            {"broken": 50},
-            r"Task 'sentiment', dataset 'sentiment': one of its rows 32 to 63 could not be read \(OSError: the disk is gone\)",
-        ),
-    ],
-)
-@pytest.mark.parametrize("workers", [0, 1])
-def test_stream_that_breaks_off_is_named_and_loses_no_checkpoint(broken, message, workers, trainer, tmp_path):
+BREAKS = {
+    "short": ({"declared": 130}, "the stream ends before row 120, but it declares 130"),
+    "broken": ({"broken": 50}, r"one of its rows 32 to 63 could not be read \(OSError: the disk is gone\)"),
+}
+
+
+@pytest.mark.parametrize(("what", "workers"), few(product(BREAKS, (0, 1)), [("short", 0), ("broken", 1)]))
+def test_stream_that_breaks_off_is_named_and_loses_no_checkpoint(what, workers, trainer, tmp_path):
+    broken, message = BREAKS[what]
+    message = f"Task 'sentiment', dataset 'sentiment': {message}"
     one = trainer(stream(**broken), sampling="uniform", max_steps=60, dataloader_num_workers=workers, save_steps=4)
     with pytest.raises(StreamError, match=message + r".*resume_from_checkpoint=True"):
         one.train()
