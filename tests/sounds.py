@@ -57,6 +57,12 @@ def extractor():
     return Wav2Vec2FeatureExtractor(sampling_rate=RATE, do_normalize=True, return_attention_mask=True)
 
 
+def batch_of(rows):
+    """The inputs of a stock model for some rows."""
+    waves = [np.asarray(row["audio"]["array"], np.float32) for row in rows]
+    return extractor()(waves, sampling_rate=RATE, padding=True, return_tensors="pt")
+
+
 def tone(word, speaker, draw, rate=RATE):
     """A word as a tone for each letter, of a speaker whose tones are high or low, with noise."""
     parts = []
