@@ -79,6 +79,12 @@ def extractor():
     return Wav2Vec2FeatureExtractor(sampling_rate=RATE, do_normalize=True, return_attention_mask=True)
 
 
+def batch_of(rows):
+    """The inputs of a stock model for some rows."""
+    waves = [np.asarray(row["audio"]["array"], np.float32) for row in rows]
+    return extractor()(waves, sampling_rate=RATE, padding=True, return_tensors="pt")
+
+
 def save_whisper(folder, dropout=0.0):
     """A random Whisper for recordings of a second, with its processor."""
     special = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]  # fmt: skip

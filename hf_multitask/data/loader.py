@@ -42,12 +42,15 @@ class StepCollator:
             for group in split_by_length([self.collator.length(features[row]["inputs"]) for row in own], self.overhead)
         ]
         return {
-            "forwards": [cast(ModelInputs, self.collator([features[row] for row in group])) for group in groups],
+            "forwards": [self._forward([features[row] for row in group]) for group in groups],
             "row_numbers": [self._row_numbers([features[row] for row in group]) for group in groups],
             # A plain dict, as pinning memory updates a copy of it with itself, which doubles the counts of a Counter.
             "rows": dict(Counter(feature["dataset"] for feature in features if feature["dataset"] is not None)),
             "anchors": {feature["dataset"]: feature["anchor"] for feature in features if "anchor" in feature},
         }
+
+    def _forward(self, features: Sequence[Feature]) -> ModelInputs:
+        return cast(ModelInputs, {**self.collator(features), **self.collator.mask_seeds(features)})
 
     def _by_modality(self, features: Sequence[Feature]) -> list[list[int]]:
         """The rows of each modality."""

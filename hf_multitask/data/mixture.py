@@ -163,6 +163,13 @@ class MixtureCollator:
         """The reader that made the inputs of a row."""
         return next(reader for name, reader in self.readers.items() if name in inputs)
 
+    def mask_seeds(self, features: Sequence[Feature]) -> dict[str, torch.Tensor]:
+        """For rows that the backbone masks in training, the input ``mask_seeds`` (B,), of seed, step and row only."""
+        if not self.reader(features[0]["inputs"]).masked:
+            return {}
+        draws = [np.random.SeedSequence([self.seed, 7, *feature["draw"]]) for feature in features]
+        return {"mask_seeds": torch.tensor([int(draw.generate_state(1, np.uint64)[0] >> 1) for draw in draws])}
+
     def length(self, inputs: Row) -> int:
         """The length of the longest text of a row in tokens, or what another input costs in tokens."""
         if WINDOWS in inputs:

@@ -17,6 +17,7 @@ from .parts import in_parts, part_of, rows_of_a_pass
 from .precision import fitted, in_dtype
 from .routing import States, rows_of, spread, states_of
 from .shared import SharedModel
+from .spec_augment import masked_spectrogram, masking
 from .subsampler import embedded
 
 # What forward reads by itself, beside the inputs of the backbone.
@@ -104,7 +105,9 @@ class HeadRuns(SharedModel):
             given, task_rows, context = self.routing.split(given, task_rows, runs, everywhere=everywhere)
         part = reading_part(self.backbone)
         given = in_dtype(given if self.subsampler is None else embedded(self.subsampler, given), self.backbone.dtype)
-        with context, ignoring_padding(part, self.config.backbone_config, given.get("attention_mask")):
+        seeds, mask, config = given.pop("mask_seeds", None), given.get("attention_mask"), self.config.backbone_config
+        given = masked_spectrogram(config, given, seeds) if part.training else given
+        with context, ignoring_padding(part, config, mask), masking(part, seeds, mask):
             read = part(**given)
         return task_rows, read, (states_of(read, None), given.get("input_ids"), given["attention_mask"])
 

@@ -217,6 +217,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         labels: Mapping[str, torch.Tensor] | None = None,
         num_items_in_batch: Mapping[str, torch.Tensor] | None = None,
         all_heads: bool = False,
+        mask_seeds: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> MultiTaskOutput:
         """Run the backbone once over all rows, and each head over its own.
@@ -234,6 +235,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
                 items in this batch where None.
             all_heads: whether ``loss`` reaches the heads that have no row here as well, with a gradient of zero.
                 Processes that train together may wait for the gradient of every parameter.
+            mask_seeds: (B,), from which a speech encoder in training draws its masks; drawn by itself where None.
             kwargs: further inputs of the backbone, (B, ...) each; ``output_hidden_states`` and ``output_attentions``,
                 for its states in the output; ``return_dict``.
 
@@ -247,7 +249,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         if token_type_ids is not None and "token_type_ids" in self._backbone_inputs:
             kwargs["token_type_ids"] = token_type_ids
         tokens = {"input_ids": input_ids} if input_ids is not None or "input_ids" in self._backbone_inputs else {}
-        given = {**tokens, "attention_mask": attention_mask}
+        given = {**tokens, "attention_mask": attention_mask, "mask_seeds": mask_seeds}
         given |= asked_inputs(self.config.backbone_config, self.heads.modules(), input_ids) | kwargs
         own_rows = {} if task_rows is None else {name: task_rows[name] for name in runs}
         if not self._shows_states(kwargs) and self.splits_passes(own_rows, rows_in(given)):

@@ -343,7 +343,8 @@ def stock_head(
     kind = f"{auto_class.__name__} {head_config._attn_implementation} {torch.get_default_dtype()}"
     key = f"{kind} {head_config.to_json_string(use_diff=False)}"
     if key not in _BUILT:
-        with torch.device("meta"):
+        # Some speech encoders draw weights on the CPU all the same, which must not depend on what was built before.
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
             built = stock_class(config, auto_class)(head_config)
         needs_pooler = getattr(built.base_model, "pooler", None) is not None
         setattr(built, base_name(built), SharedStates())

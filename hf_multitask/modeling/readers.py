@@ -73,6 +73,8 @@ class Reader:
     reads_words: ClassVar[bool] = True
     # Whether it answers for the rows of its data as they are.
     answers_rows: ClassVar[bool] = True
+    # Whether the backbone masks its rows at random in training.
+    masked: ClassVar[bool] = False
     # Whether the answer is a text, which the backbone generates.
     writes: ClassVar[bool] = False
 

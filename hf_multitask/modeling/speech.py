@@ -56,6 +56,7 @@ class AudioReader(Reader):
     grain: ClassVar[int] = 320
     examples: ClassVar[tuple[Example, ...]] = (AUDIO,)
     reads_words: ClassVar[bool] = False
+    masked: ClassVar[bool] = True
 
     def processor(self, given: object) -> Open:
         """The feature extractor.

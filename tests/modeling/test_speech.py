@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from sounds import COMMON, FAMILIES, LETTERS, RATE, SPEAKERS, extractor, recordings, save_encoder, wav
+from sounds import COMMON, FAMILIES, LETTERS, RATE, SPEAKERS, batch_of, extractor, recordings, save_encoder, wav
 from transformers import AutoModelForAudioClassification, AutoModelForCTC, pipeline
 
 from hf_multitask import (
@@ -39,11 +39,6 @@ def build(tmp_path):
         return MultiTaskModel.from_backbone(path, tasks=own or tasks(), pooling=pooling).eval()
 
     return make
-
-
-def batch_of(rows):
-    waves = [np.asarray(row["audio"]["array"], np.float32) for row in rows]
-    return extractor()(waves, sampling_rate=RATE, padding=True, return_tensors="pt")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,6 +1,7 @@
 """Training on recordings: one task is the plain Trainer, and several share a pass, micro-batches and a checkpoint."""
 
 import sys
+import time
 from itertools import product
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from parameters import few
 from safetensors.torch import load_file
 from sounds import LETTERS, RATE, InOrder, changed, extractor, losses, recordings, save_encoder, wav
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from hf_multitask import (
     AudioClassification,
@@ -23,6 +24,7 @@ from hf_multitask import (
 )
 
 GROUP = {"feat_extract_norm": "group", "do_stable_layer_norm": False}
+MASKS = {"mask_time_prob": 0.3, "mask_time_length": 2, "mask_time_min_masks": 1, "mask_feature_prob": 0.1, "mask_feature_length": 4}  # fmt: skip
 SPEAKER = {"speaker": AudioClassification(dataset="tones", label_column="speaker")}
 WORD = {"word": AutomaticSpeechRecognition(dataset="tones")}
 ALL = {"letter": AudioClassification(dataset="tones", label_column="letter"), **SPEAKER, **WORD}
@@ -97,27 +99,49 @@ def test_one_task_is_the_plain_trainer(task, family, build, trainer, arguments, 
     assert drift < 1e-6 and moved > 1e-3
 
 
-@pytest.mark.parametrize("norm", [{}, GROUP], ids=["layer", "group"])
-def test_micro_batches_make_no_difference(norm, trainer, build):
+@pytest.mark.parametrize("options", [{}, GROUP, MASKS], ids=["layer", "group", "masks"])
+def test_micro_batches_and_workers_make_no_difference(options, trainer, build):
     def weights(**kwargs):
-        one = trainer(build(dtype=torch.float64, **norm), recordings(40), max_steps=3, optim="sgd", learning_rate=0.1, **kwargs)  # fmt: skip
+        one = trainer(build(dtype=torch.float64, **options), recordings(40), max_steps=3, optim="sgd", learning_rate=0.1, **kwargs)  # fmt: skip
+        one.add_callback(Draws())
         one.train()
         return one.model.state_dict()
 
     whole = weights(per_device_train_batch_size=32)
-    parts = weights(per_device_train_batch_size=8, gradient_accumulation_steps=4)
+    parts = weights(per_device_train_batch_size=8, gradient_accumulation_steps=4, dataloader_num_workers=2)
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, rtol=0, atol=1e-9, msg=name)
+    if options == MASKS:
+        other = weights(per_device_train_batch_size=32, data_seed=5, seed=42)
+        assert any((other[name] - value).abs().max() > 1e-5 for name, value in whole.items())
+
+
+class Draws(TrainerCallback):
+    """A user's callback that draws from the generator of NumPy."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        np.random.rand(int(1000 * time.time()) % 50 + 1)
 
 
 def test_resume_is_exact_with_dropout_spec_augment_and_layerdrop(trainer, build, tmp_path):
     common = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3}
-    noise = {"hidden_dropout": 0.1, "attention_dropout": 0.1, "layerdrop": 0.3, "mask_time_prob": 0.3, "mask_time_length": 2, "mask_time_min_masks": 1, "mask_feature_prob": 0.1, "mask_feature_length": 4}  # fmt: skip
+    noise = {"hidden_dropout": 0.1, "attention_dropout": 0.1, "layerdrop": 0.3, **MASKS}
     trainer(build(**noise), output_dir=str(tmp_path / "alone"), **common).train()
     resumed = trainer(build(**noise), output_dir=str(tmp_path / "resumed"), **common)
+    resumed.add_callback(Draws())
     resumed.train(resume_from_checkpoint=str(tmp_path / "alone" / "checkpoint-3"))
     ours, theirs = (load_file(tmp_path / name / "checkpoint-6" / "model.safetensors") for name in ("resumed", "alone"))
     assert all(torch.equal(value, ours[name]) for name, value in theirs.items())
+
+
+def test_evaluation_masks_nothing_and_masks_change_training(trainer, build):
+    one = trainer(build(**MASKS), max_steps=3)
+    batch = next(iter(one.get_train_dataloader()))["forwards"][0]
+    assert batch["mask_seeds"].shape == batch["input_values"].shape[:1] and len(set(batch["mask_seeds"].tolist())) > 1
+    before = one.evaluate()
+    one.model.backbone.config.apply_spec_augment = False
+    after = one.evaluate()
+    assert all(after[key] == value for key, value in before.items() if key.endswith(("loss", "accuracy", "cer")))
 
 
 def test_three_tasks_share_a_row_and_learn(trainer, build):
