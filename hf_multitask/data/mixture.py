@@ -42,6 +42,11 @@ class Mixture(Dataset[Feature]):
     def _lengths(self) -> dict[str, np.ndarray]:
         return {dataset.name: np.array(dataset.lengths()) for dataset in self.datasets if isinstance(dataset, Encoded)}
 
+    def costs(self) -> dict[str, np.ndarray]:
+        """The same in tokens, whatever the modality: how much of a forward pass a row takes."""
+        grains = {dataset.name: dataset.reader.grain for dataset in self.datasets if isinstance(dataset, Encoded)}
+        return {name: of_rows / grains[name] for name, of_rows in self.lengths().items()}
+
     @property
     def streams(self) -> dict[str, Stream]:
         """The datasets that are streams."""
@@ -169,6 +174,12 @@ class MixtureCollator:
             return max(inputs[WINDOWS])
         reader = self.reader(inputs)
         return max(-(-len(row[reader.input_names[0]]) // reader.grain) for row in _texts(inputs, reader))
+
+    def most(self, inputs: Row) -> int | None:
+        """How many of these tokens, padding included, a forward pass of several such rows has at most; None for any."""
+        reader = self.reader(inputs)
+        most = reader.most(self.tokenizer)
+        return None if most is None else most // reader.grain
 
     def _masked(self, feature: Feature) -> Feature:
         """A row with the random changes of its task, which depend on seed, step and row only."""

@@ -111,6 +111,10 @@ class Reader:
         """
         return Encoder(self.processor(given), config, task, format_version)
 
+    def most(self, given: object) -> int | None:  # noqa: ARG002
+        """The length, padding included, that a forward pass of several rows has at most in training; None for any."""
+        return None
+
     def padded(self, given: object, rows: Sequence[Settings], side: str = "right") -> dict[str, torch.Tensor]:
         """Model inputs of B rows as tensors (B, L, ...)."""
         return padded(self.processor(given), rows, side)

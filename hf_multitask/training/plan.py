@@ -159,7 +159,7 @@ class Plan:
             mixture.sizes,
             self.rates,
             streams=mixture.streams,
-            lengths=mixture.lengths(),
+            lengths=mixture.costs(),
             rows_per_step=rows,
             total_steps=args.max_steps if args.max_steps > 0 else epochs,
             accumulation=args.gradient_accumulation_steps,

@@ -113,6 +113,39 @@ def test_micro_batches_make_no_difference(norm, trainer, build):
         torch.testing.assert_close(parts[name], value, rtol=0, atol=1e-9, msg=name)
 
 
+def shapes(trainer):
+    """The model inputs of the forwards of every micro-batch."""
+    return [[tuple(one["input_values"].shape) for one in batch["forwards"]] for batch in trainer.get_train_dataloader()]
+
+
+@pytest.mark.parametrize("aggregation", ["none", "upgrad"])
+@pytest.mark.parametrize("norm", [{}, GROUP], ids=["layer", "group"])
+def test_forwards_bounded_by_seconds_make_the_same_update(norm, aggregation, trainer, build, monkeypatch):
+    draw = np.random.default_rng(3)
+    rows = recordings(40)
+    long = {"array": draw.standard_normal(RATE).tolist(), "sampling_rate": RATE}
+    rows = changed(rows, 5, audio=long)
+
+    def run(seconds, batch, parts):
+        monkeypatch.setattr("hf_multitask.modeling.speech.MOST_SECONDS", seconds)
+        one = trainer(build(dtype=torch.float64, **norm), rows, max_steps=3, optim="sgd", learning_rate=0.1, per_device_train_batch_size=batch, gradient_accumulation_steps=parts, aggregation=aggregation)  # fmt: skip
+        seen, order = shapes(one), [rows.tolist() for rows in one.plan.new_sampler().steps(0)]
+        one.train()
+        return one.model.state_dict(), seen, order
+
+    whole, free, order = run(1000, 32, 1)
+    assert max(count * longest for batch in free for count, longest in batch) > 0.5 * RATE
+    for batch, parts in ((32, 1), (8, 4)):
+        weights, seen, theirs = run(0.5, batch, parts)
+        assert theirs == order
+        assert sum(count for one in seen for count, _ in one) == 40
+        assert all(count == 1 or count * longest <= 0.5 * RATE for one in seen for count, longest in one)
+        assert any(longest == RATE for one in seen for _, longest in one)
+        assert max(map(len, seen)) > 4 or batch == 8
+        for name, value in whole.items():
+            torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-9, msg=name)
+
+
 def test_resume_is_exact_with_dropout_spec_augment_and_layerdrop(trainer, build, tmp_path):
     common = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3}
     noise = {"hidden_dropout": 0.1, "attention_dropout": 0.1, "layerdrop": 0.3, "mask_time_prob": 0.3, "mask_time_length": 2, "mask_time_min_masks": 1, "mask_feature_prob": 0.1, "mask_feature_length": 4}  # fmt: skip
