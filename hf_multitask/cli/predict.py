@@ -12,6 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..modeling import MultiTaskModel, MultiTaskPipeline
+from ..modeling.chunks import LENGTH, STRIDE
 from ..modeling.pipeline import InputError
 from .answers import WINDOW, AnswerFile
 from .inputs import USUAL, Columns, Input
@@ -42,6 +43,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--tasks", nargs="+", help="names of the tasks to run (default: all)")
     parser.add_argument("--batch_size", type=int, default=16, help="rows per forward pass (default: 16)")
+    parser.add_argument(
+        "--chunk_length_s",
+        type=float,
+        help="seconds of a chunk in which long recordings are transcribed (default: whole)",
+    )
+    parser.add_argument(
+        "--stride_length_s",
+        type=float,
+        nargs="+",
+        help="seconds by which chunks overlap on each side, or left and right (default: a sixth of a chunk)",
+    )
     parser.add_argument("--text_column", help="the column of the text (default: detected)")
     parser.add_argument("--text_pair_column", help="the column of the second text of pairs (default: detected)")
     parser.add_argument("--id_column", help="a column that is repeated in the output, as 'id'")
@@ -58,6 +70,8 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
     _check(namespace, words)
     model, tokenizer = load_saved(namespace.model)
     asked = {"tasks": namespace.tasks, "batch_size": namespace.batch_size}
+    chunks = {LENGTH: namespace.chunk_length_s, STRIDE: _stride(namespace.stride_length_s)}
+    asked |= {name: value for name, value in chunks.items() if value is not None}
     pipeline = MultiTaskPipeline(model=model.eval(), **processor_of(tokenizer), **asked)
     names = namespace.tasks or model.config.task_names
     told = {"id": namespace.id_column or namespace.include_line_numbers, "input": namespace.include_inputs}
@@ -83,6 +97,10 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
             progress.update(len(window))
     if output is not None:
         output.finish()
+
+
+def _stride(given: list[float] | None) -> float | list[float] | None:
+    return given[0] if given is not None and len(given) == 1 else given
 
 
 def _check(namespace: argparse.Namespace, words: Sequence[str]) -> None:

@@ -32,11 +32,14 @@ class Reading:
             which then share the pass of the backbone.
         rest: what the answer needs beside the logits.
         cut: whether the input was longer than the limit, for readers of another modality than text.
+        frames: of rows that are chunks of one recording, the first frame of each that counts, and the one after the
+            last.
     """
 
     rows: list[tuple[Hashable, Values]]
     rest: Open
     cut: bool = False
+    frames: list[tuple[int, int]] | None = None
 
 
 def token_words(encoding: BatchEncoding) -> TokenWords:

@@ -4,7 +4,8 @@ Legend: N rows of one task, S samples, F frames, D hidden, C classes, V symbols,
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,14 +17,15 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, AutoModelForCTC, PreTrainedConfig
 
-from .aliases import AutoClass, Open, Settings, TaskDict
+from .aliases import AutoClass, Open, Settings, TaskDict, Values
+from .chunks import Chunking
 from .config import FORMAT_VERSION
 from .examples import AUDIO, Example
 from .heads import Head, SequenceClassificationHead, at_least_float32
 from .inputs import InputEncoder
 from .native import Over, States, stock_head
 from .readers import Reader, Reading, Row, TokenWords
-from .sound import KEYS, SoundError, frames_of, read_sound, samples_of
+from .sound import KEYS, Sound, SoundError, frames_of, read_sound, samples_of
 
 PAD = "<pad>"  # the blank of CTC
 # Of recordings in a forward pass of training: 3.2 million samples at 16 kHz, as wav2vec 2.0 (NeurIPS 2020, appendix B,
@@ -112,8 +114,32 @@ class AudioReader(Reader):
         """
         processor: Open = encoder.processor
         sound = read_sound(row["audio"], processor.sampling_rate)
-        cut = encoder.limit is not None and len(sound.samples) > encoder.limit
-        samples = sound.samples[: encoder.limit]
+        return self._whole(task, sound, encoder)
+
+    def read_chunks(self, task: Row, row: Row, encoder: InputEncoder, chunking: Chunking) -> Reading:
+        """A recording in chunks, whatever its length; one that is no longer than a chunk as :meth:`read` has it.
+
+        Raises:
+            SoundError: the recording cannot be used.
+        """
+        processor: Open = encoder.processor
+        rate, stride = processor.sampling_rate, math.prod(encoder.config.conv_stride)
+        sound = read_sound(row["audio"], rate)
+        chunks = list(chunking.cut(len(sound.samples), rate, stride))
+        if len(chunks) == 1:
+            return self._whole(task, sound, encoder, cuts=False)
+        chunks = [chunk for chunk in chunks if frames_of(encoder.config, chunk.samples[1] - chunk.samples[0]) > 0]
+        rows = [self._keyed(sound.samples[slice(*chunk.samples)], processor) for chunk in chunks]
+        heard = Heard(
+            sum(end - start for start, end in (chunk.frames for chunk in chunks)), sound.mixed, sound.resampled
+        )
+        return Reading(rows, heard, frames=[chunk.frames for chunk in chunks])
+
+    def _whole(self, task: Row, sound: Sound, encoder: InputEncoder, *, cuts: bool = True) -> Reading:
+        processor: Open = encoder.processor
+        limit = encoder.limit if cuts else None
+        cut = limit is not None and len(sound.samples) > limit
+        samples = sound.samples[:limit]
         frames = frames_of(encoder.config, len(samples))
         if frames < 1:
             raise SoundError(
@@ -125,10 +151,13 @@ class AudioReader(Reader):
                 f"Task '{task['name']}': a recording is longer than {encoder.limit} samples and was cut; this is said "
                 "once. The task's max_length sets the limit."
             )
+        return Reading([self._keyed(samples, processor)], Heard(frames, sound.mixed, sound.resampled), cut)
+
+    @staticmethod
+    def _keyed(samples: np.ndarray, processor: Open) -> tuple[Hashable, Values]:
+        """Samples as model inputs, and their key."""
         values = np.asarray(processor(samples, sampling_rate=processor.sampling_rate)["input_values"][0], np.float32)
-        key = ("audio", hashlib.blake2b(values.tobytes(), digest_size=16).digest())
-        heard = Heard(frames, sound.mixed, sound.resampled)
-        return Reading([(key, {"input_values": values})], heard, cut)
+        return ("audio", hashlib.blake2b(values.tobytes(), digest_size=16).digest()), {"input_values": values}
 
     def stock_example(self, task: Row, tokenizer: Open) -> tuple[str, str]:  # noqa: ARG002
         """See :class:`Reader`."""
@@ -206,6 +235,7 @@ class SpeechRecognitionHead(Head):
 
     auto_class: ClassVar[AutoClass] = AutoModelForCTC
     reads_audio: ClassVar[bool] = True
+    joins_chunks: ClassVar[bool] = True
 
     @classmethod
     def outputs(cls, task: TaskDict) -> int:
