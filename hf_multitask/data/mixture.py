@@ -19,6 +19,7 @@ from .sampler import offsets
 from .stream import Stream
 
 Feature = dict[str, Any]
+_VALUES = (list, np.ndarray)  # of a model input; arrays come from a stream, whose rows are not stored
 
 
 class Mixture(Dataset[Feature]):
@@ -103,7 +104,7 @@ class Mixture(Dataset[Feature]):
 def feature(values: Row, tasks: Sequence[str]) -> Feature:
     """The model inputs and the labels of some tasks for a row of an encoded dataset."""
     return {
-        "inputs": {key: value for key, value in values.items() if isinstance(value, list) and ":" not in key},
+        "inputs": {key: value for key, value in values.items() if isinstance(value, _VALUES) and ":" not in key},
         "labels": {task: values[label_column(task)] for task in tasks if values[label_column(task)] is not None},
     }
 
@@ -165,8 +166,15 @@ class MixtureCollator:
         return {**batch, "task_rows": task_rows, "labels": labels}
 
     def reader(self, inputs: Row) -> Reader:
-        """The reader that made the inputs of a row."""
-        return next(reader for name, reader in self.readers.items() if name in inputs)
+        """The reader that made the inputs of a row.
+
+        Raises:
+            ValueError: there is none.
+        """
+        for name, reader in self.readers.items():
+            if name in inputs:
+                return reader
+        raise ValueError(f"A row should have one of the inputs {', '.join(self.readers)}. Found {', '.join(inputs)}.")
 
     def length(self, inputs: Row) -> int:
         """The length of the longest text of a row in tokens, or what another input costs in tokens."""
@@ -203,8 +211,8 @@ def _texts(inputs: Row, reader: Reader) -> list[Inputs]:
         return rows_of({name: list(_split(values, lengths, len(lengths))) for name, values in rest.items()})
     value = inputs[reader.input_names[0]]
     for _ in range(reader.dimensions):
-        value = value[0] if value else None
-        if not isinstance(value, list):
+        value = value[0] if len(value) else None
+        if not isinstance(value, _VALUES):
             return [dict(inputs)]
     return rows_of(inputs)
 

@@ -15,6 +15,7 @@ from .generation import check_generate_kwargs, generation_settings
 from .keywords import check_keywords, check_whole
 from .kinds import reader_of
 from .readers import Reading
+from .sound import SoundError
 
 _INPUTS = "a text or a dict with 'text', 'question' and 'context', or 'question' and 'choices'"
 _FIRST = ("text", "question")  # one of which such an input has
@@ -190,6 +191,19 @@ class MultiTaskPipeline(Pipeline):
             except (ValueError, TypeError):
                 self._name_place([(place, last)], reading)
                 raise
+
+    def unusable(self, inputs: Sequence[object], **kwargs: Any) -> dict[int, str]:
+        """By place, why a recording among some inputs cannot be used; other mistakes are left to a call."""
+        reading = self._preprocess_params | self._sanitize_parameters(**kwargs)[0]
+        found: dict[int, str] = {}
+        for place, value in enumerate(inputs):
+            try:
+                self.preprocess(value, **reading)
+            except SoundError as problem:
+                found[place] = str(problem)
+            except (ValueError, TypeError):
+                continue
+        return found
 
     def _name_place(self, numbered: Iterable[tuple[int, object]], reading: Values) -> None:
         """Say which input cannot be read, where an error is the fault of one."""

@@ -122,6 +122,7 @@ class Plan:
                 training=training,
                 tokenizer=self.given,
                 config=self.runtime.model.config.backbone_config,
+                workers=self.runtime.args.dataloader_num_workers,
             )
 
     def _capped(self, data: Datasets, most: Mapping[str, int] | str | int | None) -> Datasets:

@@ -332,9 +332,43 @@ def test_a_stream_needs_its_vocabulary(build, trainer):
     with pytest.raises(ValueError, match=r"^Task 'word': its labels are not read .* a stream. Give vocabulary.$"):
         trainer(build(WORD), stream)
     own = {"word": AutomaticSpeechRecognition(dataset="tones", vocabulary=list(LETTERS))}
-    one = trainer(build(own), stream, sampling="uniform")
-    one.train()
-    assert np.isfinite(losses(one)).all()
+    one = trainer(build(own), stream, sampling="uniform", max_steps=3, logging_steps=1)
+    assert one.train().global_step == 3
+    assert len(losses(one)) == 3 and np.isfinite(losses(one)).all() and min(losses(one)) > 0
+
+
+@pytest.mark.parametrize(("cells", "said"), [
+    ({"audio": None}, "there is no audio. Fix or remove the row."),
+    ({"audio": {"array": [float("nan")] * 900, "sampling_rate": RATE}}, ".* NaN or infinite. Fix or remove the row."),
+])  # fmt: skip
+def test_a_row_of_a_stream_that_cannot_be_used_is_named(cells, said, trainer, build):
+    own = {"word": AutomaticSpeechRecognition(dataset="tones", vocabulary=list(LETTERS))}
+    one = trainer(build(own), changed(recordings(24), 13, **cells).to_iterable_dataset(), sampling="uniform", max_steps=3)  # fmt: skip
+    with pytest.raises(ValueError, match=rf"^Task 'word': row 13 of the train data, column 'audio': {said}"):
+        one.train()
+
+
+@pytest.mark.process
+def test_rows_are_read_in_workers_and_cached(trainer, tmp_path, caplog):
+    rows = files(recordings(24), tmp_path)
+    rows.to_parquet(tmp_path / "rows.parquet")
+
+    def encoded(workers, name="rows.parquet"):
+        loaded = datasets.load_dataset("parquet", data_files=str(tmp_path / name), split="train", cache_dir=str(tmp_path / "cache"))  # fmt: skip
+        return trainer(rows=loaded, dataloader_num_workers=workers).train_dataset.datasets[0]
+
+    both = encoded(2)
+    assert len(both.rows.cache_files) == 2
+    for workers in (0, 2):
+        again = encoded(workers)
+        assert again.digest() == both.digest() and again.rows.cache_files == both.rows.cache_files
+    alone = trainer(rows=rows).train_dataset.datasets[0]
+    assert alone.digest() == both.digest() and alone.rows._fingerprint != both.rows._fingerprint
+    changed(rows, 17, audio=None).to_parquet(tmp_path / "bad.parquet")
+    with pytest.raises(
+        ValueError, match=r"^Task 'letter': row 17 of the train data, column 'audio': there is no audio"
+    ):
+        encoded(2, "bad.parquet")
 
 
 def test_a_tokenizer_is_refused(build, arguments, tokenizer):
