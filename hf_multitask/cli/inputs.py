@@ -20,6 +20,7 @@ _FIRST = {"text", "question", "audio"}  # one of which an input has
 _TEXTS = ("text", "sentence", "tokens", "words", "sentence1", "premise", "content", "document", "review", "utterance")
 _PAIRS = ("text_pair", "sentence2", "hypothesis")
 USUAL = {*KEYS, *_TEXTS, *_PAIRS}
+_NO_AUDIO = {"path": None}  # of a row without a recording, which its reader refuses
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Columns:
         include_inputs: bool = False,
     ) -> None:
         self.own = {str(task["name"]): reader_of(task).columns(task) for task in tasks}
-        self.hears = any("audio" in own for own in self.own.values())
+        self.sounds = {name for own in self.own.values() if "audio" in own for name in ("audio", own["audio"])}
+        self.hears = bool(self.sounds)
         self.lists = {"tokens", "words", *(str(task.get("tokens_column")) for task in tasks)}
         self.given = {"text": text_column, "text_pair": text_pair_column}
         for key, column in self.given.items():
@@ -116,7 +118,7 @@ class Columns:
                 raise ValueError(
                     f"{where} should be an object with 'text' or 'question', a text, or a list of words. Found {row!r}."
                 )
-            parts = [(None, located(row, [file.path.parent]) if self.hears else row)]
+            parts = [(None, located(row, [file.folder]) if self.hears else row)]
         if self.include_inputs:
             inputs = [_plain(value) for _, value in parts]
             told["input"] = inputs[0] if len(inputs) == 1 else inputs
@@ -124,7 +126,7 @@ class Columns:
 
     def _columns(self, row: Row, file: RowFile, where: str) -> list[tuple[tuple[str, ...] | None, dict[str, str]]]:
         """Tasks that read the same columns, with these columns by key of the pipeline's input."""
-        present = tuple(name for name, value in row.items() if value is not None)
+        present = tuple(name for name, value in row.items() if value is not None or name in self.sounds)
         if present not in self._found:
             for name in self.given.values():
                 if name is not None:
@@ -192,7 +194,7 @@ class Columns:
             given = [key for key in result if key not in lists and columns[key] == self.given.get(key)]
             result |= {key: _words(result[key]) for key in given}
         if "audio" in result:
-            result["audio"] = located(result["audio"], [file.path.parent])
+            result["audio"] = located(result["audio"] or _NO_AUDIO, [file.folder])
         for key in ("text", "question"):
             if not isinstance(result.get(key, ""), str | list):
                 raise ValueError(

@@ -12,7 +12,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..modeling import MultiTaskModel, MultiTaskPipeline
+from ..modeling.chunks import LENGTH, STRIDE
 from ..modeling.pipeline import InputError
+from ..modeling.sound import SoundError
 from .answers import WINDOW, AnswerFile
 from .inputs import USUAL, Columns, Input
 from .jsonl import HALF
@@ -34,7 +36,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--input",
         help="a file instead: CSV, TSV, a JSON list, or JSON lines, with the columns of the tasks or with 'text' (and "
         "'text_pair'), or 'question' and 'context' or 'choices'; or one text, "
-        "or one file of a recording, per line; or any of them in gzip",
+        "or one file of a recording, per line; or any of them in gzip; or a folder of recordings",
     )
     parser.add_argument(
         "--output",
@@ -42,6 +44,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--tasks", nargs="+", help="names of the tasks to run (default: all)")
     parser.add_argument("--batch_size", type=int, default=16, help="rows per forward pass (default: 16)")
+    parser.add_argument(
+        "--chunk_length_s",
+        type=float,
+        help="seconds of a chunk in which long recordings are transcribed (default: whole)",
+    )
+    parser.add_argument(
+        "--stride_length_s",
+        type=float,
+        nargs="+",
+        help="seconds by which chunks overlap on each side, or left and right (default: a sixth of a chunk)",
+    )
     parser.add_argument("--text_column", help="the column of the text (default: detected)")
     parser.add_argument("--text_pair_column", help="the column of the second text of pairs (default: detected)")
     parser.add_argument("--id_column", help="a column that is repeated in the output, as 'id'")
@@ -58,6 +71,8 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
     _check(namespace, words)
     model, tokenizer = load_saved(namespace.model)
     asked = {"tasks": namespace.tasks, "batch_size": namespace.batch_size}
+    chunks = {LENGTH: namespace.chunk_length_s, STRIDE: _stride(namespace.stride_length_s)}
+    asked |= {name: value for name, value in chunks.items() if value is not None}
     pipeline = MultiTaskPipeline(model=model.eval(), **processor_of(tokenizer), **asked)
     names = namespace.tasks or model.config.task_names
     told = {"id": namespace.id_column or namespace.include_line_numbers, "input": namespace.include_inputs}
@@ -69,20 +84,28 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
         )
     columns = {name: getattr(namespace, name) for name in (*_OF_FILES, "include_inputs")}
     reader = Columns([model.config.task(name) for name in names], **columns)
+    if namespace.input is not None and Path(namespace.input).is_dir() and not reader.hears:
+        raise ValueError(f"'{namespace.input}' is a folder, and the tasks read no recordings. Set a file as --input.")
     file = None if namespace.input is None else open_rows(Path(namespace.input), reader.names, USUAL)
     inputs = read_inputs(file, reader, namespace.text)
     settings = {"model": namespace.model, "weights": _version(namespace.model, model), **asked, **columns}
     output = None if namespace.output is None else AnswerFile(Path(namespace.output), settings)
+    answering = Answering(pipeline, namespace.tasks, file)
     with _progress(file) as progress:
         while window := list(islice(inputs, WINDOW)):
             if output is None:
-                sys.stdout.writelines(_answers(pipeline, window, namespace.tasks, file))
+                sys.stdout.writelines(answering.lines(window))
                 sys.stdout.flush()
             elif output.takes(window):
-                output.write(_answers(pipeline, window, namespace.tasks, file))
+                output.write(answering.lines(window))
             progress.update(len(window))
     if output is not None:
         output.finish()
+    answering.check()
+
+
+def _stride(given: list[float] | None) -> float | list[float] | None:
+    return given[0] if given is not None and len(given) == 1 else given
 
 
 def _check(namespace: argparse.Namespace, words: Sequence[str]) -> None:
@@ -101,7 +124,7 @@ def _check(namespace: argparse.Namespace, words: Sequence[str]) -> None:
         raise ValueError(f"--{of_files} applies to the rows of a file. Set --input FILE, or remove it.")
     if namespace.id_column and namespace.include_line_numbers:
         raise ValueError("Both --id_column and --include_line_numbers set the 'id'. Remove one of them.")
-    if namespace.input is not None and not Path(namespace.input).is_file():
+    if namespace.input is not None and not Path(namespace.input).exists():
         raise ValueError(f"There is no file '{namespace.input}'. Check --input.")
 
 
@@ -118,32 +141,82 @@ def read_inputs(file: RowFile | None, reader: Columns, text: str | None = None) 
         yield reader.read(file, number, row)
 
 
-def _answers(
-    pipeline: MultiTaskPipeline, window: list[Input], tasks: list[str] | None, file: RowFile | None
-) -> list[str]:
-    """The output lines for a window of inputs, which are batched without any other inputs."""
-    answers: list[dict[str, object]] = [{} for _ in window]
-    parts: dict[tuple[str, ...] | None, list[tuple[int, object]]] = {}
-    for place, one in enumerate(window):
-        for group, value in one.parts:
-            parts.setdefault(group, []).append((place, value))
-    for group, members in parts.items():
-        only = {} if group is None or tasks is None else {"tasks": group}
+class Answering:
+    """Answers windows of inputs, each without any other inputs.
+
+    Args:
+        pipeline: of the model.
+        tasks: names of the tasks to run; all if None.
+        file: that the inputs come from; None for a single text.
+    """
+
+    def __init__(self, pipeline: MultiTaskPipeline, tasks: list[str] | None, file: RowFile | None) -> None:
+        self.pipeline, self.tasks, self.file = pipeline, tasks, file
+        self.failed: list[str] = []  # rows whose recording cannot be used, and why
+
+    def lines(self, window: list[Input]) -> list[str]:
+        """The output lines; that of a row whose recording cannot be used has the reason as ``error``.
+
+        Raises:
+            ValueError: another input cannot be answered.
+        """
+        answers: list[dict[str, object]] = [{} for _ in window]
+        errors: dict[int, str] = {}
+        parts: dict[tuple[str, ...] | None, list[tuple[int, object]]] = {}
+        for place, one in enumerate(window):
+            for group, value in one.parts:
+                parts.setdefault(group, []).append((place, value))
+        for group, members in parts.items():
+            usable, found = self._answered(members, window, group, errors)
+            for (place, _), answer in zip(usable, found, strict=True):
+                answers[place] |= {name: value for name, value in answer.items() if group is None or name in group}
+        for _, reason in sorted(errors.items()):
+            self.failed.append(reason)
+            sys.stderr.write(f"{reason}\n")
+        names = self.pipeline.model.config.task_names
+        lines = []
+        for place, one in enumerate(window):
+            answer = {name: answers[place][name] for name in names if name in answers[place]}
+            error = {"error": errors[place]} if place in errors else {}
+            lines.append(json.dumps({**one.told, **answer, **error}, ensure_ascii=False) + "\n")
+        return lines
+
+    def _answered(
+        self,
+        members: list[tuple[int, object]],
+        window: list[Input],
+        group: tuple[str, ...] | None,
+        errors: dict[int, str],
+    ) -> tuple[list[tuple[int, object]], list[dict[str, object]]]:
+        """The inputs that can be used, by their places, and their answers."""
+        only = {} if group is None or self.tasks is None else {"tasks": group}
         try:
-            found = pipeline([value for _, value in members], **only)
+            return members, self.pipeline([value for _, value in members], **only)
         except InputError as problem:
-            if file is None:
+            if self.file is None:
                 raise ValueError(problem.reason) from None
-            number = window[members[problem.place][0]].number
-            raise ValueError(f"{file.where(number)}: {problem.reason}") from None
-        for (place, _), answer in zip(members, found, strict=True):
-            answers[place] |= {name: value for name, value in answer.items() if group is None or name in group}
-    names = pipeline.model.config.task_names
-    ordered = [{name: answer[name] for name in names if name in answer} for answer in answers]
-    return [
-        json.dumps({**one.told, **answer}, ensure_ascii=False) + "\n"
-        for one, answer in zip(window, ordered, strict=True)
-    ]
+            if not isinstance(problem.__cause__, SoundError):
+                number = window[members[problem.place][0]].number
+                raise ValueError(f"{self.file.where(number)}: {problem.reason}") from None
+        unusable = self.pipeline.unusable([value for _, value in members], **only)
+        for member, reason in unusable.items():
+            place = members[member][0]
+            errors[place] = f"{self.file.where(window[place].number)}: {reason}"
+        usable = [member for number, member in enumerate(members) if number not in unusable]
+        return self._answered(usable, window, group, errors)
+
+    def check(self) -> None:
+        """Say at the end that rows have no answer.
+
+        Raises:
+            ValueError: some have none.
+        """
+        if self.failed:
+            rows = "1 row has no answer" if len(self.failed) == 1 else f"{len(self.failed)} rows have no answer"
+            raise ValueError(
+                f"{rows}, because the recording cannot be used; the output has the `error` in place of it, and the "
+                f"answers to all other rows. The first: {self.failed[0]}"
+            )
 
 
 def _progress(file: RowFile | None) -> tqdm:

@@ -16,6 +16,7 @@ TABLES = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _JSON = (".json", ".jsonl", ".ndjson")
 _LINES = (".jsonl", ".ndjson")
 _TEXT = (".txt", ".text")
+_SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff", ".au")
 _DELIMITERS = (",", "\t", ";", "|")
 _ALONE = ("text", "sentence")  # headers of a table with one column; other words may also begin a text file
 # The beginning of JSON: an object with or without a key, or a list of objects, texts or lists, or an empty list.
@@ -31,7 +32,7 @@ class RowFile:
     Args:
         path: of the file.
         kind: ``"text"``, one text per line; ``"lines"``, one JSON value per line; ``"list"``, one JSON list, or one
-            object; ``"table"``, cells below a header.
+            object; ``"table"``, cells below a header; ``"folder"``, recordings.
         delimiter: between the cells.
     """
 
@@ -47,6 +48,8 @@ class RowFile:
         Raises:
             ValueError: a row cannot be read.
         """
+        if self.kind == "folder":
+            return enumerate(({"audio": name, "file": name} for name in recordings_in(self.path)), 1)
         if self.kind == "text":
             return ((number, line.rstrip("\r\n")) for number, line in read_lines(self.path))
         if self.kind == "lines":
@@ -58,11 +61,24 @@ class RowFile:
 
     def where(self, number: int) -> str:
         """The name of a row in messages."""
+        if self.kind == "folder":
+            return f"file '{recordings_in(self.path)[number - 1]}' of '{self.path}'"
         return f"{'row' if self.kind == 'list' else 'line'} {number} of '{self.path}'"
 
     def count(self) -> int:
         """The approximate number of rows."""
-        return sum(1 for _ in self.rows()) if self.kind == "list" else count_lines(self.path)
+        return sum(1 for _ in self.rows()) if self.kind in ("list", "folder") else count_lines(self.path)
+
+    @property
+    def folder(self) -> Path:
+        """To which files that it names are relative."""
+        return self.path if self.kind == "folder" else self.path.parent
+
+
+def recordings_in(folder: Path) -> list[str]:
+    """The recordings in a folder and those below it, by their paths in it, sorted."""
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in _SOUNDS and path.is_file())
+    return sorted(path.relative_to(folder).as_posix() for path in files)
 
 
 def open_rows(path: Path, own: Collection[str], usual: Collection[str]) -> RowFile:
@@ -79,6 +95,10 @@ def open_rows(path: Path, own: Collection[str], usual: Collection[str]) -> RowFi
     Raises:
         ValueError: the file does not exist, is not a text file, or contains invalid JSON.
     """
+    if path.is_dir():
+        if not recordings_in(path):
+            raise ValueError(f"The folder '{path}' has no recording ({', '.join(_SOUNDS)}). Check --input.")
+        return RowFile(path, "folder")
     if not path.is_file():
         raise ValueError(f"There is no file '{path}'. Check --input.")
     ending = Path(path.name.lower().removesuffix(".gz")).suffix

@@ -19,7 +19,9 @@ from transformers.utils import logging
 
 from ..modeling.config import close_match
 from ..modeling.values import check_values, hints_of, parameters_of, shown
+from ..tasks.recordings import dataset_of, undecoded
 from .document import Values
+from .folders import is_audio_folder, load_audio_folder
 from .jsonl import read_jsonl
 
 logger = logging.get_logger(__name__)
@@ -298,6 +300,8 @@ def _loaded(arguments: Values) -> Splits:
         files = DataFilesDict.from_patterns(get_data_patterns(folder), base_path=folder)
     if files:
         values["data_files"] = {str(split): list(map(_literal, names)) for split, names in files.items()}
+    if is_audio_folder(values):
+        return load_audio_folder(values)
     if path != "json" or not values.get("data_files"):
         return datasets.load_dataset(**values)
     # Each split is loaded alone: together, the types of the first would turn lists and numbers of others into strings.
@@ -329,7 +333,8 @@ def _literal(file: str) -> str:
 
 def _first(stream: datasets.IterableDataset, most: int | None) -> datasets.Dataset:
     """The first rows of a stream; all if None."""
-    return datasets.Dataset.from_list(list(stream if most is None else stream.take(most)), features=stream.features)
+    stream = undecoded(stream)
+    return dataset_of(list(stream if most is None else stream.take(most)), stream.features)
 
 
 def _check_lines(name: str, file: str) -> None:

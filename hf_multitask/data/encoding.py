@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import torch
 
 from ..modeling.inputs import InputEncoder
 from ..modeling.processors import tokenizer_of
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from ..tasks.columns import Cells, Columns, References
 
 CUT = "cut"
+_CHUNK = 32  # rows of another modality than text that are read and written together
 
 
 @dataclass
@@ -163,6 +167,7 @@ def encode_dataset(
     split: str,
     training: bool,
     vocabulary: str | None = None,
+    workers: int = 0,
 ) -> Encoded:
     """Tokenize a dataset and align its labels; ``datasets`` caches the result by everything that it depends on.
 
@@ -175,6 +180,7 @@ def encode_dataset(
         split: name of the split, for messages.
         training: whether a label outside ``label_names`` is always an error.
         vocabulary: the result of :func:`digest_of` for the processor, which takes long; computed if None.
+        workers: processes that read rows of another modality than text; this one if 0.
 
     Raises:
         ValueError: a row or a label is invalid; the message names the task, the row and the column.
@@ -190,6 +196,13 @@ def encode_dataset(
         allowed = not training and getattr(task, "unseen_labels", "") == "count_wrong"
         unseen[str(task.name)] = unknown if allowed else []
     encoder = RowEncoder(tasks, tokenizer, config, split, dataset, unseen, training=training)
+    options: dict[str, object] = {"desc": f"Tokenizing {name} ({split})"}
+    reader = tasks[0].reader
+    if reader.modality != TEXTS:
+        options["desc"] = f"Reading {reader.modality} of {name} ({split})"
+        if all(task.keeps_rows for task in tasks):  # other types combine the rows of a chunk
+            number = min(workers, len(dataset))
+            options |= {"batch_size": _CHUNK, "writer_batch_size": _CHUNK, "num_proc": number if number > 1 else None}
     rows = (
         tasks[0]
         .stored(dataset)
@@ -201,10 +214,10 @@ def encode_dataset(
             with_indices=True,
             remove_columns=encoder.columns,
             new_fingerprint=_fingerprint(dataset, tasks, encoder.encoder, unseen, vocabulary, training),
-            desc=f"Tokenizing {name} ({split})",
+            **options,
         )
     )
-    return Encoded(name, rows, unseen, tasks[0].reader, encoder.encoder.limit)
+    return Encoded(name, rows, unseen, reader, encoder.encoder.limit)
 
 
 def encode_stream(
@@ -233,8 +246,10 @@ def encode_stream(
                 f"{task.type} combines the rows of its data into blocks or groups, which is not possible for a stream. "
                 "Use an ordinary dataset."
             )
+    from ..tasks.recordings import undecoded
+
     names = [str(task.name) for task in tasks]
-    dataset = tasks[0].stored(dataset)
+    dataset = undecoded(tasks[0].stored(dataset))
     encoder = RowEncoder(tasks, tokenizer, config, "train", first_rows(dataset), {task: [] for task in names})
     return Stream(name, dataset, names, encoder, encoder.columns, declared_rows(dataset))
 
@@ -271,9 +286,13 @@ class RowEncoder:
         self.classes = {column: names for column in self.columns if (names := class_names(sample, column)) is not None}
         fast = getattr(self.encoder.processor, "is_fast", False)
         self.offsets = fast and any(task.aligns_words for task in tasks)
+        self.process = os.getpid()
 
     def __call__(self, rows: Columns, indices: list[int]) -> Columns:
         """Features of some rows, whose indices are used in messages."""
+        if os.getpid() != self.process:  # one process of several, which would wait for the threads of the others
+            torch.set_num_threads(1)
+            self.process = os.getpid()
         lead, split = self.lead, self.split
         numbers = {column: _named(rows[column], range(len(names))) for column, names in self.classes.items()}
         rows = rows | {column: _named(rows[column], names) for column, names in self.classes.items()}

@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch.utils.data import DataLoader
 
+from ..modeling.readers import Row
 from .batch import MicroBatch, ModelInputs
 from .forwards import split_by_length
 from .mixture import Feature, Mixture, MixtureCollator
@@ -17,7 +18,6 @@ from .sampler import StepSampler
 # Cost of an additional forward pass, in tokens. On a CPU it is mostly the accumulation of gradients in the backward
 # pass: for the 23 million parameters of MiniLM, as long as 53 to 60 tokens. So few tokens do not fill an accelerator.
 OVERHEAD_CPU, OVERHEAD_ACCELERATOR = 64, 2048
-_NEVER = 2**40
 
 
 class StepCollator:
@@ -27,10 +27,10 @@ class StepCollator:
 
     Args:
         collator: creates a batch from features.
-        overhead: see :func:`split_by_length`.
+        overhead: see :func:`split_by_length`; rows of a modality stay together if None.
     """
 
-    def __init__(self, collator: MixtureCollator, overhead: int) -> None:
+    def __init__(self, collator: MixtureCollator, overhead: int | None) -> None:
         self.collator = collator
         self.overhead = overhead
 
@@ -39,7 +39,7 @@ class StepCollator:
         groups = [
             [own[place] for place in group]
             for own in self._by_modality(features)
-            for group in split_by_length([self.collator.length(features[row]["inputs"]) for row in own], self.overhead)
+            for group in self._split([features[row]["inputs"] for row in own])
         ]
         return {
             "forwards": [self._forward([features[row] for row in group]) for group in groups],
@@ -51,6 +51,13 @@ class StepCollator:
 
     def _forward(self, features: Sequence[Feature]) -> ModelInputs:
         return cast(ModelInputs, {**self.collator(features), **self.collator.mask_seeds(features)})
+
+    def _split(self, inputs: Sequence[Row]) -> list[list[int]]:
+        """The forward passes of rows of one modality."""
+        if self.overhead is None:
+            return [list(range(len(inputs)))]
+        lengths = [self.collator.length(row) for row in inputs]
+        return split_by_length(lengths, self.overhead, self.collator.most(inputs[0]))
 
     def _by_modality(self, features: Sequence[Feature]) -> list[list[int]]:
         """The rows of each modality."""
@@ -93,7 +100,7 @@ class StepLoader(DataLoader):
         in_parts: bool = True,
         **kwargs: object,
     ) -> None:
-        overhead = (OVERHEAD_CPU if device == "cpu" else OVERHEAD_ACCELERATOR) if in_parts else _NEVER
+        overhead = (OVERHEAD_CPU if device == "cpu" else OVERHEAD_ACCELERATOR) if in_parts else None
         super().__init__(
             mixture,
             batch_sampler=sampler,

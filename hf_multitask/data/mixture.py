@@ -19,6 +19,7 @@ from .sampler import offsets
 from .stream import Stream
 
 Feature = dict[str, Any]
+_VALUES = (list, np.ndarray)  # of a model input; arrays come from a stream, whose rows are not stored
 
 
 class Mixture(Dataset[Feature]):
@@ -41,6 +42,11 @@ class Mixture(Dataset[Feature]):
     @cached_property
     def _lengths(self) -> dict[str, np.ndarray]:
         return {dataset.name: np.array(dataset.lengths()) for dataset in self.datasets if isinstance(dataset, Encoded)}
+
+    def costs(self) -> dict[str, np.ndarray]:
+        """The same in tokens, whatever the modality: how much of a forward pass a row takes."""
+        grains = {dataset.name: dataset.reader.grain for dataset in self.datasets if isinstance(dataset, Encoded)}
+        return {name: of_rows / grains[name] for name, of_rows in self.lengths().items()}
 
     @property
     def streams(self) -> dict[str, Stream]:
@@ -98,7 +104,7 @@ class Mixture(Dataset[Feature]):
 def feature(values: Row, tasks: Sequence[str]) -> Feature:
     """The model inputs and the labels of some tasks for a row of an encoded dataset."""
     return {
-        "inputs": {key: value for key, value in values.items() if isinstance(value, list) and ":" not in key},
+        "inputs": {key: value for key, value in values.items() if isinstance(value, _VALUES) and ":" not in key},
         "labels": {task: values[label_column(task)] for task in tasks if values[label_column(task)] is not None},
     }
 
@@ -160,8 +166,15 @@ class MixtureCollator:
         return {**batch, "task_rows": task_rows, "labels": labels}
 
     def reader(self, inputs: Row) -> Reader:
-        """The reader that made the inputs of a row."""
-        return next(reader for name, reader in self.readers.items() if name in inputs)
+        """The reader that made the inputs of a row.
+
+        Raises:
+            ValueError: there is none.
+        """
+        for name, reader in self.readers.items():
+            if name in inputs:
+                return reader
+        raise ValueError(f"A row should have one of the inputs {', '.join(self.readers)}. Found {', '.join(inputs)}.")
 
     def mask_seeds(self, features: Sequence[Feature]) -> dict[str, torch.Tensor]:
         """For rows that the backbone masks in training, the input ``mask_seeds`` (B,), of seed, step and row only."""
@@ -176,6 +189,12 @@ class MixtureCollator:
             return max(inputs[WINDOWS])
         reader = self.reader(inputs)
         return max(map(reader.length, _texts(inputs, reader)))
+
+    def most(self, inputs: Row) -> int | None:
+        """How many of these tokens, padding included, a forward pass of several such rows has at most; None for any."""
+        reader = self.reader(inputs)
+        most = reader.most(self.tokenizer)
+        return None if most is None else most // reader.grain
 
     def _masked(self, feature: Feature) -> Feature:
         """A row with the random changes of its task, which depend on seed, step and row only."""
@@ -199,8 +218,8 @@ def _texts(inputs: Row, reader: Reader) -> list[Inputs]:
         return rows_of({name: list(_split(values, lengths, len(lengths))) for name, values in rest.items()})
     value = inputs[reader.input_names[0]]
     for _ in range(reader.dimensions):
-        value = value[0] if value else None
-        if not isinstance(value, list):
+        value = value[0] if len(value) else None
+        if not isinstance(value, _VALUES):
             return [dict(inputs)]
     return rows_of(inputs)
 

@@ -83,7 +83,7 @@ class StepSampler(Sampler[list[int]]):
         sizes: rows of each dataset; 0 for a stream of unknown size.
         rates: their shares.
         streams: names of the datasets that are streams.
-        lengths: number of tokens of every row of each dataset, without streams.
+        lengths: number of tokens of every row of each dataset, or what the row costs in tokens, without streams.
         window: number of steps of a window.
         rows_per_step: W x A x R rows: ranks, accumulation, batch size per device.
         total_steps: optimizer steps of the whole training, for shares that change during training; those of one epoch

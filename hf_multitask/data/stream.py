@@ -37,9 +37,10 @@ class StreamError(ValueError):
 
 def first_rows(stream: IterableDataset) -> Dataset:
     """The first rows of a stream, at most ten, which show its columns and their types."""
-    from datasets import Dataset
+    from ..tasks.recordings import dataset_of, undecoded
 
-    return Dataset.from_list(list(stream.with_format(None).take(_HEAD)), features=stream.features)
+    stream = undecoded(stream).with_format(None)
+    return dataset_of(list(stream.take(_HEAD)), stream.features)
 
 
 def declared_rows(stream: IterableDataset) -> int:

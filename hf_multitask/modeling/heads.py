@@ -93,6 +93,8 @@ class Head(nn.Module, ABC):
     writes: ClassVar[bool] = False
     # Whether it reads frames, of which a batch has other numbers than its mask.
     reads_audio: ClassVar[bool] = False
+    # Whether its outputs for chunks of a recording, joined, are those of the recording.
+    joins_chunks: ClassVar[bool] = False
     # Whether the stock model of a task is the backbone alone.
     stock_is_backbone: ClassVar[bool] = False
     # Names of the outputs of a task that names none.

@@ -9,16 +9,18 @@ import torch
 from transformers import Pipeline
 
 from .aliases import Open, Settings, TaskDict, Values
+from .chunks import LENGTH, STRIDE, Chunking
 from .finite import check_weights
 from .generation import check_generate_kwargs, generation_settings
 from .keywords import check_keywords, check_whole
 from .kinds import reader_of
 from .processors import Processors
 from .readers import Reading
+from .sound import SoundError
 
 _INPUTS = "a text or a dict with 'text', 'question' and 'context', or 'question' and 'choices'"
 _FIRST = ("text", "question")  # one of which such an input has
-_KNOWN = ("tasks", "generate_kwargs", "batch_size", "num_workers")
+_KNOWN = ("tasks", "generate_kwargs", LENGTH, STRIDE, "batch_size", "num_workers")
 _OPTION = "It is an option of the task, which the model's configuration holds."
 _LOGITS = "model(**tokens).logits[task] holds the scores of all labels."
 _LOADING = "Give it in model_kwargs={...} of pipeline(...)."
@@ -60,6 +62,8 @@ class MultiTaskPipeline(Pipeline):
     file, samples at the rate of the feature extractor, or ``{"array": ..., "sampling_rate": ...}``.
 
     ``tasks=["ner"]`` asks some of the tasks only, ``generate_kwargs={...}`` goes to ``generate`` of those that write.
+    ``chunk_length_s`` has ``automatic-speech-recognition`` by CTC read long recordings in chunks of so many seconds,
+    which overlap by ``stride_length_s`` on each side, a sixth of a chunk where None.
 
     Returns:
         A dict by task: a label with its score, a list of spans or tags, or the answer of the task's type.
@@ -90,6 +94,7 @@ class MultiTaskPipeline(Pipeline):
                 f"`task` is the kind of the pipeline, 'multitask'. Found '{self.task}'. To ask one task of the model, "
                 f"give tasks=['{self.task}']."
             )
+        self._chunking(self._preprocess_params)
         for task in self.model.config.tasks:
             reader_of(task).processor(self._given)
         check_weights(self.model, "so its answers would mean nothing. Take an earlier checkpoint, or train it again.")
@@ -98,6 +103,8 @@ class MultiTaskPipeline(Pipeline):
         self,
         tasks: Sequence[str] | None = None,
         generate_kwargs: Settings | None = None,
+        chunk_length_s: float | None = None,
+        stride_length_s: float | Sequence[float] | None = None,
         **unknown: Any,
     ) -> tuple[Values, ...]:
         if unknown:
@@ -113,7 +120,18 @@ class MultiTaskPipeline(Pipeline):
                 self.model.config.task(name)
         if generate_kwargs is not None:
             self._check_generate_kwargs(generate_kwargs)
-        return {} if tasks is None else {"tasks": names}, dict(generate_kwargs or {}), {}
+        given = {"tasks": None if tasks is None else names, LENGTH: chunk_length_s, STRIDE: stride_length_s}
+        reading = {name: value for name, value in given.items() if value is not None}
+        return reading, dict(generate_kwargs or {}), {}
+
+    def _chunking(self, reading: Values) -> Chunking | None:
+        """How recordings are cut; None where they are not."""
+        chunking = Chunking.of(reading)
+        if chunking is not None and not any(head.joins_chunks for head in self.model.heads.values()):
+            raise ValueError(
+                f"`{LENGTH}` is for tasks of automatic-speech-recognition by CTC, and the model has none. Leave it out."
+            )
+        return chunking
 
     def _check_generate_kwargs(self, given: object) -> None:
         if not isinstance(given, Mapping):
@@ -135,6 +153,7 @@ class MultiTaskPipeline(Pipeline):
         _check_sizes(kwargs)
         given = {name: value for name, value in kwargs.items() if name not in ("batch_size", "num_workers")}
         reading = self._preprocess_params | self._sanitize_parameters(**given)[0]
+        self._chunking(reading)
         if isinstance(inputs, Iterator):
             return self._stream(inputs, reading, kwargs)
         if not isinstance(inputs, Sequence) or isinstance(inputs, str | bytes):
@@ -167,6 +186,19 @@ class MultiTaskPipeline(Pipeline):
                 self._name_place([(place, last)], reading)
                 raise
 
+    def unusable(self, inputs: Sequence[object], **kwargs: Any) -> dict[int, str]:
+        """By place, why a recording among some inputs cannot be used; other mistakes are left to a call."""
+        reading = self._preprocess_params | self._sanitize_parameters(**kwargs)[0]
+        found: dict[int, str] = {}
+        for place, value in enumerate(inputs):
+            try:
+                self.preprocess(value, **reading)
+            except SoundError as problem:
+                found[place] = str(problem)
+            except (ValueError, TypeError):
+                continue
+        return found
+
     def _name_place(self, numbered: Iterable[tuple[int, object]], reading: Values) -> None:
         """Say which input cannot be read, where an error is the fault of one."""
         for place, value in numbered:
@@ -175,8 +207,9 @@ class MultiTaskPipeline(Pipeline):
             except (ValueError, TypeError) as problem:
                 raise InputError(place, str(problem)) from problem
 
-    def preprocess(self, inputs: object, tasks: list[str] | None = None) -> Values:
+    def preprocess(self, inputs: object, tasks: list[str] | None = None, **chunks: Any) -> Values:
         """One input to what each task reads of it."""
+        chunking = self._chunking(chunks)
         row = self._row_of(inputs)
         if row.get("text") is None and row.get("tokens") is not None:
             row = {**row, "text": row["tokens"]}
@@ -187,11 +220,15 @@ class MultiTaskPipeline(Pipeline):
             raise ValueError(f"An input should be {_INPUTS}{more}. Found {inputs!r}.")
         readings = {}
         for task in config.tasks:
-            name, reader = task["name"], reader_of(task)
+            name: str = task["name"]
+            reader: Any = reader_of(task)
             if tasks is None or name in tasks:
                 encoder = self._encoder(task)
                 if reader.accepts(task, row, encoder):
-                    readings[name] = reader.read(task, row, encoder)
+                    if chunking is not None and self.model.heads[name].joins_chunks:
+                        readings[name] = reader.read_chunks(task, row, encoder, chunking)
+                    else:
+                        readings[name] = reader.read(task, row, encoder)
         wrong = [name for name in tasks or [] if name not in readings]
         if wrong or not readings:
             task = config.task(wrong[0] if wrong else config.task_names[0])
@@ -238,6 +275,8 @@ class MultiTaskPipeline(Pipeline):
         answers: list[Values] = [{} for _ in items]
         for modality in dict.fromkeys(reader_of(task).modality for task in self.model.config.tasks):
             self._read(items, answers, modality)
+        for item, answer in zip(items, answers, strict=True):
+            self._read_chunks(item, answer, len(items))
         self._write(items, answers, generate_kwargs)
         ordered = [
             {name: answer[name] for name in self.model.config.task_names if name in answer} for answer in answers
@@ -253,7 +292,7 @@ class MultiTaskPipeline(Pipeline):
         for number, readings in enumerate(items):
             for name, reading in readings.items():
                 reader = reader_of(self.model.config.task(name))
-                if reader.writes or reader.modality != modality:
+                if reader.writes or reader.modality != modality or reading.frames is not None:
                     continue
                 padded = reader.padded
                 for key, row in reading.rows:
@@ -284,6 +323,28 @@ class MultiTaskPipeline(Pipeline):
                 rest = items[number][name].rest
                 reader = reader_of(task)
                 answers[number][name] = reader.answer(task, of_item, rest, self.model, reader.processor(given))
+
+    def _read_chunks(self, readings: dict[str, Reading], answers: Values, most: int) -> None:
+        """Answers of tasks that read an input in chunks, which they share, a few of them in a pass."""
+        own = {name: reading for name, reading in readings.items() if reading.frames is not None}
+        if not own:
+            return
+        given, joined = self._given, {name: list[torch.Tensor]() for name in own}
+        reading = next(iter(own.values()))
+        frames: Sequence[tuple[int, int]] = reading.frames or ()
+        padded = reader_of(self.model.config.task(next(iter(own)))).padded
+        for start in range(0, len(frames), most):
+            rows = [row for _, row in reading.rows[start : start + most]]
+            batch = {key: value.to(self.device) for key, value in padded(given, rows).items()}
+            logits = self.model(**batch, tasks=list(own)).logits
+            for name, parts in joined.items():
+                of_chunks = zip(logits[name].float().cpu(), frames[start : start + most], strict=True)
+                parts += [of_chunk[slice(*counted)] for of_chunk, counted in of_chunks]
+        for name, parts in joined.items():
+            task = self.model.config.task(name)
+            reader = reader_of(task)
+            processor = reader.processor(given)
+            answers[name] = reader.answer(task, torch.cat(parts), own[name].rest, self.model, processor)
 
     def _write(self, items: list[dict[str, Reading]], answers: list[Values], kwargs: Values) -> None:
         """Answers of the tasks that write."""

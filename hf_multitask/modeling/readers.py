@@ -33,11 +33,14 @@ class Reading:
             which then share the pass of the backbone.
         rest: what the answer needs beside the logits.
         cut: whether the input was longer than the limit, for readers of another modality than text.
+        frames: of rows that are chunks of one recording, the first frame of each that counts, and the one after the
+            last.
     """
 
     rows: list[tuple[Hashable, Values]]
     rest: Open
     cut: bool = False
+    frames: list[tuple[int, int]] | None = None
 
 
 def token_words(encoding: BatchEncoding) -> TokenWords:
@@ -113,6 +116,10 @@ class Reader:
             format_version: of the model.
         """
         return Encoder(self.processor(given), config, task, format_version)
+
+    def most(self, given: object) -> int | None:  # noqa: ARG002
+        """The length, padding included, that a forward pass of several rows has at most in training; None for any."""
+        return None
 
     def padded(self, given: object, rows: Sequence[Settings], side: str = "right") -> dict[str, torch.Tensor]:
         """Model inputs of B rows as tensors (B, L, ...)."""

@@ -17,6 +17,7 @@ from .aliases import Open
 # The keys of a recording that is a mapping, and of those that hold its samples.
 KEYS = ("array", "raw", "bytes", "path")
 _SAMPLES = ("array", "raw")
+_ENDLESS = 0x7FFF0000  # bytes of a wav file from which on its length is unknown
 
 
 class SoundError(ValueError):
@@ -108,6 +109,8 @@ def _samples(value: Open, rate: int) -> tuple[np.ndarray, int]:
                 )
             return _numbers(value[key]), int(own)
         given = value.get("bytes") or value.get("path")
+        if given is None and any(key in value for key in KEYS):
+            raise SoundError("there is no audio. Fix or remove the row.")
         if isinstance(given, str | Path | bytes):
             return _decoded(given)
         raise SoundError(
@@ -146,6 +149,9 @@ def _decoded(source: str | Path | bytes) -> tuple[np.ndarray, int]:
             raise SoundError(f"the file '{source}' is empty. Fix or remove the row.")
     elif not source:
         raise SoundError("the recording has no bytes. Fix or remove the row.")
+    missing = _missing_bytes(source)
+    if missing:
+        raise SoundError(f"{name}: the end is missing, {missing} bytes of samples. Fix or remove the row.")
     try:
         samples, rate = soundfile.read(
             io.BytesIO(source) if isinstance(source, bytes) else str(source), dtype="float32", always_2d=True
@@ -154,6 +160,25 @@ def _decoded(source: str | Path | bytes) -> tuple[np.ndarray, int]:
         said = " ".join(str(getattr(problem, "error_string", problem)).split()).rstrip(".")
         raise SoundError(f"{name} cannot be read as audio ({said}). Give wav, flac, ogg or mp3.") from problem
     return cast(np.ndarray, samples[:, 0] if samples.shape[1] == 1 else samples), int(rate)
+
+
+def _missing_bytes(source: str | Path | bytes) -> int:
+    """Bytes of samples that a wav file declares and does not have; libsndfile reads those that are there.
+
+    Files of unknown length, which are written to a pipe, declare none or the most that there can be.
+    """
+    with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        head = file.read(12)
+        if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+            return 0
+        while len(chunk := file.read(8)) == 8:
+            length = int.from_bytes(chunk[4:], "little")
+            if chunk[:4] == b"data":
+                return max(file.tell() + length - size, 0) if length < _ENDLESS else 0
+            file.seek(length + length % 2, io.SEEK_CUR)
+    return 0
 
 
 def _package(name: str, what: str) -> ModuleType:

@@ -4,7 +4,8 @@ Legend: N rows of one task, S samples, F frames, D hidden, C classes, V symbols,
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,7 +17,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, AutoModelForCTC, PreTrainedConfig
 
-from .aliases import AutoClass, Open, Settings, TaskDict
+from .aliases import AutoClass, Open, Settings, TaskDict, Values
+from .chunks import Chunking
 from .config import FORMAT_VERSION
 from .examples import AUDIO, Example
 from .heads import Head, SequenceClassificationHead, at_least_float32
@@ -25,9 +27,12 @@ from .keywords import parameter_names
 from .native import Over, States, base_name, stock_head
 from .processors import extractor_of
 from .readers import Reader, Reading, Row, TokenWords
-from .sound import KEYS, SoundError, frames_of, read_sound, samples_of
+from .sound import KEYS, Sound, SoundError, frames_of, read_sound, samples_of
 
 PAD = "<pad>"  # the blank of CTC
+# Of recordings in a forward pass of training: 3.2 million samples at 16 kHz, as wav2vec 2.0 (NeurIPS 2020, appendix B,
+# https://arxiv.org/abs/2006.11477) has on one GPU.
+MOST_SECONDS = 200
 _FILL = -1e4  # of a symbol in a frame of padding, whose probability is 0 in every dtype
 
 
@@ -81,6 +86,10 @@ class AudioReader(Reader):
         limit = (task or {}).get("max_length")
         return InputEncoder(self.processor(given), config, self.input_names[:1], limit=limit)
 
+    def most(self, given: object) -> int | None:
+        """See :class:`Reader`."""
+        return int(MOST_SECONDS * extractor_of(given).sampling_rate)
+
     def padded(self, given: object, rows: Sequence[Settings], side: str = "right") -> dict[str, torch.Tensor]:  # noqa: ARG002
         """Samples (B, S) and their mask, filled with zeros on the right."""
         waves = [torch.as_tensor(row["input_values"], dtype=torch.float32) for row in rows]
@@ -102,17 +111,42 @@ class AudioReader(Reader):
         """
         extractor = self.extractor(encoder)
         sound = read_sound(row["audio"], extractor.sampling_rate)
-        cut = encoder.limit is not None and len(sound.samples) > encoder.limit
-        samples = sound.samples[: encoder.limit]
+        return self._whole(task, sound, encoder)
+
+    def read_chunks(self, task: Row, row: Row, encoder: InputEncoder, chunking: Chunking) -> Reading:
+        """A recording in chunks, whatever its length; one that is no longer than a chunk as :meth:`read` has it.
+
+        Raises:
+            SoundError: the recording cannot be used.
+        """
+        rate, stride = self.extractor(encoder).sampling_rate, math.prod(encoder.config.conv_stride)
+        sound = read_sound(row["audio"], rate)
+        chunks = list(chunking.cut(len(sound.samples), rate, stride))
+        if len(chunks) == 1:
+            return self._whole(task, sound, encoder, cuts=False)
+        chunks = [chunk for chunk in chunks if frames_of(encoder.config, chunk.samples[1] - chunk.samples[0]) > 0]
+        rows = [self._keyed(sound.samples[slice(*chunk.samples)], encoder)[0] for chunk in chunks]
+        frames = sum(end - start for start, end in (chunk.frames for chunk in chunks))
+        heard = Heard(frames, sound.mixed, sound.resampled)
+        return Reading(rows, heard, frames=[chunk.frames for chunk in chunks])
+
+    def _whole(self, task: Row, sound: Sound, encoder: InputEncoder, *, cuts: bool = True) -> Reading:
+        limit = encoder.limit if cuts else None
+        cut = limit is not None and len(sound.samples) > limit
+        samples = sound.samples[:limit]
         if cut:
             encoder.tell(
                 f"Task '{task['name']}': a recording is longer than {encoder.limit} samples and was cut; this is said "
                 "once. The task's max_length sets the limit."
             )
+        row, frames = self._keyed(samples, encoder)
+        return Reading([row], Heard(frames, sound.mixed, sound.resampled), cut)
+
+    def _keyed(self, samples: np.ndarray, encoder: InputEncoder) -> tuple[tuple[Hashable, Values], int]:
+        """Samples as a model input, under its key, and the frames that the backbone makes of it."""
         values, frames = self.features(samples, encoder)
         key = ("audio", hashlib.blake2b(values.tobytes(), digest_size=16).digest())
-        heard = Heard(frames, sound.mixed, sound.resampled)
-        return Reading([(key, {self.input_names[0]: values})], heard, cut)
+        return (key, {self.input_names[0]: values}), frames
 
     def extractor(self, encoder: InputEncoder) -> Open:
         """The feature extractor of an encoder."""
@@ -213,6 +247,7 @@ class SpeechRecognitionHead(Head):
 
     auto_class: ClassVar[AutoClass] = AutoModelForCTC
     reads_audio: ClassVar[bool] = True
+    joins_chunks: ClassVar[bool] = True
 
     @classmethod
     def outputs(cls, task: TaskDict) -> int:

@@ -100,6 +100,9 @@ class SpectrogramReader(AudioReader):
         """See :class:`Reader`: the same for every row, however long the recording is."""
         return 1
 
+    def most(self, given: object) -> None:
+        """See :class:`Reader`: none, as no row is longer than another."""
+
     def features(self, samples: np.ndarray, encoder: InputEncoder) -> tuple[np.ndarray, int]:
         """See :class:`AudioReader`: the spectrogram (F, M) up to the first frame after the recording."""
         extractor = self.extractor(encoder)

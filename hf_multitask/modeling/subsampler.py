@@ -22,6 +22,7 @@ from .language import Text2TextHead
 from .processors import Processors
 from .readers import Row
 from .sound import SoundError
+from .speech import MOST_SECONDS
 from .speech_to_text import TranscribingReader
 
 LOG_MEL, WAVEFORM = "log_mel", "waveform"
@@ -229,6 +230,10 @@ class SpokenReader(TranscribingReader):
             )
         return tokenizer
 
+    def most(self, given: object) -> int:  # noqa: ARG002
+        """See :class:`Reader`."""
+        return MOST_SECONDS * _PER_SECOND
+
     def load(self, name: str, **kwargs: Open) -> Open:
         """See :class:`Reader`."""
         return AutoTokenizer.from_pretrained(name, **kwargs)
@@ -280,6 +285,10 @@ class SpokenWaveReader(SpokenReader):
     unit: ClassVar[str] = "samples"
     grain: ClassVar[int] = 640
     dimensions: ClassVar[int] = 1
+
+    def most(self, given: object) -> int:  # noqa: ARG002
+        """See :class:`Reader`: at the default rate, as the reader of all tasks knows no other."""
+        return MOST_SECONDS * int(DEFAULTS["sampling_rate"])
 
 
 def embedded(subsampler: Subsampler, inputs: Values) -> Values:

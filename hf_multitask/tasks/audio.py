@@ -86,18 +86,17 @@ class AudioTask(Task):
 
     def stored(self, dataset: Dataset) -> Dataset:
         """See :meth:`Task.stored`: ``datasets.Audio`` as the files it holds, which the reader decodes."""
-        import datasets
+        from .recordings import undecoded
 
-        if not isinstance((dataset.features or {}).get(self.audio_column), datasets.Audio):
-            return dataset
-        return dataset.cast_column(self.audio_column, datasets.Audio(decode=False))
+        return undecoded(dataset)
 
     def located(self, dataset: Dataset, folders: Sequence[Path]) -> Dataset:
         """See :meth:`Task.located`."""
         column, stored = self.audio_column, self.stored(dataset)
         if column not in (stored.column_names or ()) or not folders:
             return stored
-        return stored.map(_located, fn_kwargs={"column": column, "folders": list(folders)})
+        kwargs: dict[str, object] = {} if hasattr(stored, "num_rows") else {"features": stored.features}
+        return stored.map(_located, fn_kwargs={"column": column, "folders": list(folders)}, **kwargs)
 
     def outside(self, dataset: Dataset) -> Hashable:
         """See :meth:`Task.outside`: size and time of every file."""

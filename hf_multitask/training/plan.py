@@ -122,6 +122,7 @@ class Plan:
                 training=training,
                 tokenizer=self.given,
                 config=self.runtime.model.config.backbone_config,
+                workers=self.runtime.args.dataloader_num_workers,
             )
 
     def _capped(self, data: Datasets, most: Mapping[str, int] | str | int | None) -> Datasets:
@@ -159,7 +160,7 @@ class Plan:
             mixture.sizes,
             self.rates,
             streams=mixture.streams,
-            lengths=mixture.lengths(),
+            lengths=mixture.costs(),
             rows_per_step=rows,
             total_steps=args.max_steps if args.max_steps > 0 else epochs,
             accumulation=args.gradient_accumulation_steps,

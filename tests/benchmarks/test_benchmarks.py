@@ -77,6 +77,18 @@ def test_throughput(setting, benchmark, folder, backbone_path, capsys):
     assert "ours, as a multiple of" in capsys.readouterr().out
 
 
+def test_audio_throughput(benchmark, tmp_path, capsys):
+    pytest.importorskip("soundfile")
+    words = ["--rows", "24", "--long", "0.3", "--turns", "2", "--turn", "2", "--batch", "4", "--hidden", "32"]
+    output = tmp_path / "figures.json"
+    figures = benchmark("audio_throughput").main([*words, "--layers", "1", "--output", str(output)])
+    assert list(figures) == ["ours", "plain random", "plain group"]
+    assert figures == json.loads(output.read_text())
+    assert figures["ours"]["padding"] < figures["plain random"]["padding"]
+    assert figures["plain random"]["forwards_per_step"] == 1
+    assert "ours, as a multiple of" in capsys.readouterr().out
+
+
 def test_overhead(benchmark, backbone_path, capsys):
     words = ["--steps", "4", "--turn", "2", "--batch", "4", "--rows", "24", "--backbone", backbone_path()]
     figures = benchmark("overhead").main(words)  # which refuses figures of unequal work

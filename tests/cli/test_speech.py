@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from processes import BLOCK, run
-from sounds import recordings, save_encoder, wav
+from sounds import extractor, recordings, save_encoder, wav
 
+from hf_multitask import AudioClassification, AutomaticSpeechRecognition, MultiTaskModel
 from hf_multitask.cli import main
 from hf_multitask.cli.recipe import read_recipe
 
@@ -53,6 +55,87 @@ assert type(pipe.model).__module__.startswith("transformers_modules")
 print(json.dumps(pipe(sys.argv[2])))
 """
 )
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A folder with a model that reads recordings, and six of them, of which two cannot be used."""
+    torch.manual_seed(0)
+    tasks = {"speaker": AudioClassification(label_names=["high", "low"]), "word": AutomaticSpeechRecognition(vocabulary=list("abc"))}  # fmt: skip
+    MultiTaskModel.from_backbone(save_encoder(tmp_path / "encoder"), tasks=tasks).save_pretrained(tmp_path / "out")
+    extractor().save_pretrained(tmp_path / "out")
+    (tmp_path / "calls" / "more").mkdir(parents=True)
+    for number, row in enumerate(recordings(6)):
+        name = f"more/{number}.WAV" if number == 5 else f"{number}.wav"
+        content = wav(row["audio"]["array"]) if number not in (1, 4) else b"no audio"
+        (tmp_path / "calls" / name).write_bytes(content)
+    return tmp_path
+
+
+REASON = "cannot be read as audio"
+
+
+@pytest.mark.parametrize("form", ["folder", "lines", "rows", "table"])
+def test_rows_beside_one_that_cannot_be_used_are_answered(form, saved, monkeypatch, capsys):
+    monkeypatch.chdir(saved)
+    names = [f"calls/{number}.wav" for number in range(5)] + ["calls/more/5.WAV"]
+    Path("names.txt").write_text("".join(f"{name}\n" for name in names))
+    Path("names.jsonl").write_text("".join(json.dumps({"audio": name}) + "\n" for name in names))
+    Path("names.csv").write_text("".join(f"{name}\n" for name in ["audio", *names]))
+    given = {"folder": "calls", "lines": "names.txt", "rows": "names.jsonl", "table": "names.csv"}[form]
+    assert main(["predict", "out", "--input", given, "--batch_size", "2"]) == 2
+    shown = capsys.readouterr()
+    answers = [json.loads(line) for line in shown.out.splitlines()]
+    first = {"folder": "file '1.wav' of 'calls'", "lines": "line 2", "rows": "line 2", "table": "line 3"}[form]
+    assert [set(answer) for answer in answers] == [{"error"} if number in (1, 4) else {"speaker", "word"} for number in range(6)]  # fmt: skip
+    assert answers[1]["error"].startswith(first) and REASON in answers[1]["error"]
+    assert "error: 2 rows have no answer" in shown.err and shown.err.count(first) == 2
+    assert main(["predict", "out", names[5]]) == 0
+    (alone,) = lines(capsys)
+    assert answers[5]["word"] == alone["word"] and answers[5]["speaker"]["label"] == alone["speaker"]["label"]
+
+
+def test_a_folder_is_answered_into_a_file_with_the_names(saved, monkeypatch, capsys):
+    monkeypatch.chdir(saved)
+    words = [
+        "predict",
+        "out",
+        "--input",
+        "calls",
+        "--tasks",
+        "word",
+        "--id_column",
+        "file",
+        "--output",
+        "answers.jsonl",
+    ]
+    assert main(words) == 2
+    answers = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
+    assert [answer["id"] for answer in answers] == ["0.wav", "1.wav", "2.wav", "3.wav", "4.wav", "more/5.WAV"]
+    assert ["error" in answer for answer in answers] == [False, True, False, False, True, False]
+    assert not Path("answers.jsonl.unfinished.json").exists()
+    capsys.readouterr()
+    for number in (1, 4):
+        Path(f"calls/{number}.wav").unlink()
+    chunks = ["--chunk_length_s", "0.1", "--stride_length_s", "0.02", "0.01"]
+    assert main(["predict", "out", "--input", "calls", "--tasks", "word", *chunks]) == 0
+    assert len(lines(capsys)) == 4
+
+
+def test_a_row_without_audio_is_told_beside_the_others(saved, monkeypatch, capsys):
+    monkeypatch.chdir(saved)
+    Path("rows.jsonl").write_text('{"audio": null}\n{"audio": "calls/0.wav"}\n')
+    assert main(["predict", "out", "--input", "rows.jsonl"]) == 2
+    first, second = lines(capsys)
+    assert first == {"error": "line 1 of 'rows.jsonl': there is no audio. Fix or remove the row."}
+    assert set(second) == {"speaker", "word"}
+
+
+def test_a_folder_without_recordings_is_refused(saved, monkeypatch, capsys):
+    monkeypatch.chdir(saved)
+    Path("empty").mkdir()
+    assert main(["predict", "out", "--input", "empty"]) == 2
+    assert "The folder 'empty' has no recording (.wav, .flac" in capsys.readouterr().err
 
 
 @pytest.mark.process

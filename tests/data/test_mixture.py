@@ -61,6 +61,12 @@ def test_labels_are_padded_behind_as_the_inputs(parts, tokenizer):
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 0, 0], [1] * 7]
 
 
+def test_without_a_cost_of_a_forward_rows_stay_together(parts):
+    mixture, collator = parts
+    (batch,) = StepCollator(collator, overhead=None)([mixture[row] for row in range(5)])["forwards"]
+    assert list(batch["input_ids"].shape) == [5, 5]
+
+
 def test_forwards_hold_all_rows(parts):
     mixture, collator = parts
     forwards = StepCollator(collator, overhead=1)([mixture[row] for row in range(5)])["forwards"]

@@ -76,6 +76,10 @@ def test_a_decoded_cell_is_read():
         (b"", "the recording has no bytes"),
         (b"no audio at all", "the bytes cannot be read as audio"),
         (wav(WAVE)[:30], "the bytes cannot be read as audio"),
+        (wav(WAVE)[:2000], "the bytes: the end is missing, 1244 bytes of samples. Fix or remove the row"),
+        (wav(WAVE, subtype="PCM_24")[:-1], "the bytes: the end is missing, 1 bytes"),
+        (wav(WAVE, kind="FLAC", subtype="PCM_16")[:1000], "the bytes cannot be read as audio"),
+        ({"path": None}, "there is no audio. Fix or remove the row"),
         ([], "the recording is empty"),
         (wav(WAVE[:0]), "the recording is empty"),
         (np.zeros(900), "the recording is silent"),
@@ -87,13 +91,23 @@ def test_a_decoded_cell_is_read():
         (object(), "the object is no audio"),
         ({"array": WAVE}, "Found `sampling_rate = None`"),
         ({"array": WAVE, "sampling_rate": -1}, "Found `sampling_rate = -1`"),
-        ({"bytes": None, "path": None}, r"a mapping should have .* Found \['bytes', 'path'\]"),
+        ({"bytes": None, "path": None}, "there is no audio. Fix or remove the row"),
+        ({"sampling_rate": RATE}, r"a mapping should have .* Found \['sampling_rate'\]"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_sentence(value, said):
     with pytest.raises(SoundError, match=said) as caught:
         read_sound(value, RATE)
     assert str(caught.value).rstrip().endswith(".") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("length", [0x7FFFFFFF, 0xFFFFFFFF])
+def test_a_file_of_unknown_length_is_read_to_its_end(length):
+    content = bytearray(wav(WAVE))
+    place = content.index(b"data") + 4
+    content[place : place + 4] = length.to_bytes(4, "little")
+    found = read_sound(bytes(content), RATE).samples
+    assert np.abs(found - WAVE).max() < 1e-4
 
 
 def test_an_empty_file_is_named(tmp_path):

@@ -62,8 +62,14 @@ def test_micro_batches_make_no_difference(options, trainer, build):
 
 
 def test_both_losses_fall_and_what_is_evaluated_is_what_the_pipeline_writes(trainer, build, tmp_path):
-    options = {"per_device_train_batch_size": 16, "learning_rate": 3e-3, "save_strategy": "steps", "save_steps": 60}
-    one = trainer(output_dir=str(tmp_path / "alone"), max_steps=80, **options)
+    options = {
+        "per_device_train_batch_size": 16,
+        "learning_rate": 5e-3,
+        "lr_scheduler_type": "constant",
+        "save_strategy": "steps",
+        "save_steps": 150,
+    }
+    one = trainer(output_dir=str(tmp_path / "alone"), max_steps=160, **options)
     rows = [batch["rows"] for batch in one.get_train_dataloader()]
     assert all(set(mixed) == {"translate", "word"} for mixed in rows)
     before = one.evaluate()
@@ -76,8 +82,8 @@ def test_both_losses_fall_and_what_is_evaluated_is_what_the_pipeline_writes(trai
     texts = [answer["word"]["text"] for answer in pipe([{"audio": audio} for audio in sounds["audio"]])]
     assert len(set(texts)) > 1 and after["eval_word_wer"] == pytest.approx(jiwer.wer(list(sounds["text"]), texts))
     assert after["eval_word_word_accuracy"] == pytest.approx(max(0, 1 - after["eval_word_wer"]))
-    again = trainer(output_dir=str(tmp_path / "resumed"), max_steps=80, **options)
-    again.train(resume_from_checkpoint=str(tmp_path / "alone" / "checkpoint-60"))
+    again = trainer(output_dir=str(tmp_path / "resumed"), max_steps=160, **options)
+    again.train(resume_from_checkpoint=str(tmp_path / "alone" / "checkpoint-150"))
     again.save_model()
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("resumed", "alone"))
     assert all(torch.equal(value, ours[name]) for name, value in theirs.items())

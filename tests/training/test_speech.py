@@ -123,6 +123,39 @@ class Draws(TrainerCallback):
         np.random.rand(int(1000 * time.time()) % 50 + 1)
 
 
+def shapes(trainer):
+    """The model inputs of the forwards of every micro-batch."""
+    return [[tuple(one["input_values"].shape) for one in batch["forwards"]] for batch in trainer.get_train_dataloader()]
+
+
+@pytest.mark.parametrize("aggregation", ["none", "upgrad"])
+@pytest.mark.parametrize("norm", [{}, GROUP], ids=["layer", "group"])
+def test_forwards_bounded_by_seconds_make_the_same_update(norm, aggregation, trainer, build, monkeypatch):
+    draw = np.random.default_rng(3)
+    rows = recordings(40)
+    long = {"array": draw.standard_normal(RATE).tolist(), "sampling_rate": RATE}
+    rows = changed(rows, 5, audio=long)
+
+    def run(seconds, batch, parts):
+        monkeypatch.setattr("hf_multitask.modeling.speech.MOST_SECONDS", seconds)
+        one = trainer(build(dtype=torch.float64, **norm), rows, max_steps=3, optim="sgd", learning_rate=0.1, per_device_train_batch_size=batch, gradient_accumulation_steps=parts, aggregation=aggregation)  # fmt: skip
+        seen, order = shapes(one), [rows.tolist() for rows in one.plan.new_sampler().steps(0)]
+        one.train()
+        return one.model.state_dict(), seen, order
+
+    whole, free, order = run(1000, 32, 1)
+    assert max(count * longest for batch in free for count, longest in batch) > 0.5 * RATE
+    for batch, parts in ((32, 1), (8, 4)):
+        weights, seen, theirs = run(0.5, batch, parts)
+        assert theirs == order
+        assert sum(count for one in seen for count, _ in one) == 40
+        assert all(count == 1 or count * longest <= 0.5 * RATE for one in seen for count, longest in one)
+        assert any(longest == RATE for one in seen for _, longest in one)
+        assert max(map(len, seen)) > 4 or batch == 8
+        for name, value in whole.items():
+            torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-9, msg=name)
+
+
 def test_resume_is_exact_with_dropout_spec_augment_and_layerdrop(trainer, build, tmp_path):
     common = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3}
     noise = {"hidden_dropout": 0.1, "attention_dropout": 0.1, "layerdrop": 0.3, **MASKS}
@@ -316,9 +349,43 @@ def test_a_stream_needs_its_vocabulary(build, trainer):
     with pytest.raises(ValueError, match=r"^Task 'word': its labels are not read .* a stream. Give vocabulary.$"):
         trainer(build(WORD), stream)
     own = {"word": AutomaticSpeechRecognition(dataset="tones", vocabulary=list(LETTERS))}
-    one = trainer(build(own), stream, sampling="uniform")
-    one.train()
-    assert np.isfinite(losses(one)).all()
+    one = trainer(build(own), stream, sampling="uniform", max_steps=3, logging_steps=1)
+    assert one.train().global_step == 3
+    assert len(losses(one)) == 3 and np.isfinite(losses(one)).all() and min(losses(one)) > 0
+
+
+@pytest.mark.parametrize(("cells", "said"), [
+    ({"audio": None}, "there is no audio. Fix or remove the row."),
+    ({"audio": {"array": [float("nan")] * 900, "sampling_rate": RATE}}, ".* NaN or infinite. Fix or remove the row."),
+])  # fmt: skip
+def test_a_row_of_a_stream_that_cannot_be_used_is_named(cells, said, trainer, build):
+    own = {"word": AutomaticSpeechRecognition(dataset="tones", vocabulary=list(LETTERS))}
+    one = trainer(build(own), changed(recordings(24), 13, **cells).to_iterable_dataset(), sampling="uniform", max_steps=3)  # fmt: skip
+    with pytest.raises(ValueError, match=rf"^Task 'word': row 13 of the train data, column 'audio': {said}"):
+        one.train()
+
+
+@pytest.mark.process
+def test_rows_are_read_in_workers_and_cached(trainer, tmp_path, caplog):
+    rows = files(recordings(24), tmp_path)
+    rows.to_parquet(tmp_path / "rows.parquet")
+
+    def encoded(workers, name="rows.parquet"):
+        loaded = datasets.load_dataset("parquet", data_files=str(tmp_path / name), split="train", cache_dir=str(tmp_path / "cache"))  # fmt: skip
+        return trainer(rows=loaded, dataloader_num_workers=workers).train_dataset.datasets[0]
+
+    both = encoded(2)
+    assert len(both.rows.cache_files) == 2
+    for workers in (0, 2):
+        again = encoded(workers)
+        assert again.digest() == both.digest() and again.rows.cache_files == both.rows.cache_files
+    alone = trainer(rows=rows).train_dataset.datasets[0]
+    assert alone.digest() == both.digest() and alone.rows._fingerprint != both.rows._fingerprint
+    changed(rows, 17, audio=None).to_parquet(tmp_path / "bad.parquet")
+    with pytest.raises(
+        ValueError, match=r"^Task 'letter': row 17 of the train data, column 'audio': there is no audio"
+    ):
+        encoded(2, "bad.parquet")
 
 
 def test_a_tokenizer_is_refused(build, arguments, tokenizer):

@@ -260,6 +260,7 @@ def encode_datasets(
     training: bool,
     tokenizer: Processing,
     config: PreTrainedConfig,
+    workers: int = 0,
 ) -> list[Encoded | Stream]:
     """Features of all datasets, :class:`Encoded`, or :class:`Stream` where one is; tasks without data are left out.
 
@@ -272,6 +273,7 @@ def encode_datasets(
         training: whether the rows are trained on.
         tokenizer: or whatever else the tasks' readers find their processors in.
         config: the backbone's configuration.
+        workers: see :func:`encode_dataset`.
 
     Raises:
         ValueError: a row or a label is not usable, or the backbone has no embedding for a token.
@@ -301,6 +303,7 @@ def encode_datasets(
             split=split,
             training=training,
             vocabulary=digests[reader.modality],
+            workers=workers,
         )
         if reader.modality == TEXTS:
             check_tokens(encoded, members[0], config, split)
