@@ -41,7 +41,7 @@ SAMPLINGS = [
 def describe(name, *, tasks=KINDS, sizes=None, missing=0.4, rows=32, seed=0, dtype="float64", adapters=None, **args):
     """One description: tasks, rows of each dataset, missing labels, rows of a step, adapters, training arguments."""
     # Of KINDS 67 rows: two steps of 32 and one of 3.
-    sizes = sizes or {"reviews": 30, "stars": 9, "pairs": 17, "wiki": 11, "questions": 9, "choices": 8}
+    sizes = sizes or {"reviews": 30, "stars": 9, "pairs": 17, "wiki": 11, "questions": 9, "choices": 8, "tones": 20}
     used = {DATASET[task] for task in tasks}
     return {
         "name": name,
@@ -110,7 +110,7 @@ class RecordingTrainer(MultiTaskTrainer):
         forwards = [forward for batch in batch_samples for forward in batch["forwards"]]
         self.rows.append(
             sorted(
-                f"{task} {forward['input_ids'][row][forward['attention_mask'][row] == 1].tolist()}"
+                f"{task} {read_by(forward)[row][forward['attention_mask'][row] == 1].tolist()}"
                 for forward in forwards
                 for task, rows in forward["task_rows"].items()
                 for row in rows[rows >= 0].tolist()
@@ -119,6 +119,11 @@ class RecordingTrainer(MultiTaskTrainer):
         self.tokens.append(sum(int(forward["attention_mask"].sum()) for forward in forwards))
         self.denominators.append({task: int(count) for task, count in items.items()})
         return batch_samples, items
+
+
+def read_by(forward):
+    """The tokens of a forward pass, or the frames of recordings."""
+    return forward["input_ids"] if "input_ids" in forward else forward["input_features"]
 
 
 def relative_difference(ones, others):

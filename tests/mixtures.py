@@ -4,14 +4,17 @@ Nothing but public names of the package is used here, so that an earlier revisio
 """
 
 import random
+from pathlib import Path
 
 import torch
 from datasets import Dataset, SplitDict, SplitInfo
 from rooting import MASK, add_root
+from sounds import WIDE, recordings
 from tiny import NER_LABELS, read_rows
 from transformers import AutoTokenizer
 
 from hf_multitask import (
+    AutomaticSpeechRecognition,
     FillMask,
     MultipleChoice,
     MultiTaskModel,
@@ -21,13 +24,14 @@ from hf_multitask import (
     SentenceSimilarity,
     SequenceClassification,
     TokenClassification,
+    Translation,
 )
 
 NO_ANSWER = {"text": [], "answer_start": []}
 TOPICS = ["and", "the", "was", "not"]
 KINDS = ("sentiment", "topics", "stars", "pairs", "ner", "person")
 TEXTS = ("answers", "choices", "scored", "groups", "masks")  # rows of several texts, and masks
-NO_WEIGHTS = {"scored", "groups", "masks"}  # tasks whose head has none of its own
+NO_WEIGHTS = {"scored", "groups", "masks", "turned", "heard"}  # tasks whose head has none of its own
 DATASET = {
     "answers": "questions",
     "choices": "choices",
@@ -40,6 +44,8 @@ DATASET = {
     "pairs": "pairs",
     "ner": "wiki",
     "person": "wiki",
+    "turned": "pairs",
+    "heard": "tones",
 }
 
 
@@ -65,6 +71,9 @@ def make_tasks(names):
         ),
         "groups": SentenceSimilarity(text_column="text", text_pair_column="other", negatives=3, dataset="pairs"),
         "masks": FillMask(dataset="reviews"),
+        # Of an encoder-decoder.
+        "turned": Translation(source_column="text", target_column="other", dataset="pairs", max_target_length=6),
+        "heard": AutomaticSpeechRecognition(dataset="tones", max_target_length=6),
     }
     return {name: every[name] for name in names}
 
@@ -108,7 +117,8 @@ def make_data(sizes, missing, seed, split="train"):
             "person": maybe(row, ["no", "yes"]["B-PER" in wiki[row]["ner_tags"]]),
         },
     }
-    return {name: Dataset.from_list([rows[name](row) for row in range(size)]) for name, size in sizes.items()}
+    made = {name: Dataset.from_list([rows[name](row) for row in range(size)]) for name, size in sizes.items() if name in rows}  # fmt: skip
+    return made | ({"tones": recordings(sizes["tones"], seed, rate=WIDE)} if "tones" in sizes else {})
 
 
 def as_stream(rows):
@@ -122,6 +132,8 @@ def build(description, backbone, output, batch, accumulation, *, trainer_class=M
     """A trainer of a description: its batch on a device, its accumulation, and arguments besides the description's."""
     torch.manual_seed(1)
     tasks = make_tasks(description["tasks"])
+    if family := description.get("family"):  # another than that of the launch, in the folder beside it
+        (backbone,) = map(str, Path(backbone).parent.glob(f"{family}[0-9]"))
     for task in tasks.values():
         task.max_length = description.get("max_length")
     model = MultiTaskModel.from_backbone(

@@ -33,7 +33,7 @@ def jobs(world):
     rare = partial(describe, sizes=RARE, rows=rows, weight_decay=0.1)
     stops = {"task_early_stopping_patience": 1, "eval_strategy": "steps", "eval_steps": 2, "max_steps": 7}
     stops["logging_steps"] = 3  # so that the last step is in no log but the end's
-    many = {"reviews": 100, "wiki": 50}
+    many, search = {"reviews": 100, "wiki": 50}, {"ddp_find_unused_parameters": False}
     return [
         job(describe("stopped", rows=rows, **stops), one),
         job(rare("rare"), one),
@@ -62,6 +62,7 @@ def jobs(world):
         job(describe("graddrop", tasks=("stars", "pairs", "ner"), rows=rows, aggregation="graddrop"), four, 4),
         job(describe("measured", rows=rows, gradient_logging_steps=1), four, 4),
         job(rare("measured-rare", gradient_logging_steps=1), one),
+        job({**describe("heard", tasks=("turned", "heard"), rows=rows, **search), "family": "bart"}, four, 4),
         job(describe("counted", include_num_input_tokens_seen="non_padding", rows=rows), one),
     ]
 
@@ -124,7 +125,7 @@ ALWAYS = [
     "rooted",
     "bf16",
 ]
-ALWAYS += ["adapters", "upgrad", "graddrop", "measured-rare"]
+ALWAYS += ["heard", "adapters", "upgrad", "graddrop", "measured-rare"]
 QUICK = {
     2: [*chosen(jobs(2), ALWAYS), *DIFFERING, *MEASURED, *RESUMED],
     3: chosen(jobs(3), ["stopped", "rare", "tokens"]),
@@ -179,6 +180,7 @@ class Launches:
 
 @pytest.fixture(scope="session")
 def launches(backbone_path, tmp_path_factory):
+    backbone_path("bart")  # of the jobs of that family
     return Launches(backbone_path(), tmp_path_factory)
 
 
