@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
+from processes import BLOCK, run
 from sounds import SPEAKERS, WIDE, recordings
 from tiny import make_tokenizer, save_backbone
 
@@ -183,3 +184,24 @@ def test_a_recording_longer_than_the_positions_is_cut_and_told(build, caplog):
     wave = np.sin(np.arange(most + 5000) ** 1.1).astype(np.float32)
     assert pipe({"audio": wave}) == pipe({"audio": wave[:most]})
     assert f"Task 'word': a recording is longer than {most} samples and was cut" in caplog.text
+
+
+ALONE = (
+    BLOCK
+    + """
+import numpy as np
+from transformers import pipeline
+pipe = pipeline("multitask", sys.argv[1], trust_remote_code=True)
+print(json.dumps(pipe([{"audio": np.sin(np.arange(9000.0) ** 1.1)}, "Ada Lovelace loved it."])))
+"""
+)
+
+
+@pytest.mark.process
+def test_the_model_answers_without_the_package(build, tmp_path):
+    model = build()
+    model.save_pretrained(tmp_path / "saved")
+    make_tokenizer("bart").save_pretrained(tmp_path / "saved")
+    pipe = MultiTaskPipeline(model=model, tokenizer=make_tokenizer("bart"))
+    asked = [{"audio": np.sin(np.arange(9000.0) ** 1.1)}, "Ada Lovelace loved it."]
+    assert run(ALONE, str(tmp_path / "saved")) == pipe(asked)
