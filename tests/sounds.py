@@ -13,12 +13,14 @@ from transformers import (
     AutoModel,
     Data2VecAudioConfig,
     HubertConfig,
+    SeamlessM4TFeatureExtractor,
     SpeechT5Config,
     SpeechT5FeatureExtractor,
     SpeechT5ForSpeechToText,
     SpeechT5Processor,
     SpeechT5Tokenizer,
     Trainer,
+    Wav2Vec2BertConfig,
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
     WavLMConfig,
@@ -205,3 +207,35 @@ class InOrder(Trainer):
 def losses(trainer):
     """The losses that a trainer has logged."""
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def save_frame_encoder(folder, **options):
+    """A random Wav2Vec2-BERT, which reads frames, with its feature extractor."""
+    config = Wav2Vec2BertConfig(
+        feature_projection_input_dim=32,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=37,
+        conv_depthwise_kernel_size=5,
+        classifier_proj_size=16,
+        position_embeddings_type="relative_key",
+        left_max_position_embeddings=8,
+        right_max_position_embeddings=4,
+        layerdrop=0.0,
+        hidden_dropout=0.0,
+        activation_dropout=0.0,
+        attention_dropout=0.0,
+        feat_proj_dropout=0.0,
+        final_dropout=0.0,
+        conformer_conv_dropout=0.0,
+        mask_time_prob=0.0,
+        apply_spec_augment=False,
+        vocab_size=4,
+        pad_token_id=0,
+        **options,
+    )
+    torch.manual_seed(0)
+    AutoModel.from_config(config).save_pretrained(folder)
+    SeamlessM4TFeatureExtractor(feature_size=16, num_mel_bins=16).save_pretrained(folder)
+    return str(folder)

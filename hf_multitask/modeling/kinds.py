@@ -26,7 +26,14 @@ from .readers import TEXTS, Decoder, Reader
 from .sequences import SequenceReader, decode_sequence
 from .similarity import SentenceSimilarityHead, SimilarityReader
 from .spans import QuestionAnsweringHead, QuestionReader
-from .speech import AudioClassificationHead, AudioReader, SpeechRecognitionHead, decode_label, decode_speech
+from .speech import (
+    AudioClassificationHead,
+    AudioReader,
+    FrameReader,
+    SpeechRecognitionHead,
+    decode_label,
+    decode_speech,
+)
 from .speech_to_text import SpectrogramReader, SpeechToTextHead, TranscribingReader, TranscribingSpectrogramReader
 from .subsampler import LOG_MEL, WAVEFORM, SpokenHead, SpokenReader, SpokenWaveReader, subsampler_settings
 from .tags import TagReader, decode_tokens
@@ -65,12 +72,19 @@ class Kind:
 
 _READ = {TEXTS: "texts"}  # what is read, by modality, where it has another name
 _WRITING = WritingReader()
-_AUDIO = AudioReader()
+_AUDIO, _FRAMES = AudioReader(), FrameReader()
 
 # The architectures of speech recognition, of which a backbone has one.
 CTC, SEQ2SEQ, WHISPER = "ctc", "seq2seq", "seq2seq_whisper"
+FRAMES = "ctc_frames"  # of encoders that read frames in place of samples
 SPOKEN, SPOKEN_WAVE = f"subsampled_{LOG_MEL}", f"subsampled_{WAVEFORM}"  # on an encoder-decoder of texts
 SUBSAMPLED = (SPOKEN, SPOKEN_WAVE)
+_CLASSIFIES: Values = {
+    "head": AudioClassificationHead,
+    "decode": decode_label,
+    "hub": "audio-classification",
+    "columns": {"audio_column": "audio", "label_column": "label"},
+}
 _TRANSCRIBES: Values = {
     "hub": "automatic-speech-recognition",
     "columns": {"audio_column": "audio", "text_column": "text"},
@@ -162,6 +176,7 @@ KINDS: dict[str, Kind] = {
         columns={"audio_column": "audio", "text_column": "text"},
         aliases=("asr", "speech-recognition", "speech-to-text", "ctc"),
         architectures={
+            FRAMES: Kind(head=SpeechRecognitionHead, reader=_FRAMES, decode=decode_speech, **_TRANSCRIBES),
             SEQ2SEQ: Kind(head=SpeechToTextHead, reader=TranscribingReader(), **_TRANSCRIBES),
             WHISPER: Kind(head=SpeechToTextHead, reader=TranscribingSpectrogramReader(), **_TRANSCRIBES),
             SPOKEN: Kind(head=SpokenHead, reader=SpokenReader(), **_TRANSCRIBES),
@@ -169,21 +184,13 @@ KINDS: dict[str, Kind] = {
         },
     ),
     "audio-classification": Kind(
-        head=AudioClassificationHead,
         reader=_AUDIO,
-        decode=decode_label,
-        hub="audio-classification",
-        columns={"audio_column": "audio", "label_column": "label"},
         aliases=("speaker-identification", "keyword-spotting", "speech-emotion-recognition"),
         architectures={
-            WHISPER: Kind(
-                head=AudioClassificationHead,
-                reader=SpectrogramReader(),
-                decode=decode_label,
-                hub="audio-classification",
-                columns={"audio_column": "audio", "label_column": "label"},
-            ),
+            FRAMES: Kind(reader=_FRAMES, **_CLASSIFIES),
+            WHISPER: Kind(reader=SpectrogramReader(), **_CLASSIFIES),
         },
+        **_CLASSIFIES,
     ),
 }
 
@@ -246,6 +253,8 @@ def _architecture(config: PreTrainedConfig, subsampler: object) -> str:
     """How a backbone recognizes speech."""
     if config.model_type == "whisper":
         return WHISPER
+    if config.model_type == "wav2vec2-bert":
+        return FRAMES
     if type(config) in AutoModelForSpeechSeq2Seq._model_mapping:
         return SEQ2SEQ
     if config.is_encoder_decoder and type(config) in AutoModelForSeq2SeqLM._model_mapping:

@@ -61,7 +61,9 @@ def _masked(
     frames, width = hidden_BFD.shape[1:]
     lengths = [frames] * len(hidden_BFD)
     if mask_BS is not None:
-        lengths = [frames_of(config, samples) for samples in mask_BS.sum(1).tolist()]
+        lengths = mask_BS.sum(1).tolist()  # of frames, where these are what the backbone reads
+        if mask_BS.shape[1] != frames:
+            lengths = [frames_of(config, samples) for samples in lengths]
     drawn = [draw_masks(config, seed, length, width) for seed, length in zip(seeds_B.tolist(), lengths, strict=True)]
     if config.mask_time_prob > 0:
         time_BF = torch.stack([nn.functional.pad(time, (0, frames - len(time))) for time, _ in drawn])

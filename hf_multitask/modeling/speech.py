@@ -33,6 +33,7 @@ PAD = "<pad>"  # the blank of CTC
 # Of recordings in a forward pass of training: 3.2 million samples at 16 kHz, as wav2vec 2.0 (NeurIPS 2020, appendix B,
 # https://arxiv.org/abs/2006.11477) has on one GPU.
 MOST_SECONDS = 200
+_FRAMES = 100  # of a feature extractor, in a second
 _FILL = -1e4  # of a symbol in a frame of padding, whose probability is 0 in every dtype
 
 
@@ -177,6 +178,68 @@ class AudioReader(Reader):
         return model.decode(task["name"], logits, "", [])
 
 
+class FrameReader(AudioReader):
+    """A recording, as the frames that the feature extractor makes of it and a frame of the backbone each."""
+
+    input_names: ClassVar[tuple[str, ...]] = ("input_features", "attention_mask")
+    unit: ClassVar[str] = "frames"
+    grain: ClassVar[int] = 1
+    dimensions: ClassVar[int] = 2
+
+    def encoder(
+        self, given: object, config: PreTrainedConfig, task: Row | None = None, format_version: int = FORMAT_VERSION
+    ) -> InputEncoder:
+        """See :class:`Reader`.
+
+        Raises:
+            ValueError: the feature extractor is of another model.
+        """
+        encoder = super().encoder(given, config, task, format_version)
+        extractor = self.extractor(encoder)
+        made = extractor.feature_size * getattr(extractor, "stride", 1)
+        if made != config.feature_projection_input_dim:
+            raise ValueError(
+                f"The feature extractor makes frames of {made} numbers, and the backbone {config.model_type} reads "
+                f"{config.feature_projection_input_dim}. Give the feature extractor of the backbone."
+            )
+        return encoder
+
+    def most(self, given: object) -> int:
+        """See :class:`Reader`."""
+        return MOST_SECONDS * _FRAMES // getattr(extractor_of(given), "stride", 1)
+
+    def padded(self, given: object, rows: Sequence[Settings], side: str = "right") -> dict[str, torch.Tensor]:  # noqa: ARG002
+        """Frames (B, F, M) and their mask, filled with zeros on the right."""
+        found = [torch.as_tensor(np.asarray(row["input_features"], np.float32)) for row in rows]
+        mask = [torch.ones(len(one), dtype=torch.long) for one in found]
+        pad = nn.utils.rnn.pad_sequence
+        return {"input_features": pad(found, batch_first=True), "attention_mask": pad(mask, batch_first=True)}
+
+    def read_chunks(self, task: Row, row: Row, encoder: InputEncoder, chunking: Chunking) -> Reading:  # noqa: ARG002
+        """See :class:`AudioReader`.
+
+        Raises:
+            ValueError: always: frames of a chunk are normalized over it.
+        """
+        raise ValueError(
+            f"Task '{task['name']}': `chunk_length_s` is for backbones that read samples, and "
+            f"{encoder.config.model_type} reads frames. Leave it out."
+        )
+
+    def features(self, samples: np.ndarray, encoder: InputEncoder) -> tuple[np.ndarray, int]:
+        """See :class:`AudioReader`: frames (F, M), without the one that has less than a whole step."""
+        extractor = self.extractor(encoder)
+        least = 2 * len(extractor.window)
+        if len(samples) < least:
+            raise SoundError(
+                f"the recording has {len(samples)} samples at {extractor.sampling_rate} per second, and the backbone "
+                f"needs {least}. Remove it, or give a longer one."
+            )
+        made = extractor(samples, sampling_rate=extractor.sampling_rate)
+        values = np.asarray(made["input_features"][0], np.float32)[np.asarray(made["attention_mask"][0]) > 0]
+        return values, len(values)
+
+
 class AudioClassificationHead(SequenceClassificationHead):
     """A class for a recording, by the family's stock class. An item is a row; its loss is the cross-entropy."""
 
@@ -210,10 +273,10 @@ def decode_label(task: TaskDict, logits: torch.Tensor, _: str, __: TokenWords) -
 
 def stock_logits(native: Open, states: States, attention_mask: torch.Tensor | None) -> torch.Tensor:
     """What a stock model makes of the states of its base model."""
-    over = Over(native, base_name(native), states)
-    if "attention_mask" not in parameter_names(type(native).forward):  # Whisper's, whose recordings have one length
+    over, taken = Over(native, base_name(native), states), parameter_names(type(native).forward)
+    if "attention_mask" not in taken:  # Whisper's, whose recordings have one length
         return over.forward().logits
-    return over.forward(input_values=None, attention_mask=attention_mask).logits
+    return over.forward(**{taken[0]: None, "attention_mask": attention_mask}).logits
 
 
 def check_speech(task: TaskDict, config: PreTrainedConfig, pooling: str) -> None:
@@ -277,7 +340,9 @@ class SpeechRecognitionHead(Head):
         if attention_mask is None:
             return logits_NFV
         native: Open = self.native
-        there_NF = native._get_feature_vector_attention_mask(logits_NFV.shape[1], attention_mask)
+        there_NF = attention_mask.bool()
+        if there_NF.shape[1] != logits_NFV.shape[1]:
+            there_NF = native._get_feature_vector_attention_mask(logits_NFV.shape[1], attention_mask)
         padding_V = logits_NFV.new_full((self.num_labels,), _FILL)
         padding_V[self.blank] = 0
         return torch.where(there_NF.unsqueeze(-1), logits_NFV, padding_V)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..modeling.generation import target_positions, transcribing
 from ..modeling.inputs import one_at_a_time
-from ..modeling.kinds import CTC
+from ..modeling.kinds import CTC, FRAMES
 from ..modeling.processors import tokenizer_of
 from ..modeling.speech import PAD, written
 from ..modeling.speech_to_text import transcripts
@@ -44,7 +44,8 @@ class AutomaticSpeechRecognition(AudioTask):
         max_target_length: of a decoder, tokens to which a transcript is truncated, and maximum number of generated
             tokens.
         num_beams: of a decoder, beams of the search.
-        architecture: ``"ctc"``, ``"seq2seq"`` or ``"seq2seq_whisper"``; set by the model, as its backbone has it.
+        architecture: ``"ctc"``, ``"ctc_frames"``, ``"seq2seq"`` or ``"seq2seq_whisper"``; set by the model, as its
+            backbone has it.
         subsampler: on an encoder-decoder of texts, how it reads recordings; set by the model, see ``from_backbone``.
         dataset: see :class:`Task`.
         max_length: samples, at the rate of the backbone, to which a recording is truncated; not truncated if None.
@@ -82,7 +83,7 @@ class AutomaticSpeechRecognition(AudioTask):
     @property
     def writes(self) -> bool:
         """Whether a decoder writes the transcript."""
-        return self.architecture not in (None, CTC)
+        return self.architecture not in (None, CTC, FRAMES)
 
     @property
     def unknown(self) -> str | None:
