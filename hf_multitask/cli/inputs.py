@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..modeling.config import close_match
@@ -19,6 +20,7 @@ _FIRST = {"text", "question", "audio"}  # one of which an input has
 # Common column names, for files without the columns of a task or of the pipeline; lower case, the first match is used.
 _TEXTS = ("text", "sentence", "tokens", "words", "sentence1", "premise", "content", "document", "review", "utterance")
 _PAIRS = ("text_pair", "sentence2", "hypothesis")
+_PATH = 1000  # characters; a longer text names no file
 USUAL = {*KEYS, *_TEXTS, *_PAIRS}
 _NO_AUDIO = {"path": None}  # of a row without a recording, which its reader refuses
 
@@ -75,6 +77,7 @@ class Columns:
         self.own = {str(task["name"]): reader_of(task).columns(task) for task in tasks}
         self.sounds = {name for own in self.own.values() if "audio" in own for name in ("audio", own["audio"])}
         self.hears = bool(self.sounds)
+        self.only_hears = all("audio" in own for own in self.own.values())
         self.lists = {"tokens", "words", *(str(task.get("tokens_column")) for task in tasks)}
         self.given = {"text": text_column, "text_pair": text_pair_column}
         for key, column in self.given.items():
@@ -105,6 +108,8 @@ class Columns:
         told: dict[str, object] = {"id": number} if self.include_line_numbers else {}
         parts: list[tuple[tuple[str, ...] | None, object]]
         if isinstance(row, dict):
+            if self.hears and file.kind == "table":  # which has no other way to leave out one of the columns
+                row = {name: cell for name, cell in row.items() if cell != ""}
             if self.id_column is not None:
                 told["id"] = _cell(row, self.id_column, where)
             parts = [
@@ -118,11 +123,32 @@ class Columns:
                 raise ValueError(
                     f"{where} should be an object with 'text' or 'question', a text, or a list of words. Found {row!r}."
                 )
-            parts = [(None, located(row, [file.folder]) if self.hears else row)]
+            parts = [(None, self.plain(row, [file.folder], where))]
         if self.include_inputs:
-            inputs = [_plain(value) for _, value in parts]
+            inputs = [_plain(value, isinstance(row, dict)) for _, value in parts]
             told["input"] = inputs[0] if len(inputs) == 1 else inputs
         return Input(number, parts, told)
+
+    def plain(self, value: str | list[str], folders: Sequence[Path], where: str) -> object:
+        """An input without columns: the file of a recording if all tasks read those, and else a text.
+
+        Args:
+            value: the input.
+            folders: that a file may be relative to.
+            where: the name of the row in messages.
+
+        Raises:
+            ValueError: a text is the name of a file, and the tasks read texts and recordings.
+        """
+        if self.only_hears and isinstance(value, str):
+            return {"audio": located(value, folders)}
+        if self.hears and isinstance(value, str) and len(value) < _PATH and Path(located(value, folders)).is_file():
+            heard = " ".join(name for name, own in self.own.items() if "audio" in own)
+            raise ValueError(
+                f"{where} is the file '{value}', and the tasks read texts and recordings. Select --tasks {heard}, or "
+                f'write the row as {{"audio": "{value}"}}.'
+            )
+        return value
 
     def _columns(self, row: Row, file: RowFile, where: str) -> list[tuple[tuple[str, ...] | None, dict[str, str]]]:
         """Tasks that read the same columns, with these columns by key of the pipeline's input."""
@@ -174,8 +200,12 @@ class Columns:
         if "text" not in found:
             columns = f"the columns {', '.join(present)}" if present else "no columns"
             if self.hears:
-                known = ", ".join(sorted({f"'{own['audio']}'" for own in self.own.values() if "audio" in own}))
-                raise ValueError(f"{where} should have a recording in the column {known}. Found {columns}. Rename it.")
+                known = " or ".join(
+                    f"{what} in the column " + ", ".join(sorted(asked))
+                    for key, what in (("text", "a text"), ("audio", "a recording"))
+                    if (asked := {f"'{own[key]}'" for own in self.own.values() if key in own})
+                )
+                raise ValueError(f"{where} should have {known}. Found {columns}. Rename it.")
             problem = f"{where} should be an object with 'text' or 'question'. Found {columns}."
             if file.kind == "table":
                 problem = f"{where} has {columns}, and none has a known name for a text."
@@ -236,6 +266,8 @@ def _words(cell: str) -> str | list[str]:
     return value if isinstance(value, list) and all(isinstance(one, str) for one in value) else cell
 
 
-def _plain(value: object) -> object:
-    """What was read; a single text without its key."""
-    return value["text"] if isinstance(value, dict) and value.keys() == {"text"} else value
+def _plain(value: object, columns: bool) -> object:
+    """What was read; without its key a single text, and whatever has none in the file."""
+    if isinstance(value, dict) and (value.keys() == {"text"} or not columns):
+        return next(iter(value.values()))
+    return value

@@ -135,7 +135,8 @@ def read_inputs(file: RowFile | None, reader: Columns, text: str | None = None) 
         ValueError: a row cannot be read.
     """
     if file is None:
-        yield Input(1, [(None, text)], {"input": text} if reader.include_inputs else {})
+        asked = reader.plain(str(text), [], "The text")
+        yield Input(1, [(None, asked)], {"input": text} if reader.include_inputs else {})
         return
     for number, row in file.rows():
         yield reader.read(file, number, row)

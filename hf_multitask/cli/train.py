@@ -102,8 +102,9 @@ def fit_tasks(recipe: Recipe) -> None:
         return
     with explained(recipe.backbone, recipe.model.get("revision")):
         config = AutoConfig.from_pretrained(resolve_backbone(recipe.backbone), **_of_hub(recipe))
+    subsampler = recipe.model.get("subsampler")
     for name, task in recipe.tasks.items():
-        recipe.tasks[name] = build_task(name, fitted({**task.to_dict(), "name": name}, config))
+        recipe.tasks[name] = build_task(name, fitted({**task.to_dict(), "name": name}, config, subsampler))
 
 
 def _of_hub(recipe: Recipe) -> dict[str, object]:
@@ -221,21 +222,24 @@ def show_metrics(
 
 
 def _show_example(trainer: MultiTaskTrainer, data: Mapping[str, Splits]) -> None:
-    """Print the answers for a row of the data: the first one of a token classification task, if there is one."""
+    """Print the answers for a row of the data: the first one of a token classification task, if there is one.
+
+    Of a model that reads texts and recordings, a row of each.
+    """
     tokenizer: Any = trainer.processing_class
     pipeline = MultiTaskPipeline(model=trainer.model.eval(), **processor_of(tokenizer))
     tasks = [task for task in trainer.model.config.tasks if reader_of(task).answers_rows]
-    if not tasks:
-        return
-    task = next((task for task in tasks if isinstance(reader_of(task), TagReader)), tasks[0])
-    rows = data[task["dataset"] or task["name"]]
-    row = reader_of(task).example(task, next(iter(rows["test" if "test" in rows else "train"])))
-    shown = [_shown(value) for value in row.values()]
-    if isinstance(reader_of(task), TagReader):
-        shown = [as_text(row["text"])]
-    print(f"\nExample: {_short(' / '.join(shown))}")
-    for name, answer in pipeline(row).items():
-        print(f"  {name}: {_readable(answer)}")
+    for modality in dict.fromkeys(reader_of(task).modality for task in tasks):
+        own = [task for task in tasks if reader_of(task).modality == modality]
+        task = next((task for task in own if isinstance(reader_of(task), TagReader)), own[0])
+        rows = data[task["dataset"] or task["name"]]
+        row = reader_of(task).example(task, next(iter(rows["test" if "test" in rows else "train"])))
+        shown = [_shown(value) for value in row.values()]
+        if isinstance(reader_of(task), TagReader):
+            shown = [as_text(row["text"])]
+        print(f"\nExample: {_short(' / '.join(shown))}")
+        for name, answer in pipeline(row).items():
+            print(f"  {name}: {_readable(answer)}")
 
 
 def _shown(value: object) -> str:

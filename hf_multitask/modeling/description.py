@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .aliases import Settings, Values
 from .config import MultiTaskConfig
-from .examples import AUDIO, PAIR, TEXT, TRANSCRIBED, Example
+from .examples import AUDIO, PAIR, SPOKEN, TEXT, TRANSCRIBED, Example
 from .kinds import KINDS, all_kinds, reader_of
 
 MANY = 20  # longer lists are cut, and tables of more tasks are folded
@@ -17,7 +17,7 @@ _USE = """```python
 from transformers import pipeline
 
 multitask = pipeline("multitask", model="{repository}", trust_remote_code=True)
-print(multitask({text}))
+print(multitask({text})){more}
 ```
 
 The answer is a dict by task. `trust_remote_code=True` runs the code that lies beside the weights; where
@@ -153,10 +153,11 @@ def usage(config: MultiTaskConfig, repository: str) -> str:
     for task in config.tasks:
         by_example.setdefault(reader_of(task).example_of(task), []).append(task)
     known = dict.fromkeys(example for kind in all_kinds() for example in kind.reader.examples)
-    order = sorted(by_example, key=list(known).index)
+    order = sorted(by_example, key=[*(one for one in known if one is not SPOKEN), SPOKEN].index)
     first, readers = order[0], by_example[order[0]]
-    written = next((example for example in order if example.writes), first)
-    parts = [_USE.format(repository=repository, text=(first if first is PAIR else written).asked)]
+    written = next((example for example in order if example.writes and example is not SPOKEN), first)
+    more = f"\nprint(multitask({SPOKEN.asked}))" if SPOKEN in order[1:] else ""
+    parts = [_USE.format(repository=repository, text=(first if first is PAIR else written).asked, more=more)]
     names = [task["name"] for task in readers]
     if first is AUDIO:
         parts.append(_WITHOUT.format(what="Logits", code=_FRAMES.format(repository=repository)))
@@ -170,7 +171,7 @@ def usage(config: MultiTaskConfig, repository: str) -> str:
             arguments += f", task_rows={{{rows}}}"
         code = _LOGITS.format(repository=repository, text=first.tokens, arguments=arguments)
         parts.append(_WITHOUT.format(what="Logits", code=code))
-    elif not readers[0].get("target_lang"):  # whose code the pipeline sets
+    elif first is not SPOKEN and not readers[0].get("target_lang"):  # whose code the pipeline sets
         text = json.dumps((readers[0].get("prefix") or "") + TEXT, ensure_ascii=False)
         code = _GENERATE.format(repository=repository, text=text, task=names[0])
         parts.append(_WITHOUT.format(what="A text", code=code))

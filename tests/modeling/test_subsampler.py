@@ -16,6 +16,7 @@ from hf_multitask import (
     SequenceClassification,
     Translation,
 )
+from hf_multitask.modeling.description import usage
 from hf_multitask.modeling.kinds import reader_of
 from hf_multitask.modeling.subsampler import DEFAULTS, Features, subsampler_settings
 
@@ -112,6 +113,18 @@ def test_tasks_come_and_go(build):
     model.remove_task("heard")
     assert model.subsampler is None and model.config.subsampler is None
     assert before.keys() == model.state_dict().keys()
+
+
+def test_the_card_asks_with_a_text_and_a_recording(build):
+    text = usage(build().config, "saved")
+    assert 'print(multitask("Ada Lovelace loved this place."))\nprint(multitask({"audio": "recording.wav"}))' in text
+    assert 'task="translate"' in text
+    alone = usage(build(tasks={"word": AutomaticSpeechRecognition()}).config, "saved")
+    assert 'print(multitask({"audio": "recording.wav"}))' in alone and alone.count("multitask(") == 1
+    assert "tokenizer" not in alone  # which makes no inputs of a recording
+    mood = SequenceClassification(label_names=["bad", "good"])
+    text = usage(build(tasks={"word": AutomaticSpeechRecognition(), "mood": mood}).config, "saved")
+    assert text.count("multitask(") == 2 and 'tasks=["mood"]' in text
 
 
 def test_adapters_are_saved_with_the_subsampler(build, tmp_path):
