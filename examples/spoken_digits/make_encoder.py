@@ -5,10 +5,9 @@ from pathlib import Path
 from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2BertModel, set_seed
 
 
-def main() -> None:
+def write_encoder(folder: Path, seed: int = 0) -> None:
     """Write configuration, weights and feature extractor."""
-    folder = Path(__file__).parent / "encoder"
-    set_seed(0)
+    set_seed(seed)
     config = Wav2Vec2BertConfig(
         feature_projection_input_dim=80,
         hidden_size=96,
@@ -38,4 +37,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    write_encoder(Path(__file__).parent / "encoder")

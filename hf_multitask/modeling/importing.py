@@ -10,6 +10,7 @@ import torch
 import transformers
 from transformers import (
     AutoConfig,
+    AutoModelForCTC,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -17,7 +18,7 @@ from transformers import (
 from .aliases import AutoClass, Open, Settings, Values
 from .config import MultiTaskConfig, check_task_name, close_match
 from .heads import Head
-from .kinds import KINDS, head_class
+from .kinds import KINDS, head_class, num_labels
 from .lifecycle import TaskLifecycle, language_model, task_dict
 from .native import LANGUAGE_MODELS, WRITING, backbone_class, family_kind
 from .trial import check_family, check_reading
@@ -27,6 +28,7 @@ AVERAGE = "average"
 
 # What configurations may differ in: it does not change what a model computes from its weights.
 _FREE = re.compile(r"dropout|pdrop|drop_rate|use_cache|initializer|init_std|gradient_checkpointing|pad_token_id")
+_OF_CTC = re.compile(r"vocab_size|ctc_")  # of speech encoders, which have no tokens
 
 
 def from_stock(cls: type[Model], models: Settings, *, backbone: str, tasks: Settings | None, kwargs: Values) -> Model:
@@ -123,7 +125,13 @@ def _task_of(name: str, stock: PreTrainedModel, given: Open) -> Values:
             f"Task '{name}': {type(stock).__name__} has a head for {config.num_labels} labels, and {len(names)} are "
             "given. Leave label_names out."
         )
-    return known | values
+    task = known | values
+    if kind and _stock_class(kind) is AutoModelForCTC and num_labels(task) != config.vocab_size:
+        raise ValueError(
+            f"Task '{name}': {type(stock).__name__} has {config.vocab_size} outputs, and `vocabulary` has "
+            f"{num_labels(task)} symbols. Give the task in `tasks`, with the symbols of its tokenizer in their order."
+        )
+    return task
 
 
 def _stock_class(kind: str) -> AutoClass | None:
@@ -169,13 +177,15 @@ def _check_alike(first: str, one: PreTrainedModel, name: str, other: PreTrainedM
 
     if type(one.config) is not type(other.config):
         raise differ("the family", other.config.model_type, one.config.model_type)
+    speech = hasattr(one.config, "conv_kernel")
     general = {field.name for field in dataclasses.fields(PreTrainedConfig)} - {"tie_word_embeddings"}
     for field in dataclasses.fields(type(one.config)):
         mine, theirs = getattr(one.config, field.name, None), getattr(other.config, field.name, None)
-        if field.name not in general and not _FREE.search(field.name) and mine != theirs:
+        free = _FREE.search(field.name) or (speech and _OF_CTC.match(field.name))
+        if field.name not in general and not free and mine != theirs:
             raise differ(field.name, theirs, mine)
     pads = {config.get_text_config().pad_token_id for config in (one.config, other.config)} - {None}
-    if len(pads) > 1:
+    if len(pads) > 1 and not speech:
         raise differ("pad_token_id", other.config.pad_token_id, one.config.pad_token_id)
     if one.dtype != other.dtype:
         raise differ("the dtype", other.dtype, one.dtype)

@@ -255,3 +255,14 @@ def test_toy_conflict(benchmark, tmp_path, capsys):
     assert list(ends) == ["sum", "upgrad"] and all(len(each) == 5 for each in ends.values())
     assert (tmp_path / "toy.png").stat().st_size > 5_000
     assert "0 of 5" in capsys.readouterr().out
+
+
+def test_listening_compares_one_model_with_three(benchmark, tmp_path, capsys):
+    pytest.importorskip("jiwer", reason="the extra 'speech' is not installed")
+    out = tmp_path / "listening.json"
+    benchmark("listening").main(f"--seeds 0 --epochs 1 --rows 20 --output {out}".split())
+    (run,) = json.loads(out.read_text())["runs"]
+    assert set(run) == {"one model", "three models"}
+    for own in run.values():
+        assert set(own) == {"digit", "speaker", "transcript", "train", "speed"} and own["speed"] > 0
+    assert "| three models | " in capsys.readouterr().out

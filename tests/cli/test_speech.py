@@ -180,7 +180,6 @@ def test_the_example_is_read_as_it_lies_there(tmp_path, monkeypatch):
     for name in ("recipe.yaml", "make_encoder.py"):
         shutil.copy(example / name, tmp_path)
     shutil.copytree(example / "data", tmp_path / "data")
-    monkeypatch.setattr("sys.argv", ["make_encoder.py"])
     runpy.run_path(str(tmp_path / "make_encoder.py"), run_name="__main__")
     rows = read_recipe(tmp_path / "recipe.yaml").load()["digits"]
     assert {split: len(of_split) for split, of_split in rows.items()} == {"train": 420, "validation": 60, "test": 60}
