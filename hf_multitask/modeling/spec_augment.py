@@ -56,7 +56,7 @@ def _masked(
     **_: object,  # the stock arguments: indices, and the mask of the frames
 ) -> torch.Tensor:
     config: Open = owner.config
-    if not getattr(config, "apply_spec_augment", True):  # as the families have it, of which some lack it
+    if not getattr(config, "apply_spec_augment", True):  # not an option of every family
         return hidden_BFD
     frames, width = hidden_BFD.shape[1:]
     lengths = [frames] * len(hidden_BFD)

@@ -287,7 +287,7 @@ class SpokenWaveReader(SpokenReader):
     dimensions: ClassVar[int] = 1
 
     def most(self, given: object) -> int:  # noqa: ARG002
-        """See :class:`Reader`: at the default rate, as the reader of all tasks knows no other."""
+        """See :class:`Reader`: at the default rate, whatever that of the settings is."""
         return MOST_SECONDS * int(DEFAULTS["sampling_rate"])
 
 

@@ -1,16 +1,11 @@
 """Training of Whisper and SpeechT5: one task is the plain Trainer, and what is evaluated is what the pipeline writes."""
 
-import re
-from pathlib import Path
-
 import jiwer
 import numpy as np
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 from sounds import WIDE, InOrder, changed, losses, recordings, save_speecht5, save_whisper
-from tiny import save_backbone
 from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor, TrainingArguments
 
 from hf_multitask import (
@@ -21,7 +16,6 @@ from hf_multitask import (
     MultiTaskTrainer,
 )
 from hf_multitask.modeling.kinds import reader_of
-from hf_multitask.modeling.subsampler import DEFAULTS
 
 SAVED = {"whisper": save_whisper, "speecht5": save_speecht5}
 TASKS = {"word": AutomaticSpeechRecognition(max_target_length=12)}
@@ -154,23 +148,6 @@ def test_a_stream_needs_no_vocabulary(build, trainer):
     one = trainer(build(), recordings(12, rate=WIDE).to_iterable_dataset(), sampling="uniform", max_steps=2)
     one.train()
     assert np.isfinite(losses(one)).all()
-
-
-def test_the_code_of_the_page_runs(arguments, tmp_path):
-    page = (Path(__file__).parent.parent.parent / "docs" / "speech.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    folder = save_whisper(tmp_path / "backbone")
-    names = {"args": arguments(max_steps=1), "calls": recordings(9, rate=WIDE)}
-    exec(code.replace("openai/whisper-small", folder).replace("=128", "=12"), names)
-    names["trainer"].train()
-    assert set(names["model"].heads) == {"transcript", "speaker"}
-    (recipe,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
-    read = yaml.safe_load(recipe)
-    save_backbone("bart", tmp_path / "bart")
-    joint = MultiTaskModel.from_backbone(str(tmp_path / "bart"), tasks=read["tasks"], **read["model"])
-    assert joint.config.subsampler == DEFAULTS
-    for key, value in DEFAULTS.items():
-        assert re.search(rf"^\| `{key}` \| `?{re.escape(str(value))}`? \|", page, flags=re.MULTILINE), key
 
 
 def test_a_feature_extractor_alone_is_refused(build, arguments):

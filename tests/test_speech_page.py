@@ -1,0 +1,79 @@
+"""What docs/speech.md says is run, block by block, on tiny models in the place of those that it names."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import yaml
+from pages import DOCS
+from sounds import SPEAKERS, WIDE, recordings, save_whisper, wav
+from tiny import save_backbone
+from transformers import AutoTokenizer, GenerationConfig
+
+from hf_multitask.cli import main
+from hf_multitask.modeling.subsampler import DEFAULTS
+
+PAGE = (DOCS / "speech.md").read_text(encoding="utf-8")
+QUICK = "--max_steps=1 --save_strategy=no --report_to=none --use_cpu=true --disable_tqdm=true"
+# The page leaves the files of a backbone's generation to the Hub, and the tokens of time to Whisper.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Backbones under the names of the page, and the files that it reads, to stand in."""
+    monkeypatch.chdir(tmp_path)
+    whisper = save_whisper(tmp_path / "openai" / "whisper-tiny")
+    number = AutoTokenizer.from_pretrained(whisper).convert_tokens_to_ids
+    settings = GenerationConfig.from_pretrained(whisper)
+    settings.is_multilingual, settings.no_timestamps_token_id = True, number("<|notimestamps|>")
+    settings.lang_to_id, settings.task_to_id = {"<|en|>": number("<|en|>")}, {"transcribe": number("<|transcribe|>")}
+    settings._from_model_config = False
+    settings.save_pretrained(whisper)
+    save_backbone("bart", tmp_path / "facebook" / "bart-base")
+    (tmp_path / "calls").mkdir()
+    (row,) = blocks("json")
+    calls = []
+    for place, one in enumerate(recordings(6, rate=WIDE), 1):
+        (tmp_path / "calls" / f"{place}.wav").write_bytes(wav(one["audio"]["array"], WIDE))
+        calls.append(
+            {**json.loads(row), "audio": f"calls/{place}.wav", "text": one["text"], "mood": SPEAKERS[place % 2]}
+        )
+    sentences = [{"en": f"a small dog {number}", "de": f"ein kleiner Hund {number}"} for number in range(6)]
+    for name, rows in (("calls", calls), ("sentences", sentences)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    return tmp_path
+
+
+@pytest.mark.trainer
+def test_python_blocks_and_the_recipe_run(folder):
+    first, asked, joint, mixed = blocks("python")
+    (recipe,) = blocks("yaml")
+    (folder / "recipe.yaml").write_text(recipe)
+    names = {}
+    quick = 'num_train_epochs=3, max_steps=1, report_to="none", use_cpu=True'
+    exec(compile(first.replace("num_train_epochs=3", quick), "docs/speech.md", "exec"), names)
+    exec(compile(asked, "docs/speech.md", "exec"), names)
+    assert names["answer"]["transcript"].keys() == {"text"} and names["answer"]["mood"]["label"] in SPEAKERS
+    assert json.loads((folder / "stock" / "config.json").read_text())["architectures"] == [
+        "WhisperForConditionalGeneration"
+    ]
+    exec(compile(joint, "docs/speech.md", "exec"), names)
+    settings = yaml.safe_load(recipe)["model"]["subsampler"]
+    assert names["model"].config.subsampler == {**DEFAULTS, **settings}
+    assert main(["train", "recipe.yaml", *QUICK.split()]) == 0
+    assert json.loads((folder / "joint" / "config.json").read_text())["subsampler"] == {**DEFAULTS, **settings}
+    exec(compile(mixed, "docs/speech.md", "exec"), names)
+    assert [list(answer) for answer in names["answers"]] == [["translation"], ["transcript"]]
+
+
+def test_the_settings_are_those_of_the_subsampler():
+    table = re.findall(r"^\| `(\w+)` \| `?([^|`]+)`? \|", PAGE, flags=re.MULTILINE)
+    assert {name: json.loads(value) for name, value in table if name in DEFAULTS} == DEFAULTS
+    seconds = int(re.search(r"1,024 positions of BART that is (\d+) seconds", PAGE)[1])
+    assert seconds == 1024 * int(np.prod(DEFAULTS["strides"])) // 100 + (1024 * 4 % 100 > 50)
