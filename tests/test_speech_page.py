@@ -16,8 +16,6 @@ from hf_multitask.modeling.subsampler import DEFAULTS
 
 PAGE = (DOCS / "speech.md").read_text(encoding="utf-8")
 QUICK = "--max_steps=1 --save_strategy=no --report_to=none --use_cpu=true --disable_tqdm=true"
-# The page leaves the files of a backbone's generation to the Hub, and the tokens of time to Whisper.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 def blocks(language):

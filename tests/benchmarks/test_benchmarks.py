@@ -164,6 +164,25 @@ def test_language_head(benchmark, capsys):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["all", "labelled", "share"]
 
 
+def test_joint(benchmark, folder, capsys):
+    recordings = DATA.parent.parent / "spoken_digits" / "data"
+    (folder / "fsdd").mkdir()
+    for split in ("train", "test"):
+        rows = [json.loads(line) for line in (recordings / f"{split}.jsonl").read_text().splitlines()[:4]]
+        rows = [row | {"audio": str(recordings / row["audio"])} for row in rows]
+        (folder / "fsdd" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--data", str(folder), "--seeds", "1", "2", "--steps", "2", "--rows", "4"]
+    output = folder / "joint.json"
+    found = benchmark("joint").main(["heart", *words, "--families", "t5", "--output", str(output)])
+    assert found == json.loads(output.read_text()) and [run["seed"] for run in found["t5"]] == [1, 2]
+    assert found["t5"][0]["exact"].keys() == {"translation", "transcript"}
+    joint, alone, *_ = benchmark("joint").main(["alone", *words])
+    assert joint["translation_rows"] == alone["translation_rows"] == 64  # of two steps
+    assert "transcript_word_accuracy" in joint and "transcript_word_accuracy" not in alone
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [line.split()[1] for line in lines] == ["backbone", "t5", "t5", "model", "joint", "alone"]
+
+
 def test_atis(benchmark, folder, backbone_path, capsys):
     words = ["--data", str(folder), "--seeds", "1", "2", "--backbone", backbone_path()]
     benchmark("atis").main([*words, "--max_steps", "2", "--use_cpu", "true", "--report_to", "none"])
