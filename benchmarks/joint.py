@@ -223,7 +223,7 @@ def alone(given: argparse.Namespace) -> list[dict[str, Any]]:
                     logging_steps=max(steps // 10, 1),
                     seed=seed,
                 )
-                seen = sum(entry.get("translation_rows", 0) for entry in trainer.state.log_history)
+                seen = max(entry.get("translation_rows", 0) for entry in trainer.state.log_history)
                 metrics = trainer.evaluate({key: held_out[key] for key in own}, metric_key_prefix="test")
             keys = ("translation_chrf", "translation_bleu", "translation_loss", "transcript_word_accuracy")
             measured = {key: metrics[f"test_{key}"] for key in keys if f"test_{key}" in metrics}

@@ -177,7 +177,7 @@ def test_joint(benchmark, folder, capsys):
     assert found == json.loads(output.read_text()) and [run["seed"] for run in found["t5"]] == [1, 2]
     assert found["t5"][0]["exact"].keys() == {"translation", "transcript"}
     joint, alone, *_ = benchmark("joint").main(["alone", *words])
-    assert joint["translation_rows"] == alone["translation_rows"] == 64  # of two steps
+    assert joint["translation_rows"] == alone["translation_rows"] == 8  # of two steps
     assert "transcript_word_accuracy" in joint and "transcript_word_accuracy" not in alone
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert [line.split()[1] for line in lines] == ["backbone", "t5", "t5", "model", "joint", "alone"]
