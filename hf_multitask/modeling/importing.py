@@ -126,7 +126,8 @@ def _task_of(name: str, stock: PreTrainedModel, given: Open) -> Values:
             "given. Leave label_names out."
         )
     task = known | values
-    if kind and _stock_class(kind) is AutoModelForCTC and num_labels(task) != config.vocab_size:
+    of_ctc = AutoModelForCTC._model_mapping.get(type(config), None) is type(stock)
+    if of_ctc and num_labels(task) != config.vocab_size:
         raise ValueError(
             f"Task '{name}': {type(stock).__name__} has {config.vocab_size} outputs, and `vocabulary` has "
             f"{num_labels(task)} symbols. Give the task in `tasks`, with the symbols of its tokenizer in their order."
