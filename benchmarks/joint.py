@@ -2,8 +2,8 @@
 
 ``heart`` learns 64 pairs of sentences and 64 recordings by heart, with a BART and with a T5: the share of the texts
 that the model writes exactly, and the losses at the start, in the middle and at the end. ``alone`` trains a BART on
-translation and speech recognition, and one of the same weights on translation alone, with the same rows of translation
-in every one of the same number of steps: chrF on rows that neither has seen. ``PATH`` is a folder with a folder per
+translation and speech recognition, and one of the same weights on translation alone, with as many steps and rows of
+translation per step: chrF on rows that neither has seen. ``PATH`` is a folder with a folder per
 dataset, of which ``multi30k_en_de`` and ``fsdd`` are read::
 
     OMP_NUM_THREADS=1 python benchmarks/joint.py heart --data PATH
