@@ -176,6 +176,7 @@ KINDS: dict[str, Kind] = {
         columns={"audio_column": "audio", "text_column": "text"},
         aliases=("asr", "speech-recognition", "speech-to-text", "ctc"),
         architectures={
+            CTC: Kind(head=SpeechRecognitionHead, reader=_AUDIO, decode=decode_speech, **_TRANSCRIBES),
             FRAMES: Kind(head=SpeechRecognitionHead, reader=_FRAMES, decode=decode_speech, **_TRANSCRIBES),
             SEQ2SEQ: Kind(head=SpeechToTextHead, reader=TranscribingReader(), **_TRANSCRIBES),
             WHISPER: Kind(head=SpeechToTextHead, reader=TranscribingSpectrogramReader(), **_TRANSCRIBES),
@@ -230,7 +231,7 @@ def fitted(task: TaskDict, config: PreTrainedConfig, subsampler: object = None) 
     if not kind.architectures:
         return task
     found: str | None = _architecture(config, task.get("subsampler") if subsampler is None else subsampler)
-    if found not in kind.architectures and (found != CTC or kind.head is not SpeechRecognitionHead):
+    if found not in kind.architectures:
         found = None
     if task.get("architecture") not in (None, found):
         raise ValueError(

@@ -62,7 +62,7 @@ class Reader:
     fields: ClassVar[tuple[str, ...]] = ("text", "text_pair")
     # The model inputs that it makes. The first one has the length of a row, and rows of one batch are padded together.
     input_names: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "token_type_ids")
-    # What its length is counted in, for messages.
+    # What its limit is counted in, for messages.
     unit: ClassVar[str] = "tokens"
     # How much of its length costs a forward pass about as much as a token.
     grain: ClassVar[int] = 1

@@ -182,7 +182,6 @@ class FrameReader(AudioReader):
     """A recording, as the frames that the feature extractor makes of it and a frame of the backbone each."""
 
     input_names: ClassVar[tuple[str, ...]] = ("input_features", "attention_mask")
-    unit: ClassVar[str] = "frames"
     grain: ClassVar[int] = 1
     dimensions: ClassVar[int] = 2
 

@@ -73,7 +73,6 @@ class SpectrogramReader(AudioReader):
     """
 
     input_names: ClassVar[tuple[str, ...]] = ("input_features",)
-    unit: ClassVar[str] = "frames"
     dimensions: ClassVar[int] = 2
 
     def encoder(

@@ -212,7 +212,6 @@ class SpokenReader(TranscribingReader):
 
     examples: ClassVar[tuple[Example, ...]] = (SPOKEN,)
     input_names: ClassVar[tuple[str, ...]] = ("input_features", "attention_mask")
-    unit: ClassVar[str] = "frames"
     grain: ClassVar[int] = 4
     dimensions: ClassVar[int] = 2
 
@@ -282,7 +281,6 @@ class SpokenWaveReader(SpokenReader):
     """A recording for an encoder-decoder of texts, as a waveform."""
 
     input_names: ClassVar[tuple[str, ...]] = ("input_values", "attention_mask")
-    unit: ClassVar[str] = "samples"
     grain: ClassVar[int] = 640
     dimensions: ClassVar[int] = 1
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from ..modeling.kinds import reader_of
 from ..modeling.sound import SoundError, located
 from . import labels as lab
 from .base import Task
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from ..modeling.inputs import Encoder, InputEncoder
-    from ..modeling.readers import Reading, Row
+    from ..modeling.readers import Reader, Reading, Row
     from .columns import Cells, Columns, Encoding, Labels, References
 
 MIXED, RESAMPLED = "mixed", "resampled"
@@ -46,6 +47,11 @@ class AudioTask(Task):
     }
     audio_column: str = "audio"
     architecture: str | None = None
+
+    @property
+    def reader(self) -> Reader:
+        """See :class:`Task`: that of the architecture."""
+        return reader_of({"type": self.type, "name": self.name, "architecture": self.architecture})
 
     def encode_inputs(
         self,

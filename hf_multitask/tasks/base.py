@@ -92,7 +92,7 @@ class Task(ABC):
     @property
     def reader(self) -> Reader:
         """The reader that converts its rows to model inputs, as the pipeline does."""
-        return reader_of({"type": self.type, "name": self.name, "architecture": getattr(self, "architecture", None)})
+        return reader_of({"type": self.type, "name": self.name})
 
     @property
     def text_columns(self) -> tuple[str, str | None]:

@@ -144,6 +144,7 @@ class AutomaticSpeechRecognition(AudioTask):
         Raises:
             ValueError: a transcript is empty, or, by CTC, has an unknown symbol or is longer than its recording.
         """
+        numbers = {symbol: number for number, symbol in enumerate(self.vocabulary or ())}
         labels: Labels = []
         for value, index, reading in zip(rows[self.text_column], indices, encoding.readings, strict=True):
             if value is None:
@@ -156,7 +157,7 @@ class AutomaticSpeechRecognition(AudioTask):
             if self.writes:
                 labels.append(self._tokens(text, encoding.encoder))
             else:
-                labels.append(self._symbols(text, index, reading.rest.frames, split))
+                labels.append(self._symbols(text, numbers, index, reading.rest.frames, split))
         return labels
 
     def _tokens(self, text: str, encoder: InputEncoder, *, whole: bool = False) -> list[int]:
@@ -166,11 +167,11 @@ class AutomaticSpeechRecognition(AudioTask):
         most = min(self.max_target_length, target_positions(config) or self.max_target_length)
         with one_at_a_time(), transcribing(tokenizer, self.to_dict()):
             ids = tokenizer(text_target=text, truncation=not whole, max_length=most, verbose=False)["input_ids"]
-        return ids[int(ids[0] == config.decoder_start_token_id) :]
+        return ids[int(ids[:1] == [config.decoder_start_token_id]) :]
 
-    def _symbols(self, text: str, index: int, frames: int, split: str) -> list[int]:
+    def _symbols(self, text: str, numbers: dict[str, int], index: int, frames: int, split: str) -> list[int]:
         """The numbers of the symbols of a transcript, which its recording has frames for."""
-        where, numbers = f"column '{self.text_column}'", {one: place for place, one in enumerate(self.vocabulary or ())}
+        where = f"column '{self.text_column}'"
         unknown = next((symbol for symbol in text if symbol not in numbers), None)
         if unknown is not None:
             raise self.row_error(

@@ -105,3 +105,24 @@ def test_what_does_not_fit_is_refused(built):
     )
     with pytest.raises(ValueError, match=r"makes frames of 40 numbers, and the backbone wav2vec2-bert reads 32. Give"):
         other(np.sin(np.arange(9000.0)))
+
+
+def test_masks_of_training_do_not_depend_on_padding(built):
+    model, extractor = built
+    config = model.backbone.config
+    config.apply_spec_augment, config.mask_time_prob, config.mask_time_length = True, 0.4, 2
+    config.mask_time_min_masks, config.mask_feature_prob = 1, 0.0
+    model.backbone.masked_spec_embed = torch.nn.Parameter(torch.full((config.hidden_size,), 3.0))
+    draw, seeds, read = np.random.default_rng(0), torch.tensor([3, 4, 5, 6]), []
+    sounds = [draw.standard_normal(length).astype(np.float32) for length in (3000, 8000, 5000, 9000)]
+    model.backbone.encoder.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    batch = extractor(sounds, sampling_rate=WIDE, return_tensors="pt")
+    model.train()(**batch, mask_seeds=seeds)
+    for number, sound in enumerate(sounds):
+        alone = extractor([sound], sampling_rate=WIDE, return_tensors="pt")
+        model(**alone, mask_seeds=seeds[number : number + 1])
+    whole, *each = [(hidden == 3.0).all(-1) for hidden in read]
+    for number, one in enumerate(each):
+        frames = int(batch["attention_mask"][number].sum())
+        assert torch.equal(whole[number, :frames], one[0, :frames]) and 0 < one[0, :frames].sum() < frames
+        assert not whole[number, frames:].any()

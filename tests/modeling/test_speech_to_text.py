@@ -74,7 +74,8 @@ def test_loss_export_and_import_are_those_of_the_stock_class(built, tmp_path):
     torch.testing.assert_close(loss, stock(**batch, labels=labels).loss, rtol=0, atol=1e-6)
     again = MultiTaskModel.from_task_models({"text": str(tmp_path / "text")}, backbone="text")
     assert torch.equal(again(**batch, labels={"text": labels}).loss, loss)
-    assert again.config.task("text") == {**model.config.task("text"), "max_target_length": 128} or again.config.task("text")["type"] == "automatic-speech-recognition"  # fmt: skip
+    for key in ("type", "architecture"):
+        assert again.config.task("text")[key] == model.config.task("text")[key]
 
 
 def test_what_is_learnt_by_heart_is_written_as_the_stock_pipeline_writes_it(built, tmp_path, caplog):
@@ -105,7 +106,10 @@ def test_saved_loaded_and_asked_without_options(built, family, tmp_path):
     assert pipe(row["audio"]) == MultiTaskPipeline(model=model, processor=processor)(row["audio"])
     wanted = {"whisper": "seq2seq_whisper", "speecht5": "seq2seq"}[family]
     assert pipe.model.config.task("text")["architecture"] == wanted
-    assert pipe(row["audio"], generate_kwargs={"max_new_tokens": 3})["text"]["text"] is not None
+    steps = []
+    pipe.model.backbone.get_decoder().register_forward_hook(lambda *_: steps.append(1))
+    pipe(row["audio"], generate_kwargs={"max_new_tokens": 3, "min_new_tokens": 3})
+    assert len(steps) == 3
 
 
 def test_what_does_not_fit_is_refused(built, family, tmp_path):
@@ -119,7 +123,7 @@ def test_what_does_not_fit_is_refused(built, family, tmp_path):
     if family == "whisper":
         other = WhisperProcessor(WhisperFeatureExtractor(feature_size=16, sampling_rate=WIDE, chunk_length=2), processor.tokenizer)  # fmt: skip
         pipe = MultiTaskPipeline(model=model, processor=other)
-        with pytest.raises(ValueError, match=r"^The feature extractor makes 16 bands and 100 frames of a recording, and the backbone whisper reads 16 and 100|makes 16 bands and \d+ frames"):  # fmt: skip
+        with pytest.raises(ValueError, match=r"^The feature extractor makes 16 bands and 200 frames of a recording, and the backbone whisper reads 16 and 100. Give"):  # fmt: skip
             pipe(recordings(1, rate=WIDE)[0]["audio"])
 
 

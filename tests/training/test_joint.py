@@ -80,10 +80,8 @@ def test_both_losses_fall_and_what_is_evaluated_is_what_the_pipeline_writes(trai
     pipe = MultiTaskPipeline(model=MultiTaskModel.from_pretrained(tmp_path / "alone"), tokenizer=build.tokenizer)
     sounds = recordings(16, rate=WIDE)
     texts = [answer["word"]["text"] for answer in pipe([{"audio": audio} for audio in sounds["audio"]])]
-    written = [answer["translate"]["generated_text"] for answer in pipe(list(sentences(16)["en"]))]
-    assert len({*texts, *written}) > 1 and after["eval_word_wer"] == pytest.approx(
-        jiwer.wer(list(sounds["text"]), texts)
-    )
+    wer = jiwer.wer(list(sounds["text"]), texts)
+    assert len(set(texts)) > 1 and after["eval_word_wer"] == pytest.approx(wer)
     assert after["eval_word_word_accuracy"] == pytest.approx(max(0, 1 - after["eval_word_wer"]))
     again = trainer(output_dir=str(tmp_path / "resumed"), max_steps=160, **options)
     again.train(resume_from_checkpoint=str(tmp_path / "alone" / "checkpoint-150"))

@@ -12,7 +12,20 @@ import pytest
 import torch
 from parameters import few
 from safetensors.torch import load_file
-from sounds import LETTERS, RATE, InOrder, changed, extractor, losses, recordings, save_encoder, wav
+from sounds import (
+    LETTERS,
+    RATE,
+    InOrder,
+    changed,
+    extractor,
+    losses,
+    recordings,
+    save_encoder,
+    save_frame_encoder,
+    save_whisper,
+    wav,
+)
+from tiny import save_backbone
 from transformers import TrainerCallback, TrainingArguments
 
 from hf_multitask import (
@@ -22,6 +35,7 @@ from hf_multitask import (
     MultiTaskPipeline,
     MultiTaskTrainer,
 )
+from hf_multitask.training.step.rows import filler
 
 GROUP = {"feat_extract_norm": "group", "do_stable_layer_norm": False}
 MASKS = {"mask_time_prob": 0.3, "mask_time_length": 2, "mask_time_min_masks": 1, "mask_feature_prob": 0.1, "mask_feature_length": 4}  # fmt: skip
@@ -242,6 +256,32 @@ def files(rows, folder):
         path.write_bytes(wav(row["audio"]["array"], subtype="FLOAT"))
         kept.append({**row, "audio": str(path)})
     return datasets.Dataset.from_list(kept)
+
+
+@pytest.mark.parametrize("family", ["samples", "frames", "whisper", "joint"])
+def test_a_process_without_rows_runs_a_pass(family, build, tmp_path):
+    """Of one row, which is what is left of a batch once the tasks that are not finite are left out."""
+    name, size, more = "input_values", (3, 900), {"attention_mask": torch.ones(3, 900, dtype=torch.long)}
+    word = {"word": AutomaticSpeechRecognition(dataset="tones", vocabulary=list(LETTERS))}
+    if family == "samples":
+        model = build(word)
+    elif family == "frames":
+        model = MultiTaskModel.from_backbone(save_frame_encoder(tmp_path / "other"), tasks=word)
+        name, size, more = "input_features", (3, 20, 32), {"attention_mask": torch.ones(3, 20, dtype=torch.long)}
+    elif family == "whisper":
+        model = MultiTaskModel.from_backbone(save_whisper(tmp_path / "other"), tasks=WORD)
+        name, size, more = "input_features", (3, 16, 100), {}
+    else:
+        save_backbone("bart", tmp_path / "other")
+        model = MultiTaskModel.from_backbone(str(tmp_path / "other"), tasks=WORD)
+        name, size, more = "input_features", (3, 20, 80), {"attention_mask": torch.ones(3, 20, dtype=torch.long)}
+    forward = {name: torch.randn(size), **more, "mask_seeds": torch.arange(3), "task_rows": {}, "labels": {}}
+    left = filler(forward)
+    assert left[name].shape == (1, *size[1:])
+    loss = model.train()(**left, all_heads=True).loss
+    loss.backward()
+    assert loss.item() == 0
+    assert [key for key, one in model.named_parameters() if one.requires_grad and one.grad is None] == []
 
 
 def test_all_forms_of_audio_train_alike(trainer, tmp_path):

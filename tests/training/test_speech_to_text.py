@@ -139,9 +139,21 @@ def test_tasks_share_the_rows_and_the_encoder_of_whisper(arguments, tmp_path):
 def test_transcripts_are_cut_or_refused_by_row(build, trainer, caplog):
     rows = recordings(6, rate=WIDE)
     trainer(build(), changed(rows, 3, text="abc" * 10))
-    assert "1 of 6 labels of task 'word' (train) are longer than 12 tokens" in caplog.text or "were cut" in caplog.text
+    assert "Task 'word': 1 of 6 targets (train) are longer than its max_target_length and were cut." in caplog.text
     with pytest.raises(ValueError, match=r"^Task 'word': row 2 of the train data, column 'text': the transcript is empty"):  # fmt: skip
         trainer(build(), changed(rows, 2, text=" "))
+
+
+def test_recordings_that_are_cut_are_counted_in_samples(arguments, tmp_path, caplog):
+    folder = save_whisper(tmp_path / "backbone")
+    long = {"array": np.sin(np.arange(2.0 * WIDE)).tolist(), "sampling_rate": WIDE}
+    MultiTaskTrainer(
+        MultiTaskModel.from_backbone(folder, tasks=TASKS),
+        arguments(),
+        train_dataset={"word": changed(recordings(6, rate=WIDE), 2, audio=long)},
+        processing_class=AutoProcessor.from_pretrained(folder),
+    )
+    assert f"1 of 6 rows of 'word' (train) are longer than {WIDE} samples and were cut." in caplog.text
 
 
 def test_a_stream_needs_no_vocabulary(build, trainer):

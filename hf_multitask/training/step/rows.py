@@ -210,12 +210,11 @@ def _with_rows(
 
 
 def filler(forward: Batch) -> Batch:
-    """The first token of a batch, without a task: for a process that has no row left, but has to run a forward pass."""
-    rest = {
-        key: value[:1, :1] if value.dim() == 2 else value[:1]
-        for key, value in forward.items()
-        if isinstance(value, torch.Tensor)
-    }
+    """The first row of a batch, without a task: for a process that has no row left, but has to run a forward pass.
+
+    The row is whole, as convolutions over recordings need more than one sample.
+    """
+    rest = {key: value[:1] for key, value in forward.items() if isinstance(value, torch.Tensor)}
     return {**rest, "task_rows": {}, "labels": {}}
 
 
