@@ -1,9 +1,12 @@
 """Transcripts that Whisper and SpeechT5 write: as their stock classes, from the spectrogram to the text."""
 
+import ast
+import re
+
 import numpy as np
 import pytest
 import torch
-from sounds import SPEAKERS, WIDE, recordings, save_speecht5, save_whisper
+from sounds import SPEAKERS, WIDE, recordings, save_speecht5, save_whisper, wav
 from transformers import (
     AutoModelForAudioClassification,
     AutoModelForSpeechSeq2Seq,
@@ -16,6 +19,7 @@ from transformers import (
 
 from hf_multitask import AudioClassification, AutomaticSpeechRecognition, MultiTaskModel, MultiTaskPipeline
 from hf_multitask.data.encoding import encode_dataset
+from hf_multitask.modeling.description import usage
 from hf_multitask.modeling.kinds import reader_of
 from hf_multitask.tasks import build_task
 
@@ -110,6 +114,22 @@ def test_saved_loaded_and_asked_without_options(built, family, tmp_path):
     pipe.model.backbone.get_decoder().register_forward_hook(lambda *_: steps.append(1))
     pipe(row["audio"], generate_kwargs={"max_new_tokens": 3, "min_new_tokens": 3})
     assert len(steps) == 3
+
+
+def test_the_card_shows_code_that_runs(built, tmp_path, monkeypatch, capsys):
+    model, processor = built
+    model.save_pretrained(tmp_path / "saved")
+    processor.save_pretrained(tmp_path / "saved")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recording.wav").write_bytes(wav(recordings(1, rate=WIDE)[0]["audio"]["array"], WIDE))
+    codes = re.findall(r"```python\n(.*?)```", usage(model.config, "saved"), re.DOTALL)
+    assert len(codes) == 2
+    for code in codes:
+        exec(code.replace(", trust_remote_code=True", ""), {})
+    first, second = capsys.readouterr().out.splitlines()
+    (written,) = ast.literal_eval(second)
+    answer = ast.literal_eval(first)["text"]["text"]  # of fewer tokens
+    assert answer and " ".join(written.split()).startswith(answer)
 
 
 def test_what_does_not_fit_is_refused(built, family, tmp_path):
