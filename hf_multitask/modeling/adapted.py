@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch.nn.modules.module import _IncompatibleKeys
@@ -26,6 +27,7 @@ from .aliases import Settings, Values
 from .backbone import resolve_backbone
 from .config import SHARED
 from .native import build_backbone
+from .padded_norm import run_time_norms_once
 from .precision import HALF, is_mixed, widen
 from .shared import SharedModel, adapter_settings
 
@@ -36,6 +38,7 @@ class Adapted(SharedModel):
     """The part of :class:`MultiTaskModel` that has adapters."""
 
     _rest_unread: Callable[[], None]
+    _backbone_of: Callable[[str], PreTrainedModel]
 
     def add_adapters(self, lora: object = None, task_lora: object = None, *, source: Values | None = None) -> None:
         r"""Put LoRA on the backbone, whose own weights are frozen then: :math:`W + s_0 B_0 A_0 + s_t B_t A_t`.
@@ -138,13 +141,25 @@ class Adapted(SharedModel):
                 self.tie_weights()
 
     def merged_backbone(self, task: str) -> PreTrainedModel:
-        """The backbone as a task reads it: a copy with its adapters merged, or the backbone itself without adapters.
+        """The backbone as a task reads it: a copy with its branch in place and its adapters merged, or itself.
 
         In float32 where the adapters are: in half precision little of them would be left.
         """
+        own = self._backbone_of(task)
         if not self.config.adapters:
-            return self.backbone
-        return merged(self.backbone, [SHARED, task], torch.float32 if is_mixed(self) else self.backbone.dtype)
+            return own
+        return merged(own, [SHARED, task], torch.float32 if is_mixed(self) else self.backbone.dtype)
+
+    def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
+        if enable and not self.backbone.supports_gradient_checkpointing:
+            raise ValueError(
+                f"The backbone family '{self.backbone.config.model_type}' does not support activation checkpointing. "
+                "Leave it off, or choose another backbone."
+            )
+        if "gradient_checkpointing_func" in kwargs:
+            kwargs["gradient_checkpointing_func"] = self.routing.checkpointed(kwargs["gradient_checkpointing_func"])
+        super()._set_gradient_checkpointing(enable, *args, **kwargs)
+        run_time_norms_once(self.backbone)
 
     # Saving without the backbone
 

@@ -1,30 +1,31 @@
-"""Which rows of a pass go through which task's adapter: blocks of rows, one behind the other.
+"""Which rows of a pass go through which task's adapter: blocks of rows, one behind the other; and through which branch.
 
 Legend: B rows of the batch, R rows of the pass, N rows of one task, G rows of an item.
 """
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
 
 import torch
 
-from .aliases import Function, Settings, Values
+from .aliases import Function, Open, Settings, Values
 
 # A task, None for rows that have no adapter of a task, and where its rows begin and end.
 Block = tuple[str | None, int, int | None]
 
 
 class Pass(threading.local):
-    """The blocks of the pass that runs in this thread; every other thread, and a copy of the model, has its own.
+    """Blocks and fork of the pass that runs in this thread; other threads, and copies of the model, have theirs.
 
     A pass begins and ends in one thread, so this is the call's own, as a ``ContextVar`` would be, which
     ``torch.compile`` cannot trace.
     """
 
     blocks: tuple[Block, ...] = ()
+    fork: Open = None
 
     def __reduce__(self) -> tuple[type["Pass"], tuple[()]]:
         """A copy, or what is loaded from a file, is in no pass."""
@@ -43,15 +44,32 @@ class LoraLayer(Protocol):
 
 
 class Routing:
-    """The tasks that have an adapter of their own, and the blocks of the running pass, which all LoRA layers look up.
+    """The tasks that have an adapter of their own and the branch of each, with the rows of both in the running pass,
+    which all LoRA layers and branches look up.
 
     Args:
         tasks: those with an adapter of their own.
+        branches: by task, its branch; empty without branches.
     """
 
-    def __init__(self, tasks: Iterable[str] = ()) -> None:
+    def __init__(self, tasks: Iterable[str] = (), branches: Mapping[str, str] | None = None) -> None:
         self.tasks = set(tasks)
+        self.branches = dict(branches or {})
         self._pass = Pass()
+
+    @property
+    def fork(self) -> Open:
+        """How the pass that runs in this thread is divided between branches; None outside of a pass."""
+        return self._pass.fork
+
+    @contextmanager
+    def forked(self, fork: Open) -> Iterator[None]:
+        """A pass, in this thread, that is divided in this way."""
+        before, self._pass.fork = self._pass.fork, fork
+        try:
+            yield
+        finally:
+            self._pass.fork = before
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -67,10 +85,6 @@ class Routing:
         finally:
             self._pass.blocks = before
 
-    def whole(self, task: str) -> AbstractContextManager[None]:
-        """A pass over rows of one task only."""
-        return self.of(((task, 0, None),) if task in self.tasks else ())
-
     def split(
         self,
         inputs: Settings,
@@ -78,7 +92,7 @@ class Routing:
         runs: list[str],
         *,
         everywhere: bool,
-    ) -> tuple[Values, dict[str, torch.Tensor], AbstractContextManager[None]]:
+    ) -> tuple[Values, dict[str, torch.Tensor], tuple[Block, ...]]:
         """Inputs with a row for every task that reads it by an adapter of its own, and one for all other tasks.
 
         Args:
@@ -89,7 +103,7 @@ class Routing:
                 gradient of zero.
 
         Returns:
-            Inputs (R, ...), where each task finds its rows in them, and a context for the pass.
+            Inputs (R, ...), where each task finds its rows in them, and the blocks of the pass, for :meth:`of`.
         """
         # Not len(), which torch.export takes for a number that never changes.
         rows, device = next((one.shape[0], one.device) for one in inputs.values() if isinstance(one, torch.Tensor))
@@ -128,7 +142,7 @@ class Routing:
             key: value[index_R] if isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == rows else value
             for key, value in inputs.items()
         }
-        return spread, numbers, self.of(tuple(blocks))
+        return spread, numbers, tuple(blocks)
 
     def checkpointed(self, checkpoint: Function) -> Function:
         """A checkpointing function whose second run of a layer, in the backward pass, has the blocks of the first.
@@ -161,7 +175,10 @@ def add_own_parts(layer: LoraLayer, inputs: tuple[torch.Tensor], output_R: torch
     if not any(task in layer.lora_A for task, _, _ in blocks):
         return None
     (input_R,) = inputs
-    rows = blocks[-1][2]
+    rows, fork = blocks[-1][2], layer.routing.fork
+    if fork is not None and rows is not None and input_R.shape[0] == fork.rows_above > rows:
+        blocks = (*blocks, (None, rows, fork.rows_above))  # rows that several branches read, and no task by itself
+        rows = fork.rows_above
     if rows is not None and input_R.shape[0] != rows:
         raise ValueError(
             f"A task's adapter needs layers that keep one row per text, and '{layer.routing_name}' was given "

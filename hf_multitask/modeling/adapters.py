@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from .adapter_rows import add_own_parts
 from .aliases import Values
+from .branches import branch_parameters
 from .config import SHARED, close_match
 from .heads import Head
 from .reach import unread_backbone
@@ -260,7 +261,13 @@ def unread_adapters(model: SharedModel) -> Iterator[nn.Parameter]:
         kind = (bool(head.reads_decoder), bool(head.language_model), bool(head.needs_pooler))
         if kind not in unread:
             unread[kind] = {id(one) for one in unread_backbone(model.backbone, [head])}
-        yield from (one for one in adapter_parameters(model.backbone, name) if id(one) in unread[kind])
+        elsewhere = {
+            id(one)
+            for branch in (model.config.branches or {})
+            if branch != model.routing.branches[name]
+            for one in branch_parameters(model.backbone, branch)
+        }
+        yield from (one for one in adapter_parameters(model.backbone, name) if id(one) in unread[kind] | elsewhere)
 
 
 def plain_name(parameter: str) -> str:

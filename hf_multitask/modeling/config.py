@@ -48,6 +48,41 @@ def check_task_name(name: object) -> str:
     return name
 
 
+def check_branches(branches: object, branch_layers: object, tasks: list[str]) -> None:
+    """Check that every task is in one branch, and that branches have usable names and a number of layers.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if isinstance(branch_layers, bool) or not isinstance(branch_layers, int) or branch_layers < 1:
+        raise ValueError(
+            f"`branch_layers` should be a whole number of layers, 1 or more. Found `branch_layers = {branch_layers!r}`."
+        )
+    if not isinstance(branches, dict) or not branches or any(not isinstance(own, list) for own in branches.values()):
+        raise ValueError(
+            f"`branches` should have a list with names of tasks for each branch. Found `branches = {branches!r}`."
+        )
+    for name, own in branches.items():
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or hasattr(nn.ModuleDict(), name):
+            raise ValueError(
+                f"Branch name {name!r} is not usable: names are made of letters, digits, '-' and '_', and are not "
+                "reserved by torch.nn.ModuleDict. Rename the branch."
+            )
+        if not own:
+            raise ValueError(f"Branch '{name}' has no task. Give it one, or leave it out of `branches`.")
+        for task in own:
+            if task not in tasks:
+                raise ValueError(
+                    f"Branch '{name}' names the task '{task}', and the model has {', '.join(tasks)}."
+                    + close_match(str(task), tasks)
+                )
+    named = [task for own in branches.values() for task in own]
+    for task in tasks:
+        if named.count(task) != 1:
+            where = "no branch" if task not in named else f"{named.count(task)} branches"
+            raise ValueError(f"Task '{task}' is in {where} of `branches`, and should be in one. Name it once.")
+
+
 class MultiTaskConfig(PreTrainedConfig):
     """Configuration of :class:`MultiTaskModel`.
 
@@ -59,6 +94,9 @@ class MultiTaskConfig(PreTrainedConfig):
             ``"last"`` put dropout and a linear layer on the first, the average or the last token.
         adapters: written by ``add_adapters``: the LoRA settings of the adapter that all tasks ``shared``, of those of
             single ``tasks``, the ``source`` of their backbone, and whether ``only`` adapters and heads are saved.
+        branches: names of tasks by branch, each of which has its own copy of the backbone's top layers, see
+            :mod:`branches`; None where all tasks share all layers.
+        branch_layers: how many layers these are.
         subsampler: of recordings for an encoder-decoder of texts, see :func:`subsampler_settings`; None without one.
         float32_heads: whether heads and adapters are float32 on a backbone in half precision; written by the model.
         format_version: version of this format, written by the package that saved the model.
@@ -75,6 +113,8 @@ class MultiTaskConfig(PreTrainedConfig):
     tasks: list[TaskDict] = field(default_factory=list)
     pooling: str = "native"
     adapters: Values | None = None
+    branches: dict[str, list[str]] | None = None
+    branch_layers: int | None = None
     subsampler: Values | None = None
     float32_heads: bool = False
     format_version: int = FORMAT_VERSION
@@ -147,6 +187,8 @@ class MultiTaskConfig(PreTrainedConfig):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"Task name '{twice[0]}' is used {names.count(twice[0])} times. Rename all but one.")
+        if self.branches is not None:
+            check_branches(self.branches, self.branch_layers, names)
         if self.adapters is not None:
             self._check_adapters(self.adapters)
 

@@ -1,12 +1,13 @@
 """Running the heads of a batch, each over its own rows of the shared states."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
 
+from .adapter_rows import Block
 from .aliases import Open, Settings, Values
+from .forks import as_task, fork
 from .generation import check_generate_kwargs
 from .heads import Head
 from .keywords import check_keywords
@@ -100,16 +101,23 @@ class HeadRuns(SharedModel):
         self, given: Values, task_rows: TaskRows, runs: list[str], *, everywhere: bool
     ) -> tuple[TaskRows, States, Inputs]:
         """One pass of the backbone: the tasks' rows in it, its output, and what heads read of it."""
-        context: AbstractContextManager[None] = nullcontext()
+        blocks: tuple[Block, ...] = self.routing.blocks
         if self.routing.tasks:
-            given, task_rows, context = self.routing.split(given, task_rows, runs, everywhere=everywhere)
+            given, task_rows, blocks = self.routing.split(given, task_rows, runs, everywhere=everywhere)
+        parting = None
+        if self.routing.branches:
+            parting, task_rows = fork(self.routing, given, task_rows, runs, blocks, everywhere=everywhere)
         part = reading_part(self.backbone)
         given = in_dtype(given if self.subsampler is None else embedded(self.subsampler, given), self.backbone.dtype)
         seeds, mask, config = given.pop("mask_seeds", None), given.get("attention_mask"), self.config.backbone_config
         given = masked_spectrogram(config, given, seeds) if part.training else given
-        with context, ignoring_padding(part, config, mask), masking(part, seeds, mask):
+        passes = self.routing.of(blocks), self.routing.forked(parting)
+        with passes[0], passes[1], ignoring_padding(part, config, mask), masking(part, seeds, mask):
             read = part(**given)
-        return task_rows, read, (states_of(read, None), given.get("input_ids"), given["attention_mask"])
+        states, ids, mask = states_of(read, None), given.get("input_ids"), given["attention_mask"]
+        if parting is not None:
+            states, ids, mask = parting.above(states), parting.above(ids), parting.above(mask)
+        return task_rows, read, (states, ids, mask)
 
     def _read_in_parts(
         self, given: Values, task_rows: dict[str, torch.Tensor], labels: Labels
@@ -154,7 +162,7 @@ class HeadRuns(SharedModel):
             rows_of(inputs[1], rows),
             rows_of(inputs[2], rows),
         )
-        with self.routing.whole(name):
+        with as_task(self.routing, name):
             if head.reads_decoder:
                 states = self._decoder_states(name, states, attention_mask, head.decoder_ids(input_ids, labels))
             if head.language_model:
@@ -253,7 +261,7 @@ class HeadRuns(SharedModel):
         given = {key: value for key, value in own.items() if value is not None}
         read = {"input_ids": input_ids, "attention_mask": attention_mask}
         given = {**given, **{key: value for key, value in read.items() if value is not None}, **kwargs}
-        with self.routing.whole(task):
+        with as_task(self.routing, task):
             if self.subsampler is not None:
                 given = in_dtype(embedded(self.subsampler, given), self.backbone.dtype)
             return backbone.generate(**given)

@@ -1,7 +1,7 @@
 """The task types: by name, all that the package knows of one beside its columns, labels and metrics."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from transformers import AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq, PreTrainedConfig
@@ -50,6 +50,7 @@ class Kind:
         hub: the name that the Hub has for it, which is the pipeline tag of a card; None where it has none.
         stock: the name of the pipeline of Transformers that serves an exported model, where it is another.
         columns: what a task of an imported model reads, as the task's class has it by default.
+        branch: the branch of a task, where branches follow from kinds; by the name of its type where None.
         aliases: names that others give to it: pipelines and repositories of the Hub, and common words.
         architectures: what differs by the ``architecture`` of a task, which the backbone decides; see :func:`fitted`.
     """
@@ -60,6 +61,7 @@ class Kind:
     hub: str | None = None
     stock: str | None = None
     columns: Settings = field(default_factory=dict)
+    branch: Callable[[TaskDict], str] | None = None
     aliases: tuple[str, ...] = ()
     architectures: Mapping[str, "Kind"] = field(default_factory=dict)
 
@@ -68,6 +70,14 @@ class Kind:
         """The class of Transformers that makes a stock model of a family; None where that is the backbone alone."""
         language_model = self.head.language_model
         return LANGUAGE_MODELS[language_model][0] if language_model else getattr(self.head, "auto_class", None)
+
+
+def _by_texts(task: TaskDict) -> str:
+    return "texts" if task.get("text_pair_column") is None else "pairs"
+
+
+def _by_task(task: TaskDict) -> str:
+    return str(task["name"]) if task["name"] not in ("texts", "pairs") else f"{task['name']}_tags"
 
 
 _READ = {TEXTS: "texts"}  # what is read, by modality, where it has another name
@@ -98,6 +108,7 @@ KINDS: dict[str, Kind] = {
         decode=decode_sequence,
         hub="text-classification",
         columns={"text_column": "text", "label_column": "label"},
+        branch=_by_texts,
         aliases=(
             *("text-classification", "sentiment-analysis", "zero-shot-classification", "natural-language-inference"),
             *("nli", "regression"),
@@ -109,6 +120,7 @@ KINDS: dict[str, Kind] = {
         decode=decode_tokens,
         hub="token-classification",
         columns={"tokens_column": "tokens", "tags_column": "ner_tags"},
+        branch=_by_task,
         aliases=("ner", "named-entity-recognition", "pos", "tagging"),
     ),
     "sentence-similarity": Kind(

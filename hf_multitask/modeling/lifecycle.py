@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .adapters import adapter_parameters, follow_backbone, fresh_parameters, unread_adapters
 from .aliases import Settings, Values
+from .branches import branch_parameters
 from .config import MultiTaskConfig, check_task_name
 from .heads import Head
 from .kinds import check_input, fitted, head_class, num_labels
@@ -56,8 +57,12 @@ class TaskLifecycle(SharedModel):
 
     drop_adapter: Callable[[str], None]
     rename_adapter: Callable[[str, str], None]
+    _join_branch: Callable[[str, str | None], None]
+    _leave_branch: Callable[[str], None]
+    _rename_in_branches: Callable[[str, str], None]
+    _branches_without: Callable[[set[str]], list[str]]
 
-    def add_task(self, name: str, task: object) -> None:
+    def add_task(self, name: str, task: object, *, branch: str | None = None) -> None:
         """Add a task with a fresh head; the logits of the other tasks stay bit-identical.
 
         Where the task reads a pooler or the layers of a language model that the backbone does not have, it gets fresh
@@ -66,9 +71,11 @@ class TaskLifecycle(SharedModel):
         Args:
             name: of the task.
             task: a task object, or its dict.
+            branch: of a model with branches, the one that the task joins, or a new one, which starts as a copy of the
+                first; None for the branch of its kind, opened where there is none.
 
         Raises:
-            ValueError: the name is taken or not usable, or the backbone cannot have such a task.
+            ValueError: a name is taken or not usable, or the backbone cannot have such a task.
 
         Example::
 
@@ -87,6 +94,11 @@ class TaskLifecycle(SharedModel):
         self._check_inputs([*self.heads.values(), *([head] if head is not None else [])], f"Adding '{name}'")
         resting = self._unread_by_all()
         self.config.tasks = [*self.config.tasks, new]
+        try:
+            self._join_branch(name, branch)
+        except ValueError:
+            self.config.tasks = self.config.tasks[:-1]
+            raise
         if head is not None:
             self._replace_heads([name])
         self._fit_backbone()
@@ -110,6 +122,7 @@ class TaskLifecycle(SharedModel):
         if name in self.heads:
             del self.heads[name]
         self.drop_adapter(name)
+        self._leave_branch(name)
         self._fit_backbone()
         self._fit_subsampler()
         self._rest_unread()
@@ -129,6 +142,7 @@ class TaskLifecycle(SharedModel):
         renamed.training = self.heads.training
         self.heads = renamed
         self.rename_adapter(old, new)
+        self._rename_in_branches(old, new)
 
     def set_task(self, name: str, task: Settings) -> None:
         """Replace the dict of a task, and add its head where its labels were unknown until now.
@@ -164,6 +178,8 @@ class TaskLifecycle(SharedModel):
         for name in self.config.adapters["tasks"] if self.config.adapters else ():
             if name not in readers:
                 yield from adapter_parameters(self.backbone, name)
+        for branch in self._branches_without(readers):
+            yield from branch_parameters(self.backbone, branch)
         if self.subsampler is not None and not any(self.config.task(name).get("subsampler") for name in readers):
             yield from self.subsampler.parameters()
         yield from unread_backbone(self.backbone, [cast(Head, self.heads[name]) for name in readers])

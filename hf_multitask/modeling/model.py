@@ -17,6 +17,8 @@ from .adapter_rows import Routing
 from .adapters import require_peft
 from .aliases import Open, Settings
 from .backbone import check_backbone, check_loading, resolve_backbone, set_dropout
+from .branched import Branched
+from .branches import resolved
 from .config import MultiTaskConfig
 from .decoding import TokenWords
 from .description import TAGS, describe_pushed
@@ -31,7 +33,6 @@ from .lifecycle import language_model, task_dict
 from .loading import explained, load_model, pushing
 from .native import asked_inputs, build_backbone, reading_part
 from .output import MultiTaskOutput
-from .padded_norm import run_time_norms_once
 from .parts import rows_in
 from .precision import HALF, is_mixed, keep_float32, narrow, without_float32
 from .saving import hub_arguments, whole, without_hub
@@ -43,7 +44,7 @@ from .trial import check_family, check_languages, check_own_code, check_reading
 _UNSAVED = "so the model is not saved, and what was saved before stays. Take an earlier checkpoint."
 
 
-class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
+class MultiTaskModel(ExportableTasks, Adapted, Branched, HeadRuns):
     """A pretrained backbone shared by several tasks, each with a head of its own.
 
     Build one with :meth:`from_backbone`; a saved one loads with ``from_pretrained`` here or from ``AutoModel``.
@@ -78,6 +79,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
             config.backbone_config, language_model=language_model(config), needs_pooler=needs_pooler
         )
         self._backbone_inputs = backbone_inputs(reading_part(self.backbone))
+        self._build_branches()
         self.heads = nn.ModuleDict(heads)
         self.subsampler = None
         self._fit_subsampler()
@@ -97,6 +99,8 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         tasks: Settings,
         dropout: float | None = None,
         pooling: str = "native",
+        branches: Settings | str | None = None,
+        branch_layers: int | None = None,
         subsampler: Settings | None = None,
         lora: object = None,
         task_lora: object = None,
@@ -110,6 +114,9 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
                 them from the data and adds the head then.
             dropout: every dropout probability, of backbone and heads; the backbone's own where None.
             pooling: see :class:`MultiTaskConfig`.
+            branches: names of tasks by branch, which has its own copy of the backbone's top layers; or ``"kind"``, see
+                :func:`kind_of_branch`; None, or ``"none"``, for no branches.
+            branch_layers: how many layers these are; a third of all where None.
             subsampler: what makes embeddings of recordings for an encoder-decoder of texts: ``input`` (``"log_mel"`` or
                 ``"waveform"``), ``num_mel_bins``, ``sampling_rate``, and by layer ``strides``, ``kernel_sizes`` and
                 ``channels``; its defaults where a task recognizes speech and None is given.
@@ -140,10 +147,14 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
             set_dropout(backbone_config, dropout)
         if not tasks:
             raise ValueError("The model has no tasks. Give at least one in `tasks`.")
+        dicts = [task_dict(name, task) for name, task in tasks.items()]
+        by_branch, layers = resolved(branches, branch_layers, dicts, backbone_config)
         config = MultiTaskConfig(
             backbone_config=backbone_config,
-            tasks=[task_dict(name, task) for name, task in tasks.items()],
+            tasks=dicts,
             pooling=pooling,
+            branches=by_branch,
+            branch_layers=layers,
             subsampler=None if subsampler is None else subsampler_settings(subsampler),
         )
         with torch.device("meta"):
@@ -166,6 +177,7 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         model._replace_heads(list(model.heads))
         model._fit_subsampler()
         model.initialize_weights()  # of what is new: the rest is marked as set
+        model._branch_out()
         if adapted:
             revision = getattr(backbone_config, "_commit_hash", None)
             model.add_adapters(lora, task_lora, source={"name": backbone, "revision": revision, "fresh": fresh})
@@ -295,17 +307,6 @@ class MultiTaskModel(ExportableTasks, Adapted, HeadRuns):
         if decode is None:
             raise ValueError(f"Task '{name}' of type {task['type']} has no decoder of single rows. Use the pipeline.")
         return decode(task, logits, text, token_words)
-
-    def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
-        if enable and not self.backbone.supports_gradient_checkpointing:
-            raise ValueError(
-                f"The backbone family '{self.backbone.config.model_type}' does not support activation checkpointing. "
-                "Leave it off, or choose another backbone."
-            )
-        if "gradient_checkpointing_func" in kwargs:
-            kwargs["gradient_checkpointing_func"] = self.routing.checkpointed(kwargs["gradient_checkpointing_func"])
-        super()._set_gradient_checkpointing(enable, *args, **kwargs)
-        run_time_norms_once(self.backbone)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Open:

@@ -6,6 +6,7 @@ from typing import cast
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from .forks import as_task
 from .heads import Head
 from .keywords import parameter_names
 from .native import reading_part
@@ -60,7 +61,7 @@ def check_reading(model: SharedModel) -> None:
     if "token_type_ids" in names:
         given["token_type_ids"] = torch.zeros_like(ids_NL)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), as_task(model.routing, model.config.task_names[0]):
             part(**given)
     except (NotImplementedError, torch.OutOfMemoryError):  # of a dtype on this device
         return

@@ -1,0 +1,226 @@
+r"""Branches: the top layers of the backbone once for each group of tasks, over lower layers that all tasks share.
+
+.. math:: y_t = g_t(h_{b(t)}(f(x)))
+
+All branches start as copies of the pretrained layers. Branched multi-task networks: Learning to Branch for Multi-Task
+Learning (ICML 2020), https://arxiv.org/abs/2006.01895; here the groups are given, or follow from the types of tasks.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from .adapter_rows import Routing
+from .aliases import Open, TaskDict
+from .config import check_branches, close_match
+from .kinds import kind_of
+from .native import reading_part
+
+KIND, NONE = "kind", "none"
+_BRANCH = re.compile(r"(?:^|\.)branches\.([^.]+)\.")
+
+
+class BranchedLayer(nn.Module):
+    """A layer of the backbone, with a copy for every branch, each of which runs over its own rows.
+
+    Args:
+        layer: the pretrained one.
+        names: of the branches.
+        routing: what says which rows these are.
+    """
+
+    def __init__(self, layer: nn.Module, names: Iterable[str], routing: Routing) -> None:
+        super().__init__()
+        self.routing = routing
+        self.branches = nn.ModuleDict({name: copied(layer) for name in names})
+
+    def __getattr__(self, name: str) -> Open:
+        """What a backbone asks of its layers, such as the kind of attention, is the same in all branches."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "branches":
+                raise
+            return getattr(next(iter(self.branches.values())), name)
+
+    def forward(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Open:
+        """The layer of each branch over its rows: (B, L, D) or (U, L, D) to (U, L, D)."""
+        fork = self.routing.fork
+        if fork is None:
+            raise RuntimeError(
+                "The backbone has branches, and which one reads a row is known within the model only. Call the model, "
+                "with `tasks`, in place of its backbone."
+            )
+        length = hidden.shape[1] if hidden.dim() > 1 else -1
+        if len(fork.branches) == 1:
+            output = self.branches[fork.branches[0]](hidden, *args, **kwargs)
+        else:
+            outputs = []
+            for number, name in enumerate(fork.branches):
+                own, rest = (fork.part(number, given, length) for given in ((hidden, *args), kwargs))
+                with self.routing.of(fork.blocks[number]):
+                    outputs.append(self.branches[name](*own, **rest))
+            output = fork.joined(outputs, length)
+        for name in fork.idle:
+            own, rest = (fork.part(None, given, length) for given in ((hidden, *args), kwargs))
+            with self.routing.of(()):
+                extra = self.branches[name](*own, **rest)
+            zero = ((extra[0] if isinstance(extra, tuple) else extra) * 0).sum()
+            output = (output[0] + zero, *output[1:]) if isinstance(output, tuple) else output + zero
+        return output
+
+
+def copied(layer: nn.Module) -> nn.Module:
+    """A copy of a layer whose weights are marked as set where those of the layer are."""
+    copy = deepcopy(layer)
+    for module in copy.modules():
+        tensors = (*module._parameters.items(), *module._buffers.items())
+        if all(tensor is None or not tensor.is_meta for _, tensor in tensors):
+            module._is_hf_initialized = True  # type: ignore[assignment]
+    return copy
+
+
+def branch_of(parameter: str) -> str | None:
+    """The branch that a weight of the backbone, or one of its layers, belongs to; None for what all tasks share."""
+    found = _BRANCH.search(parameter)
+    return found[1] if found else None
+
+
+def layers_of(backbone: PreTrainedModel) -> nn.ModuleList:
+    """The layers of a backbone's reading part, one after the other.
+
+    Raises:
+        ValueError: the family has no such list, as ALBERT, whose layers are one.
+    """
+    part, config = reading_part(backbone), backbone.config
+    count = getattr(config, "encoder_layers", None) if config.is_encoder_decoder else None
+    count = count or getattr(config.get_text_config(), "num_hidden_layers", None)
+    found = [
+        module
+        for module in part.modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count and _alike(module)
+    ]
+    if not found:
+        raise ValueError(
+            f"The backbone family '{config.model_type}' cannot have branches: its layers are not a list of "
+            f"{count} that run one after the other. Set branches='none', or choose another backbone."
+        )
+    return found[-1]  # of Wav2Vec2's convolutions and layers, the latter
+
+
+def _alike(layers: nn.ModuleList) -> bool:
+    kinds = {type(next(iter(one.branches.values())) if isinstance(one, BranchedLayer) else one) for one in layers}
+    return len(kinds) == 1 and not isinstance(layers[0], nn.Linear | nn.LayerNorm | nn.Conv1d)
+
+
+def default_layers(config: PreTrainedConfig) -> int:
+    """How many layers branch where nobody says it: a third of them."""
+    text = config.get_text_config()
+    count = getattr(config, "encoder_layers", None) if config.is_encoder_decoder else None
+    return max(1, int(count or getattr(text, "num_hidden_layers", None) or 1) // 3)
+
+
+def kind_of_branch(task: TaskDict) -> str:
+    """The branch that a task has by its kind.
+
+    A branch for all tasks on single texts, one for all on pairs of texts, one for each task on words, and one for all
+    of any other type.
+    """
+    branch = kind_of(task).branch
+    return str(task["type"]) if branch is None else branch(task)
+
+
+def resolved(
+    branches: object, branch_layers: int | None, tasks: Sequence[TaskDict], config: PreTrainedConfig
+) -> tuple[dict[str, list[str]] | None, int | None]:
+    """Branches as the configuration has them: names of tasks by branch, and the number of layers.
+
+    Args:
+        branches: the same, or ``kind``, or ``none`` or None.
+        branch_layers: as given; a third of the layers where None.
+        tasks: of the model.
+        config: of the backbone.
+
+    Raises:
+        ValueError: neither is usable.
+    """
+    if branches is None or branches == NONE:
+        if branch_layers is not None:
+            raise ValueError(
+                f"`branch_layers` is for a model with branches. Found `branch_layers = {branch_layers!r}` and "
+                f"`branches = {branches!r}`. Give `branches`, such as 'kind', or leave it out."
+            )
+        return None, None
+    names = [str(task["name"]) for task in tasks]
+    if branches == KIND:
+        found: dict[str, list[str]] = {}
+        for task in tasks:
+            found.setdefault(kind_of_branch(task), []).append(str(task["name"]))
+        if len(found) == 1:
+            return None, None
+    elif isinstance(branches, Mapping):
+        found = {name: [own] if isinstance(own, str) else list(own) for name, own in branches.items()}
+    else:
+        raise ValueError(
+            "Parameter `branches` should be names of tasks by branch, such as {'tags': ['ner', 'pos'], 'texts': "
+            f"['topic']}}, or 'kind' or 'none'. Found `branches = {branches!r}`." + close_match(str(branches), [KIND])
+        )
+    layers = default_layers(config) if branch_layers is None else branch_layers
+    check_branches(found, layers, names)
+    return found, layers
+
+
+class Branching:
+    """The branches of a model, put into its backbone and taken out again."""
+
+    def __init__(self, backbone: PreTrainedModel, routing: Routing, count: int) -> None:
+        self.layers, self.routing = layers_of(backbone), routing
+        if not 1 <= count < len(self.layers):
+            raise ValueError(
+                f"`branch_layers` should be from 1 to {len(self.layers) - 1}, so that a layer is left for all tasks. "
+                f"Found `branch_layers = {count}`."
+            )
+        self.top = range(len(self.layers) - count, len(self.layers))
+
+    def put(self, names: Iterable[str]) -> None:
+        """Put copies of the top layers in their place."""
+        for number in self.top:
+            self.layers[number] = BranchedLayer(self.layers[number], list(names), self.routing)
+
+    def open(self, name: str, like: str) -> None:
+        """Add a branch that starts as a copy of another."""
+        for number in self.top:
+            branches = self._of(number)
+            branches[name] = copied(branches[like])
+
+    def close(self, name: str) -> None:
+        """Remove a branch."""
+        for number in self.top:
+            del self._of(number)[name]
+
+    def _of(self, number: int) -> nn.ModuleDict:
+        return self.layers[number].branches  # type: ignore[return-value]
+
+
+def branched_layers(backbone: nn.Module) -> Iterator[BranchedLayer]:
+    """The layers of a backbone that have branches."""
+    return (module for module in backbone.modules() if isinstance(module, BranchedLayer))
+
+
+def branch_parameters(backbone: nn.Module, name: str) -> Iterator[nn.Parameter]:
+    """The parameters of one branch."""
+    for layer in branched_layers(backbone):
+        yield from layer.branches[name].parameters()
+
+
+def of_branch(backbone: PreTrainedModel, name: str) -> PreTrainedModel:
+    """A copy of a backbone with the layers of one branch in their place."""
+    memo: dict[int, Any] = {}
+    for layer in branched_layers(backbone):
+        memo[id(layer)] = deepcopy(layer.branches[name])
+    return deepcopy(backbone, memo)
