@@ -60,7 +60,8 @@ def train(path, output, tasks=APART, trainer_class=JacobianTrainer, aggregator=N
     """Train in one step of 24 rows or more; the trainer, and the gradients of every step."""
     torch.manual_seed(1)
     made = mixtures.make_tasks(tasks)
-    model = MultiTaskModel.from_backbone(path, tasks=made, dropout=args.pop("dropout", 0.0))
+    kept = {"dropout": args.pop("dropout", 0.0), "branches": args.pop("branches", None)}
+    model = MultiTaskModel.from_backbone(path, tasks=made, **kept)
     model = model.to(args.pop("dtype", torch.float64))
     if change is not None:
         change(model)

@@ -22,6 +22,7 @@ from transformers import TrainerCallback, TrainingArguments
 from hf_multitask import MultiTaskModel, MultiTaskTrainer
 from hf_multitask.data import group_tasks
 from hf_multitask.modeling.adapters import adapter_of
+from hf_multitask.modeling.branches import branch_of
 from hf_multitask.modeling.config import SHARED
 from hf_multitask.tasks import build_task
 
@@ -85,10 +86,10 @@ def draw(seed, rows_per_step):
 
 
 class Recorder(TrainerCallback):
-    """Which heads, and which adapters of single tasks, have a gradient when the optimizer steps."""
+    """Which heads, adapters of single tasks, and branches have a gradient when the optimizer steps."""
 
     def __init__(self):
-        self.trained, self.adapted = [], []
+        self.trained, self.adapted, self.branched = [], [], []
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         model = getattr(model, "module", model)
@@ -96,6 +97,7 @@ class Recorder(TrainerCallback):
         self.trained.append([name for name in model.heads if any(one.startswith(f"heads.{name}.") for one in trained)])
         adapted = {adapter_of(name) for name in trained} - {None, SHARED}
         self.adapted.append([name for name in model.heads if name in adapted])
+        self.branched.append(sorted({branch_of(name) for name in trained} - {None}))
 
 
 class RecordingTrainer(MultiTaskTrainer):
@@ -174,6 +176,8 @@ def run(description, backbone, output, batch, accumulation):
         "denominators": trainer.denominators,
         "trained": recorder.trained,
         "adapted": recorder.adapted,
+        "branched": recorder.branched,
+        "branches": trainer.model.config.branches,
         "finished": trainer.progress.finished,
         "non_finite": trainer.progress.non_finite,
         "balancing": trainer.engine.weights.state_dict()["balancing"],

@@ -46,7 +46,7 @@ class Split:
     @property
     def rows(self) -> int:
         """B."""
-        return self.segments[-1].stop
+        return self.segments[-1].stop if self.segments else 0
 
     def add(self, parameter: nn.Parameter | None, piece: Callable[[slice], torch.Tensor]) -> None:
         """Add the part of each task to the gradients of a parameter."""

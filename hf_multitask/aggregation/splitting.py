@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -49,17 +49,19 @@ class RowSplit:
 
     Args:
         module: the shared part.
+        parameters: those that are shared; layers without any keep their forward method. All of the module where None.
 
     Attributes:
         unknown: by name, the classes of layers with trainable parameters that are not supported. A model with such
             layers cannot be split.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, parameters: Iterable[nn.Parameter] | None = None) -> None:
         self.layers: list[tuple[str, str, nn.Module]] = []
         self.unknown: dict[str, str] = {}
+        shared = {id(one) for one in (module.parameters() if parameters is None else parameters)}
         for name, layer in module.named_modules():
-            if any(parameter.requires_grad for parameter in layer.parameters(recurse=False)):
+            if any(one.requires_grad and id(one) in shared for one in layer.parameters(recurse=False)):
                 kind = _kind(layer)
                 if kind is None:
                     self.unknown[name] = type(layer).__name__
@@ -67,21 +69,27 @@ class RowSplit:
                     self.layers.append((name, kind, layer))
 
     @contextmanager
-    def rows(self, blocks: Blocks, segments: Sequence[Segment]) -> Iterator[None]:
+    def rows(
+        self,
+        blocks: Blocks,
+        segments: Sequence[Segment],
+        segments_of: Callable[[str], Sequence[Segment]] | None = None,
+    ) -> Iterator[None]:
         """In this context, forward and backward passes add the gradients of the shared parameters to blocks.
 
         Args:
             blocks: the destination of the gradients.
             segments: the tasks of the rows of the batch, from the first row to the last.
+            segments_of: the same by the name of a layer, where some layers read some rows only.
 
         Raises:
             NoRowAxisError: in the forward pass, the input of a layer has no row axis.
         """
-        split = Split(blocks, segments)
         for parameter in blocks.parameters:
             parameter.grad = None
         for name, kind, layer in self.layers:
-            layer.__dict__["forward"] = _patched(name, kind, layer, split)
+            own = segments if segments_of is None else segments_of(name)
+            layer.__dict__["forward"] = _patched(name, kind, layer, Split(blocks, own))
         try:
             yield
         finally:

@@ -124,7 +124,7 @@ def _readable(model: SharedModel, tasks: Sequence[str] | None) -> list[str]:
     """The tasks of the graph, in the order of the heads.
 
     Raises:
-        ValueError: a task in ``tasks``, or every task, cannot be in a graph.
+        ValueError: a task in ``tasks``, or every task, cannot be in a graph, or they cannot be in the same one.
     """
     tasks = [tasks] if isinstance(tasks, str) else tasks
     problems = {}
@@ -142,7 +142,14 @@ def _readable(model: SharedModel, tasks: Sequence[str] | None) -> list[str]:
         raise ValueError(f"Task '{wrong[0]}' {problems[wrong[0]]}. Name other tasks.")
     if wrong:
         logger.warning(f"Task '{wrong[0]}' {problems[wrong[0]]}. The graph is made without {', '.join(wrong)}.")
-    return [name for name in model.config.task_names if name in wanted and name not in wrong]
+    found = [name for name in model.config.task_names if name in wanted and name not in wrong]
+    branches = {model.routing.branches.get(name) for name in found}
+    if len(branches) > 1 and model.routing.tasks.intersection(found):
+        raise ValueError(
+            "Tasks with adapters of their own in several branches cannot be in one graph. Name tasks of one branch, or "
+            "serve the model with torch."
+        )
+    return found
 
 
 def _write(graph: TaskGraph, path: Path) -> None:

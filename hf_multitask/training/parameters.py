@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
 import torch
 
 from ..modeling.adapters import adapter_of
+from ..modeling.branches import branch_of, branch_parameters
 from ..modeling.config import SHARED
 from ..modeling.precision import HALF
 
@@ -39,8 +40,25 @@ def part_of(name: str) -> str:
 def shared_parameters(model: MultiTaskModel) -> list[torch.nn.Parameter]:
     """The parameters that train and that no task has for itself, without a walk over the heads, which may be many."""
     own = model.config.adapters["tasks"] if model.config.adapters else ()
-    named = model.backbone.named_parameters()
-    return [parameter for name, parameter in named if parameter.requires_grad and adapter_of(name) not in own]
+    branches = own_branches(model)
+    return [
+        parameter
+        for name, parameter in model.backbone.named_parameters()
+        if parameter.requires_grad and adapter_of(name) not in own and branch_of(name) not in branches
+    ]
+
+
+def own_branches(model: MultiTaskModel) -> set[str]:
+    """The branches that one task has for itself."""
+    return {name for name, tasks in (model.config.branches or {}).items() if len(tasks) == 1}
+
+
+def own_parameters(model: MultiTaskModel, task: str) -> Iterator[torch.nn.Parameter]:
+    """The parameters that a task has for itself: its head, and a branch that no other task reads."""
+    yield from model.heads[task].parameters()
+    for branch in own_branches(model):
+        if model.routing.branches[task] == branch:
+            yield from branch_parameters(model.backbone, branch)
 
 
 def freeze(model: MultiTaskModel, parts: Iterable[str]) -> None:
@@ -91,14 +109,15 @@ def check_precision(model: MultiTaskModel, *, fp16: bool) -> str:
 
 
 def last_shared_matrix(model: MultiTaskModel) -> torch.nn.Parameter:
-    """The last matrix of the backbone's top layer that trains; of the encoder's where there is a decoder as well.
+    """The last matrix of the top layer that all tasks share and that trains; of the encoder's where there is a decoder.
 
     All tasks read it, and a gradient reaches it by the shortest way.
 
     Raises:
         ValueError: nothing of the backbone's layers trains.
     """
-    shared = (name for name, _ in model.named_parameters() if part_of(name) == BACKBONE)
+    named = (name for name, _ in model.named_parameters() if branch_of(name) is None)
+    shared = (name for name in named if part_of(name) == BACKBONE)
     layers = {name: int(found[1]) for name in shared if (found := _LAYER.match(name))}
     encoders = {name: layer for name, layer in layers.items() if ".decoder." not in name} or layers
     top = max(encoders.values(), default=-1)

@@ -90,16 +90,28 @@ ADAPTERS = {
     "few": (READ[1:3], {**BOTH, "task_lora": {"question-answering": {"r": 3, "init_lora_weights": False}}}),
     "shared": (KINDS["bert"], {"lora": BOTH["lora"]}),
     "own": (KINDS["bert"], {"task_lora": BOTH["task_lora"]}),
+    "branches": (READ, {"branches": "kind"}),
     "mixed": (KINDS["bert"], {**BOTH, "task_lora": dict.fromkeys(KINDS["bert"][2::2], BOTH["task_lora"])}),
 }
 
 
-@pytest.mark.parametrize("adapters", few(ADAPTERS, ["few"]))
-def test_graphs_have_the_adapters_of_all_tasks(adapters, build, tmp_path):
+def test_adapters_of_tasks_in_several_branches_are_refused(build, tmp_path):
+    pytest.importorskip("peft", reason="the extra 'peft' is not installed")
+    model, tokenizer = build("bert", READ[1:3], **BOTH, branches="kind")
+    with pytest.raises(ValueError, match="in several branches cannot be in one graph"):
+        model.export_onnx(tmp_path, tokenizer)
+
+
+@pytest.mark.parametrize("adapters", few(ADAPTERS, ["few", "branches"]))
+def test_graphs_have_the_adapters_and_branches_of_all_tasks(adapters, build, tmp_path):
     pytest.importorskip("peft", reason="the extra 'peft' is not installed")
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
     kinds, kwargs = ADAPTERS[adapters]
     model, tokenizer = build("bert", kinds, **kwargs)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if ".branches." in name:
+                weight += 0.1 * torch.randn_like(weight)
     path = model.export_onnx(tmp_path, tokenizer)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     shapes = {value.name: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for value in session.get_inputs()}

@@ -48,6 +48,34 @@ def test_update_is_that_of_torchjd_on_the_whole_jacobian(method, tasks, backbone
         torch.testing.assert_close(steps[0][name], trainer.jacobian[name.split(".")[1]][name], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_branches_of_several_tasks_are_shared_and_those_of_one_are_its_own(
+    family, backbone_path, tmp_path, caplog, record_property, monkeypatch
+):
+    tasks = ("stars", "pairs", "ner")
+    branches = {"texts": ["stars", "pairs"], "tags": ["ner"]}
+    for engine in ("split", "pass"):
+        trainer, steps = train(backbone_path(family), tmp_path, tasks, aggregation="upgrad", branches=branches)
+        with monkeypatch.context() as patch:
+            if engine == "pass":
+                patch.setattr(TaskGradients, "mixable", lambda self: set())
+            trainer.train()
+        names, found = shared_of({name: one for name, one in steps[0].items() if ".tags." not in name})
+        assert any(".texts." in name for name in names)
+        jacobian_KP, _ = matrix(trainer, names)
+        torch.testing.assert_close(
+            trainer.engine.update.outcome.gramian, jacobian_KP @ jacobian_KP.T, rtol=1e-9, atol=1e-12
+        )
+        difference = relative(found, torchjd.UPGrad()(jacobian_KP) * 3)
+        record_property(f"{family}, {engine}, relative norm", difference)
+        assert difference < 1e-5
+        own = [name for name in steps[0] if ".tags." in name]
+        assert own
+        for name in own:  # a branch of one task has its plain gradients, as its head
+            torch.testing.assert_close(steps[0][name], trainer.jacobian["ner"][name], rtol=1e-9, atol=1e-12)
+    assert "does not fit" not in caplog.text
+
+
 @pytest.mark.parametrize("family", few(FAMILIES, ["bert", "gpt2", "modernbert", "t5"]))
 def test_row_split_and_pass_per_task_give_the_same_gradients(
     family, backbone_path, tmp_path, caplog, record_property, monkeypatch

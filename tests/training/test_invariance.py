@@ -131,6 +131,22 @@ def test_aggregators_make_one_update_however_it_is_accumulated(method, tasks, ba
         assert record["trained"] == alone["trained"]
 
 
+@pytest.mark.parametrize("more", [{}, {"lora": {"r": 2}, "task_lora": {"r": 2}}], ids=["whole", "adapters"])
+def test_branches_make_one_update_however_it_is_accumulated(more, backbone_path, tmp_path, record_property):
+    adapters = {"branches": "kind", "branch_layers": 1, **more}
+    description = describe("branches", tasks=(*KINDS, "answers", "scored"), rows=24, max_steps=3, adapters=adapters)
+    whole, alone = layouts.run(description, backbone_path(), tmp_path, 24, 1)
+    assert {name.split(".branches.")[1].split(".")[0] for name in whole if ".branches." in name} == {
+        *("texts", "pairs", "ner", "question-answering", "sentence-similarity")
+    }
+    for batch in (6, 2):
+        parts, record = layouts.run(description, backbone_path(), tmp_path, batch, 24 // batch)
+        record_property(f"24x1 against {batch}x{24 // batch}, relative norm", relative_difference(whole, parts))
+        assert relative_difference(whole, parts) < 1e-9
+        assert record["trained"] == alone["trained"]
+        assert record["branched"] == alone["branched"]
+
+
 @pytest.mark.parametrize("seed", few(range(20, 25), [20]))
 def test_drawn_mixtures_make_one_update_however_they_are_accumulated(seed, backbone_path, tmp_path, record_property):
     description = draw(seed, 24)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 pytestmark = pytest.mark.process
 
+BRANCHES = {"branches": "kind", "branch_layers": 1}
 BOUNDS = {"float64": 1e-9, "float32": 1e-6}
 # Few rows of some tasks: ranks and steps without a row of them, and micro-batches that hold nothing but filler.
 RARE = {"reviews": 40, "stars": 1, "pairs": 2, "wiki": 3, "questions": 2, "choices": 2}
@@ -57,7 +58,10 @@ def jobs(world):
         job(rare("adapters", tasks=(*KINDS, *TEXTS), adapters=ADAPTERS), four, 4),
         job(rare("adapters-all", adapters=ADAPTERS, ddp_find_unused_parameters=False), one),
         job(describe("adapters-checkpointing", adapters=ADAPTERS, **CHECKPOINTING, rows=rows), one),
+        job(rare("branches", tasks=(*KINDS, *TEXTS), adapters=BRANCHES), four, 4),
+        job(rare("branches-all", adapters={**BRANCHES, **ADAPTERS}, ddp_find_unused_parameters=False), one),
         job(describe("upgrad", rows=rows, aggregation="upgrad"), one),
+        job(rare("branches-upgrad", adapters=BRANCHES, aggregation="upgrad"), one),
         job(rare("gradvac", aggregation="gradvac", ddp_find_unused_parameters=False), four, 4),
         job(describe("graddrop", tasks=("stars", "pairs", "ner"), rows=rows, aggregation="graddrop"), four, 4),
         job(describe("measured", rows=rows, gradient_logging_steps=1), four, 4),
@@ -125,7 +129,7 @@ ALWAYS = [
     "rooted",
     "bf16",
 ]
-ALWAYS += ["heard", "adapters", "upgrad", "graddrop", "measured-rare"]
+ALWAYS += ["heard", "adapters", "branches", "branches-all", "branches-upgrad", "upgrad", "graddrop", "measured-rare"]
 QUICK = {
     2: [*chosen(jobs(2), ALWAYS), *DIFFERING, *MEASURED, *RESUMED],
     3: chosen(jobs(3), ["stopped", "rare", "tokens"]),
@@ -199,6 +203,7 @@ def check(launches, world, plan, number, record_property):
         assert rank["denominators"] == alone["denominators"]
         assert rank["trained"] == alone["trained"]
         assert rank["adapted"] == alone["adapted"]
+        assert rank["branched"] == alone["branched"]
         assert rank["finished"] == alone["finished"]
         assert rank["non_finite"] == alone["non_finite"]
         assert rank["balancing"] == ranks[0]["balancing"]
@@ -208,7 +213,10 @@ def check(launches, world, plan, number, record_property):
         if "poisoned" in description and "stars" not in trained:
             items.pop("stars", None)  # left out
         assert trained == [task for task, count in items.items() if count and task not in NO_WEIGHTS.union(frozen)]
-    if description["adapters"]:
+    for items, branched in zip(alone["denominators"], alone["branched"], strict=True):
+        branches = (alone["branches"] or {}).items()
+        assert branched == sorted(name for name, own in branches if any(items.get(task) for task in own))
+    if "task_lora" in description["adapters"]:
         assert alone["adapted"] == [[task for task, count in items.items() if count] for items in alone["denominators"]]
     difference = relative_difference(whole, weights)
     record_property(

@@ -18,6 +18,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ...modeling import MultiTaskModel
 from ...modeling.adapters import adapter_of
+from ...modeling.branches import branch_of
 from ..plain import State
 from .progress import FORMAT, STATE_NAME, state_hash
 
@@ -27,7 +28,9 @@ _MOST_THREADS = 8
 
 
 def check_checkpoint(folder: str, model: MultiTaskModel) -> None:
-    """Check that a checkpoint has the weights of the model's heads and adapters, and no others; the Trainer only warns.
+    """Check that a checkpoint has the weights of the model's heads, adapters and branches, and no others.
+
+    The Trainer only warns.
 
     Raises:
         ValueError: it is torn, a head or an adapter is missing or foreign, or the folder holds no safetensors.
@@ -45,16 +48,17 @@ def check_checkpoint(folder: str, model: MultiTaskModel) -> None:
     for problem, keys in (("no", own - saved), ("foreign", saved - own)):
         if keys:
             key = min(keys)
-            adapter = adapter_of(key)
-            what = f"head '{key.split('.')[1]}'" if adapter is None else f"the adapter '{adapter}'"
+            adapter, branch = adapter_of(key), branch_of(key)
+            what = f"the branch '{branch}'" if branch else f"the adapter '{adapter}'"
+            what = f"head '{key.split('.')[1]}'" if key.startswith("heads.") else what
             raise ValueError(
                 f"Checkpoint '{folder}' has {problem} weights for {what}; the model's tasks are "
-                f"{', '.join(model.config.task_names)}. Resume with the tasks and adapters that it was saved with."
+                f"{', '.join(model.config.task_names)}. Resume with the tasks, adapters and branches that it was saved with."
             )
 
 
 def _own_keys(keys: Iterable[str]) -> set[str]:
-    return {key for key in keys if key.startswith("heads.") or adapter_of(key)}
+    return {key for key in keys if key.startswith("heads.") or adapter_of(key) or branch_of(key)}
 
 
 def _keys(folder: Path) -> list[str]:

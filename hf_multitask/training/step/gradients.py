@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import accumulate
 from typing import cast
 
@@ -13,6 +14,7 @@ from transformers.utils import logging
 
 from ...aggregation import Blocks, NoRowAxisError, RowSplit, Segment, collect_task
 from ...modeling import Head
+from ...modeling.branches import branch_of
 from ..parameters import shared_parameters
 from ..runtime import Runtime
 from .apart import undone
@@ -68,7 +70,7 @@ class TaskGradients:
         shared = shared_parameters(self.runtime.model)
         if self._blocks is None or list(map(id, self._blocks.parameters)) != list(map(id, shared)):
             self._blocks = Blocks(shared)
-            self._split = RowSplit(self.runtime.model.backbone)
+            self._split = RowSplit(self.runtime.model.backbone, shared)
             self._checked = False
         return None if self._why_not_split() else self._split
 
@@ -108,7 +110,7 @@ class TaskGradients:
             segments = _segments(step, together, counts)
             in_one_pass = not runtime.model.splits_passes(mixed["task_rows"], rows_of(mixed))
             if in_one_pass and self._can_split(step, mixed, segments):
-                with self._split.rows(self.blocks, segments):  # type: ignore[union-attr]
+                with self._rows(self.blocks, step, segments):
                     total += runtime.forward_backward(runtime.model, mixed, step.num_items)
             else:
                 alone = [*together, *alone]
@@ -124,6 +126,19 @@ class TaskGradients:
             return set()
         heads = cast("Mapping[str, Head]", self.runtime.model.heads)
         return {name for name, head in heads.items() if not (head.reads_decoder or head.language_model)}
+
+    def _rows(self, blocks: Blocks, step: Step, segments: list[Segment]) -> AbstractContextManager[None]:
+        """A pass over rows of several tasks, whose gradients are separated; a branch reads those of its tasks."""
+        branches = self.runtime.model.config.branches or {}
+        by_branch = {
+            name: _of_tasks(segments, {*map(step.present.index, {*own} & {*step.present})})
+            for name, own in branches.items()
+        }
+
+        def segments_of(layer: str) -> list[Segment]:
+            return by_branch.get(branch_of(f"{layer}.") or "", segments)
+
+        return cast(RowSplit, self._split).rows(blocks, segments, segments_of if branches else None)
 
     # The check of the row split
 
@@ -155,7 +170,7 @@ class TaskGradients:
         found, wanted = Blocks(shared), Blocks(shared)
         found.begin(len(step.present))
         try:
-            with undone(model, step.device), step.running(Apart(weights)), self._split.rows(found, segments):  # type: ignore[union-attr]
+            with undone(model, step.device), step.running(Apart(weights)), self._rows(found, step, segments):
                 self.runtime.forward_backward(model, batch, step.num_items)
         except NoRowAxisError as problem:
             return str(problem)
@@ -184,6 +199,13 @@ def _segments(step: Step, names: Sequence[str], counts: Sequence[int]) -> list[S
     return [
         Segment(step.present.index(name), end - rows, end) for name, rows, end in zip(names, counts, ends, strict=True)
     ]
+
+
+def _of_tasks(segments: Sequence[Segment], tasks: set[int]) -> list[Segment]:
+    """The rows of some tasks, where the others are left out."""
+    own = [segment for segment in segments if segment.task in tasks]
+    ends = list(accumulate(segment.stop - segment.start for segment in own))
+    return [Segment(one.task, end - one.stop + one.start, end) for one, end in zip(own, ends, strict=True)]
 
 
 def _fewest(step: Step, batch: Batch, segments: list[Segment]) -> tuple[Batch, list[Segment]]:

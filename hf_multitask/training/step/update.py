@@ -12,7 +12,7 @@ from torch import nn
 from transformers.utils import logging
 
 from ...aggregation import Aggregator, Outcome, as_aggregator, build_aggregator, combine
-from ..parameters import shared_parameters
+from ..parameters import own_parameters, shared_parameters
 from ..plain import Saved, State
 from ..runtime import Figure, Runtime
 from .gradients import TaskGradients, average, average_over
@@ -103,7 +103,7 @@ class PlainUpdate:
 class AggregatedUpdate(PlainUpdate):
     """One update of the shared parameters from the gradients of all tasks.
 
-    Heads have one task each and keep their plain gradients. Gradients of processes are averaged before the method
+    Heads, and branches of one task, keep their plain gradients. Gradients of processes are averaged before the method
     weighs them.
 
     Args:
@@ -150,8 +150,8 @@ class AggregatedUpdate(PlainUpdate):
         return guard.by_gradient(step, self._combine(step, guard) if good else self._broken_heads(step))
 
     def _head_gradients(self, names: Iterable[str]) -> list[torch.Tensor]:
-        heads = (self.runtime.model.heads[name] for name in names)
-        return [one.grad for head in heads for one in head.parameters() if one.grad is not None]
+        own = (one for name in names for one in own_parameters(self.runtime.model, name))
+        return [one.grad for one in own if one.grad is not None]
 
     def _broken_heads(self, step: Step) -> list[str]:
         norms = {name: torch.nn.utils.get_total_norm(self._head_gradients([name])) for name in step.present}
@@ -181,9 +181,9 @@ class AggregatedUpdate(PlainUpdate):
         return ()
 
     def _average_heads(self, step: Step) -> None:
-        """Average the gradients of the heads that any process has one for."""
+        """Average the gradients of the heads, and of branches of one task, that any process has one for."""
         for name in step.present:
-            for parameter in self.runtime.model.heads[name].parameters():
+            for parameter in own_parameters(self.runtime.model, name):
                 if parameter.requires_grad:
                     if parameter.grad is None:
                         parameter.grad = torch.zeros_like(parameter)
