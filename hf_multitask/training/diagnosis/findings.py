@@ -118,13 +118,13 @@ def suggested_in_words(suggestion: Suggestion, tasks: Sequence[str], steps: int)
         return (
             f"Train {len(grouping.groups)} models, {_named(grouping.groups, tasks)}: in one model the steps of the "
             f"other tasks raise the loss of {harmed}, and in these the mean affinity onto a task is higher, by "
-            f"{grouping.gain:.2g} ± {grouping.error:.1g}."
+            f"{grouping.gain:.2g} ± {grouping.error:.1g}. {_branched(grouping.groups, tasks)}"
         )
     if suggestion.harmed:
         return (
             f"Train one model for all tasks: the steps of the others raise the loss of {harmed}, but no split is "
             f"better beyond the noise of {steps} measured steps (the best, {_named(split.groups, tasks)}: "
-            f"{split.gain:+.2g} ± {split.error:.1g})."
+            f"{split.gain:+.2g} ± {split.error:.1g}). {_branched(split.groups, tasks)}"
         )
     text = (
         "Train one model for all tasks: none loses by the steps of the others beyond the noise of "
@@ -133,9 +133,15 @@ def suggested_in_words(suggestion: Suggestion, tasks: Sequence[str], steps: int)
     if sure:
         text += (
             f" If there is room for {len(split.groups)} models, {_named(split.groups, tasks)} would gain most by each "
-            "other."
+            f"other. {_branched(split.groups, tasks)}"
         )
     return text
+
+
+def _branched(groups: Groups, tasks: Sequence[str]) -> str:
+    """The groups as branches of one model, as a recipe has them."""
+    names = (f"group_{number}: [{', '.join(tasks[one] for one in own)}]" for number, own in enumerate(groups, 1))
+    return f"In one model, branches keep them apart: model: {{branches: {{{', '.join(names)}}}}}."
 
 
 def _named(groups: Groups, tasks: Sequence[str]) -> str:

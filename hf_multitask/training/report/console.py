@@ -17,6 +17,7 @@ from ...data import Share
 from ...hub.records import MEAN_COSINE, Orders, by_task, pair_key, pairs, ranked
 from ...modeling.saving import storage_failure
 from ..plain import Saved, State
+from .branches import describe_branches
 
 if TYPE_CHECKING:
     from ..trainer import MultiTaskTrainer
@@ -216,6 +217,8 @@ class PlanCallback(TrainerCallback):
         """Print the plan."""
         if state.is_world_process_zero:
             tqdm.write(self.trainer.plan.describe(state.max_steps))
+            if branches := describe_branches(self.trainer.plan.runtime.model):
+                tqdm.write(branches)
             if sentence := self.trainer.engine.describe():
                 tqdm.write(sentence)
 

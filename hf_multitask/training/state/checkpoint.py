@@ -53,7 +53,8 @@ def check_checkpoint(folder: str, model: MultiTaskModel) -> None:
             what = f"head '{key.split('.')[1]}'" if key.startswith("heads.") else what
             raise ValueError(
                 f"Checkpoint '{folder}' has {problem} weights for {what}; the model's tasks are "
-                f"{', '.join(model.config.task_names)}. Resume with the tasks, adapters and branches that it was saved with."
+                f"{', '.join(model.config.task_names)}. Resume with the tasks, adapters and branches that it was saved "
+                "with."
             )
 
 
