@@ -19,7 +19,13 @@ _TOLERANCE_LOW = 0.1
 
 
 class Branched(SharedModel):
-    """The part of :class:`MultiTaskModel` that has branches."""
+    """The part of :class:`MultiTaskModel` that has branches.
+
+    Attributes:
+        branching_reason: why a new model has branches, or none, where ``auto`` has chosen.
+    """
+
+    branching_reason: str | None = None
 
     def add_branches(self, branches: object, branch_layers: int | None = None) -> None:
         """Give groups of tasks their own copies of the backbone's top layers; all logits stay as they are.
@@ -38,7 +44,8 @@ class Branched(SharedModel):
             )
         if self.config.adapters is not None:
             raise ValueError("The model has adapters already. Add branches first, and adapters to them.")
-        found, layers = resolved(branches, branch_layers, self.config.tasks, self.config.backbone_config)
+        tasks, config = self.config.tasks, self.config.backbone_config
+        found, layers, _ = resolved(branches, branch_layers, tasks, config)
         if found is None:
             return
         Branching(self.backbone, self.routing, layers or 0)  # what is wrong is wrong here, while nothing has changed
@@ -51,8 +58,13 @@ class Branched(SharedModel):
         if self.config.branches is not None:
             Branching(self.backbone, self.routing, self.config.branch_layers or 0).put(self.config.branches)
 
-    def _branch_out(self) -> None:
-        """Put the branches of the configuration into a pretrained backbone, and check that they are copies of it."""
+    def _branch_out(self, reason: str | None = None) -> None:
+        """Put the branches of the configuration into a pretrained backbone, and check that they are copies of it.
+
+        Args:
+            reason: why there are branches, or none, where `auto` has chosen.
+        """
+        self.branching_reason = reason
         wanted = unbranched_states(self)
         self._build_branches()
         check_branching(self, wanted)

@@ -19,9 +19,13 @@ from .adapter_rows import Routing
 from .aliases import Open, TaskDict
 from .config import check_branches, close_match
 from .kinds import kind_of
-from .native import reading_part
+from .native import family_kind, reading_part
+from .readers import TEXTS
 
-KIND, NONE = "kind", "none"
+AUTO, KIND, NONE = "auto", "kind", "none"
+LEAST_LAYERS, MOST_BRANCHES = 6, 8  # of a backbone that has branches without being asked
+# Encoders whose layers are no list, one after the other: one layer several times, or several lists.
+_OTHER_LAYERS = ("albert", "xlm", "flaubert", "xlnet", "funnel", "reformer")
 _BRANCH = re.compile(r"(?:^|\.)branches\.([^.]+)\.")
 
 
@@ -98,8 +102,7 @@ def layers_of(backbone: PreTrainedModel) -> nn.ModuleList:
         ValueError: the family has no such list, as ALBERT, whose layers are one.
     """
     part, config = reading_part(backbone), backbone.config
-    count = getattr(config, "encoder_layers", None) if config.is_encoder_decoder else None
-    count = count or getattr(config.get_text_config(), "num_hidden_layers", None)
+    count = number_of_layers(config)
     found = [
         module
         for module in part.modules()
@@ -118,11 +121,15 @@ def _alike(layers: nn.ModuleList) -> bool:
     return len(kinds) == 1 and not isinstance(layers[0], nn.Linear | nn.LayerNorm | nn.Conv1d)
 
 
+def number_of_layers(config: PreTrainedConfig) -> int:
+    """The layers of the part of a backbone that reads: of an encoder-decoder, those of the encoder."""
+    count = getattr(config, "encoder_layers", None) if config.is_encoder_decoder else None
+    return int(count or getattr(config.get_text_config(), "num_hidden_layers", None) or 0)
+
+
 def default_layers(config: PreTrainedConfig) -> int:
     """How many layers branch where nobody says it: a third of them."""
-    text = config.get_text_config()
-    count = getattr(config, "encoder_layers", None) if config.is_encoder_decoder else None
-    return max(1, int(count or getattr(text, "num_hidden_layers", None) or 1) // 3)
+    return max(1, number_of_layers(config) // 3)
 
 
 def kind_of_branch(task: TaskDict) -> str:
@@ -135,44 +142,80 @@ def kind_of_branch(task: TaskDict) -> str:
     return str(task["type"]) if branch is None else branch(task)
 
 
-def resolved(
-    branches: object, branch_layers: int | None, tasks: Sequence[TaskDict], config: PreTrainedConfig
-) -> tuple[dict[str, list[str]] | None, int | None]:
-    """Branches as the configuration has them: names of tasks by branch, and the number of layers.
+def chosen(tasks: Sequence[TaskDict], config: PreTrainedConfig, *, frozen: bool) -> tuple[str, str]:
+    """What ``auto`` chooses, ``kind`` or ``none``, and why, as the plan of a run says it.
+
+    Tasks of different kinds lose by sharing the top layers, on encoders of six layers (``benchmarks/learning.py``).
 
     Args:
-        branches: the same, or ``kind``, or ``none`` or None.
+        tasks: of the model.
+        config: of the backbone.
+        frozen: whether the backbone does not train.
+    """
+    kinds = {kind_of_branch(task) for task in tasks}
+    layers = number_of_layers(config)
+    if frozen:
+        return NONE, "no branches, as the backbone is frozen under its adapters"
+    if len(kinds) < 2:
+        return NONE, "no branches, as all tasks are of one kind"
+    texts = all(kind_of(task).reader.modality == TEXTS for task in tasks)
+    if not texts or family_kind(config) != "bidirectional" or config.model_type in _OTHER_LAYERS:
+        return NONE, f"no branches, which were not measured with backbones like {config.model_type}"
+    if layers < LEAST_LAYERS:
+        return NONE, f"no branches, as a backbone of {layers} layers has none to spare"
+    if len(kinds) > MOST_BRANCHES:
+        return NONE, f"no branches, as there would be {len(kinds)}"
+    return KIND, "branches by the kind of task, as tasks of different kinds lose by sharing all layers"
+
+
+def resolved(
+    branches: object,
+    branch_layers: int | None,
+    tasks: Sequence[TaskDict],
+    config: PreTrainedConfig,
+    *,
+    frozen: bool = False,
+) -> tuple[dict[str, list[str]] | None, int | None, str | None]:
+    """Branches as the configuration has them, names of tasks by branch; the number of layers; the reason of ``auto``.
+
+    Args:
+        branches: the same, or ``auto``, ``kind``, ``none``, or None.
         branch_layers: as given; a third of the layers where None.
         tasks: of the model.
         config: of the backbone.
+        frozen: whether the backbone does not train.
 
     Raises:
         ValueError: neither is usable.
     """
+    reason = None
+    if branches == AUTO:
+        branches, reason = chosen(tasks, config, frozen=frozen)
     if branches is None or branches == NONE:
         if branch_layers is not None:
             raise ValueError(
                 f"`branch_layers` is for a model with branches. Found `branch_layers = {branch_layers!r}` and "
                 f"`branches = {branches!r}`. Give `branches`, such as 'kind', or leave it out."
             )
-        return None, None
+        return None, None, reason
     names = [str(task["name"]) for task in tasks]
     if branches == KIND:
         found: dict[str, list[str]] = {}
         for task in tasks:
             found.setdefault(kind_of_branch(task), []).append(str(task["name"]))
         if len(found) == 1:
-            return None, None
+            return None, None, reason
     elif isinstance(branches, Mapping):
         found = {name: [own] if isinstance(own, str) else list(own) for name, own in branches.items()}
     else:
         raise ValueError(
             "Parameter `branches` should be names of tasks by branch, such as {'tags': ['ner', 'pos'], 'texts': "
-            f"['topic']}}, or 'kind' or 'none'. Found `branches = {branches!r}`." + close_match(str(branches), [KIND])
+            f"['topic']}}, or 'auto', 'kind' or 'none'. Found `branches = {branches!r}`."
+            + close_match(str(branches), [AUTO, KIND, NONE])
         )
     layers = default_layers(config) if branch_layers is None else branch_layers
     check_branches(found, layers, names)
-    return found, layers
+    return found, layers, reason
 
 
 class Branching:

@@ -18,7 +18,7 @@ from .adapters import require_peft
 from .aliases import Open, Settings
 from .backbone import check_backbone, check_loading, resolve_backbone, set_dropout
 from .branched import Branched
-from .branches import resolved
+from .branches import AUTO, resolved
 from .config import MultiTaskConfig
 from .decoding import TokenWords
 from .description import TAGS, describe_pushed
@@ -99,7 +99,7 @@ class MultiTaskModel(ExportableTasks, Adapted, Branched, HeadRuns):
         tasks: Settings,
         dropout: float | None = None,
         pooling: str = "native",
-        branches: Settings | str | None = None,
+        branches: Settings | str | None = AUTO,
         branch_layers: int | None = None,
         subsampler: Settings | None = None,
         lora: object = None,
@@ -115,7 +115,7 @@ class MultiTaskModel(ExportableTasks, Adapted, Branched, HeadRuns):
             dropout: every dropout probability, of backbone and heads; the backbone's own where None.
             pooling: see :class:`MultiTaskConfig`.
             branches: names of tasks by branch, which has its own copy of the backbone's top layers; or ``"kind"``, see
-                :func:`kind_of_branch`; None, or ``"none"``, for no branches.
+                :func:`kind_of_branch`; ``"auto"``, see :func:`chosen`; None, or ``"none"``, for no branches.
             branch_layers: how many layers these are; a third of all where None.
             subsampler: what makes embeddings of recordings for an encoder-decoder of texts: ``input`` (``"log_mel"`` or
                 ``"waveform"``), ``num_mel_bins``, ``sampling_rate``, and by layer ``strides``, ``kernel_sizes`` and
@@ -148,7 +148,7 @@ class MultiTaskModel(ExportableTasks, Adapted, Branched, HeadRuns):
         if not tasks:
             raise ValueError("The model has no tasks. Give at least one in `tasks`.")
         dicts = [task_dict(name, task) for name, task in tasks.items()]
-        by_branch, layers = resolved(branches, branch_layers, dicts, backbone_config)
+        by_branch, layers, why = resolved(branches, branch_layers, dicts, backbone_config, frozen=bool(frozen))
         config = MultiTaskConfig(
             backbone_config=backbone_config,
             tasks=dicts,
@@ -177,7 +177,7 @@ class MultiTaskModel(ExportableTasks, Adapted, Branched, HeadRuns):
         model._replace_heads(list(model.heads))
         model._fit_subsampler()
         model.initialize_weights()  # of what is new: the rest is marked as set
-        model._branch_out()
+        model._branch_out(why)
         if adapted:
             revision = getattr(backbone_config, "_commit_hash", None)
             model.add_adapters(lora, task_lora, source={"name": backbone, "revision": revision, "fresh": fresh})

@@ -21,6 +21,7 @@ from ..balancing import build_balancer
 from ..data import build_rates
 from ..modeling.config import close_match
 from ..tasks.directions import rises
+from .automatic import AUTO, check_kwargs, settled
 from .plain import State
 from .ranges import BY_NAME, check_by_name, check_finite, check_ranges
 from .ranks import check_world_size, set_timeout
@@ -78,7 +79,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
         sampling: ``proportional``, ``uniform``, ``temperature``, ``annealed`` or ``fixed``; see
             :mod:`hf_multitask.data.rates`.
         sampling_kwargs: arguments of the sampling, such as ``{"temperature": 2}`` or ``{"rates": {"ner": 0.3, ...}}``.
-        balancing: how tasks are weighed, a name of :data:`hf_multitask.balancing.BALANCING`, or ``none``.
+        balancing: how tasks are weighed, a name of :data:`hf_multitask.balancing.BALANCING`, or ``none``; ``auto``
+            chooses, see :mod:`hf_multitask.training.automatic`.
         balancing_kwargs: arguments of the balancing, such as ``{"temperature": 1}`` or ``{"exact": true}``.
         non_finite_patience: stop at so many steps in a row in which a task's loss is NaN or infinite. Until then such
             steps continue without the task.
@@ -87,7 +89,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
         max_eval_samples: likewise, of the evaluation sets.
         task_weights: fixed weight of each task's loss; 1 for tasks that are not named.
         aggregation: how one update of the shared parameters is made of the gradients of the tasks: ``none``, which is
-            the gradient of the summed loss, or a method of :data:`hf_multitask.aggregation.AGGREGATORS`.
+            the gradient of the summed loss, or a method of :data:`hf_multitask.aggregation.AGGREGATORS`; ``auto``
+            chooses, likewise.
         aggregation_kwargs: arguments of the method, such as ``{"c": 0.4}`` of ``cagrad``.
         gradient_logging_steps: log the norms and cosines of the gradients that the tasks have for the shared parameters
             every so many optimizer steps, 0 for never. None is every 200 steps, each of which then takes as long as two
@@ -129,7 +132,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
     )
     sampling_kwargs: dict | str | None = field(default=None, metadata={"help": "Arguments of the sampling, as JSON."})
     balancing: str = field(
-        default="none", metadata={"help": "How tasks are weighed: none, uniform, fixed, scale, uncertainty, dwa, ..."}
+        default=AUTO, metadata={"help": "How tasks are weighed: auto, none, uniform, fixed, scale, uncertainty, ..."}
     )
     balancing_kwargs: dict | str | None = field(default=None, metadata={"help": "Arguments of the balancing, as JSON."})
     non_finite_patience: int = field(
@@ -143,8 +146,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
     )
     task_weights: dict | str | None = field(default=None, metadata={"help": "Weight of each task's loss, as JSON."})
     aggregation: str = field(
-        default="none",
-        metadata={"help": "Method that makes one update of the gradients of the tasks, such as pcgrad; none for none."},
+        default=AUTO,
+        metadata={"help": "Method that makes one update of the tasks' gradients, such as pcgrad; auto, none for none."},
     )
     aggregation_kwargs: dict | str | None = field(
         default=None, metadata={"help": "Arguments of the aggregation, as JSON."}
@@ -278,8 +281,9 @@ class MultiTaskTrainingArguments(TrainingArguments):
             if name in BY_NAME and value is not None:
                 check_by_name(name, value)
         build_rates(self.sampling, self.sampling_kwargs)  # type: ignore[arg-type]  # a mapping, as checked above
-        build_balancer(self.balancing, self.balancing_kwargs)  # type: ignore[arg-type]
-        build_aggregator(self.aggregation, self.aggregation_kwargs)  # type: ignore[arg-type]
+        check_kwargs(self)
+        build_balancer(settled(self.balancing), self.balancing_kwargs)  # type: ignore[arg-type]
+        build_aggregator(settled(self.aggregation), self.aggregation_kwargs)  # type: ignore[arg-type]
         patience = self.non_finite_patience
         if not isinstance(patience, int) or isinstance(patience, bool) or patience < 1:
             raise ValueError(

@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from ..balancing import build_balancer
 from .arguments import OWN_TO_A_RANK
+from .automatic import settled
 from .parameters import freeze
 from .plain import State
 from .preparation.named import check_arguments_by_name, check_measured, check_metrics
@@ -198,7 +199,7 @@ def new_engine(trainer: MultiTaskTrainer) -> Engine:
     update, names = trainer.updates.build(), list(trainer.tasks)
     weights = TaskWeights(None, names, trainer.task_weights)
     if trainer.constants is not None:  # of the training data, if there are any
-        balancer = trainer.own_balancer or build_balancer(args.balancing, args.balancing_kwargs)  # type: ignore[arg-type]
+        balancer = trainer.own_balancer or build_balancer(settled(args.balancing), args.balancing_kwargs)  # type: ignore[arg-type]
         check_balancer(balancer, trainer.runtime, aggregates=update.aggregator is not None)
         weights = TaskWeights(balancer, names, trainer.task_weights, seed=args.seed, constants=trainer.constants)
     return build_engine(

@@ -280,3 +280,33 @@ def test_the_backbone_alone_does_not_know_the_branch(build):
     model = build()
     with pytest.raises(RuntimeError, match="Call the model"):
         model.backbone(**batch(model))
+
+
+def texts(**kwargs):
+    return SequenceClassification(label_names=["no", "yes"], **kwargs)
+
+
+TAGS = TokenClassification(label_names=["O", "B-X"])
+
+
+@pytest.mark.parametrize(
+    ("family", "given", "sizes", "more", "branches", "reason"),
+    [
+        ("bert", {"a": texts(), "b": TAGS}, {}, {}, {"texts": ["a"], "b": ["b"]}, "branches by the kind of task"),
+        ("bert", {"a": texts(), "b": texts(text_column="other")}, {}, {}, None, "all tasks are of one kind"),
+        ("bert", {"a": texts(), "b": TAGS}, {"num_hidden_layers": 5}, {}, None, "a backbone of 5 layers"),
+        ("bert", {"a": texts(), "b": TAGS}, {}, {"lora": {"r": 2}}, None, "the backbone is frozen"),
+        ("bert", {"a": texts(), **{f"t{n}": TAGS for n in range(8)}}, {}, {}, None, "there would be 9"),
+        ("gpt2", {"a": texts(), "b": TAGS}, {"n_layer": 6}, {}, None, "backbones like gpt2"),
+        ("albert", {"a": texts(), "b": TAGS}, {}, {}, None, "backbones like albert"),
+        ("xlm", {"a": texts(), "b": TAGS}, {"n_layers": 6}, {}, None, "backbones like xlm"),
+    ],
+)
+def test_branches_are_chosen_by_the_tasks_and_the_backbone(family, given, sizes, more, branches, reason, tmp_path):
+    config = ALL[family]()
+    config.update({"num_hidden_layers": 6} | sizes)
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    model = MultiTaskModel.from_backbone(str(tmp_path), tasks=given, **more)
+    assert (model.config.branches, model.config.branch_layers) == (branches, 2 if branches else None)
+    assert reason in model.branching_reason
+    assert MultiTaskModel.from_backbone(str(tmp_path), tasks=given, branches="none", **more).config.branches is None

@@ -83,3 +83,16 @@ def test_a_recipe_has_branches(backbone_path, tmp_path, capsys):
     assert "Branch 'names' names the task 'nre'" in capsys.readouterr().err
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["branch_layers"] == 1
+
+
+def test_the_plan_says_what_was_chosen_and_why(trainer, capsys):
+    trainer(branches="auto").train()
+    told = capsys.readouterr().out
+    assert "Automatic: no branches, as a backbone of 2 layers has none to spare; balancing none and aggregation" in told
+    trainer(branches="none", balancing="none", aggregation="none").train()
+    assert "Automatic" not in capsys.readouterr().out
+
+
+def test_arguments_of_a_method_need_its_name(arguments):
+    with pytest.raises(ValueError, match="`aggregation_kwargs` is for a method, and `aggregation = 'auto'` names none"):
+        arguments(aggregation_kwargs={"c": 0.4})

@@ -16,6 +16,7 @@ from transformers.utils import logging
 from ...data import Share
 from ...hub.records import MEAN_COSINE, Orders, by_task, pair_key, pairs, ranked
 from ...modeling.saving import storage_failure
+from ..automatic import describe_automatic
 from ..plain import Saved, State
 from .branches import describe_branches
 
@@ -217,10 +218,12 @@ class PlanCallback(TrainerCallback):
         """Print the plan."""
         if state.is_world_process_zero:
             tqdm.write(self.trainer.plan.describe(state.max_steps))
-            if branches := describe_branches(self.trainer.plan.runtime.model):
-                tqdm.write(branches)
-            if sentence := self.trainer.engine.describe():
-                tqdm.write(sentence)
+            model = self.trainer.plan.runtime.model
+            for sentence in (describe_branches(model), describe_automatic(self.trainer.args, model)):
+                if sentence:
+                    tqdm.write(sentence)
+            if engine := self.trainer.engine.describe():
+                tqdm.write(engine)
 
     def on_train_end(
         self,

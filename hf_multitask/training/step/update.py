@@ -12,6 +12,7 @@ from torch import nn
 from transformers.utils import logging
 
 from ...aggregation import Aggregator, Outcome, as_aggregator, build_aggregator, combine
+from ..automatic import settled
 from ..parameters import own_parameters, shared_parameters
 from ..plain import Saved, State
 from ..runtime import Figure, Runtime
@@ -237,7 +238,7 @@ class UpdateBuilder:
             ValueError: it does not fit the tasks or the run.
         """
         args = self.runtime.args
-        return self.named(args.aggregation, args.aggregation_kwargs)  # type: ignore[arg-type]
+        return self.named(settled(args.aggregation), args.aggregation_kwargs)  # type: ignore[arg-type]
 
     def named(self, aggregation: str, kwargs: dict[str, object] | None) -> PlainUpdate:
         """The update by a method of this name.
