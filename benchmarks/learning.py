@@ -103,6 +103,8 @@ SYSTEMS = {
     "default": System(),
     "branches": System(model={"branches": "kind"}),
     "branches-each": System(model={"branches": "each"}),
+    "half-branches": System(model={"branches": "kind", "branch_layers": 3}),
+    "half-branches-each": System(model={"branches": "each", "branch_layers": 3}),
     "config": System(model={"branches": "none"}, training={"aggregation": "config"}),
     "branches-config": System(model={"branches": "kind"}, training={"aggregation": "config"}),
     "uncertainty": System(model={"branches": "none"}, training={"balancing": "uncertainty"}),
