@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from tiny import ALL
 from transformers import AutoModel
 
-from hf_multitask import MultiTaskModel, SequenceClassification, TokenClassification
+from hf_multitask import MultipleChoice, MultiTaskModel, SequenceClassification, TokenClassification
 
 REFUSED = ("xlm", "albert")  # attention and feed-forward layers in lists of their own; one layer for all
 BRANCHES = {"reviews": ["sentiment", "topic"], "pairs": ["same"]}
@@ -310,3 +310,40 @@ def test_branches_are_chosen_by_the_tasks_and_the_backbone(family, given, sizes,
     assert (model.config.branches, model.config.branch_layers) == (branches, 2 if branches else None)
     assert reason in model.branching_reason
     assert MultiTaskModel.from_backbone(str(tmp_path), tasks=given, branches="none", **more).config.branches is None
+
+
+@pytest.mark.parametrize("more", [{}, {"task_lora": {"r": 2, "init_lora_weights": False}}], ids=["whole", "adapters"])
+@pytest.mark.parametrize("family", few(["bert", "gpt2", "t5"], ["bert"]))
+def test_checkpointing_gives_the_same_gradients(family, more, build):
+    model = build(family, dropout=0.0, **more).train()
+    tokens = batch(model)
+    rows = {"sentiment": torch.tensor([0, 3]), "topic": torch.tensor([1]), "same": torch.tensor([1, 2, 5])}
+    labels = {name: torch.zeros(len(own), dtype=torch.long) for name, own in rows.items()}
+
+    def gradients():
+        model.zero_grad()
+        model(**tokens, task_rows=rows, labels=labels).loss.backward()
+        return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+
+    plain = gradients()
+    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+    again = gradients()
+    assert plain.keys() == again.keys()
+    assert any(".pairs." in name for name in plain)
+    assert all(torch.equal(plain[name], gradient) for name, gradient in again.items())
+
+
+def test_items_of_several_rows_find_them_above_the_branches(build):
+    given = {
+        "choice": MultipleChoice(),
+        "long": SequenceClassification(label_names=["no", "yes"], stride=2),
+    }
+    model = build(given=given, branches={"choices": ["choice"], "windows": ["long"]})
+    tokens = batch(model)
+    rows = {"choice": torch.tensor([[0, 3], [5, 1]]), "long": torch.tensor([[1, 2], [3, -1]])}
+    found = model(**tokens, task_rows=rows).logits
+    for name, own in rows.items():
+        flat = own[own >= 0]
+        places = torch.full_like(own, -1).masked_scatter(own >= 0, torch.arange(len(flat)))
+        alone = model(**{key: value[flat] for key, value in tokens.items()}, task_rows={name: places}).logits[name]
+        torch.testing.assert_close(found[name], alone, rtol=0, atol=1e-12)
