@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from transformers import PreTrainedModel
 
-from .branches import Branching, kind_of_branch, of_branch, resolved
+from .branches import Branching, heads_of, kind_of_branch, of_branch, resolved
 from .config import check_branches
 from .forks import fork
 from .keywords import parameter_names
@@ -154,7 +154,8 @@ def check_branching(model: SharedModel, wanted_BLD: torch.Tensor | None) -> None
     for number, own in enumerate(branches.values()):  # the last row for all branches, any other for one
         mine = [row for row in range(rows - 1) if row % len(branches) == number]
         tables[own[0]] = torch.tensor([*mine, rows - 1], device=wanted_BLD.device)
-    parting, places = fork(model.routing, given, tables, list(tables), (), everywhere=False)
+    heads = heads_of(model.config.backbone_config)
+    parting, places = fork(model.routing, given, tables, list(tables), (), everywhere=False, heads=heads)
     problem: str | None = None
     try:
         with torch.no_grad(), _evaluating(model.backbone), model.routing.forked(parting):
@@ -197,8 +198,7 @@ def _tries(model: SharedModel) -> bool:
 def _texts(model: SharedModel) -> dict[str, torch.Tensor]:
     """As many short texts as the layers have heads, so that an axis of heads that is taken for rows is found."""
     config = model.config.backbone_config.get_text_config()
-    heads = getattr(config, "num_attention_heads", None)
-    rows = max(_ROWS, heads if isinstance(heads, int) else 0)
+    rows = max(_ROWS, heads_of(model.config.backbone_config))
     ids_BL = torch.arange(rows * _TOKENS).view(rows, _TOKENS) % min(int(config.vocab_size), 50)
     mask_BL = (torch.arange(_TOKENS) < _TOKENS - torch.arange(rows).unsqueeze(1) % 3).long()
     device = model.backbone.device

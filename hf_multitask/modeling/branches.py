@@ -66,14 +66,14 @@ class BranchedLayer(nn.Module):
         else:
             outputs = []
             for number, name in enumerate(fork.branches):
-                own, rest = (fork.part(number, given, length) for given in ((hidden, *args), kwargs))
+                own, rest = (fork.part(number, given, length) for given in (args, kwargs))
                 with self.routing.of(fork.blocks[number]):
-                    outputs.append(self.branches[name](*own, **rest))
+                    outputs.append(self.branches[name](fork.hidden(number, hidden), *own, **rest))
             output = fork.joined(outputs, length)
         for name in fork.idle:
-            own, rest = (fork.part(None, given, length) for given in ((hidden, *args), kwargs))
+            own, rest = (fork.part(None, given, length) for given in (args, kwargs))
             with self.routing.of(((None, 0, 1), *((task, 1, 1) for task in sorted(self.routing.tasks)))):
-                extra = self.branches[name](*own, **rest)
+                extra = self.branches[name](fork.hidden(None, hidden), *own, **rest)
             zero = ((extra[0] if isinstance(extra, tuple) else extra) * 0).sum()
             output = (output[0] + zero, *output[1:]) if isinstance(output, tuple) else output + zero
         return output
@@ -125,6 +125,12 @@ def number_of_layers(config: PreTrainedConfig) -> int:
     """The layers of the part of a backbone that reads: of an encoder-decoder, those of the encoder."""
     count = getattr(config, "encoder_layers", None) if config.is_encoder_decoder else None
     return int(count or getattr(config.get_text_config(), "num_hidden_layers", None) or 0)
+
+
+def heads_of(config: PreTrainedConfig) -> int:
+    """The heads of the attention of a backbone; 1 where it does not say."""
+    heads = getattr(config.get_text_config(), "num_attention_heads", None)
+    return heads if isinstance(heads, int) else 1
 
 
 def default_layers(config: PreTrainedConfig) -> int:

@@ -6,6 +6,7 @@ Legend: B rows of the pass below the branches, U of the one above them, M of one
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from transformers.cache_utils import Cache
@@ -31,6 +32,7 @@ class Fork:
         place_U: where the rows above are in the outputs of the branches, one behind the other.
         rows: B.
         rows_above: U.
+        heads: of the attention.
     """
 
     branches: tuple[str, ...]
@@ -41,6 +43,12 @@ class Fork:
     place_U: torch.Tensor | None = None
     rows: int = 0
     rows_above: int = 0
+    heads: int = 1
+
+    def hidden(self, number: int | None, states: torch.Tensor) -> torch.Tensor:
+        """The states that a branch reads, of which there is one for every row."""
+        below = states.shape[0] == self.rows
+        return self._rows(number, states, self.below_M if below else self.above_M)
 
     def part(self, number: int | None, value: Open, length: int) -> Open:
         """What a branch reads of an input of a layer; of ``number`` None, an idle branch, a single row."""
@@ -52,15 +60,21 @@ class Fork:
             return {key: self.part(number, one, length) for key, one in value.items()}
         if not isinstance(value, torch.Tensor) or not has_rows(value, length):
             return value
+        for rows, places_M in ((self.rows, self.below_M), (self.rows_above, self.above_M)):
+            # Of attention, by row and head. Rows are compared before lengths, for torch.export.
+            by_head = value.dim() == 3 and self.heads > 1 and value.shape[0] == rows * self.heads
+            if by_head and value.shape[2] == length:
+                return self._rows(number, value.unflatten(0, (rows, self.heads)), places_M).flatten(0, 1)
+            if value.shape[0] == rows:
+                return self._rows(number, value, places_M)
+        return value
+
+    def _rows(self, number: int | None, value: torch.Tensor, places_M: tuple[torch.Tensor, ...] | None) -> torch.Tensor:
         if number is None:
-            return value[:1] if value.shape[0] in (self.rows, self.rows_above) else value
-        if self.below_M is None:
-            if value.shape[0] == self.rows_above:
-                return value[number * self.rows : (number + 1) * self.rows]
-            return value
-        if value.shape[0] == self.rows:
-            return value[self.below_M[number]]
-        return value[self.above_M[number]] if value.shape[0] == self.rows_above else value
+            return value[:1]
+        if self.below_M is not None:
+            return value[cast("tuple[torch.Tensor, ...]", places_M)[number]]
+        return value if places_M is None else value[number * self.rows : (number + 1) * self.rows]
 
     def above(self, value: Open) -> Open:
         """Something of the rows below for the rows above: (B, ...) to (U, ...)."""
@@ -84,11 +98,14 @@ class Fork:
             return tuple(self.joined(ones, length) for ones in zip(*outputs, strict=True))
         if not isinstance(first, torch.Tensor) or not has_rows(first, length):
             return first
-        if self.below_M is None:
-            return torch.cat(list(outputs))
-        if any(one.shape[0] != len(own_M) for one, own_M in zip(outputs, self.below_M, strict=True)):
-            return first  # one for all rows, such as the positions of T5
-        return torch.cat(list(outputs))[self.place_U]
+        counts = [self.rows] * len(outputs) if self.below_M is None else [len(own_M) for own_M in self.below_M]
+        for heads in (1, self.heads):
+            if all(one.shape[0] == count * heads for one, count in zip(outputs, counts, strict=True)):
+                whole = torch.cat(list(outputs))
+                if self.place_U is None:
+                    return whole
+                return whole.unflatten(0, (-1, heads))[self.place_U].flatten(0, 1) if heads > 1 else whole[self.place_U]
+        return first  # one for all rows, such as the positions of T5
 
 
 def has_rows(value: torch.Tensor, length: int) -> bool:
@@ -112,6 +129,7 @@ def fork(
     blocks: tuple[Block, ...],
     *,
     everywhere: bool,
+    heads: int = 1,
 ) -> tuple[Fork, Mapping[str, torch.Tensor] | None]:
     """Divide the rows of a pass between the branches.
 
@@ -122,6 +140,7 @@ def fork(
         runs: the tasks that run.
         blocks: of the rows with adapters.
         everywhere: whether the other branches take part as well, with a gradient of zero.
+        heads: of the attention, whose axis some families have beside that of rows.
 
     Returns:
         The division, and by task its rows above the branches.
@@ -131,13 +150,14 @@ def fork(
     active = [name for name in names if any(routing.branches[task] == name for task in runs)] or names[:1]
     idle = tuple(name for name in names if name not in active) if everywhere else ()
     if len(active) == 1:
-        return Fork((active[0],), idle, rows=rows, rows_above=rows), task_rows
+        return Fork((active[0],), idle, rows=rows, rows_above=rows, heads=heads), task_rows
     number = {name: place for place, name in enumerate(active)}
     own = {task: number[routing.branches[task]] for task in runs}
     if task_rows is None:
         every_B = torch.arange(rows, device=device)
         above = {task: every_B + place * rows for task, place in own.items()}
-        return Fork(tuple(active), idle, ((),) * len(active), rows=rows, rows_above=rows * len(active)), above
+        count = len(active)
+        return Fork(tuple(active), idle, ((),) * count, rows=rows, rows_above=rows * count, heads=heads), above
     read_KB = torch.zeros(len(active), rows, dtype=torch.bool, device=device)
     for task, place in own.items():
         table = task_rows[task].to(device)
@@ -152,7 +172,7 @@ def fork(
     place_U = torch.empty_like(order_U)
     place_U[order_U] = torch.arange(order_U.shape[0], device=device)
     own_blocks = tuple(_blocks(blocks, own_M) for own_M in below_M)
-    found = Fork(tuple(active), idle, own_blocks, below_M, above_M, place_U, rows, order_U.shape[0])
+    found = Fork(tuple(active), idle, own_blocks, below_M, above_M, place_U, rows, order_U.shape[0], heads)
     tables = {}
     for task, place in own.items():
         table = task_rows[task].to(device)

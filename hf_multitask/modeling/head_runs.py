@@ -7,6 +7,7 @@ import torch
 
 from .adapter_rows import Block
 from .aliases import Open, Settings, Values
+from .branches import heads_of
 from .forks import as_task, fork
 from .generation import check_generate_kwargs
 from .heads import Head
@@ -106,7 +107,8 @@ class HeadRuns(SharedModel):
             given, task_rows, blocks = self.routing.split(given, task_rows, runs, everywhere=everywhere)
         parting = None
         if self.routing.branches:
-            parting, task_rows = fork(self.routing, given, task_rows, runs, blocks, everywhere=everywhere)
+            heads = heads_of(self.config.backbone_config)
+            parting, task_rows = fork(self.routing, given, task_rows, runs, blocks, everywhere=everywhere, heads=heads)
         part = reading_part(self.backbone)
         given = in_dtype(given if self.subsampler is None else embedded(self.subsampler, given), self.backbone.dtype)
         seeds, mask, config = given.pop("mask_seeds", None), given.get("attention_mask"), self.config.backbone_config

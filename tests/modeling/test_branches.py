@@ -10,7 +10,15 @@ from safetensors.torch import save_file
 from tiny import ALL
 from transformers import AutoModel
 
-from hf_multitask import MultipleChoice, MultiTaskModel, SequenceClassification, TokenClassification
+from hf_multitask import (
+    MultipleChoice,
+    MultiTaskModel,
+    SequenceClassification,
+    Summarization,
+    TextGeneration,
+    TokenClassification,
+    Translation,
+)
 
 REFUSED = ("xlm", "albert")  # attention and feed-forward layers in lists of their own; one layer for all
 BRANCHES = {"reviews": ["sentiment", "topic"], "pairs": ["same"]}
@@ -347,3 +355,47 @@ def test_items_of_several_rows_find_them_above_the_branches(build):
         places = torch.full_like(own, -1).masked_scatter(own >= 0, torch.arange(len(flat)))
         alone = model(**{key: value[flat] for key, value in tokens.items()}, task_rows={name: places}).logits[name]
         torch.testing.assert_close(found[name], alone, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("family", "writes"),
+    [("gpt2", TextGeneration()), ("t5", Translation()), ("bart", Summarization())],
+)
+def test_texts_are_written_through_the_branch_of_their_task(family, writes, build):
+    given = {"sentiment": tasks()["sentiment"], "writes": writes}
+    model = build(family, given=given, branches={"reads": ["sentiment"], "writes": ["writes"]})
+    tokens = batch(model)
+    tokens = {key: value[[0, 2, 4]] for key, value in tokens.items()}
+    stock = model.task_model("writes").double()
+    given = {"max_new_tokens": 8, "do_sample": False}
+    written = model.generate(**tokens, task="writes", **given)
+    assert torch.equal(written, stock.generate(**tokens, **given))
+    labels = {"writes": tokens["input_ids"], "sentiment": torch.tensor([1])}
+    rows = {"writes": torch.arange(3), "sentiment": torch.tensor([1])}
+    losses = model(**tokens, task_rows=rows, labels=labels).losses
+    theirs = stock(**tokens, labels=labels["writes"]).loss
+    torch.testing.assert_close(losses["writes"], theirs, rtol=0, atol=1e-5, check_dtype=False)
+
+
+@pytest.mark.parametrize("family", few(["bert", "t5", "mt5", "bart", "deberta-v2", "gpt2", "gemma3"], ["t5", "gpt2"]))
+def test_branches_of_several_layers_pass_on_what_layers_share(family, tmp_path):
+    config = ALL[family]()
+    config.update({"n_layer": 3} if family == "gpt2" else {"num_hidden_layers": 3})
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    model = MultiTaskModel.from_backbone(
+        str(tmp_path), tasks=tasks(), branches=BRANCHES, branch_layers=2, pooling="mean"
+    ).double()
+    if model.config.get_text_config().pad_token_id is None:
+        model.set_pad_token_id(4)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if ".branches." in name:
+                weight += 0.3 * torch.randn_like(weight)
+    tokens = batch(model)
+    everything = model(**tokens).logits
+    rows = {name: own.flatten()[own.flatten() >= 0] for name, own in ROWS.items()}
+    found = model(**tokens, task_rows=rows).logits
+    for name, own in rows.items():
+        wanted = model(**tokens, tasks=[name]).logits[name]
+        torch.testing.assert_close(everything[name], wanted, rtol=0, atol=1e-9)
+        torch.testing.assert_close(found[name], wanted[own], rtol=0, atol=1e-9)

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from parameters import few
 from sounds import COMMON, FAMILIES, LETTERS, RATE, SPEAKERS, batch_of, extractor, recordings, save_encoder, wav
 from transformers import AutoModelForAudioClassification, AutoModelForCTC, pipeline
 
@@ -33,12 +34,27 @@ def tasks():
 
 @pytest.fixture
 def build(tmp_path):
-    def make(family="wav2vec2", own=None, pooling="native", **options):
+    def make(family="wav2vec2", own=None, pooling="native", branches="none", **options):
         path = save_encoder(tmp_path / "encoder", family, **options)
         torch.manual_seed(1)
-        return MultiTaskModel.from_backbone(path, tasks=own or tasks(), pooling=pooling).eval()
+        return MultiTaskModel.from_backbone(path, tasks=own or tasks(), pooling=pooling, branches=branches).eval()
 
     return make
+
+
+@pytest.mark.parametrize("family", few(FAMILIES, ["wav2vec2"]))
+def test_speakers_and_transcripts_have_branches_of_their_own(family, build):
+    model, batch = build(family, branches={"who": ["speaker"], "what": ["text"]}), batch_of(recordings(5))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if ".branches." in name:
+                weight += 0.1 * torch.randn_like(weight)
+        both = model(**batch, task_rows={"speaker": torch.tensor([0, 2]), "text": torch.tensor([4, 2, 1])}).logits
+        for name, rows in (("speaker", [0, 2]), ("text", [4, 2, 1])):
+            alone = model(**batch, tasks=[name]).logits[name][rows]
+            torch.testing.assert_close(both[name], alone, rtol=0, atol=1e-5)
+    stock = model.task_model("speaker").state_dict()
+    assert not any("branches" in name for name in stock)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
