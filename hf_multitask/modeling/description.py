@@ -112,7 +112,17 @@ def introduction(config: MultiTaskConfig, name: str) -> str:
     family, backbone, count = config.backbone_config.model_type, config.backbone_config.name_or_path, len(config.tasks)
     of = f", [{backbone}](https://huggingface.co/{backbone})," if is_hub_id(backbone) else ""
     tasks = "one task" if count == 1 else f"{count} tasks"
-    return f"# {name}\n\nA `{family}` backbone{of} with a head for {tasks}, fine-tuned with `hf_multitask`."
+    text = f"A `{family}` backbone{of} with a head for {tasks}, fine-tuned with `hf_multitask`.{_branches(config)}"
+    return f"# {name}\n\n{text}"
+
+
+def _branches(config: MultiTaskConfig) -> str:
+    """A sentence about the branches of a model; nothing where all tasks share all layers."""
+    if not config.branches or len(config.branches) == 1:
+        return ""
+    layers = "top layer" if config.branch_layers == 1 else f"{config.branch_layers} top layers"
+    named = [f"{name} ({', '.join(own)})" if own != [name] else name for name, own in config.branches.items()]
+    return f" Groups of tasks have copies of the {layers} of their own: {', '.join(named)}."
 
 
 def markdown_table(rows: Sequence[Sequence[str]], fold: str | None = None) -> str:

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from transformers.utils.hub import create_and_tag_model_card
 
 from hf_multitask.modeling import MultiTaskConfig
-from hf_multitask.modeling.description import describe_pushed, is_hub_id, languages_of, metadata_of, usage
+from hf_multitask.modeling.description import describe_pushed, introduction, is_hub_id, languages_of, metadata_of, usage
 from hf_multitask.training.preparation.processors import ensure_pad_token
 
 FAMILIES = {"text-generation": "gpt2", "translation": "bart", "summarization": "t5", "text2text-generation": "bart"}
@@ -79,3 +79,11 @@ def test_push_without_a_trainer_has_a_card_that_tells_tasks_and_use(build_model,
     describe_pushed(tmp_path, "me/two-tasks", model.config)
     assert (tmp_path / "README.md").read_text() == "---\nlicense: mit\n---\nMine.\n"
     assert type(model).model_tags is None  # each model has its own
+
+
+def test_the_card_names_branches():
+    config = config_of({"type": "sequence-classification"}, {"type": "token-classification"})
+    assert introduction(config, "model").endswith("fine-tuned with `hf_multitask`.")
+    config.branches, config.branch_layers = {"texts": ["t0"], "t1": ["t1"]}, 2
+    told = introduction(config, "model")
+    assert told.endswith("Groups of tasks have copies of the 2 top layers of their own: texts (t0), t1.")
