@@ -32,9 +32,10 @@ def describe_branches(model: MultiTaskModel) -> str:
     named = ", ".join(f"{name} ({_listed(own)})" for name, own in branches.items())
     return (
         f"Branches: the top {count} of {layers} layers once for each of {named}. They add {added:,} parameters "
-        f"({added / (shared + first):.0%} of the backbone). In training they cost nothing but the update of these: a "
-        f"row runs through the branch of its task. A text that all tasks read takes {passes:.2f} passes of the "
-        "backbone in place of 1. To share all layers, set branches='none' in the model's arguments."
+        f"({added / (shared + first):.0%} of the backbone). In training a row runs through the branch of its task, so "
+        f"that a step computes as much as without branches, in smaller pieces, and updates these as well. A text that "
+        f"all tasks read takes {passes:.2f} passes of the backbone in place of 1. To share all layers, set "
+        "branches='none' in the model's arguments."
     )
 
 
