@@ -15,6 +15,7 @@ from transformers import (
     set_seed,
 )
 
+from ..hub.beside import Beside, beside_in_words, beside_rows
 from ..hub.records import Orders, average_of, by_task, ranked
 from ..modeling import MultiTaskModel, MultiTaskPipeline
 from ..modeling.backbone import resolve_backbone
@@ -168,12 +169,16 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
     for split, prefix in (("validation", "eval"), ("test", "test")):
         if rows := splits(data, split):
             measured[split] = trainer.evaluate(rows, metric_key_prefix=prefix)
-            trainer.save_metrics(prefix, measured[split])
+            compared = [one for one in trainer.card.beside_single() if one.split == split]
+            trainer.save_metrics(
+                prefix, measured[split] | {key: value for one in compared for key, value in one.flat().items()}
+            )
     trainer.create_model_card()
     if trainer.is_world_process_zero():
         if measured:
             print()
             show_metrics(measured, trainer.model.config.task_names, trainer.progress.metrics)
+            show_beside(trainer.card.beside_single())
         _show_example(trainer, data)
         print(f"\nModel, card and results are in {trainer.args.output_dir}")
         if trainer.args.report_to and "tensorboard" in trainer.args.report_to:
@@ -219,6 +224,12 @@ def show_metrics(
     for line, values in rows.items():
         lines.append([*line, *(f"{values[split]:.4f}" if split in values else "-" for split in measured)])
     print(table(lines))
+
+
+def show_beside(compared: Sequence[Beside]) -> None:
+    """Print the tasks beside their single-task models, where there are such, and which of them lose."""
+    if compared:
+        print(f"\n{table(beside_rows(compared))}\n{beside_in_words(compared)}")
 
 
 def _show_example(trainer: MultiTaskTrainer, data: Mapping[str, Splits]) -> None:

@@ -19,6 +19,7 @@ from transformers import TrainingArguments
 
 from ..modeling.description import MANY, hub_name, introduction, markdown_table, metadata_of, task_table, usage
 from ..version import __version__
+from .beside import Beside, beside, beside_in_words, beside_rows
 from .curves import draw
 from .edits import Card, UnreadableCard, digest, merge
 from .history import Result, curves, gradients, primary_metrics, results
@@ -74,6 +75,7 @@ class Run:
         rows: by split, the rows of each dataset, 0 if unknown.
         hub_datasets: by dataset, its name on the Hub, for those that have one.
         processes: number of processes of the training.
+        alone: by task, the flat results of a model of the task alone, for those that have one.
     """
 
     arguments: TrainingArguments
@@ -87,6 +89,16 @@ class Run:
     rows: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     hub_datasets: Mapping[str, str] = field(default_factory=dict)
     processes: int = 1
+    alone: Mapping[str, Log] = field(default_factory=dict)
+
+    def beside(self, config: MultiTaskConfig, found: Sequence[Result]) -> list[Beside]:
+        """The results beside those of single-task models."""
+        sources = {task["name"]: task.get("dataset") or task["name"] for task in config.tasks}
+        rows = {
+            split: {name: own[source] for name, source in sources.items() if source in own}
+            for split, own in self.rows.items()
+        }
+        return beside(found, self.alone, rows)
 
 
 def write_card(
@@ -192,7 +204,7 @@ def _card(config: MultiTaskConfig, run: Run, name: str, repository: str, given: 
             "intro": ("", introduction(config, name)),
             "tasks": ("Tasks", task_table(config, _measured(found, primary))),
             "use": ("Use", usage(config, repository)),
-            "results": ("Results", _results_text(found, run.history, config.task_names, has_curves=has_curves)),
+            "results": ("Results", _results_text(config, run, found, has_curves=has_curves)),
             "training": ("Training", _training_text(run)),
             "versions": ("Versions", _versions_text()),
         },
@@ -248,8 +260,8 @@ def _measured(found: Sequence[Result], primary: Mapping[str, str]) -> dict[str, 
     return columns
 
 
-def _results_text(found: Sequence[Result], history: Sequence[Log], tasks: Sequence[str], *, has_curves: bool) -> str:
-    parts = []
+def _results_text(config: MultiTaskConfig, run: Run, found: Sequence[Result], *, has_curves: bool) -> str:
+    parts, tasks = [], config.task_names
     if found:
         splits = _splits(found)
         values: dict[tuple[str, str], dict[str, float]] = {}
@@ -263,11 +275,15 @@ def _results_text(found: Sequence[Result], history: Sequence[Log], tasks: Sequen
         places = [f"on {split} at step {' and '.join(map(str, numbers))}" for split, numbers in steps.items()]
         parts += [markdown_table(rows, f"Results of {len(tasks):,} tasks" if len(tasks) > MANY else None)]
         parts += [f"Measured {', '.join(places)}."]
+        if compared := run.beside(config, found):
+            title = f"{len(compared):,} comparisons" if len(tasks) > MANY else None
+            parts += ["### Beside single-task models", markdown_table(beside_rows(compared), title)]
+            parts += [beside_in_words(compared)]
     else:
         parts.append("Not evaluated.")
     if has_curves:
         shown = "Training loss and primary metric of each task by optimizer step"
-        if gradients(history, tasks)[0]:
+        if gradients(run.history, tasks)[0]:
             shown += ", norms of the per-task gradients and the cosines between them"
         parts.append(f"![{shown}]({CURVES_NAME})")
     return "\n\n".join(parts)
@@ -309,7 +325,7 @@ def _hyperparameters(arguments: TrainingArguments) -> str:
     for name in (*_SHOWN, *own):
         value = getattr(arguments, name)
         value = getattr(value, "value", value)
-        if value is None or value is False or value == "none" or name == idle:
+        if value is None or value is False or value in ("none", "auto") or name == idle:
             continue
         lines.append(f"- `{name}`: {json.dumps(value) if isinstance(value, Mapping | list) else value}")
     return "\n".join(lines)

@@ -18,7 +18,7 @@ from transformers.utils.hub import PushInProgress
 from ..aggregation import Aggregator
 from ..balancing import Balancer
 from ..data import Mixture, MixtureCollator, SamplingRates
-from ..hub.records import key_of
+from ..hub.records import Log, key_of
 from ..modeling import MultiTaskModel, MultiTaskOutput
 from ..tasks import Task
 from .arguments import MultiTaskTrainingArguments
@@ -126,6 +126,7 @@ class MultiTaskTrainer(Trainer):
         self.model_init = model_init
         begin_model(model, runtime)
         self.hub_datasets: dict[str, str] = {}  # by dataset, its name on the Hub
+        self.single_results: dict[str, Log] = {}  # by task, what a model of its own reaches, for the card
         self.own_balancer = balancer
         self.updates = UpdateBuilder(runtime, list(self.tasks), aggregator)
         self.constants = None if mixture is None else Constants(mixture, self.tasks, processing_class)

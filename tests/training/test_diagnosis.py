@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from hf_multitask import MultiTaskTrainer
+from hf_multitask.hub.beside import noise
 from hf_multitask.training.diagnosis.diagnosis import Diagnosis
-from hf_multitask.training.diagnosis.findings import compared_in_words, noise, uneven_in_words
+from hf_multitask.training.diagnosis.findings import compared_in_words, uneven_in_words
 from hf_multitask.training.diagnosis.prices import AGGREGATIONS, BALANCERS, PriceList
 from hf_multitask.training.diagnosis.trainer import DiagnosingTrainer, quiet
 

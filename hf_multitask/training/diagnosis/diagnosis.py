@@ -12,11 +12,12 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.utils import logging
 
+from ...hub.beside import noise
 from ..evaluation.scores import Scores
 from ..parameters import shared_parameters
 from ..plain import Saved, State
 from .affinity import Measured, StepProbe, evenly
-from .findings import affinity_report, compared_in_words, gradients_report, groups_report, noise, uneven_in_words
+from .findings import affinity_report, compared_in_words, gradients_report, groups_report, uneven_in_words
 from .prices import AGGREGATIONS, BALANCERS, ROUNDS, PriceList, methods
 from .trainer import DiagnosingTrainer
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ...hub.beside import SURE
 from ..plain import Saved, State
 from .affinity import Measured, by_step
-from .grouping import MOST, SURE, Groups, Suggestion, error_over_steps, group, mean_over_steps, suggest
+from .grouping import MOST, Groups, Suggestion, error_over_steps, group, mean_over_steps, suggest
 
 _UNEVEN = 5.0  # times as long as another, from which on a gradient is reported
 
@@ -66,12 +67,6 @@ def groups_report(measured: Sequence[Measured], tasks: Sequence[str]) -> State:
             "words": suggested_in_words(suggestion, tasks, len(affinity_SKK)),
         },
     }
-
-
-def noise(metric: float, rows: int) -> float:
-    """The standard error of a share of right answers over so many rows; of other metrics a rough idea."""
-    share = min(max(metric, 0.0), 1.0)
-    return math.sqrt(max(share * (1 - share), 1 / rows) / rows)
 
 
 def compared_in_words(single: Saved) -> str:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...hub.beside import SURE
+
 MOST = 8  # tasks up to which every grouping is compared; 8 tasks have 4,140
-SURE = 2.0  # standard errors from which on a difference counts
 
 Groups = list[list[int]]
 

@@ -14,6 +14,9 @@ from transformers.utils import logging
 
 from ...data import Mixture
 from ...hub import Run, UnreadableCard, write_card
+from ...hub.beside import Beside
+from ...hub.history import results
+from ...hub.records import Log
 from ..evaluation.rows import EvaluationRows
 from ..plan import Plan
 from ..runtime import Runtime
@@ -37,6 +40,7 @@ class Described(Protocol):
         eval_dataset: what it is measured on.
         hub_model_id: the repository that is pushed to, once it is known.
         hub_datasets: by dataset, its name on the Hub.
+        single_results: by task, the flat results of a model of the task alone.
         hp_search_backend: of a search that is running.
     """
 
@@ -46,6 +50,7 @@ class Described(Protocol):
     eval_dataset: EvaluationRows | None
     hub_model_id: str | None
     hub_datasets: dict[str, str]
+    single_results: dict[str, Log]
 
     @property
     def progress(self) -> Progress: ...  # noqa: D102
@@ -165,7 +170,13 @@ class CardWriter:
             rows=rows,
             hub_datasets=trainer.hub_datasets,
             processes=self._runtime.processes,
+            alone=trainer.single_results,
         )
+
+    def beside_single(self) -> list[Beside]:
+        """The last results of every task beside those of its single-task model, where it has one."""
+        run, config = self.run(), self._runtime.model.config
+        return run.beside(config, results(run.history, config.task_names, run.metrics, best=run.best))
 
 
 def card_on_hub(name: str, *, revision: str | None, token: str | None) -> str | None:

@@ -1,0 +1,46 @@
+"""Tasks of a shared model beside models of their own."""
+
+import math
+
+import pytest
+
+from hf_multitask.hub.beside import Beside, beside, beside_in_words, beside_rows, noise
+from hf_multitask.hub.history import results
+
+HISTORY = [
+    {"eval_ner_loss": 1.0, "eval_ner_f1": 0.6, "eval_a_b_accuracy": 0.9, "eval_average": 0.75, "step": 3},
+    {"test_ner_f1": 0.5, "test_a_b_accuracy": 0.8, "test_average": 0.65, "step": 3},
+]
+ALONE = {"ner": {"eval_ner_f1": 0.7, "test_ner_f1": 0.8, "eval_ner_loss": 0.1}, "a_b": {"eval_a_b_accuracy": 0.85}}
+ROWS = {"validation": {"ner": 100, "a_b": 400}, "test": {"ner": 100, "a_b": 100}}
+
+
+def test_primary_metrics_are_compared_by_split():
+    found = beside(results(HISTORY, ["ner", "a_b"]), ALONE, ROWS)
+    assert [(one.task, one.split, one.metric, one.shared, one.alone) for one in found] == [
+        ("ner", "validation", "f1", 0.6, 0.7),
+        ("a_b", "validation", "accuracy", 0.9, 0.85),
+        ("ner", "test", "f1", 0.5, 0.8),
+    ]
+    error = math.sqrt((0.5 * 0.5 + 0.8 * 0.2) / 100)
+    assert found[2].error == pytest.approx(error)
+    assert found[2].flat() == pytest.approx(
+        {"test_ner_f1_single": 0.8, "test_ner_f1_difference": -0.3, "test_ner_f1_standard_error": error}
+    )
+    assert [one.loses for one in found] == [False, False, True]
+    assert beside_rows(found)[3] == ["ner", "test", "f1", "0.5000", "0.8000", "-0.3000", f"{error:.4f}"]
+
+
+def test_the_last_split_says_who_loses_and_what_to_do():
+    found = beside(results(HISTORY, ["ner", "a_b"]), ALONE, ROWS)
+    told = beside_in_words(found)
+    assert "on test" in told
+    assert "ner (-0.3000 f1)" in told
+    assert "task_lora" in told
+    assert "No task loses" in beside_in_words(found[:2])
+    assert beside_in_words([]) == ""
+
+
+def test_noise_never_vanishes():
+    assert noise(1.0, 100) == 0.01
+    assert Beside("a", "test", "f1", 0.5, 0.5, 0.1).difference == 0
