@@ -281,7 +281,10 @@ def test_listening_compares_one_model_with_three(benchmark, tmp_path, capsys):
     out = tmp_path / "listening.json"
     benchmark("listening").main(f"--seeds 0 --epochs 1 --rows 20 --output {out}".split())
     (run,) = json.loads(out.read_text())["runs"]
-    assert set(run) == {"one model", "three models"}
+    assert list(run) == ["one model", "one model, equal time", "three models"]
     for own in run.values():
         assert set(own) == {"digit", "speaker", "transcript", "train", "speed"} and own["speed"] > 0
     assert "| three models | " in capsys.readouterr().out
+    module = benchmark("listening")
+    module.main(["--seeds", "0", "--epochs", "1", "--rows", "20", "--systems", "one model, equal time"])
+    assert capsys.readouterr().out.count("| one model") == 1
