@@ -51,7 +51,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.trainer
 def test_python_blocks_and_the_recipe_run(folder):
-    first, asked, joint, mixed, _ = blocks("python")
+    first, asked, joint, mixed, *_ = blocks("python")
     (recipe,) = blocks("yaml")
     (folder / "recipe.yaml").write_text(recipe)
     names = {}
@@ -76,6 +76,18 @@ def test_the_settings_are_those_of_the_subsampler():
     assert {name: json.loads(value) for name, value in table if name in DEFAULTS} == DEFAULTS
     seconds = int(re.search(r"1,024 positions of BART that is (\d+) seconds", PAGE)[1])
     assert seconds == 1024 * int(np.prod(DEFAULTS["strides"])) // 100 + (1024 * 4 % 100 > 50)
+
+
+def test_the_checkpoint_of_the_page_brings_its_head(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    vocabulary = ["<pad>", "<s>", "</s>", "<unk>", " ", "E", "T"]
+    tasks = {"transcript": AutomaticSpeechRecognition(vocabulary=vocabulary)}
+    model = MultiTaskModel.from_backbone(save_encoder("encoder"), tasks=tasks)
+    model.export_task("transcript", "facebook/wav2vec2-base-960h", extractor())
+    names = {"MultiTaskModel": MultiTaskModel, "AudioClassification": AudioClassification}
+    exec(compile(blocks("python")[-2], "docs/speech.md", "exec"), names)
+    assert names["model"].config.task("transcript")["vocabulary"] == vocabulary
+    assert names["model"].config.task_names == ["transcript", "mood"]
 
 
 def test_the_graph_of_the_page_runs(tmp_path, monkeypatch):
