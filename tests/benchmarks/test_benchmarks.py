@@ -253,6 +253,16 @@ def test_conflict(benchmark, backbone_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_speech_conflict(benchmark, capsys):
+    pytest.importorskip("jiwer", reason="the extra 'speech' is not installed")
+    words = "--rows 3 --seconds 0.2 --width 16 --layers 1 --channels 8 --rounds 1"
+    benchmark("speech_conflict").main(words.split())
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split(" | ")[:2] for line in lines] == [
+        [f"| {rows}", f"`{name}`"] for rows in ("shared", "separate") for name in ("none", "upgrad")
+    ]
+
+
 def test_systems_of_the_conflict_benchmark_make_the_same_update(benchmark, backbone_path):
     benchmark("overhead")
     conflict = benchmark("conflict")
