@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import yaml
 from pages import DOCS
-from sounds import SPEAKERS, WIDE, recordings, save_whisper, wav
+from sounds import SPEAKERS, WIDE, extractor, recordings, save_encoder, save_whisper, wav
 from tiny import save_backbone
 from transformers import AutoTokenizer, GenerationConfig
 
+from hf_multitask import AudioClassification, AutomaticSpeechRecognition, MultiTaskModel
 from hf_multitask.cli import main
 from hf_multitask.modeling.subsampler import DEFAULTS
 
@@ -50,7 +51,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.trainer
 def test_python_blocks_and_the_recipe_run(folder):
-    first, asked, joint, mixed = blocks("python")
+    first, asked, joint, mixed, *_ = blocks("python")
     (recipe,) = blocks("yaml")
     (folder / "recipe.yaml").write_text(recipe)
     names = {}
@@ -75,3 +76,30 @@ def test_the_settings_are_those_of_the_subsampler():
     assert {name: json.loads(value) for name, value in table if name in DEFAULTS} == DEFAULTS
     seconds = int(re.search(r"1,024 positions of BART that is (\d+) seconds", PAGE)[1])
     assert seconds == 1024 * int(np.prod(DEFAULTS["strides"])) // 100 + (1024 * 4 % 100 > 50)
+
+
+def test_the_checkpoint_of_the_page_brings_its_head(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    vocabulary = ["<pad>", "<s>", "</s>", "<unk>", " ", "E", "T"]
+    tasks = {"transcript": AutomaticSpeechRecognition(vocabulary=vocabulary)}
+    model = MultiTaskModel.from_backbone(save_encoder("encoder"), tasks=tasks)
+    model.export_task("transcript", "facebook/wav2vec2-base-960h", extractor())
+    names = {"MultiTaskModel": MultiTaskModel, "AudioClassification": AudioClassification}
+    exec(compile(blocks("python")[-2], "docs/speech.md", "exec"), names)
+    assert names["model"].config.task("transcript")["vocabulary"] == vocabulary
+    assert names["model"].config.task_names == ["transcript", "mood"]
+
+
+def test_the_graph_of_the_page_runs(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
+    monkeypatch.chdir(tmp_path)
+    tasks = {
+        "speaker": AudioClassification(label_names=list(SPEAKERS)),
+        "transcript": AutomaticSpeechRecognition(vocabulary=["<pad>", "a", "b"]),
+    }
+    MultiTaskModel.from_backbone(save_encoder("encoder"), tasks=tasks).save_pretrained("digits")
+    extractor().save_pretrained("digits")
+    waves = [np.asarray(row["audio"]["array"], np.float32) for row in recordings(3)]
+    names = {"waves": waves, "MultiTaskModel": MultiTaskModel}
+    exec(compile(blocks("python")[-1], "docs/speech.md", "exec"), names)
+    assert names["speaker"].shape == (3, 2) and names["transcript"].shape[::2] == (3, 3)

@@ -132,7 +132,7 @@ class Routing:
                 numbers[name] = new_N if own.dim() == 1 else torch.full_like(own, -1).masked_scatter(own >= 0, new_N)
                 pieces.append(read_N)
                 blocks.append((name, end, end + read_N.shape[0]))
-                end += read_N.shape[0]
+                end = end + read_N.shape[0]  # not in place: it is a tensor of the blocks where a run is recorded
         if not end:  # a batch of filler: one row, so that there is a pass
             pieces, blocks, end, everywhere = [every_B[:1]], [(None, 0, 1)], 1, True
         if everywhere:

@@ -125,7 +125,7 @@ class ExportableTasks(TaskLifecycle):
     def export_onnx(
         self,
         save_directory: str | Path,
-        tokenizer: PreTrainedTokenizerBase | None = None,
+        tokenizer: PreTrainedTokenizerBase | FeatureExtractionMixin | ProcessorMixin | None = None,
         tasks: Sequence[str] | None = None,
     ) -> Path:
         """Write ``model.onnx``, one graph with an output ``<task>_logits`` for every task; see :func:`write_onnx`."""

@@ -12,6 +12,7 @@ from .config import MultiTaskConfig
 from .kinds import reader_of
 from .readers import Reader
 from .speech import PAD
+from .symbols import END, START, UNKNOWN
 
 _SPACE = "|"  # of the stock tokenizer, whatever it is told
 
@@ -42,9 +43,10 @@ def speech_processor(given: object, config: MultiTaskConfig, task: Settings) -> 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "vocab.json"
         file.write_text(json.dumps(numbers, ensure_ascii=False), encoding="utf-8")
-        # Other special tokens would have numbers behind the outputs of the head.
-        alone = {"unk_token": PAD, "bos_token": None, "eos_token": None}
-        tokenizer = Wav2Vec2CTCTokenizer(str(file), pad_token=PAD, clean_up_tokenization_spaces=False, **alone)
+        # Special tokens that are no outputs of the head would have numbers behind them.
+        roles = {"unk_token": (UNKNOWN, PAD), "bos_token": (START, None), "eos_token": (END, None)}
+        special = {role: token if token in numbers else other for role, (token, other) in roles.items()}
+        tokenizer = Wav2Vec2CTCTokenizer(str(file), pad_token=PAD, clean_up_tokenization_spaces=False, **special)
     return Wav2Vec2Processor(feature_extractor=found, tokenizer=tokenizer)
 
 

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import FeatureExtractionMixin, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils import logging
 
-from .aliases import TaskDict, Values
+from .aliases import Open, TaskDict, Values
 from .finite import check_weights
-from .inputs import input_names
+from .graph_inputs import GraphInputs, graph_inputs, is_there
+from .kinds import reader_of
 from .native import WRITING
 from .shared import SharedModel
+from .speech import AudioReader
 
 logger = logging.get_logger(__name__)
 
@@ -26,8 +28,7 @@ FILE = "model.onnx"
 TOLERANCE = 1e-4  # of the graph's outputs against torch's
 
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-_NAMES = ("input_ids", "attention_mask", "token_type_ids")
-_TRACED = (7, 5)  # tokens of the rows that the graph is traced with
+_TRACED = (7, 5)  # tokens, or frames, of the rows that the graph is traced with
 _CHECKED = ((6,), (3, 9, 2))  # and of those that it is compared with torch on
 
 
@@ -36,17 +37,22 @@ class TaskGraph(nn.Module):
 
     Args:
         model: a multi-task model.
-        names: of the inputs, in their order.
-        tasks: of the outputs, in theirs.
+        inputs: of the graph.
+        tasks: of the outputs, in their order.
     """
 
-    def __init__(self, model: SharedModel, names: Sequence[str], tasks: Sequence[str]) -> None:
+    def __init__(self, model: SharedModel, inputs: GraphInputs, tasks: Sequence[str]) -> None:
         super().__init__()
-        self.model, self.names, self.tasks = model, list(names), list(tasks)
+        self.model, self.inputs, self.names, self.tasks = model, inputs, inputs.names, list(tasks)
         self.eval()
 
+    def sample(self, lengths: Sequence[int]) -> tuple[torch.Tensor, ...]:
+        """Inputs of rows of some lengths."""
+        made = self.inputs.sample(lengths)
+        return tuple(made[name].to(self.model.device) for name in self.names)
+
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Inputs (B, L) to the logits of each task for the B rows, every row being an item."""
+        """Inputs (B, L, ...) to the logits of each task for the B rows, every row being an item."""
         logits = self.model(**dict(zip(self.names, inputs, strict=True)), tasks=self.tasks).logits
         several = {name: self.model.heads[name].reads_several for name in self.tasks}
         return tuple(logits[name].squeeze(1) if several[name] else logits[name] for name in self.tasks)
@@ -60,18 +66,18 @@ def output_name(task: str) -> str:
 def write_onnx(
     model: SharedModel,
     save_directory: str | Path,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: PreTrainedTokenizerBase | FeatureExtractionMixin | ProcessorMixin | None = None,
     tasks: Sequence[str] | None = None,
 ) -> Path:
     """Write ``model.onnx``: inputs (batch, sequence), and an output ``<task>_logits`` for every task.
 
-    The outputs are those of ``model(**tokens).logits``, every row being an item of its own. The file is compared with
-    torch before it takes its place. Its metadata ``tasks`` is JSON: types and labels by name.
+    The outputs are those of ``model(**inputs).logits``, every row being an item of its own. The file is compared with
+    torch before it takes its place. Its metadata ``tasks`` is JSON: types, labels and vocabularies by name.
 
     Args:
         model: in float32; left as it is.
         save_directory: a folder.
-        tokenizer: saved beside the graph, whose inputs are then the ones that it makes.
+        tokenizer: or the feature extractor, saved beside the graph, whose inputs are then the ones that it makes.
         tasks: some tasks only; all but those that write texts where None.
 
     Returns:
@@ -96,7 +102,8 @@ def write_onnx(
     folder = Path(save_directory)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        graph = TaskGraph(model, _input_names(model, tokenizer), readable)
+        reader = reader_of(model.config.task(readable[0]))  # that of one is that of all, as the backbone has it
+        graph = TaskGraph(model, graph_inputs(reader, model.config.backbone_config, tokenizer), readable)
         # Beside the files of an earlier export, which stay until this one is whole.
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             _write(graph, Path(scratch) / FILE)
@@ -108,16 +115,6 @@ def write_onnx(
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     return folder / FILE
-
-
-def _input_names(model: SharedModel, tokenizer: PreTrainedTokenizerBase | None) -> list[str]:
-    """Inputs of the graph: those that the tokenizer makes, or the usual ones of the family without one."""
-    config = model.config.backbone_config
-    if tokenizer is not None:
-        return input_names(tokenizer, config)
-    taken = input_names(PreTrainedTokenizerBase(model_input_names=list(_NAMES)), config)
-    several = (getattr(config, "type_vocab_size", None) or 0) > 1
-    return [name for name in taken if name != "token_type_ids" or several]
 
 
 def _readable(model: SharedModel, tasks: Sequence[str] | None) -> list[str]:
@@ -132,8 +129,8 @@ def _readable(model: SharedModel, tasks: Sequence[str] | None) -> list[str]:
         name = task["name"]
         if model.heads[name].language_model in WRITING:
             problems[name] = f"writes texts token by token ({task['type']}), which one graph does not"
-        elif model.heads[name].reads_audio:
-            problems[name] = f"reads audio ({task['type']}), and the inputs of the graph are tokens"
+        elif model.heads[name].reads_audio and not isinstance(reader_of(task), AudioReader):
+            problems[name] = f"reads audio by a reader of its own ({task['type']}), whose inputs are not known"
         elif task.get("language") is not None:
             problems[name] = "names a language, which the graph has no input for"
     wanted = [model.config.task(name)["name"] for name in (tasks or model.config.task_names)]
@@ -153,41 +150,71 @@ def _readable(model: SharedModel, tasks: Sequence[str] | None) -> list[str]:
 
 
 def _write(graph: TaskGraph, path: Path) -> None:
-    from torch.export import Dim  # here, as it takes its time
-
-    config = graph.model.config.backbone_config
-    inputs = _sample(graph, _TRACED)
+    inputs = graph.sample(_TRACED)
     with torch.no_grad():
         graph(*inputs)  # errors of the model itself are raised as they are
-    axes = {0: Dim("batch"), 1: Dim("sequence")}
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of torch about its own insides
-            program = torch.onnx.export(
-                graph,
-                inputs,
-                dynamo=True,
-                input_names=graph.names,
-                output_names=[output_name(name) for name in graph.tasks],
-                dynamic_shapes=(tuple(axes for _ in graph.names),),
-                verbose=False,
-            )
+            (_record if graph.inputs.unrolled else _export)(graph, inputs, path)
     except torch.onnx.errors.OnnxExporterError as problem:
         reason = " ".join(str(problem.__cause__ or problem).split("\n\n")[0].split())
         raise ValueError(
-            f"Transformers' code of the backbone family '{config.model_type}' cannot be made an ONNX graph: {reason} "
-            "Choose another backbone, or serve the model with torch."
+            f"Transformers' code of the backbone family '{graph.model.config.backbone_config.model_type}' cannot be "
+            f"made an ONNX graph: {reason} Choose another backbone, or serve the model with torch."
         ) from problem
+
+
+def _export(graph: TaskGraph, inputs: tuple[torch.Tensor, ...], path: Path) -> None:
+    from torch.export import Dim  # here, as it takes its time
+
+    axes = {axis: Dim(name) for axis, name in graph.inputs.axes.items()}
+    program = torch.onnx.export(
+        graph,
+        inputs,
+        dynamo=True,
+        input_names=graph.names,
+        output_names=[output_name(name) for name in graph.tasks],
+        dynamic_shapes=(tuple(axes for _ in graph.names),),
+        verbose=False,
+    )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program.")
-    described = {name: _described(graph.model.config.task(name)) for name in graph.tasks}
-    program.model.metadata_props["tasks"] = json.dumps(described, ensure_ascii=False)
+    program.model.metadata_props["tasks"] = _metadata(graph)
     program.save(path)
+
+
+def _record(graph: TaskGraph, inputs: tuple[torch.Tensor, ...], path: Path) -> None:
+    """Write the operations of one run of the model.
+
+    To torch.export the number of frames is a quotient of a quotient for every convolution, and it takes minutes to
+    simplify these for every operation; a run is recorded in seconds. What branches on the data takes the branch of a
+    batch with padding, which holds for batches without.
+    """
+    outputs = [output_name(name) for name in graph.tasks]
+    axes = dict.fromkeys(graph.names, graph.inputs.axes)
+    for name, one, other in zip(outputs, graph(*inputs), graph(*graph.sample(_CHECKED[-1])), strict=True):
+        sizes = enumerate(zip(one.shape, other.shape, strict=True))
+        axes[name] = {axis: "frames" if axis else "batch" for axis, (own, theirs) in sizes if own != theirs}
+    torch.onnx.export(
+        graph, inputs, str(path), dynamo=False, input_names=graph.names, output_names=outputs, dynamic_axes=axes
+    )
+    onnx: Open = importlib.import_module("onnx")
+    written = onnx.load(str(path), load_external_data=False)
+    onnx.helper.set_model_props(written, {"tasks": _metadata(graph)})
+    onnx.save(written, str(path))
+
+
+def _metadata(graph: TaskGraph) -> str:
+    described = {name: _described(graph.model.config.task(name)) for name in graph.tasks}
+    return json.dumps(described, ensure_ascii=False)
 
 
 def _described(task: TaskDict) -> Values:
     """What a reader of the graph needs to know of a task."""
-    known = {key: task[key] for key in ("type", "label_names", "problem_type") if task.get(key) is not None}
+    known = {
+        key: task[key] for key in ("type", "label_names", "problem_type", "vocabulary") if task.get(key) is not None
+    }
     return {**known, "output": output_name(task["name"])}
 
 
@@ -201,37 +228,19 @@ def _check(graph: TaskGraph, path: Path) -> None:
     onnxruntime = importlib.import_module("onnxruntime")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for lengths in _CHECKED:
-        inputs = _sample(graph, lengths)
+        inputs = graph.sample(lengths)
         given = {name: value.cpu().numpy() for name, value in zip(graph.names, inputs, strict=True)}
         found = [torch.from_numpy(value) for value in session.run(None, given)]
         with torch.no_grad():
             expected = graph(*inputs)
-        there_NL = torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)
+        there_NL = is_there(lengths)
         for name, ours, theirs in zip(graph.tasks, expected, found, strict=True):
             errors = (ours.cpu() - theirs).abs()
             if errors.shape[:2] == there_NL.shape and ours.dim() > 2:
                 errors = errors[there_NL]
             if not float(errors.max()) <= TOLERANCE * max(1.0, float(ours.abs().max())):
+                rows = f"{', '.join(map(str, lengths))} {graph.inputs.unit}"
                 raise RuntimeError(
                     f"The ONNX graph of task '{name}' differs from torch by {float(errors.max()):.1e}, on rows of "
-                    f"{', '.join(map(str, lengths))} tokens. Nothing was written; serve the model with torch."
+                    f"{rows}. Nothing was written; serve the model with torch."
                 )
-
-
-def _sample(graph: TaskGraph, lengths: Sequence[int]) -> tuple[torch.Tensor, ...]:
-    """Inputs of rows of some lengths, padded on the right: any tokens, the last one the end of the text."""
-    config = graph.model.config.backbone_config.get_text_config()
-    special = {getattr(config, f"{kind}_token_id", None) for kind in ("pad", "bos", "eos")}
-    words = torch.tensor([token for token in range(config.vocab_size) if token not in special])
-    shape = len(lengths), max(lengths)
-    there_NL = torch.arange(shape[1]) < torch.tensor(lengths).unsqueeze(1)
-    ids_NL = words[torch.randint(len(words), shape, generator=torch.Generator().manual_seed(0))]
-    end = config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id
-    if end is not None:
-        ids_NL[torch.arange(shape[0]), torch.tensor(lengths) - 1] = end
-    made = {
-        "input_ids": ids_NL.masked_fill(~there_NL, config.pad_token_id or 0),
-        "attention_mask": there_NL.long(),
-        "token_type_ids": torch.zeros(shape, dtype=torch.long),
-    }
-    return tuple(made[name].to(graph.model.device) for name in graph.names)

@@ -21,6 +21,8 @@ from .heads import Head
 from .kinds import KINDS, head_class, num_labels
 from .lifecycle import TaskLifecycle, language_model, task_dict
 from .native import LANGUAGE_MODELS, WRITING, backbone_class, family_kind
+from .speech import PAD
+from .symbols import own_symbols
 from .trial import check_family, check_reading
 
 Model = TypeVar("Model", bound=TaskLifecycle)
@@ -53,7 +55,7 @@ def from_stock(cls: type[Model], models: Settings, *, backbone: str, tasks: Sett
     first = next(iter(stocks)) if backbone == AVERAGE else backbone
     for name, stock in stocks.items():
         _check_alike(first, stocks[first], name, stock)
-    dicts = [_task_of(name, stock, (tasks or {}).get(name)) for name, stock in stocks.items()]
+    dicts = [_task_of(name, stock, (tasks or {}).get(name), models[name], kwargs) for name, stock in stocks.items()]
     model = cls(MultiTaskConfig(backbone_config=_shared_config(stocks, first), tasks=dicts))
     model.to(stocks[first].dtype)  # type: ignore[arg-type]
     model.config.dtype = stocks[first].dtype
@@ -78,8 +80,7 @@ def _loaded(name: str, given: Open, kwargs: Values) -> PreTrainedModel:
     """A stock model: the one that is given, or the one that its configuration names."""
     if isinstance(given, PreTrainedModel):
         return given
-    hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir") if key in kwargs}
-    config = AutoConfig.from_pretrained(given, **hub)
+    config = AutoConfig.from_pretrained(given, **_of_hub(kwargs))
     architecture = next(iter(config.architectures or ()), None)
     kind: Any = getattr(transformers, architecture or "", None)
     if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
@@ -97,7 +98,11 @@ def _loaded(name: str, given: Open, kwargs: Values) -> PreTrainedModel:
     return stock
 
 
-def _task_of(name: str, stock: PreTrainedModel, given: Open) -> Values:
+def _of_hub(kwargs: Values) -> Values:
+    return {key: kwargs[key] for key in ("revision", "token", "cache_dir") if key in kwargs}
+
+
+def _task_of(name: str, stock: PreTrainedModel, given: Open, source: Open, kwargs: Values) -> Values:
     """The dict of a task: the options of its stock model, overridden by those that are given."""
     values = {} if given is None else {key: one for key, one in task_dict(name, given).items() if one is not None}
     kind, wanted = type_of(stock), values.get("type")
@@ -127,10 +132,13 @@ def _task_of(name: str, stock: PreTrainedModel, given: Open) -> Values:
         )
     task = known | values
     of_ctc = AutoModelForCTC._model_mapping.get(type(config), None) is type(stock)
+    if of_ctc and task.get("vocabulary") is None:
+        task["vocabulary"] = own_symbols(source, stock, _of_hub(kwargs))
     if of_ctc and num_labels(task) != config.vocab_size:
         raise ValueError(
             f"Task '{name}': {type(stock).__name__} has {config.vocab_size} outputs, and `vocabulary` has "
-            f"{num_labels(task)} symbols. Give the task in `tasks`, with the symbols of its tokenizer in their order."
+            f"{num_labels(task)} symbols. Give the task in `tasks`, with the symbols of its tokenizer in their order: "
+            f"'{PAD}' for the blank, and a space for the delimiter of words."
         )
     return task
 

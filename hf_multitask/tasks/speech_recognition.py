@@ -13,6 +13,7 @@ from ..modeling.kinds import CTC, FRAMES
 from ..modeling.processors import tokenizer_of
 from ..modeling.speech import PAD, written
 from ..modeling.speech_to_text import transcripts
+from ..modeling.symbols import is_symbol
 from . import labels as lab
 from .audio import AudioTask
 from .registration import register_task
@@ -40,7 +41,8 @@ class AutomaticSpeechRecognition(AudioTask):
         audio_column: see :class:`AudioClassification`.
         text_column: column of the transcript; None in a row without one.
         vocabulary: of CTC, the symbols of the head, in the order of its outputs: single characters, and ``"<pad>"`` for
-            the blank, which comes first if it is left out. The characters of the transcripts, sorted, if None.
+            the blank, which comes first if it is left out; further special tokens such as ``"<unk>"`` that no
+            transcript has, for heads of checkpoints. The characters of the transcripts, sorted, if None.
         max_target_length: of a decoder, tokens to which a transcript is truncated, and maximum number of generated
             tokens.
         num_beams: of a decoder, beams of the search.
@@ -72,9 +74,12 @@ class AutomaticSpeechRecognition(AudioTask):
         if self.writes:
             raise self.error("`vocabulary` is for CTC, and the backbone writes tokens of its tokenizer. Leave it out.")
         symbols = [self.vocabulary] if isinstance(self.vocabulary, str) else list(self.vocabulary)
-        wrong = next((one for one in symbols if not isinstance(one, str) or (len(one) != 1 and one != PAD)), None)
+        wrong = next((one for one in symbols if not is_symbol(one)), None)
         if wrong is not None:
-            raise self.error(f"`vocabulary` should be a list of single characters and '{PAD}'. Found {wrong!r} in it.")
+            raise self.error(
+                f"`vocabulary` should be a list of single characters, '{PAD}' and other special tokens, such as "
+                f"'<unk>'. Found {wrong!r} in it."
+            )
         symbols = symbols if PAD in symbols else [PAD, *symbols]
         if len(set(symbols)) < len(symbols) or len(symbols) < 2:
             raise self.error(f"`vocabulary` should be different symbols, one or more. Found {self.vocabulary!r}.")
@@ -178,7 +183,7 @@ class AutomaticSpeechRecognition(AudioTask):
                 index,
                 split,
                 f"{where}: the transcript {text!r} has the symbol {unknown!r}, which is not in the vocabulary "
-                f"({''.join(symbol for symbol in numbers if symbol != PAD)!r}). Fix the row, or the vocabulary.",
+                f"({''.join(symbol for symbol in numbers if len(symbol) == 1)!r}). Fix the row, or the vocabulary.",
             )
         needed = len(text) + sum(one == other for one, other in pairwise(text))
         if needed > frames:

@@ -253,6 +253,16 @@ def test_conflict(benchmark, backbone_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_speech_conflict(benchmark, capsys):
+    pytest.importorskip("jiwer", reason="the extra 'speech' is not installed")
+    words = "--rows 3 --seconds 0.2 --width 16 --layers 1 --channels 8 --rounds 1"
+    benchmark("speech_conflict").main(words.split())
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split(" | ")[:2] for line in lines] == [
+        [f"| {rows}", f"`{name}`"] for rows in ("shared", "separate") for name in ("none", "upgrad")
+    ]
+
+
 def test_systems_of_the_conflict_benchmark_make_the_same_update(benchmark, backbone_path):
     benchmark("overhead")
     conflict = benchmark("conflict")
@@ -281,7 +291,10 @@ def test_listening_compares_one_model_with_three(benchmark, tmp_path, capsys):
     out = tmp_path / "listening.json"
     benchmark("listening").main(f"--seeds 0 --epochs 1 --rows 20 --output {out}".split())
     (run,) = json.loads(out.read_text())["runs"]
-    assert set(run) == {"one model", "three models"}
+    assert list(run) == ["one model", "one model, equal time", "three models"]
     for own in run.values():
         assert set(own) == {"digit", "speaker", "transcript", "train", "speed"} and own["speed"] > 0
     assert "| three models | " in capsys.readouterr().out
+    module = benchmark("listening")
+    module.main(["--seeds", "0", "--epochs", "1", "--rows", "20", "--systems", "one model, equal time"])
+    assert capsys.readouterr().out.count("| one model") == 1

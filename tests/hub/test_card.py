@@ -7,6 +7,7 @@ from pathlib import Path
 
 import processes
 import pytest
+import yaml
 from datasets import Dataset
 from huggingface_hub import ModelCard
 from tiny import read_rows
@@ -181,12 +182,47 @@ def test_picture_is_drawn_anew_for_new_figures_only_and_not_over_the_users_own(b
     assert path.read_bytes() == b"mine" and "learning_curves.png" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_card_of_the_demo_has_valid_metadata():
-    path = Path(__file__).parents[2] / "model_cards" / "sentiment-ner-minilm" / "README.md"
-    card = ModelCard.load(path)
-    assert {(one.dataset_name, one.metric_type) for one in card.data.eval_results} == {
-        ("Sentiment Labelled Sentences", "accuracy"),
-        ("Wikigold", "f1"),
-    }
+DIGITS = "Free Spoken Digit Dataset"
+MADE = "Sentences made by examples/speech_translation/make_sentences.py"
+DEMOS = {
+    "sentiment-ner-minilm": [
+        ("sentiment_ner", "sentiment", "Sentiment Labelled Sentences", "accuracy"),
+        ("sentiment_ner", "ner", "Wikigold", "f1"),
+    ],
+    "spoken-digits-wav2vec2-bert": [
+        ("spoken_digits", "digit", DIGITS, "accuracy"),
+        ("spoken_digits", "speaker", DIGITS, "accuracy"),
+        ("spoken_digits", "transcript", DIGITS, "word_accuracy"),
+    ],
+    "speech-translation-bart": [
+        ("speech_translation", "translation", MADE, "chrf"),
+        ("speech_translation", "transcript", DIGITS, "word_accuracy"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_cards_of_the_examples_have_valid_metadata_and_the_figures_of_their_tables(name):
+    root = Path(__file__).parents[2]
+    card, measured = ModelCard.load(root / "model_cards" / name / "README.md"), DEMOS[name]
+    found = [(one.task_name, one.dataset_name, one.metric_type) for one in card.data.eval_results]
+    assert found == [tuple(row[1:]) for row in measured]
+    recipe = yaml.safe_load((root / "examples" / measured[0][0] / "recipe.yaml").read_text(encoding="utf-8"))
+    assert list(recipe["tasks"]) == [row[1] for row in measured]
     for one in card.data.eval_results:  # the metadata and the table say the same
-        assert f"**{one.metric_value:.3f}**" in card.content
+        rows = [line for line in card.content.splitlines() if line.startswith("| test |")]
+        assert any(f"**{one.metric_value:.3f}**" in row for row in rows)
+
+
+@pytest.mark.parametrize("name", ["spoken-digits-wav2vec2-bert", "speech-translation-bart"])
+def test_cards_of_speech_have_the_figures_of_the_page(name):
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "speech.md").read_text(encoding="utf-8")
+    card = ModelCard.load(root / "model_cards" / name / "README.md")
+    example = page.split(f"`examples/{DEMOS[name][0][0]}`", 1)[1]  # as the page introduces its table
+    for task, _, metric in (row[1:] for row in DEMOS[name]):
+        (row,) = re.findall(rf"^\| {task} \| {metric} \|(.*)\|$", example, flags=re.MULTILINE)[:1]
+        for split, cell in zip(("validation", "test"), row.split("|"), strict=True):
+            mean, least, most = re.findall(r"\d\.\d{3}", cell)
+            line = rf"^\| {split} \| {task} .* \| \*\*{mean}\*\* \| {least} \| {most} \|$"
+            assert re.search(line, card.content, flags=re.MULTILINE), (task, split)

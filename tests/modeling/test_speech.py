@@ -252,12 +252,6 @@ def test_an_audio_task_on_a_text_backbone_is_refused(task, build_model):
         build_model().add_task("x", task)
 
 
-def test_onnx_is_refused(build, tmp_path):
-    pytest.importorskip("onnxscript")
-    with pytest.raises(ValueError, match="reads audio"):
-        build().export_onnx(tmp_path)
-
-
 def test_the_card_shows_code_that_runs(build, tmp_path, monkeypatch, capsys):
     model = build()
     model.save_pretrained(tmp_path / "saved")

@@ -124,6 +124,9 @@ def test_task_models_become_one(train, tmp_path):
     for name in ("speaker", "word"):
         trainer.model.export_task(name, tmp_path / name, extractor())
     folders = {"who": str(tmp_path / "speaker"), "what": str(tmp_path / "word")}
+    model = MultiTaskModel.from_task_models(folders, backbone="who")
+    assert model.config.task("what")["vocabulary"] == [PAD, *LETTERS]
+    (tmp_path / "word" / "vocab.json").unlink()
     with pytest.raises(ValueError, match=r"^Task 'what': Wav2Vec2ForCTC has 4 outputs, and `vocabulary` has 0 symbols"):
         MultiTaskModel.from_task_models(folders, backbone="who")
     own = {"what": AutomaticSpeechRecognition(vocabulary=[PAD, *LETTERS])}
