@@ -154,9 +154,7 @@ def counts(name: str, answers: Sequence[Any], data: datasets.Dataset) -> list[li
         return [[answer["score"], float(gold)] for answer, gold in zip(answers, data["label"], strict=True)]
     if task["type"] == "sequence-classification":
         gold = data[task["label_column"]]
-        features = TASKS[name], data
-        names = label_names(*features)
-        return [[float(answer["label"] == names(label)), 1.0] for answer, label in zip(answers, gold, strict=True)]
+        return [[float(answer["label"] == str(label)), 1.0] for answer, label in zip(answers, gold, strict=True)]
     found = []
     for answer, tags in zip(answers, data[task["tags_column"]], strict=True):
         if TASKS[name].metric == "accuracy":
@@ -168,15 +166,6 @@ def counts(name: str, answers: Sequence[Any], data: datasets.Dataset) -> list[li
             both = len(ours_spans & gold_spans)
             found.append([float(both), float(len(ours_spans)), float(len(gold_spans))])
     return found
-
-
-def label_names(source: Source, data: datasets.Dataset) -> Any:  # noqa: ARG001
-    """The name of a label of the data, which may be a number."""
-    info = NAMES.get(source.folder)
-    return lambda label: str(label) if info is None or isinstance(label, str) else info[label]
-
-
-NAMES: dict[str, list[str]] = {}
 
 
 def spans(tags: Sequence[str]) -> set[tuple[str, int, int]]:
@@ -215,10 +204,6 @@ def inputs_of(name: str, data: datasets.Dataset) -> list[Any]:
 def train(data: Path, names: Sequence[str], rows: int, system: System, rate: float, epochs: int, seed: int) -> Any:
     """Train once; validation metrics by epoch, seconds, and counts of the test rows by task."""
     path = resolve_backbone(BACKBONE)
-    for name in names:
-        info = json.loads((data / TASKS[name].folder / "info.json").read_text(encoding="utf-8"))
-        if isinstance(info.get("label_names"), list):
-            NAMES[TASKS[name].folder] = [str(one) for one in info["label_names"]]
     set_seed(seed)
     tasks = {name: TASKS[name].task for name in names}
     model_arguments = dict(system.model)
