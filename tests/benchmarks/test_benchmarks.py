@@ -298,3 +298,40 @@ def test_listening_compares_one_model_with_three(benchmark, tmp_path, capsys):
     module = benchmark("listening")
     module.main(["--seeds", "0", "--epochs", "1", "--rows", "20", "--systems", "one model, equal time"])
     assert capsys.readouterr().out.count("| one model") == 1
+
+
+@pytest.mark.trainer
+def test_learning(benchmark, folder, backbone_path, tmp_path, monkeypatch, capsys):
+    module = benchmark("learning")
+    monkeypatch.setattr(module, "BACKBONE", backbone_path())
+    monkeypatch.setitem(module.SUITES, "small", (["trec", "stsb", "ner"], 24))
+    monkeypatch.setattr(module, "DRAWS", 50)
+    words = ["--suite", "small", "--output", str(tmp_path / "runs")]
+    made = ["run", "--data", str(folder), *words, "--systems", "single", "branches", "--settings", "1e-3x1"]
+    module.main([*made, "--seeds", "1", "2"])
+    files = sorted((tmp_path / "runs").glob("*/run.json"))
+    assert [path.parent.name for path in files[:2]] == ["small-branches-1e-3x1-1", "small-branches-1e-3x1-2"]
+    assert len(files) == 2 + 2 * 3
+    told = json.loads(files[0].read_text())
+    for name, rows in told["test"].items():
+        assert 0 <= module.metric(name, module.np.array(rows)) <= 1 or name == "stsb"
+    times = {path: path.stat().st_mtime_ns for path in files}
+    module.main([*made, "--seeds", "1", "2"])
+    assert times == {path: path.stat().st_mtime_ns for path in files}  # nothing is trained twice
+    capsys.readouterr()
+    module.main(["table", *words])
+    shown = capsys.readouterr().out
+    assert "| system | mean | trec | stsb | ner | minutes | seeds |" in shown
+    assert "branches against single, points:" in shown
+
+
+def test_statistics_of_learning(benchmark):
+    module = benchmark("learning")
+    assert module.holm({"a": 0.01, "b": 0.04, "c": 0.03}) == {"a": 0.03, "c": 0.06, "b": 0.06}
+    assert module.spans(["B-A", "I-A", "O", "I-B", "B-B"]) == {("A", 0, 1), ("B", 3, 3), ("B", 4, 4)}
+    right, wrong = [[1.0, 1.0]] * 40, [[1.0, 1.0], [0.0, 1.0]] * 20
+    runs = [{seed: {"test": {"trec": module.np.array(rows)}} for seed in (1, 2)} for rows in (right, wrong)]
+    point, low, high, value = module.compared(*runs, ["trec"])["trec"]
+    assert point == 0.5
+    assert 0.3 < low < 0.5 < high < 0.7
+    assert value < 0.01
