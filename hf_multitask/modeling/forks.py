@@ -166,9 +166,10 @@ def fork(
     again_KB = read_KB & (read_KB.cumsum(0) > 1)
     behind_KB = rows - 1 + again_KB.flatten().cumsum(0).view_as(read_KB)
     above_KB = torch.where(again_KB, behind_KB, torch.arange(rows, device=device))
-    below_M = tuple(one.nonzero()[:, 0] for one in read_KB)
-    above_M = tuple(above_KB[place, own_M] for place, own_M in enumerate(below_M))
-    order_U = torch.cat(above_M)
+    reader_U, row_U = read_KB.nonzero().unbind(1)  # the rows of a branch one after the other
+    counts = read_KB.sum(1).tolist()
+    order_U = above_KB[reader_U, row_U]
+    below_M, above_M = row_U.split(counts), order_U.split(counts)
     place_U = torch.empty_like(order_U)
     place_U[order_U] = torch.arange(order_U.shape[0], device=device)
     own_blocks = tuple(_blocks(blocks, own_M) for own_M in below_M)
