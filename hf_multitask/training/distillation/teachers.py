@@ -107,7 +107,8 @@ class Teachers:
                         device=self._runtime.device,
                     )
             del teacher
-            gc.collect()
+            if isinstance(given, str | Path):
+                gc.collect()
             if self._runtime.device.type == "cuda":
                 torch.cuda.empty_cache()
         return result
