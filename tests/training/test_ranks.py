@@ -216,7 +216,9 @@ def check(launches, world, plan, number, record_property):
     for items, trained in zip(alone["denominators"], alone["trained"], strict=True):
         if "poisoned" in description and "stars" not in trained:
             items.pop("stars", None)  # left out
-        assert trained == [task for task, count in items.items() if count and task not in NO_WEIGHTS.union(frozen)]
+        labelled = [task for task, count in items.items() if count and task not in NO_WEIGHTS.union(frozen)]
+        everywhere = description.get("taught", ()) if "distillation_kwargs" in description["args"] else ()
+        assert [task for task in trained if task not in everywhere or task in labelled] == labelled
     for items, branched in zip(alone["denominators"], alone["branched"], strict=True):
         branches = (alone["branches"] or {}).items()
         assert branched == sorted(name for name, own in branches if any(items.get(task) for task in own))
