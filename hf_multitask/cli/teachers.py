@@ -33,6 +33,7 @@ _SHARED = {
     *("distillation", "distillation_kwargs", "gradient_logging_steps", "task_weights", "save_best_by_task"),
     *("resume_from_checkpoint", "push_to_hub", "run_name"),
 }
+_BRANCHES = ("branches", "branch_layers")  # of the model
 _BY_TASK = ("learning_rates", "weight_decays", "task_early_stopping_patience")
 _BY_DATASET = ("max_train_samples", "max_eval_samples")
 
@@ -91,6 +92,7 @@ class Apprenticeship:
             for stale in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
                 shutil.rmtree(stale)
         if trainer.args.should_save:
+            _leave_out(folder.parent.parent)
             _write(folder, {"fingerprint": fingerprint, "finished": False})
         trainer.accelerator.wait_for_everyone()
         tell(f"Teacher of '{name}': training into {folder}" + (f", resumed from {checkpoint}." if checkpoint else "."))
@@ -135,7 +137,7 @@ def alone(values: Mapping[str, Any], task: Task, others: Sequence[str]) -> Value
 
 def model_alone(values: Mapping[str, Any], name: str) -> Values:
     """The arguments of the shared model for one of its tasks alone."""
-    own = dict(values)
+    own = {key: value for key, value in values.items() if key not in _BRANCHES}
     if isinstance(given := own.get("task_lora"), Mapping) and name in given:
         own["task_lora"] = {name: given[name]}
     return own
@@ -197,6 +199,15 @@ def auto_teachers(lesson: Apprenticeship, given: Mapping[str, str], namespace: a
         gc.collect()
     namespace.prepared = False
     return {name: found[name] for name in lesson.tasks if name in found}
+
+
+def _leave_out(output_dir: Path) -> None:
+    """Keep the teachers out of the pushes of the folder that they are in, which the Hub reads this file for."""
+    path, line = output_dir / ".gitignore", f"/{FOLDER}/"
+    known = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    if line not in known:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join([*known, line]) + "\n", encoding="utf-8")
 
 
 def _read(folder: Path) -> dict[str, Any]:

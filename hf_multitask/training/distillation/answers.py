@@ -245,7 +245,7 @@ def _mapped(rows: Dataset, answers: Answers, options: Mapping[str, Any]) -> Data
         if len(found) == len(rows):
             return found
     except (pa.ArrowInvalid, OSError) as problem:
-        if answers.teacher.source in str(problem):
+        if getattr(problem, "errno", None) is not None:  # of the storage, such as a full one, and not of the file
             raise
     return rows.map(answers, load_from_cache_file=False, **options)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -23,6 +24,8 @@ from .teacher import Given, Teacher, load_teacher, source_of
 if TYPE_CHECKING:
     from datasets import Dataset
 
+RESULTS = "all_results.json"
+
 
 class Teachers:
     """Single-task models that teach tasks of the shared model.
@@ -36,10 +39,10 @@ class Teachers:
     Attributes:
         forms: by task with a teacher, the form of its outputs.
         digests: by task with a teacher that has answered, a hash of it.
+        results: by task with a teacher, the metrics of the task that its own run left in its folder, by flat key.
 
     Raises:
-        ValueError: a task does not exist or its outputs are not taught, or arguments are set for teachers and there
-            are none.
+        ValueError: a task does not exist, or its outputs are not taught.
         TypeError: the teachers are not by task.
     """
 
@@ -55,13 +58,7 @@ class Teachers:
         self._runtime, self._tasks, self._given, self._processing = runtime, dict(tasks), dict(given or {}), processing
         self.forms = {name: form_of(tasks[name]) for name in self._given}
         self.digests: dict[str, str] = {}
-        args = runtime.args
-        if not self._given and (args.distillation_kwargs or args.distillation != "annealed"):
-            name = "distillation_kwargs" if args.distillation_kwargs else "distillation"
-            raise ValueError(
-                f"Parameter `{name}` is for runs with teachers. Found `{name} = {getattr(args, name)!r}` and no "
-                "teacher. Give `teachers`, or leave it out."
-            )
+        self.results = {name: _results(given, name) for name, given in self._given.items()}
 
     @property
     def _everything(self) -> bool:
@@ -76,9 +73,16 @@ class Teachers:
             raw: the rows that they were made of, by dataset.
 
         Raises:
-            ValueError: a teacher does not load or fit its task, or gives NaN, or the rows of its task are a stream.
+            ValueError: a teacher does not load or fit its task, or gives NaN, the rows of its task are a stream, or
+                arguments are set for teachers and there are none.
         """
-        result = list(encoded)
+        args, result = self._runtime.args, list(encoded)
+        if not self._given and (args.distillation_kwargs or args.distillation != "annealed"):
+            name = "distillation_kwargs" if args.distillation_kwargs else "distillation"
+            raise ValueError(
+                f"Parameter `{name}` is for runs with teachers. Found `{name} = {getattr(args, name)!r}` and no "
+                "teacher. Give `teachers`, or leave it out."
+            )
         groups = group_tasks({name: task for name, task in self._tasks.items() if task.source in raw})
         for name, given in self._given.items():
             task = self._tasks[name]
@@ -137,6 +141,16 @@ class Teachers:
             return None
         told = ", ".join(f"{name} {_short(source_of(given))}" for name, given in self._given.items())
         return f"Teachers: {told}; {describe(self._runtime.args)}"
+
+
+def _results(given: Given, name: str) -> dict[str, float]:
+    """What the run of a teacher measured of its task, if its folder has that."""
+    try:
+        found = json.loads((Path(given) / RESULTS).read_text(encoding="utf-8"))  # type: ignore[arg-type]
+    except (OSError, TypeError, ValueError):
+        return {}
+    starts = tuple(f"{prefix}_{name}_" for prefix in ("eval", "test"))
+    return {key: value for key, value in found.items() if key.startswith(starts)} if isinstance(found, dict) else {}
 
 
 def _short(source: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,6 +187,12 @@ def test_a_teacher_that_answers_nan_is_refused(build, teacher_of):
         ValueError, match=r"Task 'sentiment': its teacher .* NaN or infinity for row \d+ of the training"
     ):
         build({"sentiment": model})
+
+
+def test_what_the_run_of_a_teacher_measured_is_known(build, teachers, tmp_path):
+    found = {"eval_ner_f1": 0.5, "test_ner_f1": 0.25, "eval_average": 0.5, "eval_sentiment_loss": 1.0}
+    (Path(teachers["ner"]) / "all_results.json").write_text(json.dumps(found))
+    assert build(teachers).teachers.results == {"sentiment": {}, "ner": {"eval_ner_f1": 0.5, "test_ner_f1": 0.25}}
 
 
 def test_a_bare_model_teaches_nothing_but_similarity(build, backbone_path):
