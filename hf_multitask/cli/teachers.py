@@ -7,11 +7,12 @@ import gc
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datasets import IterableDataset
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..modeling import MultiTaskModel
@@ -34,6 +35,7 @@ _SHARED = {
     *("resume_from_checkpoint", "push_to_hub", "run_name"),
 }
 _BRANCHES = ("branches", "branch_layers")  # of the model
+_ASIDE = ("token", "cache_dir", "device_map", *_BRANCHES)  # of the model, whose weights are compared
 _BY_TASK = ("learning_rates", "weight_decays", "task_early_stopping_patience")
 _BY_DATASET = ("max_train_samples", "max_eval_samples")
 
@@ -82,7 +84,7 @@ class Apprenticeship:
         state = _read(folder)
         trainer.accelerator.wait_for_everyone()  # until all have read it
         tell = print if trainer.is_world_process_zero() else lambda _: None
-        if state.get("fingerprint") == fingerprint and state.get("finished"):
+        if state.get("fingerprint") == fingerprint and state.get("finished") and (folder / "config.json").is_file():
             tell(f"Teacher of '{name}': {folder} is reused, as nothing has changed.")
             return str(folder)
         checkpoint = None
@@ -110,7 +112,8 @@ class Apprenticeship:
         digest = hashlib.blake2b(digest_size=16)
         digests = [None if rows is None else rows.digests for rows in measured]
         described: list[object] = [trainer.plan.row_order(), digests, compared(trainer.args, {})]
-        described += [{name: task.to_dict() for name, task in trainer.tasks.items()}, trainer.model.config.adapters]
+        described += [{name: task.to_dict() for name, task in trainer.tasks.items()}]
+        described += [{key: value for key, value in self.recipe.model.items() if key not in _ASIDE}]
         digest.update(json.dumps(described, default=str, sort_keys=True).encode())
         for key, value in sorted(trainer.model.backbone.state_dict().items()):
             digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
@@ -162,22 +165,36 @@ def given_teachers(recipe: Recipe) -> dict[str, str]:
 
 
 def missing_teachers(
-    tasks: Mapping[str, Task], given: Mapping[str, str], frozen: object
+    tasks: Mapping[str, Task],
+    given: Mapping[str, str],
+    *,
+    frozen: str | Sequence[str] | None = None,
+    streams: Collection[str] = (),
 ) -> tuple[list[str], list[str]]:
-    """The tasks whose teachers are to be trained, and sentences on tasks that cannot have one."""
+    """The tasks whose teachers are to be trained, and sentences on tasks that cannot have one.
+
+    Args:
+        tasks: with resolved labels.
+        given: the teachers that there are.
+        frozen: what does not train.
+        streams: the datasets that are read once.
+    """
+    rest = [frozen] if isinstance(frozen, str) else frozen or ()
     wanted, told = [], []
     for name, task in tasks.items():
         if name in given:
             continue
-        if name in (frozen or ()):  # type: ignore[operator]
+        if name in rest:
             told.append(f"Task '{name}' is frozen and gets no teacher.")
-            continue
-        try:
-            form_of(task)
-        except ValueError as problem:
-            told.append(f"{problem}".split(" Leave it out")[0])
+        elif task.source in streams:
+            told.append(f"Task '{name}' reads a stream, whose rows a teacher cannot answer in advance.")
         else:
-            wanted.append(name)
+            try:
+                form_of(task)
+            except ValueError as problem:
+                told.append(f"{problem}".split(" Leave it out")[0])
+            else:
+                wanted.append(name)
     return wanted, told
 
 
@@ -189,7 +206,8 @@ def auto_teachers(lesson: Apprenticeship, given: Mapping[str, str], namespace: a
         given: the teachers that the recipe names.
         namespace: of the command; what fails before the shared model trains is not a mistake in its training.
     """
-    wanted, told = missing_teachers(lesson.tasks, given, lesson.values.get("freeze"))
+    streams = {name for name, rows in lesson.data.items() if isinstance(rows["train"], IterableDataset)}
+    wanted, told = missing_teachers(lesson.tasks, given, frozen=lesson.values.get("freeze"), streams=streams)
     for sentence in told:
         print(sentence)
     found = dict(given)

@@ -101,10 +101,11 @@ def test_a_task_alone_has_the_arguments_that_concern_it():
 def test_tasks_that_cannot_have_a_teacher_train_without():
     kinds = {"ner": "token-classification", "qa": "question-answering", "mood": "sequence-classification"}
     tasks = {name: build_task(name, {"type": kind}) for name, kind in kinds.items()}
-    wanted, told = missing_teachers(tasks, {"mood": "folder"}, None)
+    wanted, told = missing_teachers(tasks, {"mood": "folder"})
     assert wanted == ["ner"]
     assert told == [
         "Task 'qa': a task of type question-answering cannot have a teacher: its outputs are positions among the tokens "
         "of the teacher's own tokenizer."
     ]
-    assert missing_teachers(tasks, {}, ["ner"])[1][0] == "Task 'ner' is frozen and gets no teacher."
+    assert missing_teachers(tasks, {}, frozen="ner")[1][0] == "Task 'ner' is frozen and gets no teacher."
+    assert missing_teachers(tasks, {}, streams={"mood"})[0] == ["ner"]

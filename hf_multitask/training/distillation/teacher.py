@@ -122,14 +122,16 @@ def _multitask(given: Given, task: Task) -> MultiTaskModel:
 
 
 def _tokenizer(given: Given, task: Task, model: MultiTaskModel, processing: Processing) -> Processing:
-    """The tokenizer beside the model; of a model that was given without a folder, the trainer's own."""
-    path = str(given) if isinstance(given, str | Path) else str(given.name_or_path or "")
-    if isinstance(given, str | Path) or (path and Path(path).is_dir()):
-        with explained(path):
-            tokenizer = task.reader.load(path)
+    """The tokenizer beside the model; of a model that was made of no folder, the trainer's own."""
+    if isinstance(given, PreTrainedModel):
+        path = str(given.name_or_path or model.config.backbone_config._name_or_path or "")
     else:
-        tokenizer = processing
-    tokenizer = task.reader.processor(tokenizer)
+        path = str(given)
+    found: Processing = processing
+    if path:
+        with explained(path):
+            found = task.reader.load(path)
+    tokenizer = task.reader.processor(found)
     task.check_tokenizer(tokenizer)
     ensure_pad_token(tokenizer)
     check_vocabulary(tokenizer, model)

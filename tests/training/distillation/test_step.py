@@ -87,11 +87,9 @@ ALL_ROWS = {"distillation_kwargs": {"rows": "all", "temperature": 2}}
 EVERY = ["sentiment", "topics", "stars", "pairs", "ner"]
 METHODS = {
     "plain": {},
-    "uncertainty": {"balancing": "uncertainty", **ALL_ROWS},
     "famo": {"balancing": "famo", "balancing_kwargs": {"exact": True}, **ALL_ROWS},
     "gradnorm": {"balancing": "gradnorm"},
     "upgrad": {"aggregation": "upgrad", **ALL_ROWS},
-    "pcgrad": {"aggregation": "pcgrad"},
 }
 
 
@@ -103,14 +101,9 @@ def test_accumulation_does_not_change_the_update(method, backbone_path, tmp_path
     record_property("32x1 against 8x4, relative norm", relative_difference(whole, parts))
     assert relative_difference(whole, parts) < 1e-9
     assert record["denominators"] == alone["denominators"]
-    plain, _ = layouts.run(
-        {**description, "taught": []} | {"args": _without(description)}, backbone_path(), tmp_path, 32, 1
-    )
-    assert relative_difference(whole, plain) > 1e-5
-
-
-def _without(description):
-    return {key: value for key, value in description["args"].items() if not key.startswith("distillation")}
+    if method == "plain":
+        untaught, _ = layouts.run({**description, "taught": []}, backbone_path(), tmp_path, 32, 1)
+        assert relative_difference(whole, untaught) > 1e-5
 
 
 def test_a_task_without_a_label_in_the_step_is_taught_with_all_rows(backbone_path, tmp_path):

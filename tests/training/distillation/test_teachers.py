@@ -75,6 +75,8 @@ def test_a_model_of_ours_teaches_numbers_pairs_sets_choices_and_scores(build, ba
     torch.manual_seed(5)
     teacher = MultiTaskModel.from_backbone(path, tasks=kinds, dropout=0.0)
     model = MultiTaskModel.from_backbone(path, tasks=kinds, dropout=0.0).double()
+    with pytest.raises(ValueError, match=r"a teacher should have the task 'ner'\. Found stars, pairs"):
+        build({"ner": teacher})
     device, training = teacher.device, teacher.training
     trainer = build(dict.fromkeys(names, teacher), model, rows, max_steps=2, per_device_train_batch_size=24)
     assert (teacher.device, teacher.training) == (device, training)
