@@ -82,8 +82,11 @@ def prepare(
         build(build_arguments(recipe.training, {**overrides, **untaught})[0], teachers)  # so that errors are raised now
         values = {**typed(recipe.training), **overrides}
         lesson = Apprenticeship(recipe, values, data, tasks, tokenizer, finish)
-        teachers = auto_teachers(lesson, teachers, namespace)
+        named, teachers = set(teachers), auto_teachers(lesson, teachers, namespace)
     trainer = build(args, teachers)
+    if namespace.teachers == "auto":  # which were measured on the same rows
+        found = trainer.teachers.results
+        trainer.single_results |= {name: own for name, own in found.items() if name not in named and own}
     trainer.hub_datasets = recipe.hub_datasets
     checkpoint = _checkpoint(resume, trainer)
     if checkpoint is not None:

@@ -165,8 +165,7 @@ class MultiTaskTrainer(Trainer):
     ) -> BestRun | list[BestRun]:
         """Search for the best arguments, as ``Trainer.hyperparameter_search`` does; needs ``model_init``.
 
-        ``hp_space`` gives any fields of the arguments, as ``{"task_weights": {"ner": 2.0}}``; the objective is
-        ``eval_average`` unless ``compute_objective`` is given.
+        ``hp_space`` gives any arguments, as ``{"task_weights": {"ner": 2.0}}``; the objective is ``eval_average``.
         """
         if self.eval_dataset is None:
             raise ValueError("A search measures what it finds. Give eval_dataset.")
