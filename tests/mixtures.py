@@ -172,9 +172,15 @@ def build(description, backbone, output, batch, accumulation, *, trainer_class=M
     elif poisoned:
         stars = [1e30 if row in poisoned else value for row, value in enumerate(train["stars"]["stars"])]
         train["stars"] = train["stars"].remove_columns("stars").add_column("stars", stars)
+    taught = None
+    if names := description.get("taught"):
+        torch.manual_seed(7)
+        teacher = MultiTaskModel.from_backbone(backbone, tasks=tasks, dropout=0.0)
+        taught = dict.fromkeys(names, teacher)
     return trainer_class(
         model,
         MultiTaskTrainingArguments(**args),
+        teachers=taught,
         train_dataset=train | {name: as_stream(train[name]) for name in description.get("streams", ())},
         eval_dataset=make_data(sizes, 0.2, 9, "validation") if evaluates else None,
         processing_class=tokenizer,

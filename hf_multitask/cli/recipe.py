@@ -16,7 +16,7 @@ from .arguments import JSON_FILES
 from .document import Values, read_document
 from .source import SPLITS, Splits, check_source, find_folder, folders_of, is_format, load_source, local_path
 
-_KEYS = ("backbone", "model", "datasets", "tasks", "training")
+_KEYS = ("backbone", "model", "datasets", "tasks", "teachers", "training")
 _PATH_ARGUMENTS = ("output_dir", "resume_from_checkpoint", *JSON_FILES)
 
 
@@ -30,6 +30,7 @@ class Recipe:
     datasets: dict[str, Values]
     tasks: dict[str, Task]
     training: Values
+    teachers: dict[str, str]
 
     @property
     def hub_datasets(self) -> dict[str, str]:
@@ -110,7 +111,24 @@ def read_recipe(path: str | Path) -> Recipe:
     for key in _PATH_ARGUMENTS:
         if key in training:
             training[key] = _path_argument(training[key], key, folder)
-    return Recipe(path, _backbone(recipe["backbone"], folder), model, datasets, tasks, training)
+    teachers = _teachers(recipe.get("teachers"), tasks)
+    return Recipe(path, _backbone(recipe["backbone"], folder), model, datasets, tasks, training, teachers)
+
+
+def _teachers(value: object, tasks: Mapping[str, Task]) -> dict[str, str]:
+    given = _mapping(value, "Key 'teachers'", "Write it as {TASK: FOLDER}.")
+    for name, teacher in given.items():
+        if name not in tasks:
+            raise ValueError(
+                f"Key 'teachers' names the task '{name}', and the tasks are {', '.join(tasks)}."
+                + close_match(name, list(tasks))
+            )
+        if not isinstance(teacher, str) or not teacher.strip():
+            raise ValueError(
+                f"Key 'teachers' should name a folder or a repository of the Hub for task '{name}'. Found "
+                f"{shown(teacher)}."
+            )
+    return {name: str(teacher) for name, teacher in given.items()}
 
 
 def _path_argument(value: object, key: str, folder: Path) -> object:

@@ -28,10 +28,11 @@ from ..training import MultiTaskTrainer, MultiTaskTrainingArguments
 from ..training.preparation.tasks import resolve_tasks, without_streams
 from ..training.report.console import FEW, MANY, table
 from ..training.state.checkpoint import last_whole_checkpoint
-from .arguments import Resume, build_arguments, parse_overrides
+from .arguments import Resume, build_arguments, parse_overrides, typed
 from .recipe import Recipe, read_recipe
 from .saved import processor_of
 from .source import Splits
+from .teachers import Apprenticeship, auto_teachers, given_teachers
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -40,6 +41,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "train", help="train the tasks of a recipe", description=(__doc__ or "").replace("``", "")
     )
     parser.add_argument("recipe", help="a YAML file; any training argument may follow, as in --learning_rate 5e-5")
+    parser.add_argument(
+        "--teachers",
+        choices=["auto"],
+        help="train a single-task model for every task without a teacher into output_dir/teachers first, or reuse it "
+        "if nothing has changed, and let the shared model learn from these",
+    )
 
 
 def prepare(
@@ -51,20 +58,36 @@ def prepare(
     args, resume = build_arguments(recipe.training, overrides)
     if {**recipe.training, **overrides}.get("do_train") is False:  # the default of the arguments is False as well
         raise ValueError("Parameter `do_train` is False, but this command trains. Remove it, or use evaluate.")
+    teachers = given_teachers(recipe)
     data, tasks = read_data(recipe, args)
     tokenizer = load_tokenizer(recipe)
-    set_seed(args.seed)
-    model = MultiTaskModel.from_backbone(recipe.backbone, tasks=tasks, **recipe.model)
-    trainer = MultiTaskTrainer(
-        model=model,
-        args=args,
-        train_dataset=splits(data, "train"),
-        eval_dataset=splits(data, "validation") or None,
-        processing_class=tokenizer,
-    )
+
+    def build(args: MultiTaskTrainingArguments, teachers: Mapping[str, str]) -> MultiTaskTrainer:
+        set_seed(args.seed)
+        model = MultiTaskModel.from_backbone(recipe.backbone, tasks=tasks, **recipe.model)
+        trainer = MultiTaskTrainer(
+            model=model,
+            args=args,
+            train_dataset=splits(data, "train"),
+            eval_dataset=splits(data, "validation") or None,
+            processing_class=tokenizer,
+            teachers=teachers or None,
+        )
+        if test := splits(data, "test"):
+            trainer.evaluation_rows(test, "test")  # so that errors in its rows are raised now; the result is cached
+        return trainer
+
+    if namespace.teachers == "auto":
+        untaught = {} if teachers else {"distillation": "annealed", "distillation_kwargs": None}
+        build(build_arguments(recipe.training, {**overrides, **untaught})[0], teachers)  # so that errors are raised now
+        values = {**typed(recipe.training), **overrides}
+        lesson = Apprenticeship(recipe, values, data, tasks, tokenizer, finish)
+        named, teachers = set(teachers), auto_teachers(lesson, teachers, namespace)
+    trainer = build(args, teachers)
+    if namespace.teachers == "auto":  # which were measured on the same rows
+        found = trainer.teachers.results
+        trainer.single_results |= {name: own for name, own in found.items() if name not in named and own}
     trainer.hub_datasets = recipe.hub_datasets
-    if test := splits(data, "test"):
-        trainer.evaluation_rows(test, "test")  # so that errors in its rows are raised now; the result is cached
     checkpoint = _checkpoint(resume, trainer)
     if checkpoint is not None:
         trainer.course.read(checkpoint)  # so that errors that prevent a resume are raised now
@@ -162,18 +185,7 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
                 f"\nTraining stopped early. Resume from the last checkpoint in {output}: --resume_from_checkpoint true"
             )
         raise
-    trainer.save_state()
-    trainer.log_metrics("train", result.metrics)
-    trainer.save_metrics("train", result.metrics)
-    measured = {}
-    for split, prefix in (("validation", "eval"), ("test", "test")):
-        if rows := splits(data, split):
-            measured[split] = trainer.evaluate(rows, metric_key_prefix=prefix)
-            compared = [one for one in trainer.card.beside_single() if one.split == split]
-            trainer.save_metrics(
-                prefix, measured[split] | {key: value for one in compared for key, value in one.flat().items()}
-            )
-    trainer.create_model_card()
+    measured = finish(trainer, data, result.metrics)
     if trainer.is_world_process_zero():
         if measured:
             print()
@@ -185,6 +197,34 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
             print(f"Curves: tensorboard --logdir {trainer.args.output_dir}")
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
+
+
+def finish(
+    trainer: MultiTaskTrainer, data: Mapping[str, Splits], metrics: Mapping[str, float]
+) -> dict[str, dict[str, float]]:
+    """Evaluate what has been trained on validation and test, and save results and card.
+
+    Args:
+        trainer: at the end of its training.
+        data: the datasets by name and split.
+        metrics: of the training.
+
+    Returns:
+        The metrics by split.
+    """
+    trainer.save_state()
+    trainer.log_metrics("train", dict(metrics))
+    trainer.save_metrics("train", dict(metrics))
+    measured = {}
+    for split, prefix in (("validation", "eval"), ("test", "test")):
+        if rows := splits(data, split):
+            measured[split] = trainer.evaluate(rows, metric_key_prefix=prefix)
+            compared = [one for one in trainer.card.beside_single() if one.split == split]
+            trainer.save_metrics(
+                prefix, measured[split] | {key: value for one in compared for key, value in one.flat().items()}
+            )
+    trainer.create_model_card()
+    return measured
 
 
 class _Begun(TrainerCallback):

@@ -1,6 +1,7 @@
 """The batch contract: what the loader returns for a micro-batch, and what one forward pass of the model receives.
 
-Legend: B rows of a batch, N items of a task, G rows that an item reads.
+Legend: B rows of a batch, N items of a task, M items that only its teacher answers, G rows
+that an item reads.
 """
 
 from __future__ import annotations
@@ -21,6 +22,18 @@ class ModelInputs(TypedDict):
 
     task_rows: dict[str, torch.Tensor]
     labels: dict[str, torch.Tensor]
+
+
+class SoftInputs(ModelInputs, total=False):
+    """The inputs of one forward pass with soft labels, from which the loss of a task with a teacher is made.
+
+    Attributes:
+        soft_rows: by task, the rows of items that have no label of it, (M,) or (M, G), padded with -1.
+        soft_labels: by task, what its teacher answers for the N items and then for the M.
+    """
+
+    soft_rows: dict[str, torch.Tensor]
+    soft_labels: dict[str, torch.Tensor]
 
 
 class MicroBatch(TypedDict):

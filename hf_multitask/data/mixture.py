@@ -16,6 +16,7 @@ from ..tasks import Task
 from ..tasks.columns import Inputs
 from .encoding import Encoded, label_column
 from .sampler import offsets
+from .soft import collate_soft, soft_of
 from .stream import Stream
 
 Feature = dict[str, Any]
@@ -25,9 +26,10 @@ _VALUES = (list, np.ndarray)  # of a model input; arrays come from a stream, who
 class Mixture(Dataset[Feature]):
     """The rows of all datasets with a common numbering, see :func:`offsets`.
 
-    A feature contains ``inputs`` for the model; ``labels`` by task, without tasks that have no label for the row; the
-    name of its ``dataset``, or None if the row only fills a batch; its ``row`` in the dataset; and its ``draw``, the
-    step and the row number. A feature of a stream also contains its ``anchor``, see :meth:`Stream.fetch`.
+    A feature contains ``inputs`` for the model; ``labels`` by task, without tasks that have no label for the row;
+    ``soft`` labels by task, if a teacher answers for the row; the name of its ``dataset``, or None if the row only
+    fills a batch; its ``row`` in the dataset; and its ``draw``, the step and the row number. A feature of a stream also
+    contains its ``anchor``, see :meth:`Stream.fetch`.
     """
 
     def __init__(self, datasets: Sequence[Encoded | Stream]) -> None:
@@ -102,10 +104,12 @@ class Mixture(Dataset[Feature]):
 
 
 def feature(values: Row, tasks: Sequence[str]) -> Feature:
-    """The model inputs and the labels of some tasks for a row of an encoded dataset."""
+    """The model inputs, the labels of some tasks, and soft labels if there are any, for a row of an encoded dataset."""
+    soft = soft_of(values) if tasks else {}
     return {
         "inputs": {key: value for key, value in values.items() if isinstance(value, _VALUES) and ":" not in key},
         "labels": {task: values[label_column(task)] for task in tasks if values[label_column(task)] is not None},
+        **({"soft": soft} if soft else {}),
     }
 
 
@@ -128,6 +132,8 @@ class MixtureCollator:
     def __call__(self, features: Sequence[Feature]) -> dict[str, Any]:
         """Inputs (B, L, ...), and for tasks with rows here ``task_rows``, (N,) or (N, G), and ``labels``, (N, ...).
 
+        Where a teacher answers, also the keys of :class:`hf_multitask.data.batch.SoftInputs`.
+
         Raises:
             ValueError: the features are of several modalities.
         """
@@ -145,13 +151,27 @@ class MixtureCollator:
         batch = reader.padded(self.tokenizer, flat)
         length = batch[reader.input_names[0]].shape[1]
         task_rows, labels = {}, {}
+        soft: dict[str, dict[str, torch.Tensor]] = {"soft_rows": {}, "soft_labels": {}}
+        taught = any("soft" in feature for feature in features)
+        features = [{"soft": {}, **feature} for feature in features] if taught else features
         for name, task in self.tasks.items():
             own = [number for number, feature in enumerate(features) if name in feature["labels"]]
+            told = [number for number, feature in enumerate(features) if name in feature["soft"]] if taught else []
+            more = [number for number in told if name not in features[number]["labels"]]
+            if not own and not more:
+                continue
+            most = max(len(places[number]) for number in (*own, *more))
+            table = [places[number] + [-1] * (most - len(places[number])) for number in (*own, *more)]
+            several = task.several or (task.windows_key is not None and most > 1)
+            rows_of_task = torch.tensor(table) if several else torch.tensor([row[0] for row in table])
+            if told:
+                windows = most if several and task.labels_tokens else None
+                answered = [features[number] for number in (*own, *more)]
+                soft["soft_labels"][name] = collate_soft(task, answered, length, windows)
+            if more:
+                soft["soft_rows"][name] = rows_of_task[len(own) :]
             if own:
-                most = max(len(places[number]) for number in own)
-                table = [places[number] + [-1] * (most - len(places[number])) for number in own]
-                several = task.several or (task.windows_key is not None and most > 1)
-                task_rows[name] = torch.tensor(table) if several else torch.tensor([row[0] for row in table])
+                task_rows[name] = rows_of_task[: len(own)]
                 values = [features[number]["labels"][name] for number in own]
                 if several and task.labels_tokens:
                     flats = [features[number]["inputs"][WINDOWS] for number in own]
@@ -163,7 +183,12 @@ class MixtureCollator:
                 labels[name] = task.collate(values, length, "right")
                 if several and task.labels_tokens:
                     labels[name] = labels[name].unflatten(0, (len(own), most))
-        return {**batch, "task_rows": task_rows, "labels": labels}
+        return {
+            **batch,
+            "task_rows": task_rows,
+            "labels": labels,
+            **{key: by_task for key, by_task in soft.items() if by_task},
+        }
 
     def reader(self, inputs: Row) -> Reader:
         """The reader that made the inputs of a row.

@@ -26,6 +26,7 @@ from .plain import State
 from .ranges import BY_NAME, check_by_name, check_finite, check_ranges
 from .ranks import check_world_size, set_timeout
 from .secrets import arguments_without_secrets, dict_without_secrets
+from .step.distill import check_distillation
 
 # Arguments that are one of a few words; their errors name the word that is meant.
 CHOICES: dict[str, type[Enum]] = {
@@ -92,6 +93,11 @@ class MultiTaskTrainingArguments(TrainingArguments):
             the gradient of the summed loss, or a method of :data:`hf_multitask.aggregation.AGGREGATORS`; ``auto``
             chooses, likewise.
         aggregation_kwargs: arguments of the method, such as ``{"c": 0.4}`` of ``cagrad``.
+        distillation: how tasks with a teacher learn from labels and teacher: ``annealed``, the weight of the labels
+            grows linearly from 0 to 1 over training; or ``fixed``.
+        distillation_kwargs: ``temperature`` of the teacher's classes, 1 by default; ``rows``, ``own`` for those with a
+            label of the teacher's task, or ``all`` for those of other datasets with the same kind of input, too; and
+            ``weight`` of the labels where it is fixed, 0.5 by default.
         gradient_logging_steps: log the norms and cosines of the gradients that the tasks have for the shared parameters
             every so many optimizer steps, 0 for never. None is every 200 steps, each of which then takes as long as two
             or three, for 2 to 20 tasks where the gradients take at most 1 GiB, and never where they cannot be
@@ -117,6 +123,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
         "sampling_kwargs",
         "balancing_kwargs",
         "aggregation_kwargs",
+        "distillation_kwargs",
         *BY_NAME,
         *_COUNTS,
     ]
@@ -151,6 +158,13 @@ class MultiTaskTrainingArguments(TrainingArguments):
     )
     aggregation_kwargs: dict | str | None = field(
         default=None, metadata={"help": "Arguments of the aggregation, as JSON."}
+    )
+    distillation: str = field(
+        default="annealed",
+        metadata={"help": "Weight of the labels of tasks with a teacher: annealed, from 0 to 1, or fixed."},
+    )
+    distillation_kwargs: dict | str | None = field(
+        default=None, metadata={"help": "Arguments of the distillation, as JSON: temperature, rows, weight."}
     )
     gradient_logging_steps: int | None = field(
         default=None,
@@ -274,7 +288,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
         self._check_numbers()
         for name in _COUNTS:
             self._check_counts(name)
-        for name in ("sampling_kwargs", "balancing_kwargs", "aggregation_kwargs", *BY_NAME):
+        for name in ("sampling_kwargs", "balancing_kwargs", "aggregation_kwargs", "distillation_kwargs", *BY_NAME):
             value = getattr(self, name)
             if value is not None and not isinstance(value, Mapping):
                 raise ValueError(f"Parameter `{name}` should be a mapping. Found `{name} = {value!r}`.")
@@ -284,6 +298,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
         check_kwargs(self)
         build_balancer(settled(self.balancing), self.balancing_kwargs)  # type: ignore[arg-type]
         build_aggregator(settled(self.aggregation), self.aggregation_kwargs)  # type: ignore[arg-type]
+        check_distillation(self.distillation, self.distillation_kwargs)  # type: ignore[arg-type]
         patience = self.non_finite_patience
         if not isinstance(patience, int) or isinstance(patience, bool) or patience < 1:
             raise ValueError(

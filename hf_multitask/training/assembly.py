@@ -58,7 +58,7 @@ def assemble(trainer: MultiTaskTrainer, preprocess: Mapping[str, Preprocess]) ->
         evaluator,
         CardWriter(runtime, trainer, measured=evaluator.measured_rows),
         Best(),
-        Saver(trainer, runtime, lambda folder: trainer.progress.save(folder)),
+        Saver(trainer, runtime, lambda folder: trainer.progress.save(folder), trainer.teachers.digests),
         RunningLoss(trainer, lambda: trainer.engine.tally),
         engine,
         Course(trainer),

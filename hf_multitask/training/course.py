@@ -25,6 +25,7 @@ from .runtime import Part
 from .state.checkpoint import check_checkpoint
 from .state.progress import Progress
 from .state.resuming import check_arguments, compared
+from .step.distill import Distillation
 from .step.engine import Engine, build_engine
 from .step.weights import TaskWeights, check_balancer
 
@@ -139,7 +140,8 @@ class Course:
             trainer._train_batch_size = state.train_batch_size or trainer._train_batch_size
         if not trainer.args.ignore_data_skip:
             progress.check_data(trainer.plan.row_order(), checkpoint)
-        return progress, check_arguments(progress.arguments, compared(trainer.args), checkpoint, progress.optimizer)
+        now = compared(trainer.args, trainer.teachers.digests)
+        return progress, check_arguments(progress.arguments, now, checkpoint, progress.optimizer)
 
     def resume(self, checkpoint: str) -> None:
         """Continue from a checkpoint; see :meth:`read`."""
@@ -208,4 +210,5 @@ def new_engine(trainer: MultiTaskTrainer) -> Engine:
         [] if trainer.plan.mixture is None else list(trainer.plan.mixture.sizes),
         weights=weights,
         update=update,
+        distillation=Distillation(trainer.runtime, trainer.teachers.forms) if trainer.teachers.forms else None,
     )

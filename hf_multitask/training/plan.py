@@ -21,6 +21,7 @@ from ..data import (
 )
 from ..data.workers import leave_sigterm_to_parent
 from ..tasks import Task
+from .distillation import Teachers
 from .evaluation.rows import EvaluationRows
 from .plain import Saved, State
 from .preparation.processors import Processing
@@ -75,13 +76,18 @@ class Plan:
 
     # Raw rows
 
-    def read(self, data: Datasets) -> Mixture:
+    def read(self, data: Datasets, teachers: Teachers | None = None) -> Mixture:
         """Tokenize the training data.
 
+        Args:
+            data: raw rows by dataset name.
+            teachers: that add soft labels.
+
         Raises:
-            ValueError: a row is not usable, or a task has no row with a label.
+            ValueError: a row is not usable, a task has no row with a label, or a teacher does not fit.
         """
-        encoded = self._encode(self._capped(data, self.runtime.args.max_train_samples), "train", training=True)
+        capped = self._capped(data, self.runtime.args.max_train_samples)
+        encoded = self._encode(capped, "train", training=True)
         for rows in encoded:
             if isinstance(rows, Stream):
                 continue
@@ -90,6 +96,9 @@ class Plan:
                     raise ValueError(
                         f"Task '{task}' has no training data: no row of '{rows.name}' has its label. Add some."
                     )
+        if teachers is not None:
+            with self.runtime.args.main_process_first(desc="asking the teachers"):
+                encoded = teachers.teach(encoded, capped)
         self.mixture = Mixture(encoded)
         return self.mixture
 

@@ -68,6 +68,7 @@ class Runtime(Protocol):
         mixed_precision: "no", "fp16", "bf16" or "fp8".
         scaler: of the loss in fp16; else None.
         step: optimizer steps that are complete.
+        total_steps: optimizer steps of the whole training; 0 before it.
         rows_per_step: rows of an optimizer step, over micro-batches and processes.
         is_last_part: whether the micro-batch at hand is the last of its optimizer step.
     """
@@ -96,6 +97,8 @@ class Runtime(Protocol):
     def scaler(self) -> torch.amp.GradScaler | None: ...
     @property
     def step(self) -> int: ...
+    @property
+    def total_steps(self) -> int: ...
     @property
     def rows_per_step(self) -> int: ...
     @property
@@ -187,6 +190,10 @@ class TrainerRuntime:
         return self._trainer.state.global_step
 
     @property
+    def total_steps(self) -> int:
+        return self._trainer.state.max_steps
+
+    @property
     def rows_per_step(self) -> int:
         return self._trainer._train_batch_size * self.args.gradient_accumulation_steps * self.processes
 
@@ -247,6 +254,7 @@ class PlainRuntime:
         self.args, self.model, self.wrapped, self.optimizer, self.step = args, model, model, optimizer, 0
         self.device = next(model.parameters()).device
         self.rows_per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        self.total_steps = max(args.max_steps, 0)
 
     def prepare(self, inputs: Inputs) -> Inputs:
         return inputs

@@ -23,6 +23,7 @@ from ..modeling import MultiTaskModel, MultiTaskOutput
 from ..tasks import Task
 from .arguments import MultiTaskTrainingArguments
 from .assembly import add_callbacks, assemble
+from .distillation import Given, Teachers
 from .evaluation.rows import EvaluationRows, Metric, Preprocess
 from .parameters import check_optimizer, regroup
 from .plan import Plan
@@ -59,6 +60,7 @@ class MultiTaskTrainer(Trainer):
         balancer: weighs the tasks in place of ``args.balancing``.
         aggregator: in place of ``args.aggregation``, an aggregator of :mod:`hf_multitask.aggregation`, or a weighting
             of torchjd's that remembers nothing.
+        teachers: by task, a single-task model to learn from, its folder or its id on the Hub.
         compute_metrics: by task, metrics in place of the task's own; the first one counts for the average.
         preprocess_logits_for_metrics: what is kept for ``compute_metrics`` of a batch's logits and labels, as in
             ``Trainer``; one function for all tasks that have ``compute_metrics``, or by task.
@@ -91,6 +93,7 @@ class MultiTaskTrainer(Trainer):
         sampler: SamplingRates | None = None,
         balancer: Balancer | None = None,
         aggregator: object | None = None,
+        teachers: Mapping[str, Given] | None = None,
         compute_metrics: Mapping[str, Metric] | None = None,
         preprocess_logits_for_metrics: Preprocess | Mapping[str, Preprocess] | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -112,7 +115,8 @@ class MultiTaskTrainer(Trainer):
         self.pusher = Pusher(self, runtime)
         self.plan = Plan(runtime, self.tasks, processing_class, sampler)
         collator = MixtureCollator(processing_class, self.tasks, seed=self.plan.seed)
-        mixture = None if train_dataset is None else self.plan.read(train_dataset)
+        self.teachers = Teachers(runtime, self.tasks, teachers, processing_class)
+        mixture = None if train_dataset is None else self.plan.read(train_dataset, self.teachers)
         super().__init__(
             model=model,
             args=args,
@@ -161,8 +165,7 @@ class MultiTaskTrainer(Trainer):
     ) -> BestRun | list[BestRun]:
         """Search for the best arguments, as ``Trainer.hyperparameter_search`` does; needs ``model_init``.
 
-        ``hp_space`` may give any fields of the arguments, those by task too, as ``{"task_weights": {"ner": 2.0}}``; the
-        objective is ``eval_average`` unless ``compute_objective`` is given.
+        ``hp_space`` gives any arguments, as ``{"task_weights": {"ner": 2.0}}``; the objective is ``eval_average``.
         """
         if self.eval_dataset is None:
             raise ValueError("A search measures what it finds. Give eval_dataset.")
@@ -294,15 +297,15 @@ class MultiTaskTrainer(Trainer):
     ) -> None:
         """Write the model card into ``output_dir``; what a user has changed in it stays.
 
-        Metadata that are given here stay in the cards that are written later. A ``model_name`` with an owner, as in
-        ``me/model``, is also the name in the card's code; ``dataset_tags`` is the Trainer's word for ``datasets``.
+        Metadata that are given stay in later cards. A ``model_name`` with an owner, as in ``me/model``, is also the
+        name in the card's code; ``dataset_tags`` is the Trainer's word for ``datasets``.
         """
         data = datasets or dataset_tags
         self.card.give(language=language, license=license, tags=tags, base_model=finetuned_from, datasets=data)
         self.card.write(Path(str(self.args.output_dir)), model_name)
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Create the repository, and the branch that ``hub_revision`` names; see :meth:`Pusher.create`."""
+        """Create the repository and the branch of ``hub_revision``; see :meth:`Pusher.create`."""
         self.pusher.create(super().init_hf_repo, token, private)
 
     def push_to_hub(

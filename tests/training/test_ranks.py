@@ -20,6 +20,7 @@ BOUNDS = {"float64": 1e-9, "float32": 1e-6}
 # Few rows of some tasks: ranks and steps without a row of them, and micro-batches that hold nothing but filler.
 RARE = {"reviews": 40, "stars": 1, "pairs": 2, "wiki": 3, "questions": 2, "choices": 2}
 POISON = {"dtype": "float32", "balancing": "uncertainty", "optim": "sgd", "non_finite_patience": 9, "missing": 0.0}
+ALL_ROWS = {"distillation": "fixed", "distillation_kwargs": {"rows": "all", "temperature": 2}}
 RATES = {"rates": {"reviews": 3, "stars": 0.2, "pairs": 0.5, "wiki": 2}}
 
 
@@ -67,6 +68,8 @@ def jobs(world):
         job(describe("measured", rows=rows, gradient_logging_steps=1), four, 4),
         job(rare("measured-rare", gradient_logging_steps=1), one),
         job({**describe("heard", tasks=("turned", "heard"), rows=rows, **search), "family": "bart"}, four, 4),
+        job({**describe("taught", rows=rows, max_steps=3), "taught": ["sentiment", "stars", "ner"]}, four, 4),
+        job({**rare("taught-all", max_steps=3, **ALL_ROWS), "taught": ["topics", "stars", "ner"]}, one),
         job(describe("counted", include_num_input_tokens_seen="non_padding", rows=rows), one),
     ]
 
@@ -130,6 +133,7 @@ ALWAYS = [
     "bf16",
 ]
 ALWAYS += ["heard", "adapters", "branches", "branches-all", "branches-upgrad", "upgrad", "graddrop", "measured-rare"]
+ALWAYS += ["taught", "taught-all"]
 QUICK = {
     2: [*chosen(jobs(2), ALWAYS), *DIFFERING, *MEASURED, *RESUMED],
     3: chosen(jobs(3), ["stopped", "rare", "tokens"]),
@@ -212,7 +216,9 @@ def check(launches, world, plan, number, record_property):
     for items, trained in zip(alone["denominators"], alone["trained"], strict=True):
         if "poisoned" in description and "stars" not in trained:
             items.pop("stars", None)  # left out
-        assert trained == [task for task, count in items.items() if count and task not in NO_WEIGHTS.union(frozen)]
+        labelled = [task for task, count in items.items() if count and task not in NO_WEIGHTS.union(frozen)]
+        everywhere = description.get("taught", ()) if "distillation_kwargs" in description["args"] else ()
+        assert [task for task in trained if task not in everywhere or task in labelled] == labelled
     for items, branched in zip(alone["denominators"], alone["branched"], strict=True):
         branches = (alone["branches"] or {}).items()
         assert branched == sorted(name for name, own in branches if any(items.get(task) for task in own))

@@ -98,4 +98,4 @@ def test_every_argument_has_one_place(arguments):
         "warmup_steps",
         "max_steps",
     }
-    assert followed <= compared(arguments()).keys()
+    assert followed <= compared(arguments(), {}).keys()

@@ -29,6 +29,8 @@ _QUIET: State = {
     "task_early_stopping_patience": None,
     "save_best_by_task": False,
     "resume_from_checkpoint": None,
+    "distillation": "annealed",  # of teachers, without which it measures
+    "distillation_kwargs": None,
 }
 _WATCHING = ("reduce_lr_on_plateau", "greedy")  # learning rates that follow evaluations
 

@@ -219,11 +219,10 @@ class PlanCallback(TrainerCallback):
         if state.is_world_process_zero:
             tqdm.write(self.trainer.plan.describe(state.max_steps))
             model = self.trainer.plan.runtime.model
-            for sentence in (describe_branches(model), describe_automatic(self.trainer.args, model)):
+            told = [describe_branches(model), describe_automatic(self.trainer.args, model)]
+            for sentence in (*told, self.trainer.teachers.describe(), self.trainer.engine.describe()):
                 if sentence:
                     tqdm.write(sentence)
-            if engine := self.trainer.engine.describe():
-                tqdm.write(engine)
 
     def on_train_end(
         self,

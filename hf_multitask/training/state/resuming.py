@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -37,13 +37,19 @@ _RATES = {"learning_rate", "learning_rates", "layerwise_lr_decay", "lr_scheduler
 _OF_ARGUMENTS = ("initial_lr", "weight_decay", "betas", "eps", "momentum")
 
 
-def compared(arguments: TrainingArguments) -> State:
-    """The arguments that are compared when a run resumes, as plain values."""
+def compared(arguments: TrainingArguments, teachers: Mapping[str, str]) -> State:
+    """The arguments that are compared when a run resumes, as plain values.
+
+    Args:
+        arguments: of the run.
+        teachers: by task, a hash of its teacher.
+    """
     values = {
         name: value
         for name, value in arguments.to_dict().items()
         if name not in _ASIDE and not name.startswith(_ASIDE_BY_START)
     }
+    values["teachers"] = dict(teachers)
     return json.loads(json.dumps(values, default=lambda value: type(value).__name__))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -51,14 +51,21 @@ class Saver:
         trainer: whose run it is; the methods of ``Trainer`` that a hook overrides are handed to the Saver's.
         runtime: of the run.
         write_state: writes what the Trainer does not save into a checkpoint.
+        teachers: by task, a hash of its teacher.
 
     Attributes:
         after_epoch: a callback that the Trainer needs.
         leaves_checkpoint: whether a run that is ended by a signal saves one.
     """
 
-    def __init__(self, trainer: Trainer, runtime: Runtime, write_state: Callable[[str | Path], None]) -> None:
-        self._trainer, self._runtime, self._write_state = trainer, runtime, write_state
+    def __init__(
+        self,
+        trainer: Trainer,
+        runtime: Runtime,
+        write_state: Callable[[str | Path], None],
+        teachers: Mapping[str, str],
+    ) -> None:
+        self._trainer, self._runtime, self._write_state, self._teachers = trainer, runtime, write_state, teachers
         self.ranks = 0
         self.arguments: State = {}
         self.optimizer: State = {}
@@ -252,7 +259,7 @@ class Saver:
         """Write our own state, with hashes of the files that are there by now."""
         if self.saves_here and folder is not None:
             self.ranks = self._runtime.processes
-            self.arguments = compared(self._runtime.args)
+            self.arguments = compared(self._runtime.args, self._teachers)
             self.optimizer = self._describe_optimizer()
             self.files = hashes(Path(folder))
             self._write_state(folder)

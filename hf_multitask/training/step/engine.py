@@ -11,14 +11,16 @@ import torch
 from torch import nn
 
 from ...modeling import Head, MultiTaskOutput
+from ...modeling.aliases import Open
 from ..parameters import last_shared_matrix
 from ..plain import Saved, State
 from ..runtime import Figure, Inputs, Items, Part, Reporting, Runtime
 from .apart import random_state_kept, undone
+from .distill import Distillation
 from .guard import Guard
 from .matrix import MatrixGradients
 from .probe import Probe, build_probe
-from .rows import Batch, Step
+from .rows import Batch, Step, drop, labelled_by
 from .tally import Tally
 from .update import PlainUpdate
 from .weights import TaskWeights
@@ -40,6 +42,7 @@ class Engine:
         guard: keeps out what is not finite.
         probe: measures gradients.
         tally: counts.
+        distillation: mixes the losses of tasks that have a teacher; None if there are none.
 
     Attributes:
         step: the one at hand, or the last one.
@@ -55,8 +58,9 @@ class Engine:
         guard: Guard,
         probe: Probe,
         tally: Tally,
+        distillation: Distillation | None = None,
     ) -> None:
-        self.runtime, self.tasks = runtime, list(tasks)
+        self.runtime, self.tasks, self.distillation = runtime, list(tasks), distillation
         self.weights, self.update, self.guard, self.probe, self.tally = weights, update, guard, probe, tally
         self._numbers = {name: number for number, name in enumerate(self.tasks)}
         self._matrix: MatrixGradients | None = None
@@ -78,19 +82,21 @@ class Engine:
         heads = cast("Mapping[str, Head]", self.runtime.model.heads)
         tasks, datasets = self.tasks, self.tally.datasets
         items_K, rows_K, rows_D = [0] * len(tasks), [0] * len(tasks), [0] * len(datasets)
+        more_K = [0] * len(tasks)  # items that only a teacher answers
         for batch in batches:
             for name, rows in batch["rows"].items():
                 rows_D[datasets.index(name)] += rows
             for forward in batch["forwards"]:
-                for name in finished:
-                    forward["labels"].pop(name, None)
-                    forward["task_rows"].pop(name, None)
+                drop(forward, finished)
                 for name, labels in forward["labels"].items():
                     items_K[self._numbers[name]] += int(heads[name].items(labels).sum())
                     rows_K[self._numbers[name]] += len(labels)
-        own = torch.tensor([*items_K, *rows_K, *rows_D])
+                if self.distillation is not None:
+                    found_K = self.distillation.count(forward, tasks)
+                    more_K = [count + found for count, found in zip(more_K, found_K, strict=True)]
+        own = torch.tensor([*items_K, *rows_K, *more_K, *rows_D])
         counts = self.runtime.reduce(own.to(self.runtime.device))
-        items, rows, seen = counts.split([len(tasks), len(tasks), len(datasets)])
+        items, rows, more, seen = counts.split([len(tasks)] * 3 + [len(datasets)])
         known = own if self.runtime.processes == 1 else counts  # waits for the device only if it has to
         in_step = known.tolist()
         self.tally.count(rows, seen)
@@ -98,9 +104,12 @@ class Engine:
             tasks,
             [forward for batch in batches for forward in batch["forwards"]],
             [numbers for batch in batches for numbers in batch["row_numbers"]],
-            dict(zip(tasks, in_step, strict=False)),
+            {name: in_step[k] + in_step[2 * len(tasks) + k] for k, name in enumerate(tasks)},
             self.runtime.device,
         )
+        if self.distillation is not None:
+            self.distillation.more = dict(zip(tasks, more, strict=True))
+            self.distillation.begin()
         self._collect()
         return {name: items[k] for k, name in enumerate(tasks) if in_step[len(tasks) + k]}
 
@@ -172,12 +181,12 @@ class Engine:
         step, apart = self.step, self.step.apart
         if apart is None:
             with self._matrix_watched() if self.weights.reads_gradients else nullcontext():
-                outputs = model(**inputs, num_items_in_batch=items, all_heads=self.update.waits_for_heads)
+                outputs = self._outputs(model, inputs, items, all_heads=self.update.waits_for_heads)
             weights = self._weights_of(outputs.losses)
         else:
             if apart.task is not None:
-                inputs = {**inputs, "labels": {apart.task: inputs["labels"][apart.task]}}
-            outputs = model(**inputs, num_items_in_batch=items)
+                inputs = labelled_by(inputs, apart.task)
+            outputs = self._outputs(model, inputs, items)
             weights = self._weights_of(outputs.losses) if apart.weights is None else apart.weights
         terms = [weights[name] * loss for name, loss in outputs.losses.items() if name in weights]
         loss = sum(terms, outputs.loss * 0)  # the model's own loss reaches parameters that no term may reach
@@ -188,6 +197,12 @@ class Engine:
         if items is not None:
             loss = loss * self.runtime.processes
         return loss, outputs
+
+    def _outputs(self, model: nn.Module, inputs: Batch, items: Items | None, **kwargs: object) -> Open:
+        """The outputs of the model for a forward, whose losses are those that train."""
+        if self.distillation is not None and "soft_labels" in inputs:
+            return self.distillation.run(model, inputs, items, **kwargs)
+        return model(**inputs, num_items_in_batch=items, **kwargs)
 
     def _weights_of(self, losses: Mapping[str, torch.Tensor]) -> Mapping[str, float]:
         """The weights of the step that a forward belongs to, which found these losses."""
@@ -211,7 +226,7 @@ class Engine:
         with random_state_kept(step.device), torch.no_grad(), runtime.autocast():
             for forward in step.forwards:
                 given = runtime.prepare(forward)
-                step.add(model(**given, num_items_in_batch=step.num_items, all_heads=sharded).losses, totals_K)
+                step.add(self._outputs(model, given, step.num_items, all_heads=sharded).losses, totals_K)
         return step.by_task(runtime.reduce(totals_K).tolist())
 
     # The last matrix that the tasks share, whose gradients GradNorm reads
@@ -300,6 +315,7 @@ def build_engine(
     *,
     weights: TaskWeights,
     update: PlainUpdate,
+    distillation: Distillation | None = None,
 ) -> Engine:
     """An engine at the beginning of a training.
 
@@ -309,8 +325,18 @@ def build_engine(
         datasets: names of those that train.
         weights: of the task losses.
         update: what is made of their gradients.
+        distillation: mixes the losses of tasks that have a teacher, if there are any.
     """
     tasks = list(sources)
     tally = Tally(tasks, datasets, runtime.device, weighed=weights.balancer is not None)
     guard, probe = Guard(runtime, sources, tally), build_probe(runtime, tasks, update)
-    return Engine(runtime, tasks, weights=weights, update=update, guard=guard, probe=probe, tally=tally)
+    return Engine(
+        runtime,
+        tasks,
+        weights=weights,
+        update=update,
+        guard=guard,
+        probe=probe,
+        tally=tally,
+        distillation=distillation,
+    )

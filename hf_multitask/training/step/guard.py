@@ -16,7 +16,7 @@ from ..parameters import drop_gradients
 from ..plain import Saved, State
 from ..runtime import Runtime
 from .apart import aliased, random_state_kept, undone
-from .rows import Apart, Batch, Step, only_items, without
+from .rows import Apart, Batch, Step, only_items, plain, without
 from .tally import Tally
 
 logger = logging.get_logger(__name__)
@@ -128,7 +128,7 @@ class Guard:
             alone = aliased(model, {})
         with alone, undone(model, step.device), step.running(Apart()):
             for forward in forwards:
-                if forward["labels"]:
+                if forward["labels"] or forward.get("soft_rows"):
                     self.runtime.forward_backward(model, dict(forward), step.num_items)
             found = [one.grad for one in model.parameters() if one.grad is not None]
             return not torch.nn.utils.get_total_norm(found).isfinite()
@@ -196,7 +196,7 @@ class Guard:
         heads = cast("Mapping[str, Head]", self.runtime.model.heads)
         with random_state_kept(step.device), torch.no_grad(), self.runtime.autocast():
             given = self.runtime.prepare(dict(forward))
-            logits = self.runtime.model(**given).logits
+            logits = self.runtime.model(**plain(given)).logits
             losses = {name: heads[name].loss(logits[name], given["labels"][name]) for name in names}
         return {name: bad_rows(losses_N, numbers[name]) for name, losses_N in losses.items()}
 

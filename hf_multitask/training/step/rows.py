@@ -14,6 +14,9 @@ from ..runtime import Items
 # By name, the inputs of a forward pass, or a micro-batch of several: ModelInputs and MicroBatch of data/batch.py, with
 # the open set of names that readers and the Trainer need.
 Batch = dict[str, Any]
+# Its keys that are no inputs of the rows: by task, rows and labels.
+_ROWS, _LABELS = ("task_rows", "soft_rows"), ("labels", "soft_labels")
+_BY_TASK = (*_ROWS, *_LABELS)
 
 
 @dataclass(frozen=True)
@@ -107,12 +110,33 @@ class Step:
             self.apart = before
 
 
+def drop(batch: Batch, tasks: Collection[str]) -> None:
+    """Drop the labels of some tasks from a batch; their rows stay in it."""
+    for name in tasks:
+        for key in _BY_TASK:
+            batch.get(key, {}).pop(name, None)
+
+
+def plain(batch: Batch) -> Batch:
+    """A batch without what teachers answer."""
+    return {key: value for key, value in batch.items() if key not in ("soft_rows", "soft_labels")}
+
+
+def labelled_by(batch: Batch, task: str) -> Batch:
+    """A batch of which only one task's labels count."""
+    kept = {key: batch[key] for key in ("labels", "soft_labels", "soft_rows") if key in batch}
+    return {**batch, **{key: {name: own for name, own in by.items() if name == task} for key, by in kept.items()}}
+
+
 def rows_of_tasks(batch: Batch, tasks: Collection[str]) -> dict[str, torch.Tensor]:
     """The rows of a batch that some tasks read, by task, in the order of the batch, each once."""
+    soft = batch.get("soft_rows", {})
     found = {}
-    for name, rows in batch["task_rows"].items():
-        if name in tasks and name in batch["labels"]:
-            found[name] = torch.unique(rows[rows >= 0])
+    for name in dict.fromkeys((*batch["task_rows"], *soft)):
+        own = [batch["task_rows"][name]] if name in batch["task_rows"] and name in batch["labels"] else []
+        more = [soft[name]] if name in soft else []
+        if name in tasks and (own or more):
+            found[name] = torch.unique(torch.cat([rows[rows >= 0] for rows in (*own, *more)]))
     return found
 
 
@@ -139,24 +163,21 @@ def only(batch: Batch, tasks: Sequence[str]) -> tuple[Batch, list[int]]:
     by_task = rows_of_tasks(batch, tasks)
     rows_B = torch.cat([by_task[name] for name in tasks])
     place_B = torch.full((rows_of(batch) + 1,), -1, dtype=torch.long, device=rows_B.device)  # the last for -1
-    parts: Batch = {}
-    for key, value in batch.items():
-        if key not in ("task_rows", "labels"):
-            parts[key] = value[rows_B]
-    task_rows, start = {}, 0
+    parts: Batch = {key: value[rows_B] for key, value in batch.items() if key not in _BY_TASK}
+    parts |= {key: {} for key in _BY_TASK if key in batch}
+    start = 0
     for name in tasks:
         place_B[by_task[name]] = torch.arange(start, start + len(by_task[name]), device=rows_B.device)
-        task_rows[name] = place_B[batch["task_rows"][name]]
+        for key in _BY_TASK:
+            if name in batch.get(key, ()):
+                parts[key][name] = place_B[batch[key][name]] if key in _ROWS else batch[key][name]
         start += len(by_task[name])
-    return (
-        {**parts, "task_rows": task_rows, "labels": {name: batch["labels"][name] for name in tasks}},
-        [len(by_task[name]) for name in tasks],
-    )
+    return parts, [len(by_task[name]) for name in tasks]
 
 
 def rows_of(batch: Batch) -> int:
     """The number of rows of a batch."""
-    return len(next(value for key, value in batch.items() if key not in ("task_rows", "labels")))
+    return len(next(value for key, value in batch.items() if key not in _BY_TASK))
 
 
 def without(forward: Batch, tasks: Collection[str]) -> Batch | None:
@@ -168,11 +189,13 @@ def without(forward: Batch, tasks: Collection[str]) -> Batch | None:
         forward: model inputs, (B, ...) each, ``task_rows`` and ``labels``.
         tasks: those that leave.
     """
-    task_rows = {name: rows for name, rows in forward["task_rows"].items() if name not in tasks}
-    if len(task_rows) == len(forward["task_rows"]):
+    by_task = {key: dict(forward[key]) for key in _BY_TASK if key in forward}
+    for own in by_task.values():
+        for name in tasks:
+            own.pop(name, None)
+    if all(len(by_task[key]) == len(forward[key]) for key in _ROWS if key in forward):
         return dict(forward)
-    labels = {name: labels for name, labels in forward["labels"].items() if name not in tasks}
-    return _with_rows(forward, task_rows, labels)
+    return _with_rows(forward, by_task)
 
 
 def only_items(forward: Batch, task: str, items: Sequence[int]) -> Batch:
@@ -183,30 +206,35 @@ def only_items(forward: Batch, task: str, items: Sequence[int]) -> Batch:
         task: whose they are.
         items: their places among the task's items.
     """
-    rows, labels = forward["task_rows"][task][list(items)], forward["labels"][task][list(items)]
-    return _with_rows(forward, {task: rows}, {task: labels}) or filler(forward)
+    keys = [key for key in ("task_rows", *_LABELS) if task in forward.get(key, ())]
+    by_task = {key: {task: forward[key][task][list(items)]} for key in keys}
+    return _with_rows(forward, by_task) or filler(forward)
 
 
-def _with_rows(
-    forward: Batch, task_rows: Mapping[str, torch.Tensor], labels: Mapping[str, torch.Tensor]
-) -> Batch | None:
-    """A batch with the rows that some items read, and with those; None where there is none."""
-    kept = sorted({row for rows in task_rows.values() for row in rows[rows >= 0].tolist()})
+def _with_rows(forward: Batch, by_task: Mapping[str, Mapping[str, torch.Tensor]]) -> Batch | None:
+    """A batch with the rows that some items read, and with those; None where there is none.
+
+    Args:
+        forward: the batch.
+        by_task: the keys of rows and labels by task, with the rows of ``forward``.
+    """
+    tables = [rows for key in _ROWS for rows in by_task.get(key, {}).values()]
+    kept = sorted({row for rows in tables for row in rows[rows >= 0].tolist()})
     if not kept:
         return None
     rest = {
         key: value[kept] if isinstance(value, torch.Tensor) else value
         for key, value in forward.items()
-        if key not in ("task_rows", "labels")
+        if key not in _BY_TASK
     }
     count = len(next(value for value in forward.values() if isinstance(value, torch.Tensor)))
     places = torch.full((count + 1,), -1, dtype=torch.long)  # the last one for rows of -1, which are none
     places[kept] = torch.arange(len(kept))
-    return {
-        **rest,
-        "task_rows": {name: places[rows] for name, rows in task_rows.items()},
-        "labels": dict(labels),
+    routed = {
+        key: {name: places[value] if key in _ROWS else value for name, value in own.items()}
+        for key, own in by_task.items()
     }
+    return {**rest, "task_rows": {}, "labels": {}, **routed}
 
 
 def filler(forward: Batch) -> Batch:

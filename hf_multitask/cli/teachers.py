@@ -1,0 +1,243 @@
+"""``--teachers auto``: a single-task model for every task of a recipe, trained before the shared model."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import IterableDataset
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..modeling import MultiTaskModel
+from ..tasks import Task
+from ..training import MultiTaskTrainer, MultiTaskTrainingArguments
+from ..training.distillation.forms import form_of
+from ..training.preparation.processors import Processing
+from ..training.state.checkpoint import last_whole_checkpoint
+from ..training.state.resuming import compared
+from .document import Values
+from .recipe import Recipe
+from .source import Splits, find_folder
+
+FOLDER = "teachers"  # in output_dir
+_STATE = "teacher.json"
+# Arguments of a mixture, of pushes and of the shared run; a task alone has none of them.
+_SHARED = {
+    *("sampling", "sampling_kwargs", "balancing", "balancing_kwargs", "aggregation", "aggregation_kwargs"),
+    *("distillation", "distillation_kwargs", "gradient_logging_steps", "task_weights", "save_best_by_task"),
+    *("resume_from_checkpoint", "push_to_hub", "run_name"),
+}
+_BRANCHES = ("branches", "branch_layers")  # of the model
+_ASIDE = ("token", "cache_dir", "device_map", *_BRANCHES)  # of the model, whose weights are compared
+_BY_TASK = ("learning_rates", "weight_decays", "task_early_stopping_patience")
+_BY_DATASET = ("max_train_samples", "max_eval_samples")
+
+
+@dataclass(frozen=True)
+class Apprenticeship:
+    """What the single-task runs have in common with the shared one.
+
+    Args:
+        recipe: of the shared run.
+        values: its training arguments, as given.
+        data: its datasets by name and split.
+        tasks: its tasks, with resolved labels.
+        processing: the tokenizer.
+        finish: evaluates and saves a trainer that has trained, on its data.
+    """
+
+    recipe: Recipe
+    values: Mapping[str, Any]
+    data: Mapping[str, Splits]
+    tasks: Mapping[str, Task]
+    processing: Processing
+    finish: Callable[[MultiTaskTrainer, Mapping[str, Splits], Mapping[str, float]], object]
+
+    def train(self, name: str) -> str:
+        """Train a task alone; an unfinished training is resumed, and a finished one reused if nothing has changed.
+
+        Returns:
+            The folder of the model.
+        """
+        task, folder = self.tasks[name], Path(self.values["output_dir"]) / FOLDER / name
+        values = alone(self.values, task, [other for other in self.tasks if other != name])
+        args = MultiTaskTrainingArguments(**values | {"output_dir": str(folder)})
+        data = {task.source: self.data[task.source]}
+        rows = {split: {task.source: rows} for split, rows in data[task.source].items()}
+        trainer = MultiTaskTrainer(
+            model=MultiTaskModel.from_backbone(
+                self.recipe.backbone, tasks={name: task}, **model_alone(self.recipe.model, name)
+            ),
+            args=args,
+            train_dataset=rows["train"],
+            eval_dataset=rows.get("validation"),
+            processing_class=self.processing,
+        )
+        fingerprint = self._fingerprint(trainer, rows.get("test"))
+        state = _read(folder)
+        trainer.accelerator.wait_for_everyone()  # until all have read it
+        tell = print if trainer.is_world_process_zero() else lambda _: None
+        if state.get("fingerprint") == fingerprint and state.get("finished") and (folder / "config.json").is_file():
+            tell(f"Teacher of '{name}': {folder} is reused, as nothing has changed.")
+            return str(folder)
+        checkpoint = None
+        if state.get("fingerprint") == fingerprint:
+            checkpoint = last_whole_checkpoint(str(folder), tell)
+        elif trainer.args.should_save:
+            for stale in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+                shutil.rmtree(stale)
+        if trainer.args.should_save:
+            _leave_out(folder.parent.parent)
+            _write(folder, {"fingerprint": fingerprint, "finished": False})
+        trainer.accelerator.wait_for_everyone()
+        tell(f"Teacher of '{name}': training into {folder}" + (f", resumed from {checkpoint}." if checkpoint else "."))
+        result = trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model(_internal_call=True)
+        self.finish(trainer, data, result.metrics)
+        if trainer.args.should_save:
+            _write(folder, {"fingerprint": fingerprint, "finished": True})
+        trainer.accelerator.wait_for_everyone()
+        return str(folder)
+
+    def _fingerprint(self, trainer: MultiTaskTrainer, test: Splits | None) -> str:
+        """A hash of rows, task, arguments and backbone."""
+        measured = [trainer.eval_dataset, trainer.evaluation_rows(test, "test") if test else None]
+        digest = hashlib.blake2b(digest_size=16)
+        digests = [None if rows is None else rows.digests for rows in measured]
+        described: list[object] = [trainer.plan.row_order(), digests, compared(trainer.args, {})]
+        described += [{name: task.to_dict() for name, task in trainer.tasks.items()}]
+        described += [{key: value for key, value in self.recipe.model.items() if key not in _ASIDE}]
+        digest.update(json.dumps(described, default=str, sort_keys=True).encode())
+        for key, value in sorted(trainer.model.backbone.state_dict().items()):
+            digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().double().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def alone(values: Mapping[str, Any], task: Task, others: Sequence[str]) -> Values:
+    """The training arguments of a recipe for one of its tasks alone, without those that concern the others."""
+    name = str(task.name)
+    own = {key: value for key, value in values.items() if key not in _SHARED and not key.startswith("hub_")}
+    for keys, known in ((_BY_TASK, (name, "backbone")), (_BY_DATASET, (task.source,))):
+        for key in keys:
+            if isinstance(given := own.get(key), Mapping):
+                own[key] = {part: value for part, value in given.items() if part in known} or None
+    watched = str(own.get("metric_for_best_model") or "").removeprefix("eval_")
+    if any(watched.startswith(f"{other}_") for other in others) and not watched.startswith(f"{name}_"):
+        for key in ("metric_for_best_model", "greater_is_better"):
+            own.pop(key, None)
+    if frozen := own.get("freeze"):
+        own["freeze"] = [part for part in ([frozen] if isinstance(frozen, str) else frozen) if part == "backbone"]
+    return own
+
+
+def model_alone(values: Mapping[str, Any], name: str) -> Values:
+    """The arguments of the shared model for one of its tasks alone."""
+    own = {key: value for key, value in values.items() if key not in _BRANCHES}
+    if isinstance(given := own.get("task_lora"), Mapping) and name in given:
+        own["task_lora"] = {name: given[name]}
+    return own
+
+
+def given_teachers(recipe: Recipe) -> dict[str, str]:
+    """The teachers that a recipe names, by task.
+
+    Raises:
+        ValueError: one is a path without a model.
+    """
+    found = {}
+    for name, given in recipe.teachers.items():
+        local = find_folder(given, recipe.path.resolve().parent, f"Key 'teachers', task '{name}',")
+        found[name] = given if local is None else str(local)
+        if local is not None and not (local / "config.json").is_file():
+            raise ValueError(
+                f"Key 'teachers', task '{name}', names the folder '{local}', which has no model: there is no "
+                "config.json. Name the output_dir of a run."
+            )
+    return found
+
+
+def missing_teachers(
+    tasks: Mapping[str, Task],
+    given: Mapping[str, str],
+    *,
+    frozen: str | Sequence[str] | None = None,
+    streams: Collection[str] = (),
+) -> tuple[list[str], list[str]]:
+    """The tasks whose teachers are to be trained, and sentences on tasks that cannot have one.
+
+    Args:
+        tasks: with resolved labels.
+        given: the teachers that there are.
+        frozen: what does not train.
+        streams: the datasets that are read once.
+    """
+    rest = [frozen] if isinstance(frozen, str) else frozen or ()
+    wanted, told = [], []
+    for name, task in tasks.items():
+        if name in given:
+            continue
+        if name in rest:
+            told.append(f"Task '{name}' is frozen and gets no teacher.")
+        elif task.source in streams:
+            told.append(f"Task '{name}' reads a stream, whose rows a teacher cannot answer in advance.")
+        else:
+            try:
+                form_of(task)
+            except ValueError as problem:
+                told.append(f"{problem}".split(" Leave it out")[0])
+            else:
+                wanted.append(name)
+    return wanted, told
+
+
+def auto_teachers(lesson: Apprenticeship, given: Mapping[str, str], namespace: argparse.Namespace) -> dict[str, str]:
+    """All teachers of a run; those that are missing are trained.
+
+    Args:
+        lesson: what the runs have in common.
+        given: the teachers that the recipe names.
+        namespace: of the command; what fails before the shared model trains is not a mistake in its training.
+    """
+    streams = {name for name, rows in lesson.data.items() if isinstance(rows["train"], IterableDataset)}
+    wanted, told = missing_teachers(lesson.tasks, given, frozen=lesson.values.get("freeze"), streams=streams)
+    for sentence in told:
+        print(sentence)
+    found = dict(given)
+    for name in wanted:
+        namespace.prepared = True
+        found[name] = lesson.train(name)
+        gc.collect()
+    namespace.prepared = False
+    return {name: found[name] for name in lesson.tasks if name in found}
+
+
+def _leave_out(output_dir: Path) -> None:
+    """Keep the teachers out of the pushes of the folder that they are in, which the Hub reads this file for."""
+    path, line = output_dir / ".gitignore", f"/{FOLDER}/"
+    known = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    if line not in known:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join([*known, line]) + "\n", encoding="utf-8")
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(folder: Path, state: Mapping[str, object]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    written = folder / f"{_STATE}.new"
+    written.write_text(json.dumps(state) + "\n", encoding="utf-8")
+    written.replace(folder / _STATE)

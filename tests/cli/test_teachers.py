@@ -1,0 +1,111 @@
+"""Teachers in recipes, and ``--teachers auto``."""
+
+import json
+import re
+
+import pytest
+from tiny import read_rows
+
+from hf_multitask.cli.teachers import alone, missing_teachers
+from hf_multitask.tasks import build_task
+
+
+def results(folder):
+    return json.loads((folder / "all_results.json").read_text())
+
+
+def test_missing_teachers_are_trained_once_and_teach(kitchen):
+    recipe = kitchen.changed("training", distillation_kwargs={"temperature": 2}, sampling="uniform")
+    recipe["training"]["eval_strategy"] = "no"
+    code, told, error = kitchen.run(["train"], recipe, "--teachers", "auto")
+    assert code == 0, error
+    out = kitchen.folder / "out"
+    assert re.findall(r"Teacher of '(\w+)': training into", told) == ["ner", "sentiment"]
+    assert "Teachers: ner " in told
+    assert "the weight of the labels grows from 0 to 1, temperature 2, rows: own" in told
+    for name, other, metric in (("sentiment", "ner", "accuracy"), ("ner", "sentiment", "f1")):
+        found = results(out / "teachers" / name)
+        assert {f"eval_{name}_{metric}", f"test_{name}_{metric}", "train_loss"} <= found.keys()
+        assert not [key for key in found if other in key]
+    first = results(out)
+    kept = (out / "teachers" / "sentiment" / "model.safetensors").stat().st_mtime_ns
+
+    # What is finished and has not changed is reused, and what was stopped is resumed; the shared run is the same.
+    state = out / "teachers" / "ner" / "teacher.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "finished": False}))
+    code, told, _ = kitchen.run(["train"], recipe, "--teachers", "auto")
+    assert code == 0
+    assert re.findall(r"Teacher of '(\w+)': \S+ is reused", told) == ["sentiment"]
+    assert re.search(r"Teacher of 'ner': training into \S+, resumed from \S+checkpoint-2\.", told)
+    assert results(out)["eval_average"] == first["eval_average"]
+    assert (out / "teachers" / "sentiment" / "model.safetensors").stat().st_mtime_ns == kept
+
+    # Other rows make another teacher, and a teacher that the recipe names is taken as it is, relative to the recipe.
+    kitchen.write("sentiment/train.jsonl", read_rows("sentiment", "train", 16))
+    code, told, _ = kitchen.run(["train"], {**recipe, "teachers": {"ner": "out/teachers/ner"}}, "--teachers", "auto")
+    assert code == 0
+    assert re.findall(r"Teacher of '(\w+)': training into", told) == ["sentiment"]
+    assert "Teacher of 'ner'" not in told
+    assert (out / "teachers" / "sentiment" / "model.safetensors").stat().st_mtime_ns > kept
+
+
+@pytest.mark.parametrize(
+    ("teachers", "says"),
+    [
+        ({"nre": "out"}, "Key 'teachers' names the task 'nre', and the tasks are ner, sentiment. Did you mean 'ner'?"),
+        ({"ner": 3}, "Key 'teachers' should name a folder or a repository of the Hub for task 'ner'. Found"),
+        ({"ner": "./nowhere"}, "names the folder .*nowhere', which does not exist"),
+        ({"ner": "sentiment"}, "which has no model: there is no config.json"),
+        ("auto", "Key 'teachers' should be a mapping"),
+        ({"ner": "backbone"}, "Task 'ner': its teacher '.*backbone' cannot be loaded"),
+    ],
+)
+def test_teachers_that_are_not_there_are_refused(teachers, says, kitchen):
+    code, _, error = kitchen.run(["train"], {**kitchen.recipe, "teachers": teachers})
+    assert code == 2
+    assert re.search(says, error.splitlines()[-1])
+
+
+def test_mistakes_of_the_shared_run_are_found_before_a_teacher_trains(kitchen):
+    recipe = kitchen.changed("training", task_weights={"nre": 2.0})
+    code, _, error = kitchen.run(["train"], recipe, "--teachers", "auto")
+    assert code == 2
+    assert "`task_weights` names the task 'nre'" in error
+    assert not (kitchen.folder / "out" / "teachers").exists()
+
+
+@pytest.mark.unit
+def test_a_task_alone_has_the_arguments_that_concern_it():
+    task = build_task("ner", {"type": "token-classification", "dataset": "wiki"})
+    values = {
+        "learning_rate": 1e-4,
+        "learning_rates": {"ner": 1e-3, "backbone": 1e-5, "mood": 1e-2},
+        "max_train_samples": {"wiki": 5, "reviews": 7},
+        "freeze": ["backbone", "mood"],
+        "balancing": "uncertainty",
+        "hub_model_id": "me/x",
+        "push_to_hub": True,
+        "metric_for_best_model": "mood_accuracy",
+        "greater_is_better": True,
+    }
+    assert alone(values, task, ["mood"]) == {
+        "learning_rate": 1e-4,
+        "learning_rates": {"ner": 1e-3, "backbone": 1e-5},
+        "max_train_samples": {"wiki": 5},
+        "freeze": ["backbone"],
+    }
+    assert alone({"metric_for_best_model": "ner_f1"}, task, ["mood"]) == {"metric_for_best_model": "ner_f1"}
+
+
+@pytest.mark.unit
+def test_tasks_that_cannot_have_a_teacher_train_without():
+    kinds = {"ner": "token-classification", "qa": "question-answering", "mood": "sequence-classification"}
+    tasks = {name: build_task(name, {"type": kind}) for name, kind in kinds.items()}
+    wanted, told = missing_teachers(tasks, {"mood": "folder"})
+    assert wanted == ["ner"]
+    assert told == [
+        "Task 'qa': a task of type question-answering cannot have a teacher: its outputs are positions among the tokens "
+        "of the teacher's own tokenizer."
+    ]
+    assert missing_teachers(tasks, {}, frozen="ner")[1][0] == "Task 'ner' is frozen and gets no teacher."
+    assert missing_teachers(tasks, {}, streams={"mood"})[0] == ["ner"]
