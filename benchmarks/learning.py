@@ -90,11 +90,24 @@ SUITES = {
 
 @dataclass(frozen=True)
 class System:
-    """How tasks are trained: ``single`` by itself each, arguments of the model and of training."""
+    """How tasks are trained: ``single`` by itself each, ``taught`` by single-task models, arguments of the model and of
+    training.
+    """
 
     single: bool = False
+    taught: bool = False
     model: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every run of a series has: the most rows of a dataset, learning rate, epochs, seed."""
+
+    rows: int
+    rate: float
+    epochs: int
+    seed: int
 
 
 SYSTEMS = {
@@ -105,6 +118,11 @@ SYSTEMS = {
     "branches-each": System(model={"branches": "each"}),
     "half-branches": System(model={"branches": "kind", "branch_layers": 3}),
     "half-branches-each": System(model={"branches": "each", "branch_layers": 3}),
+    "taught": System(model={"branches": "none"}, taught=True),
+    "taught-branches": System(model={"branches": "kind"}, taught=True),
+    "taught-all-branches": System(
+        model={"branches": "kind"}, taught=True, training={"distillation_kwargs": {"rows": "all"}}
+    ),
     "config": System(model={"branches": "none"}, training={"aggregation": "config"}),
     "branches-config": System(model={"branches": "kind"}, training={"aggregation": "config"}),
     "uncertainty": System(model={"branches": "none"}, training={"balancing": "uncertainty"}),
@@ -122,13 +140,13 @@ def load(data: Path, names: Sequence[str], split: str, most: int, seed: int) -> 
     return found
 
 
-def arguments(folder: str, system: System, rate: float, epochs: int, seed: int) -> MultiTaskTrainingArguments:
+def arguments(folder: str, system: System, budget: Budget) -> MultiTaskTrainingArguments:
     """Those of a run: 32 rows per step, bf16, warm-up of a tenth, the best epoch kept."""
     return MultiTaskTrainingArguments(
         folder,
-        seed=seed,
-        learning_rate=rate,
-        num_train_epochs=epochs,
+        seed=budget.seed,
+        learning_rate=budget.rate,
+        num_train_epochs=budget.epochs,
         per_device_train_batch_size=32,
         per_device_eval_batch_size=64,
         warmup_steps=0.1,
@@ -201,27 +219,38 @@ def inputs_of(name: str, data: datasets.Dataset) -> list[Any]:
     return list(data[task["text_column"]])
 
 
-def train(data: Path, names: Sequence[str], rows: int, system: System, rate: float, epochs: int, seed: int) -> Any:
-    """Train once; validation metrics by epoch, seconds, and counts of the test rows by task."""
+def fit(
+    data: Path, names: Sequence[str], system: System, budget: Budget, folder: str, **more: Any
+) -> tuple[MultiTaskTrainer, float]:
+    """Train a model on tasks; the trainer, and the seconds that the training took."""
     path = resolve_backbone(BACKBONE)
-    set_seed(seed)
-    tasks = {name: TASKS[name].task for name in names}
+    set_seed(budget.seed)
     model_arguments = dict(system.model)
     if model_arguments.get("branches") == "each":
         model_arguments["branches"] = {name: [name] for name in names} if len(names) > 1 else "none"
-    model = MultiTaskModel.from_backbone(path, tasks=tasks, **model_arguments)
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    tasks = {name: TASKS[name].task for name in names}
+    trainer = MultiTaskTrainer(
+        MultiTaskModel.from_backbone(path, tasks=tasks, **model_arguments),
+        arguments(folder, system, budget),
+        train_dataset=load(data, names, "train", budget.rows, budget.seed),
+        eval_dataset=load(data, names, "validation", MOST["validation"], 0),
+        processing_class=AutoTokenizer.from_pretrained(path),
+        **more,
+    )
+    start = time.perf_counter()
+    trainer.train()
+    return trainer, time.perf_counter() - start
+
+
+def train(data: Path, names: Sequence[str], system: System, budget: Budget) -> Any:
+    """Train once; validation metrics by epoch, seconds, and counts of the test rows by task."""
     with tempfile.TemporaryDirectory() as folder:
-        trainer = MultiTaskTrainer(
-            model,
-            arguments(folder, system, rate, epochs, seed),
-            train_dataset=load(data, names, "train", rows, seed),
-            eval_dataset=load(data, names, "validation", MOST["validation"], 0),
-            processing_class=tokenizer,
-        )
-        start = time.perf_counter()
-        trainer.train()
-        seconds = time.perf_counter() - start
+        teachers, taught = {}, 0.0
+        for name in names if system.taught else ():
+            teacher, seconds = fit(data, [name], SYSTEMS["single"], budget, f"{folder}/{name}")
+            teacher.save_model(f"{folder}/{name}")
+            teachers[name], taught = f"{folder}/{name}", taught + seconds
+        trainer, seconds = fit(data, names, system, budget, folder, teachers=teachers or None)
     keys = {name: f"eval_{name}_{TASKS[name].metric}" for name in names}
     history = [
         {name: entry[key] for name, key in keys.items()}
@@ -229,6 +258,7 @@ def train(data: Path, names: Sequence[str], rows: int, system: System, rate: flo
         if all(key in entry for key in keys.values())
     ]
     test = load(data, names, "test", MOST["test"], 0)
+    tokenizer: Any = trainer.processing_class
     pipeline = MultiTaskPipeline(model=trainer.model.eval(), tokenizer=tokenizer, batch_size=32)
     found = {}
     for name in names:
@@ -236,7 +266,7 @@ def train(data: Path, names: Sequence[str], rows: int, system: System, rate: flo
         answers = [answer[name] for answer in pipeline(inputs_of(name, own), tasks=[name])]
         found[name] = counts(name, answers, own)
     best = max(history, key=lambda entry: statistics.mean(entry.values()))
-    return {"validation": best, "history": history, "seconds": seconds, "test": found}
+    return {"validation": best, "history": history, "seconds": seconds, "seconds_of_teachers": taught, "test": found}
 
 
 def path_of(output: Path, suite: str, system: str, setting: str, seed: int, name: str | None) -> Path:
@@ -257,7 +287,8 @@ def run(given: argparse.Namespace) -> None:
                     path = path_of(given.output, given.suite, system, setting, seed, alone)
                     if path.is_file():
                         continue
-                    result = train(given.data, part, rows, SYSTEMS[system], float(rate), int(epochs), seed)
+                    budget = Budget(rows, float(rate), int(epochs), seed)
+                    result = train(given.data, part, SYSTEMS[system], budget)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     scratch = path.with_suffix(".part")
                     scratch.write_text(json.dumps(result), encoding="utf-8")

@@ -307,11 +307,11 @@ def test_learning(benchmark, folder, backbone_path, tmp_path, monkeypatch, capsy
     monkeypatch.setitem(module.SUITES, "small", (["trec", "stsb", "ner"], 24))
     monkeypatch.setattr(module, "DRAWS", 50)
     words = ["--suite", "small", "--output", str(tmp_path / "runs")]
-    made = ["run", "--data", str(folder), *words, "--systems", "single", "branches", "--settings", "1e-3x1"]
+    made = ["run", "--data", str(folder), *words, "--systems", "single", "branches", "taught", "--settings", "1e-3x1"]
     module.main([*made, "--seeds", "1", "2"])
     files = sorted((tmp_path / "runs").glob("*/run.json"))
     assert [path.parent.name for path in files[:2]] == ["small-branches-1e-3x1-1", "small-branches-1e-3x1-2"]
-    assert len(files) == 2 + 2 * 3
+    assert len(files) == 4 + 2 * 3
     told = json.loads(files[0].read_text())
     for name, rows in told["test"].items():
         assert 0 <= module.metric(name, module.np.array(rows)) <= 1 or name == "stsb"
