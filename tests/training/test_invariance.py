@@ -131,6 +131,18 @@ def test_aggregators_make_one_update_however_it_is_accumulated(method, tasks, ba
         assert record["trained"] == alone["trained"]
 
 
+def test_branches_and_teachers_make_one_update_however_it_is_accumulated(backbone_path, tmp_path, record_property):
+    taught = {"adapters": {"branches": "kind"}, "distillation_kwargs": {"rows": "all", "temperature": 2}}
+    tasks = ("stars", "pairs", "ner", "sentiment")
+    description = {**describe("taught", tasks=tasks, rows=24, max_steps=3, **taught), "taught": ["stars", "ner"]}
+    whole, alone = layouts.run(description, backbone_path(), tmp_path, 24, 1)
+    assert any(".branches.pairs." in name for name in whole)
+    parts, record = layouts.run(description, backbone_path(), tmp_path, 6, 4)
+    record_property("24x1 against 6x4, relative norm", relative_difference(whole, parts))
+    assert relative_difference(whole, parts) < 1e-9
+    assert record["trained"] == alone["trained"]
+
+
 @pytest.mark.parametrize("more", [{}, {"lora": {"r": 2}, "task_lora": {"r": 2}}], ids=["whole", "adapters"])
 def test_branches_make_one_update_however_it_is_accumulated(more, backbone_path, tmp_path, record_property):
     adapters = {"branches": "kind", "branch_layers": 1, **more}
