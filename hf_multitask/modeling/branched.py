@@ -65,9 +65,10 @@ class Branched(SharedModel):
             reason: why there are branches, or none, where `auto` has chosen.
         """
         self.branching_reason = reason
-        wanted = unbranched_states(self)
-        self._build_branches()
-        check_branching(self, wanted)
+        if self.config.branches is not None:
+            wanted = unbranched_states(self)
+            self._build_branches()
+            check_branching(self, wanted)
 
     def _route_branches(self) -> None:
         branches = self.config.branches or {}
