@@ -50,6 +50,11 @@ class HeadRuns(SharedModel):
                 check_keywords("model(...)", inputs, (*self._backbone_inputs, *own, *_OWN))
         asked = {name: True for name in _STATES if inputs.get(name) is None and getattr(self.config, name, False)}
         asked = {**inputs, **asked}
+        if self._shows_states(asked) and len({self.routing.branches.get(name) for name in runs}) > 1:
+            raise ValueError(
+                "The states of the backbone differ by task, since tasks have branches. Request hidden_states and "
+                "attentions with tasks of one branch in `tasks`."
+            )
         if self._shows_states(asked) and self.routing.tasks:
             own = [name for name in runs if name in self.routing.tasks]
             if task_rows is not None or (own and len(runs) > 1):

@@ -19,6 +19,7 @@ from hf_multitask import (
     TokenClassification,
     Translation,
 )
+from hf_multitask.modeling.branches import of_branch
 
 REFUSED = ("xlm", "albert")  # attention and feed-forward layers in lists of their own; one layer for all
 BRANCHES = {"reviews": ["sentiment", "topic"], "pairs": ["same"]}
@@ -399,3 +400,14 @@ def test_branches_of_several_layers_pass_on_what_layers_share(family, tmp_path):
         wanted = model(**tokens, tasks=[name]).logits[name]
         torch.testing.assert_close(everything[name], wanted, rtol=0, atol=1e-9)
         torch.testing.assert_close(found[name], wanted[own], rtol=0, atol=1e-9)
+
+
+def test_states_of_layers_are_those_of_one_branch(build):
+    model = build()
+    tokens = batch(model)
+    states = model(**tokens, tasks=["sentiment", "topic"], output_hidden_states=True).hidden_states
+    assert len(states) == 3
+    wanted = of_branch(model.backbone, "reviews")(**tokens, output_hidden_states=True).hidden_states
+    assert all(torch.equal(one, other) for one, other in zip(states, wanted, strict=True))
+    with pytest.raises(ValueError, match="tasks of one branch"):
+        model(**tokens, output_hidden_states=True)
