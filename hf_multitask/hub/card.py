@@ -76,6 +76,7 @@ class Run:
         hub_datasets: by dataset, its name on the Hub, for those that have one.
         processes: number of processes of the training.
         alone: by task, the flat results of a model of the task alone, for those that have one.
+        taught: the tasks that learned from a teacher as well.
     """
 
     arguments: TrainingArguments
@@ -90,6 +91,7 @@ class Run:
     hub_datasets: Mapping[str, str] = field(default_factory=dict)
     processes: int = 1
     alone: Mapping[str, Log] = field(default_factory=dict)
+    taught: Sequence[str] = ()
 
     def beside(self, config: MultiTaskConfig, found: Sequence[Result]) -> list[Beside]:
         """The results beside those of single-task models."""
@@ -297,12 +299,14 @@ def _training_text(run: Run) -> str:
     if run.best is not None:
         watched = f"eval_{str(run.arguments.metric_for_best_model).removeprefix('eval_')}"
         sentence += f" The weights are those of step {run.best:,}, with the best `{watched}`."
+    if run.taught:
+        sentence += f" A single-task model was the teacher of {', '.join(run.taught)}."
     parts = [sentence]
     if run.readers:
         parts += ["### Data", _data_table(run)]
     if run.plan:
         parts += ["### Plan", f"```\n{run.plan}\n```"]
-    return "\n\n".join([*parts, "### Hyperparameters", _hyperparameters(run.arguments)])
+    return "\n\n".join([*parts, "### Hyperparameters", _hyperparameters(run.arguments, taught=bool(run.taught))])
 
 
 def _data_table(run: Run) -> str:
@@ -317,9 +321,10 @@ def _data_table(run: Run) -> str:
     return markdown_table(table, f"{len(run.readers):,} datasets" if len(run.readers) > MANY else None)
 
 
-def _hyperparameters(arguments: TrainingArguments) -> str:
+def _hyperparameters(arguments: TrainingArguments, *, taught: bool) -> str:
+    hidden = {*_NOT_SHOWN, *(() if taught else ("distillation", "distillation_kwargs"))}
     theirs = {one.name for one in dataclasses.fields(TrainingArguments)}
-    own = [one.name for one in dataclasses.fields(arguments) if one.name not in theirs and one.name not in _NOT_SHOWN]
+    own = [one.name for one in dataclasses.fields(arguments) if one.name not in theirs | hidden]
     idle = "num_train_epochs" if arguments.max_steps > 0 else "max_steps"
     lines = []
     for name in (*_SHOWN, *own):

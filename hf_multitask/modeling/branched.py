@@ -132,8 +132,11 @@ def unbranched_states(model: SharedModel) -> torch.Tensor | None:
     """What a backbone without branches makes of some short texts; None where it reads no texts, or elsewhere."""
     if not _tries(model):
         return None
-    with torch.no_grad(), _evaluating(model.backbone):
-        states: torch.Tensor = reading_part(model.backbone)(**_texts(model)).last_hidden_state
+    try:
+        with torch.no_grad(), _evaluating(model.backbone):
+            states: torch.Tensor = reading_part(model.backbone)(**_texts(model)).last_hidden_state
+    except (AttributeError, IndexError, KeyError, TypeError, RuntimeError):
+        return None  # of what reads other texts or none, which is said where reading is checked
     return states
 
 
@@ -200,7 +203,7 @@ def _texts(model: SharedModel) -> dict[str, torch.Tensor]:
     """As many short texts as the layers have heads, so that an axis of heads that is taken for rows is found."""
     config = model.config.backbone_config.get_text_config()
     rows = max(_ROWS, heads_of(model.config.backbone_config))
-    ids_BL = torch.arange(rows * _TOKENS).view(rows, _TOKENS) % min(int(config.vocab_size), 50)
+    ids_BL = torch.arange(rows * _TOKENS).view(rows, _TOKENS) % min(getattr(config, "vocab_size", 50), 50)
     mask_BL = (torch.arange(_TOKENS) < _TOKENS - torch.arange(rows).unsqueeze(1) % 3).long()
     device = model.backbone.device
     return {"input_ids": ids_BL.to(device), "attention_mask": mask_BL.to(device)}

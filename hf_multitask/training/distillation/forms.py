@@ -11,6 +11,7 @@ from ...modeling.heads import SequenceClassificationHead, TokenClassificationHea
 from ...modeling.kinds import kind_of
 from ...modeling.readers import TEXTS
 from ...modeling.similarity import SentenceSimilarityHead
+from ...modeling.spans import QuestionAnsweringHead
 from ...tasks import Task
 from ..plain import Saved
 
@@ -18,11 +19,6 @@ OF_PROBLEMS = {
     "single_label_classification": "classes",
     "multi_label_classification": "sets",
     "regression": "numbers",
-}
-_WHY_NOT = {
-    "question-answering": "its outputs are positions among the tokens of the teacher's own tokenizer",
-    "text-generation": "its outputs are tokens of the teacher's own vocabulary",
-    "fill-mask": "its outputs are tokens of the teacher's own vocabulary",
 }
 
 
@@ -43,10 +39,12 @@ def form_of(task: Task) -> str:
         ):
             if issubclass(head, kind):
                 return form
-    why = _WHY_NOT.get(task.type, "its outputs are not classes, numbers, tags, choices or scores of texts")
+    why = "its outputs are not classes, numbers, tags, choices or scores of texts"
     if issubclass(head, SentenceSimilarityHead):
         why = "without scores a pair is compared with the other pairs of its group, and has no output of its own"
-    elif head.writes:
+    elif issubclass(head, QuestionAnsweringHead):
+        why = "its outputs are positions among the tokens of the teacher's own tokenizer"
+    elif head.writes or head.language_model:
         why = "its outputs are tokens of the teacher's own vocabulary"
     elif task.reader.modality != TEXTS:
         why = "it reads recordings, and teachers read texts"

@@ -17,6 +17,7 @@ from ...hub import Run, UnreadableCard, write_card
 from ...hub.beside import Beside
 from ...hub.history import results
 from ...hub.records import Log
+from ..distillation.teachers import Teachers
 from ..evaluation.rows import EvaluationRows
 from ..plan import Plan
 from ..runtime import Runtime
@@ -41,6 +42,7 @@ class Described(Protocol):
         hub_model_id: the repository that is pushed to, once it is known.
         hub_datasets: by dataset, its name on the Hub.
         single_results: by task, the flat results of a model of the task alone.
+        teachers: what tasks learn from beside their labels.
         hp_search_backend: of a search that is running.
     """
 
@@ -51,6 +53,7 @@ class Described(Protocol):
     hub_model_id: str | None
     hub_datasets: dict[str, str]
     single_results: dict[str, Log]
+    teachers: Teachers
 
     @property
     def progress(self) -> Progress: ...  # noqa: D102
@@ -171,6 +174,7 @@ class CardWriter:
             hub_datasets=trainer.hub_datasets,
             processes=self._runtime.processes,
             alone=trainer.single_results,
+            taught=list(trainer.teachers.forms),
         )
 
     def beside_single(self) -> list[Beside]:
