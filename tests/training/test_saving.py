@@ -35,11 +35,11 @@ def train(backbone_path, context):
 
 @pytest.fixture
 def disk(tmp_path):
-    """A disk of 3 MB."""
+    """A disk of 4 MB."""
     if (
         not shutil.which("mount")
         or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(tmp_path)], capture_output=True
+            ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(tmp_path)], capture_output=True
         ).returncode
     ):
         pytest.skip("mounting a small disk needs root")
