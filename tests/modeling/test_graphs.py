@@ -90,7 +90,7 @@ ADAPTERS = {
     "few": (READ[1:3], {**BOTH, "task_lora": {"question-answering": {"r": 3, "init_lora_weights": False}}}),
     "shared": (KINDS["bert"], {"lora": BOTH["lora"]}),
     "own": (KINDS["bert"], {"task_lora": BOTH["task_lora"]}),
-    "branches": (READ, {"branches": "kind"}),
+    "branches": (READ[:2], {"branches": "kind"}),
     "mixed": (KINDS["bert"], {**BOTH, "task_lora": dict.fromkeys(KINDS["bert"][2::2], BOTH["task_lora"])}),
 }
 
