@@ -55,7 +55,7 @@ def build(name: str, given: argparse.Namespace, out: str) -> Runner:
     values: dict[str, Any] = {"balancing": balancing, "balancing_kwargs": kwargs or None, "logging_steps": given.turn}
     set_seed(given.seed)
     trainer = MultiTaskTrainer(
-        model=MultiTaskModel.from_backbone(path, tasks=tasks),
+        model=MultiTaskModel.from_backbone(path, tasks=tasks, branches="none"),
         args=arguments(MultiTaskTrainingArguments, out, given, eval_strategy="steps", eval_steps=10**6, **values),
         train_dataset=rows,
         eval_dataset={task: of_task.select(range(2)) for task, of_task in rows.items()},

@@ -120,7 +120,7 @@ def train(name: str, seed: int, given: argparse.Namespace, folder: str) -> dict[
     path = resolve_backbone(given.backbone)
     set_seed(seed)
     trainer = MultiTaskTrainer(
-        model=MultiTaskModel.from_backbone(path, tasks=tasks, pooling="mean"),
+        model=MultiTaskModel.from_backbone(path, tasks=tasks, pooling="mean", branches="none"),
         args=MultiTaskTrainingArguments(
             folder,
             seed=seed,

@@ -86,7 +86,7 @@ def load(given: argparse.Namespace, heads: int) -> tuple[MultiTaskModel, Any]:
     path = resolve_backbone(given.backbone)
     torch.manual_seed(given.seed)
     tasks = {f"task{number}": SequenceClassification(label_names=LABELS) for number in range(heads)}
-    return MultiTaskModel.from_backbone(path, tasks=tasks), AutoTokenizer.from_pretrained(path)
+    return MultiTaskModel.from_backbone(path, tasks=tasks, branches="none"), AutoTokenizer.from_pretrained(path)
 
 
 def measure_heads(given: argparse.Namespace) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = make_backbone(folder)
         memory.trainer = MultiTaskTrainer(
-            MultiTaskModel.from_backbone(folder, tasks=tasks),
+            MultiTaskModel.from_backbone(folder, tasks=tasks, branches="none"),
             MultiTaskTrainingArguments(
                 str(Path(folder) / "out"),
                 num_train_epochs=1,

@@ -193,7 +193,9 @@ def build(given: argparse.Namespace, out: str) -> dict[str, list[Runner]]:
 
     def multitask(kind: type[MultiTaskTrainer]) -> MultiTaskTrainer:
         set_seed(given.seed)
-        model = MultiTaskModel.from_backbone(path, tasks={name: task for name, (task, _) in tasks.items()})
+        model = MultiTaskModel.from_backbone(
+            path, tasks={name: task for name, (task, _) in tasks.items()}, branches="none"
+        )
         args = arguments(MultiTaskTrainingArguments, out, given)
         trainer = kind(model=model, args=args, train_dataset=raw, processing_class=tokenizer)
         silence(trainer)
