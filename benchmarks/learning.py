@@ -172,7 +172,8 @@ def counts(name: str, answers: Sequence[Any], data: datasets.Dataset) -> list[li
         return [[answer["score"], float(gold)] for answer, gold in zip(answers, data["label"], strict=True)]
     if task["type"] == "sequence-classification":
         gold = data[task["label_column"]]
-        return [[float(answer["label"] == str(label)), 1.0] for answer, label in zip(answers, gold, strict=True)]
+        names = [f"LABEL_{label}" if isinstance(label, int) else label for label in gold]
+        return [[float(answer["label"] == name), 1.0] for answer, name in zip(answers, names, strict=True)]
     found = []
     for answer, tags in zip(answers, data[task["tags_column"]], strict=True):
         if TASKS[name].metric == "accuracy":
@@ -390,10 +391,30 @@ def holm(values: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
+def show_validation(runs: Mapping[str, Mapping[str, Mapping[int, Any]]], names: Sequence[str]) -> None:
+    """Print the validation metrics of every setting, each at its best epoch: for choosing, before test is read."""
+    print("| system | setting | mean | " + " | ".join(names) + " | minutes | seeds |")
+    print("|---" * (len(names) + 5) + "|")
+    for system, settings in runs.items():
+        for setting, by_seed in settings.items():
+            found = [whole["validation"] for whole in by_seed.values()]
+            if not found:
+                continue
+            means = [statistics.mean(one[name] for name in names) for one in found]
+            spread = f" [{min(means):.3f}, {max(means):.3f}]" if len(means) > 1 else ""
+            cells = [f"{statistics.mean(one[name] for one in found):.3f}" for name in names]
+            minutes = statistics.mean(sum(whole["seconds"].values()) for whole in by_seed.values()) / 60
+            mean = f"{statistics.mean(means):.3f}{spread}"
+            print(f"| {system} | {setting} | {mean} | {' | '.join(cells)} | {minutes:.1f} | {len(found)} |")
+
+
 def table(given: argparse.Namespace) -> None:
     """Print the results of a suite."""
     names, _ = SUITES[given.suite]
     runs = read(given.output, given.suite, names)
+    if given.validation:
+        show_validation(runs, names)
+        return
     picked = {system: chosen(system, settings, names) for system, settings in runs.items() if any(settings.values())}
     print("| system | mean | " + " | ".join(names) + " | minutes | seeds |")
     print("|---" * (len(names) + 4) + "|")
@@ -426,6 +447,8 @@ def main(words: Sequence[str] | None = None) -> None:
         command.set_defaults(function=function)
         command.add_argument("--suite", choices=SUITES, default="small")
         command.add_argument("--output", type=Path, default=Path("learning"))
+    more = {"action": "store_true", "help": "the validation metrics of all settings, and no test"}
+    commands.choices["table"].add_argument("--validation", **more)
     command = commands.choices["run"]
     command.add_argument("--data", type=Path, required=True, help="folder with a folder per dataset")
     command.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["single", "shared", "default"])

@@ -315,10 +315,14 @@ def test_learning(benchmark, folder, backbone_path, tmp_path, monkeypatch, capsy
     told = json.loads(files[2].read_text())
     for name, rows in told["test"].items():
         assert 0 <= module.metric(name, module.np.array(rows)) <= 1
+    # Two classes, in equal parts: a model that is not trained is right about half of them.
+    assert 0.2 < module.metric("trec", module.np.array(told["test"]["trec"])) < 0.8
     times = {path: path.stat().st_mtime_ns for path in files}
     module.main([*made, "--seeds", "1"])
     assert times == {path: path.stat().st_mtime_ns for path in files}  # nothing is trained twice
     capsys.readouterr()
+    module.main(["table", *words, "--validation"])
+    assert "| taught-branches | 1e-3x1 |" in capsys.readouterr().out
     module.main(["table", *words])
     shown = capsys.readouterr().out
     assert "| system | mean | trec | ner | minutes | seeds |" in shown
