@@ -212,7 +212,7 @@ def resolved(
         if len(found) == 1:
             return None, None, reason
     elif isinstance(branches, Mapping):
-        found = {name: [own] if isinstance(own, str) else list(own) for name, own in branches.items()}
+        found = {name: _listed(own) for name, own in branches.items()}
     else:
         raise ValueError(
             "Parameter `branches` should be names of tasks by branch, such as {'tags': ['ner', 'pos'], 'texts': "
@@ -222,6 +222,13 @@ def resolved(
     layers = default_layers(config) if branch_layers is None else branch_layers
     check_branches(found, layers, names)
     return found, layers, reason
+
+
+def _listed(own: Open) -> Open:
+    """The tasks of a branch as a list; what names none as it is, for the message that refuses it."""
+    if isinstance(own, str):
+        return [own]
+    return list(own) if isinstance(own, Iterable) else own
 
 
 class Branching:

@@ -274,6 +274,8 @@ def test_adapters_and_branches_go_together(build, tmp_path):
         ({"a": ["sentiment", "topic", "same"], "b": ["same"]}, None, "Task 'same' is in 2 branches"),
         ({"a": ["sentiment", "topics"], "b": ["same"]}, None, "names the task 'topics'"),
         ({"a": ["sentiment", "topic", "same"], "b": []}, None, "Branch 'b' has no task"),
+        ({"a": ["sentiment", "topic", "same"], "b": None}, None, "a list with names of tasks for each branch. Found"),
+        ({"a": ["sentiment", "topic"], "b": 3}, None, "a list with names of tasks for each branch. Found"),
         ({"a b": ["sentiment", "topic", "same"]}, None, "Branch name 'a b' is not usable"),
         ("kind", 2, "should be from 1 to 1"),
         ("kind", 0, "should be a whole number of layers"),
