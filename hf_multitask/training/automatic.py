@@ -15,8 +15,8 @@ _NONE = "none"
 def settled(method: str) -> str:
     """The name of a balancing or an aggregation, chosen where it is ``auto``.
 
-    On the mixtures of ``benchmarks/learning.py`` no method was better on validation than the plain sum of the losses
-    with branches, as in In Defense of the Unitary Scalarization for Deep Multi-Task Learning (NeurIPS 2022),
+    It is ``none``: in the tables of ``docs/balancing.md`` no method was better than the plain sum of the losses on all
+    mixtures, as in In Defense of the Unitary Scalarization for Deep Multi-Task Learning (NeurIPS 2022),
     https://arxiv.org/abs/2201.04122.
     """
     return _NONE if method == AUTO else method
@@ -45,7 +45,7 @@ def describe_automatic(args: MultiTaskTrainingArguments, model: MultiTaskModel) 
             sentences.append(model.branching_reason)
         if chosen:
             sentences.append(
-                f"{' and '.join(f'{name} none' for name in chosen)}, as the plain sum of the losses did as well as "
-                "every method that was compared"
+                f"{' and '.join(f'{name} none' for name in chosen)}, as no method was better than the plain sum of the "
+                "losses on all mixtures that were compared (docs/balancing.md)"
             )
-    return f"Automatic: {'; '.join(sentences)} (docs/sharing.md)." if sentences else ""
+    return f"Automatic: {'; '.join(sentences)}." if sentences else ""
