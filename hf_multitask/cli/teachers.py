@@ -98,7 +98,14 @@ class Apprenticeship:
             _write(folder, {"fingerprint": fingerprint, "finished": False})
         trainer.accelerator.wait_for_everyone()
         tell(f"Teacher of '{name}': training into {folder}" + (f", resumed from {checkpoint}." if checkpoint else "."))
-        result = trainer.train(resume_from_checkpoint=checkpoint)
+        try:
+            result = trainer.train(resume_from_checkpoint=checkpoint)
+        except BaseException:
+            tell(
+                f"\nThe teacher of '{name}' stopped early. Run the same command again: finished teachers are reused, "
+                "and this one goes on from its last checkpoint, if it has one."
+            )
+            raise
         trainer.save_model(_internal_call=True)
         self.finish(trainer, data, result.metrics)
         if trainer.args.should_save:

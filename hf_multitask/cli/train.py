@@ -190,7 +190,7 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
         if measured:
             print()
             show_metrics(measured, trainer.model.config.task_names, trainer.progress.metrics)
-            show_beside(trainer.card.beside_single())
+            show_beside(trainer.card.beside_single(), trainer.model.config.task_names)
         _show_example(trainer, data)
         print(f"\nModel, card and results are in {trainer.args.output_dir}")
         if trainer.args.report_to and "tensorboard" in trainer.args.report_to:
@@ -266,10 +266,10 @@ def show_metrics(
     print(table(lines))
 
 
-def show_beside(compared: Sequence[Beside]) -> None:
+def show_beside(compared: Sequence[Beside], tasks: Sequence[str]) -> None:
     """Print the tasks beside their single-task models, where there are such, and which of them lose."""
     if compared:
-        print(f"\n{table(beside_rows(compared))}\n{beside_in_words(compared)}")
+        print(f"\n{table(beside_rows(compared))}\n{beside_in_words(compared, tasks)}")
 
 
 def _show_example(trainer: MultiTaskTrainer, data: Mapping[str, Splits]) -> None:

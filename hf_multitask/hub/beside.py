@@ -97,19 +97,21 @@ def beside_rows(compared: Sequence[Beside]) -> list[list[str]]:
     ]
 
 
-def beside_in_words(compared: Sequence[Beside]) -> str:
-    """Which tasks lose by sharing, and what to do."""
+def beside_in_words(compared: Sequence[Beside], tasks: Sequence[str]) -> str:
+    """Which of the tasks lose by sharing, and what to do; and which have no model of their own to compare with."""
     splits = list(dict.fromkeys(one.split for one in compared))
     last = [one for one in compared if one.split == splits[-1]]
     if not last:
         return ""
     losing = [one for one in last if one.loses]
     where = f"on {splits[-1]}"
+    without = [name for name in tasks if name not in {one.task for one in compared}]
+    rest = f" Without a model of its own: {', '.join(without)}." if without else ""
     if not losing:
-        return f"No task loses by sharing the model, {where}, by more than {SURE:.0f} standard errors."
+        return f"No compared task is below its own model, {where}, by more than {SURE:.0f} standard errors.{rest}"
     named = ", ".join(f"{one.task} ({one.difference:+.4f} {one.metric})" for one in losing)
     return (
         f"Sharing the model costs, {where}, more than {SURE:.0f} standard errors: {named}. Give these tasks a branch "
         "(`branches`) or an adapter of their own (`task_lora`), let them learn from teachers, or leave them out of the "
-        "shared model."
+        f"shared model.{rest}"
     )

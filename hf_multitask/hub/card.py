@@ -280,7 +280,7 @@ def _results_text(config: MultiTaskConfig, run: Run, found: Sequence[Result], *,
         if compared := run.beside(config, found):
             title = f"{len(compared):,} comparisons" if len(tasks) > MANY else None
             parts += ["### Beside single-task models", markdown_table(beside_rows(compared), title)]
-            parts += [beside_in_words(compared)]
+            parts += [beside_in_words(compared, tasks)]
     else:
         parts.append("Not evaluated.")
     if has_curves:

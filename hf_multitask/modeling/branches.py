@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .adapter_rows import Routing
 from .aliases import Open, TaskDict
-from .config import check_branches, close_match
+from .config import check_branch_layers, check_branches, close_match
 from .kinds import kind_of
 from .native import family_kind, reading_part
 from .readers import TEXTS
@@ -195,6 +195,8 @@ def resolved(
         ValueError: neither is usable.
     """
     reason = None
+    if branch_layers is not None:
+        check_branch_layers(branch_layers)
     if branches == AUTO:
         branches, reason = chosen(tasks, config, frozen=frozen)
     if branches is None or branches == NONE:

@@ -48,16 +48,25 @@ def check_task_name(name: object) -> str:
     return name
 
 
+def check_branch_layers(branch_layers: object) -> None:
+    """Check that a number of layers is one.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(branch_layers, bool) or not isinstance(branch_layers, int) or branch_layers < 1:
+        raise ValueError(
+            f"`branch_layers` should be a whole number of layers, 1 or more. Found `branch_layers = {branch_layers!r}`."
+        )
+
+
 def check_branches(branches: object, branch_layers: object, tasks: list[str]) -> None:
     """Check that every task is in one branch, and that branches have usable names and a number of layers.
 
     Raises:
         ValueError: they do not.
     """
-    if isinstance(branch_layers, bool) or not isinstance(branch_layers, int) or branch_layers < 1:
-        raise ValueError(
-            f"`branch_layers` should be a whole number of layers, 1 or more. Found `branch_layers = {branch_layers!r}`."
-        )
+    check_branch_layers(branch_layers)
     if not isinstance(branches, dict) or not branches or any(not isinstance(own, list) for own in branches.values()):
         raise ValueError(
             f"`branches` should have a list with names of tasks for each branch. Found `branches = {branches!r}`."

@@ -6,6 +6,7 @@ import re
 import pytest
 from tiny import read_rows
 
+from hf_multitask import MultiTaskTrainer
 from hf_multitask.cli.teachers import alone, missing_teachers
 from hf_multitask.tasks import build_task
 
@@ -109,3 +110,18 @@ def test_tasks_that_cannot_have_a_teacher_train_without():
     ]
     assert missing_teachers(tasks, {}, frozen="ner")[1][0] == "Task 'ner' is frozen and gets no teacher."
     assert missing_teachers(tasks, {}, streams={"mood"})[0] == ["ner"]
+
+
+def test_an_interrupted_teacher_says_how_to_go_on(kitchen, monkeypatch):
+    class Interrupted(MultiTaskTrainer):
+        def training_step(self, *args, **kwargs):
+            if self.state.global_step == 1:
+                raise KeyboardInterrupt
+            return super().training_step(*args, **kwargs)
+
+    recipe = kitchen.changed("training", max_steps=2, save_strategy="no", eval_strategy="no")
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_multitask.cli.teachers.MultiTaskTrainer", Interrupted)
+        code, told, _ = kitchen.run(["train"], recipe, "--teachers", "auto")
+    assert code == 130
+    assert re.search(r"The teacher of '\w+' stopped early. Run the same command again", told)

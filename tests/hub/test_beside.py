@@ -33,12 +33,14 @@ def test_primary_metrics_are_compared_by_split():
 
 def test_the_last_split_says_who_loses_and_what_to_do():
     found = beside(results(HISTORY, ["ner", "a_b"]), ALONE, ROWS)
-    told = beside_in_words(found)
+    told = beside_in_words(found, ["ner", "a_b"])
     assert "on test" in told
     assert "ner (-0.3000 f1)" in told
     assert "task_lora" in told
-    assert "No task loses" in beside_in_words(found[:2])
-    assert beside_in_words([]) == ""
+    told = beside_in_words(found[:2], ["ner", "a_b", "qa"])
+    assert told.startswith("No compared task is below its own model, on validation")
+    assert told.endswith("Without a model of its own: qa.")
+    assert beside_in_words([], ["ner"]) == ""
 
 
 def test_noise_never_vanishes():

@@ -279,6 +279,7 @@ def test_adapters_and_branches_go_together(build, tmp_path):
         ({"a b": ["sentiment", "topic", "same"]}, None, "Branch name 'a b' is not usable"),
         ("kind", 2, "should be from 1 to 1"),
         ("kind", 0, "should be a whole number of layers"),
+        (None, "x", "should be a whole number of layers"),
         (None, 1, "`branch_layers` is for a model with branches"),
     ],
 )
