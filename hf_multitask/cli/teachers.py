@@ -103,7 +103,7 @@ class Apprenticeship:
         except BaseException:
             tell(
                 f"\nThe teacher of '{name}' stopped early. Run the same command again: finished teachers are reused, "
-                "and this one goes on from its last checkpoint, if it has one."
+                "and this one resumes from its last checkpoint, if it has one."
             )
             raise
         trainer.save_model(_internal_call=True)
