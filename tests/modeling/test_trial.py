@@ -119,6 +119,7 @@ def test_families_that_read_no_text_of_any_length_are_refused(config, reason, tm
 
 
 def test_canine_chooses_among_texts(arguments, tmp_path):
+    torch.manual_seed(0)
     hashes = {"num_hash_functions": 2, "num_hash_buckets": 400, "max_position_embeddings": 400}
     AutoModel.from_config(CanineConfig(**SIZES, **hashes, pad_token_id=0)).save_pretrained(tmp_path / "canine")
     model = MultiTaskModel.from_backbone(str(tmp_path / "canine"), tasks={"choice": MultipleChoice()})
