@@ -48,8 +48,7 @@ class Branched(SharedModel):
         found, layers, _ = resolved(branches, branch_layers, tasks, config)
         if found is None:
             return
-        Branching(self.backbone, self.routing, layers or 0)  # what is wrong is wrong here, while nothing has changed
-        self.config.branches, self.config.branch_layers = found, layers
+        self._plan_branches(found, layers, None)  # what is wrong is wrong here, while nothing has changed
         self._branch_out()
 
     def _build_branches(self) -> None:
@@ -58,17 +57,47 @@ class Branched(SharedModel):
         if self.config.branches is not None:
             Branching(self.backbone, self.routing, self.config.branch_layers or 0).put(self.config.branches)
 
-    def _branch_out(self, reason: str | None = None) -> None:
-        """Put the branches of the configuration into a pretrained backbone, and check that they are copies of it.
+    def _plan_branches(self, branches: dict[str, list[str]] | None, layers: int | None, reason: str | None) -> None:
+        """Take branches into the configuration, where the backbone can have them.
 
         Args:
-            reason: why there are branches, or none, where `auto` has chosen.
+            branches: names of tasks by branch, or None.
+            layers: how many layers a branch has.
+            reason: why there are branches, or none, where ``auto`` has chosen; then a backbone that cannot have any is
+                left without.
         """
         self.branching_reason = reason
-        if self.config.branches is not None:
-            wanted = unbranched_states(self)
-            self._build_branches()
+        if branches is None:
+            return
+        try:
+            Branching(self.backbone, self.routing, layers or 0)
+        except ValueError:
+            if reason is None:
+                raise
+            self._give_up_branches()
+            return
+        self.config.branches, self.config.branch_layers = branches, layers
+
+    def _branch_out(self) -> None:
+        """Put the branches of the configuration into a pretrained backbone, and check that they are copies of it."""
+        if self.config.branches is None:
+            return
+        wanted, count = unbranched_states(self), self.config.branch_layers or 0
+        self._build_branches()
+        try:
             check_branching(self, wanted)
+        except ValueError:
+            Branching(self.backbone, self.routing, count).take_out()
+            self.config.branches = self.config.branch_layers = None
+            self._route_branches()
+            if self.branching_reason is None:
+                raise
+            self._give_up_branches()
+
+    def _give_up_branches(self) -> None:
+        self.branching_reason = (
+            f"no branches, which a backbone like {self.config.backbone_config.model_type} cannot have"
+        )
 
     def _route_branches(self) -> None:
         branches = self.config.branches or {}

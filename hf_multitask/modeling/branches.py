@@ -24,8 +24,6 @@ from .readers import TEXTS
 
 AUTO, KIND, NONE = "auto", "kind", "none"
 LEAST_LAYERS, MOST_BRANCHES = 6, 8  # of a backbone that has branches without being asked
-# Encoders whose layers are no list, one after the other: one layer several times, or several lists.
-_OTHER_LAYERS = ("albert", "xlm", "flaubert", "xlnet", "funnel", "reformer")
 _BRANCH = re.compile(r"(?:^|\.)branches\.([^.]+)\.")
 
 
@@ -165,7 +163,7 @@ def chosen(tasks: Sequence[TaskDict], config: PreTrainedConfig, *, frozen: bool)
     if len(kinds) < 2:
         return NONE, "no branches, as all tasks are of one kind"
     texts = all(kind_of(task).reader.modality == TEXTS for task in tasks)
-    if not texts or family_kind(config) != "bidirectional" or config.model_type in _OTHER_LAYERS:
+    if not texts or family_kind(config) != "bidirectional":
         return NONE, f"no branches, which were not measured with backbones like {config.model_type}"
     if layers < LEAST_LAYERS:
         return NONE, f"no branches, as a backbone of {layers} layers has none to spare"
@@ -249,6 +247,11 @@ class Branching:
         """Put copies of the top layers in their place."""
         for number in self.top:
             self.layers[number] = BranchedLayer(self.layers[number], list(names), self.routing)
+
+    def take_out(self) -> None:
+        """Put the first branch, of copies that do not differ yet, in the place of all."""
+        for number in self.top:
+            self.layers[number] = next(iter(self._of(number).values()))
 
     def open(self, name: str, like: str) -> None:
         """Add a branch that starts as a copy of another."""

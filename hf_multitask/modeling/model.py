@@ -153,12 +153,11 @@ class MultiTaskModel(ExportableTasks, Adapted, Branched, HeadRuns):
             backbone_config=backbone_config,
             tasks=dicts,
             pooling=pooling,
-            branches=by_branch,
-            branch_layers=layers,
             subsampler=None if subsampler is None else subsampler_settings(subsampler),
         )
         with torch.device("meta"):
             model = cls(config)
+        model._plan_branches(by_branch, layers, why)
         has_pooler = getattr(model.backbone.base_model, "pooler", None) is not None
         fresh: list[str] = []
         model.backbone = build_backbone(
@@ -177,7 +176,7 @@ class MultiTaskModel(ExportableTasks, Adapted, Branched, HeadRuns):
         model._replace_heads(list(model.heads))
         model._fit_subsampler()
         model.initialize_weights()  # of what is new: the rest is marked as set
-        model._branch_out(why)
+        model._branch_out()
         if adapted:
             revision = getattr(backbone_config, "_commit_hash", None)
             model.add_adapters(lora, task_lora, source={"name": backbone, "revision": revision, "fresh": fresh})

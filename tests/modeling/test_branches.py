@@ -310,8 +310,8 @@ TAGS = TokenClassification(label_names=["O", "B-X"])
         ("bert", {"a": texts(), "b": TAGS}, {}, {"lora": {"r": 2}}, None, "the backbone is frozen"),
         ("bert", {"a": texts(), **{f"t{n}": TAGS for n in range(8)}}, {}, {}, None, "there would be 9"),
         ("gpt2", {"a": texts(), "b": TAGS}, {"n_layer": 6}, {}, None, "backbones like gpt2"),
-        ("albert", {"a": texts(), "b": TAGS}, {}, {}, None, "backbones like albert"),
-        ("xlm", {"a": texts(), "b": TAGS}, {"n_layers": 6}, {}, None, "backbones like xlm"),
+        ("albert", {"a": texts(), "b": TAGS}, {}, {}, None, "which a backbone like albert cannot have"),
+        ("xlm", {"a": texts(), "b": TAGS}, {"n_layers": 6}, {}, None, "which a backbone like xlm cannot have"),
     ],
 )
 def test_branches_are_chosen_by_the_tasks_and_the_backbone(family, given, sizes, more, branches, reason, tmp_path):
@@ -414,3 +414,33 @@ def test_states_of_layers_are_those_of_one_branch(build):
     assert all(torch.equal(one, other) for one, other in zip(states, wanted, strict=True))
     with pytest.raises(ValueError, match="tasks of one branch"):
         model(**tokens, output_hidden_states=True)
+
+
+class Mixing(torch.nn.Module):
+    """Adds the mean over all rows, which copies that run over some of them do not have."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, hidden, *args, **kwargs):
+        return self.layer(hidden, *args, **kwargs) + hidden.mean(0)
+
+
+@pytest.mark.parametrize("given", ["auto", "kind"])
+def test_layers_that_mix_rows_stay_as_they_are(given, build):
+    model = build(branches="none")
+    for number in range(2):
+        model.backbone.encoder.layer[number] = Mixing(model.backbone.encoder.layer[number])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model._plan_branches(BRANCHES, 1, "chosen" if given == "auto" else None)
+    if given == "auto":
+        model._branch_out()
+        assert model.branching_reason == "no branches, which a backbone like bert cannot have"
+    else:
+        with pytest.raises(ValueError, match="cannot have branches: copies of its layers do not make"):
+            model._branch_out()
+    assert (model.config.branches, model.config.branch_layers, model.routing.branches) == (None, None, {})
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
