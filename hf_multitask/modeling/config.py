@@ -69,7 +69,8 @@ def check_branches(branches: object, branch_layers: object, tasks: list[str]) ->
     check_branch_layers(branch_layers)
     if not isinstance(branches, dict) or not branches or any(not isinstance(own, list) for own in branches.values()):
         raise ValueError(
-            f"`branches` should have a list with names of tasks for each branch. Found `branches = {branches!r}`."
+            f"`branches` should have a list with names of tasks for each branch. Found `branches = {branches!r}`. "
+            "Name the tasks of each."
         )
     for name, own in branches.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name) or hasattr(nn.ModuleDict(), name):
