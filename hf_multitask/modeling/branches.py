@@ -63,15 +63,15 @@ class BranchedLayer(nn.Module):
             output = self.branches[fork.branches[0]](hidden, *args, **kwargs)
         else:
             outputs = []
-            for number, name in enumerate(fork.branches):
+            for number, (name, states) in enumerate(zip(fork.branches, fork.hidden(hidden), strict=True)):
                 own, rest = (fork.part(number, given, length) for given in (args, kwargs))
                 with self.routing.of(fork.blocks[number]):
-                    outputs.append(self.branches[name](fork.hidden(number, hidden), *own, **rest))
+                    outputs.append(self.branches[name](states, *own, **rest))
             output = fork.joined(outputs, length)
         for name in fork.idle:
             own, rest = (fork.part(None, given, length) for given in (args, kwargs))
             with self.routing.of(((None, 0, 1), *((task, 1, 1) for task in sorted(self.routing.tasks)))):
-                extra = self.branches[name](fork.hidden(None, hidden), *own, **rest)
+                extra = self.branches[name](hidden[:1], *own, **rest)
             zero = ((extra[0] if isinstance(extra, tuple) else extra) * 0).sum()
             output = (output[0] + zero, *output[1:]) if isinstance(output, tuple) else output + zero
         return output

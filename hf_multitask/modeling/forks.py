@@ -45,10 +45,16 @@ class Fork:
     rows_above: int = 0
     heads: int = 1
 
-    def hidden(self, number: int | None, states: torch.Tensor) -> torch.Tensor:
-        """The states that a branch reads, of which there is one for every row."""
+    def hidden(self, states: torch.Tensor) -> Sequence[torch.Tensor]:
+        """The states that each branch reads, of which there is one for every row.
+
+        All are taken at once, as the gradient of each would else be one of all rows.
+        """
         below = states.shape[0] == self.rows
-        return self._rows(number, states, self.below_M if below else self.above_M)
+        if self.below_M is None:
+            return [states] * len(self.branches) if below else states.split(self.rows)
+        places_M = self.below_M if below else self.above_M
+        return states[torch.cat(places_M)].split([len(own_M) for own_M in places_M])
 
     def part(self, number: int | None, value: Open, length: int) -> Open:
         """What a branch reads of an input of a layer; of ``number`` None, an idle branch, a single row."""
