@@ -32,7 +32,18 @@ from hf_multitask.modeling.extensions import EXTENSIONS
 from hf_multitask.modeling.kinds import KINDS
 from hf_multitask.tasks import TASK_TYPES
 
-LIMITS = Limits()
+class Imports:
+    """What has been imported, which the collection of garbage that ends every training need not look at."""
+
+    count = 0
+
+    def set_aside(self):
+        gc.collect()
+        gc.freeze()
+        self.count = len(sys.modules)
+
+
+LIMITS, IMPORTS = Limits(), Imports()
 STAGE = pytest.StashKey[str]()
 
 
@@ -70,15 +81,16 @@ def pytest_itemcollected(item):
 
 
 def pytest_collection_finish():
-    """Every training ends with a collection of garbage, which need not look at what has been imported by now."""
-    gc.collect()
-    gc.freeze()
+    IMPORTS.set_aside()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
     with LIMITS.during(item.stash[STAGE]):
-        return (yield)
+        outcome = yield
+    if len(sys.modules) > IMPORTS.count + 50:
+        IMPORTS.set_aside()
+    return outcome
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -77,6 +77,7 @@ def test_throughput(setting, benchmark, folder, backbone_path, capsys):
     assert "ours, as a multiple of" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_audio_throughput(benchmark, tmp_path, capsys):
     pytest.importorskip("soundfile")
     words = ["--rows", "24", "--long", "0.3", "--turns", "2", "--turn", "2", "--batch", "4", "--hidden", "32"]
@@ -97,6 +98,7 @@ def test_overhead(benchmark, backbone_path, capsys):
     assert "ours over plain" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_insight(benchmark, backbone_path, capsys):
     benchmark("overhead")
     words = ["--pairs", "2", "--turn", "2", "--batch", "6", "--tasks", "3", "--rows", "24", "--length", "8"]
@@ -150,6 +152,7 @@ def test_startup(benchmark, folder, backbone_path):
     assert seconds > 0
 
 
+@pytest.mark.slow
 def test_text_tasks(benchmark, folder, backbone_path, capsys):
     runs = ["trec", "language", "writing"]
     words = ["--data", str(folder), "--backbone", backbone_path(), "--max_steps", "2", "--runs", *runs]
@@ -164,6 +167,7 @@ def test_language_head(benchmark, capsys):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["all", "labelled", "share"]
 
 
+@pytest.mark.slow
 def test_joint(benchmark, folder, capsys):
     recordings = DATA.parent.parent / "spoken_digits" / "data"
     (folder / "fsdd").mkdir()
@@ -183,6 +187,7 @@ def test_joint(benchmark, folder, capsys):
     assert [line.split()[1] for line in lines] == ["backbone", "t5", "t5", "model", "joint", "alone"]
 
 
+@pytest.mark.slow
 def test_atis(benchmark, folder, backbone_path, capsys):
     words = ["--data", str(folder), "--seeds", "1", "2", "--backbone", backbone_path()]
     benchmark("atis").main([*words, "--max_steps", "2", "--use_cpu", "true", "--report_to", "none"])
@@ -253,6 +258,7 @@ def test_conflict(benchmark, backbone_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.slow
 def test_speech_conflict(benchmark, capsys):
     pytest.importorskip("jiwer", reason="the extra 'speech' is not installed")
     words = "--rows 3 --seconds 0.2 --width 16 --layers 1 --channels 8 --rounds 1"
@@ -286,6 +292,7 @@ def test_toy_conflict(benchmark, tmp_path, capsys):
     assert "0 of 5" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_listening_compares_one_model_with_three(benchmark, tmp_path, capsys):
     pytest.importorskip("jiwer", reason="the extra 'speech' is not installed")
     out = tmp_path / "listening.json"

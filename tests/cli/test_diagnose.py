@@ -146,6 +146,7 @@ def test_mistakes_are_one_sentence(kitchen, without, words, sentence):
     assert not (kitchen.folder / "out" / "diagnosis" / "report.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_several_processes_are_refused(kitchen, context):
     (kitchen.folder / "recipe.yaml").write_text(yaml.safe_dump(kitchen.recipe), encoding="utf-8")

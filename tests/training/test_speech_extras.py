@@ -189,6 +189,7 @@ trainer.save_model(out)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_two_ranks_are_one_process(tmp_path):
     encoder = save_encoder(tmp_path / "encoder", **MASKS)
