@@ -32,6 +32,7 @@ from hf_multitask.modeling.extensions import EXTENSIONS
 from hf_multitask.modeling.kinds import KINDS
 from hf_multitask.tasks import TASK_TYPES
 
+
 class Imports:
     """What has been imported, which the collection of garbage that ends every training need not look at."""
 

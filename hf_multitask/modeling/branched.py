@@ -6,10 +6,11 @@ from contextlib import contextmanager
 import torch
 from transformers import PreTrainedModel
 
-from .branches import Branching, heads_of, kind_of_branch, of_branch, resolved
+from .branches import AUTO, Branching, decision, heads_of, kind_of_branch, of_branch, resolved
 from .config import check_branches
 from .forks import fork
 from .keywords import parameter_names
+from .kinds import num_labels
 from .native import reading_part
 from .shared import SharedModel
 
@@ -26,6 +27,7 @@ class Branched(SharedModel):
     """
 
     branching_reason: str | None = None
+    _unsettled = False
 
     def add_branches(self, branches: object, branch_layers: int | None = None) -> None:
         """Give groups of tasks their own copies of the backbone's top layers; all logits stay as they are.
@@ -48,8 +50,30 @@ class Branched(SharedModel):
         found, layers, _ = resolved(branches, branch_layers, tasks, config)
         if found is None:
             return
+        self._unsettled = False
         self._plan_branches(found, layers, None)  # what is wrong is wrong here, while nothing has changed
         self._branch_out()
+
+    def settle_branches(self) -> None:
+        """Choose again where ``auto`` has chosen while the labels of some tasks were unknown.
+
+        All branches are copies of the pretrained layers until then, as a task without a head does not train.
+        """
+        if not self._unsettled:
+            return
+        self._unsettled = False
+        frozen = self.config.adapters is not None or bool(getattr(self.backbone, "is_quantized", False))
+        found, layers, reason = resolved(AUTO, None, self.config.tasks, self.config.backbone_config, frozen=frozen)
+        layers = self.config.branch_layers or layers
+        if found == self.config.branches:
+            return
+        if self.config.branches is not None:
+            Branching(self.backbone, self.routing, self.config.branch_layers or 0).take_out()
+            self.config.branches = self.config.branch_layers = None
+            self._route_branches()
+        self._plan_branches(found, layers, reason)
+        self._branch_out()
+        self._rest_unread()
 
     def _build_branches(self) -> None:
         """Put the branches of the configuration into a backbone that has none."""
@@ -67,6 +91,7 @@ class Branched(SharedModel):
                 left without.
         """
         self.branching_reason = reason
+        self._unsettled = reason is not None and not all(map(num_labels, self.config.tasks))
         if branches is None:
             return
         try:
@@ -95,6 +120,7 @@ class Branched(SharedModel):
             self._give_up_branches()
 
     def _give_up_branches(self) -> None:
+        self._unsettled = False
         self.branching_reason = (
             f"no branches, which a backbone like {self.config.backbone_config.model_type} cannot have"
         )
@@ -108,7 +134,7 @@ class Branched(SharedModel):
 
         Args:
             task: the name of a task of the configuration.
-            branch: its branch, new or not; None for that of its kind.
+            branch: its branch, new or not; None for that of a task that decides the same, or of its kind.
 
         Raises:
             ValueError: the name is not usable.
@@ -121,13 +147,20 @@ class Branched(SharedModel):
                     "add_branches first."
                 )
             return
-        name = kind_of_branch(self.config.task(task)) if branch is None else branch
+        name = self._branch_like(task) if branch is None else branch
+        if branch is not None:
+            self._unsettled = False
         joined = {**branches, name: [*branches.get(name, ()), task]}
         check_branches(joined, self.config.branch_layers, self.config.task_names)
         if name not in branches:
             Branching(self.backbone, self.routing, self.config.branch_layers or 0).open(name, next(iter(branches)))
         self.config.branches = joined
         self._route_branches()
+
+    def _branch_like(self, task: str) -> str:
+        own = self.config.task(task)
+        same = [one["name"] for one in self.config.tasks if one["name"] != task and decision(one) == decision(own)]
+        return next((self.routing.branches[name] for name in same), kind_of_branch(own))
 
     def _leave_branch(self, task: str) -> None:
         """Remove a task from its branch, and the branch with its last task."""

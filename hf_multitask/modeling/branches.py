@@ -7,7 +7,7 @@ Learning (ICML 2020), https://arxiv.org/abs/2006.01895; here the groups are give
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -18,12 +18,13 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from .adapter_rows import Routing
 from .aliases import Open, TaskDict
 from .config import check_branch_layers, check_branches, close_match
-from .kinds import kind_of
+from .kinds import kind_of, num_labels
 from .native import family_kind, reading_part
 from .readers import TEXTS
 
 AUTO, KIND, NONE = "auto", "kind", "none"
 LEAST_LAYERS, MOST_BRANCHES = 6, 8  # of a backbone that has branches without being asked
+_NUMBER = re.compile(r"(LABEL_)?\d+")
 _BRANCH = re.compile(r"(?:^|\.)branches\.([^.]+)\.")
 
 
@@ -146,30 +147,59 @@ def kind_of_branch(task: TaskDict) -> str:
     return str(task["type"]) if branch is None else branch(task)
 
 
-def chosen(tasks: Sequence[TaskDict], config: PreTrainedConfig, *, frozen: bool) -> tuple[str, str]:
-    """What ``auto`` chooses, ``kind`` or ``none``, and why, as the plan of a run says it.
+def decision(task: TaskDict) -> tuple[Open, ...]:
+    """What a task decides: its kind with its labels, equal for tasks that decide the same on other texts.
 
-    Tasks of different kinds lose by sharing the top layers, on encoders of six layers (``benchmarks/learning.py``).
+    Numbers, labels without names and labels that are not known yet are those of the task alone.
+    """
+    names = task.get("label_names") or ()
+    named = not all(_NUMBER.fullmatch(str(name)) for name in names)
+    alone = not named and (names or not num_labels(task) or task.get("problem_type") == "regression")
+    labels = frozenset(map(str, names)) if named else None
+    return kind_of_branch(task), task.get("problem_type"), labels, task["name"] if alone else None
+
+
+def groups_of(tasks: Iterable[TaskDict], key: Callable[[TaskDict], Hashable]) -> list[list[str]]:
+    """The names of tasks with equal keys."""
+    found: dict[Hashable, list[str]] = {}
+    for task in tasks:
+        found.setdefault(key(task), []).append(str(task["name"]))
+    return list(found.values())
+
+
+def chosen(
+    tasks: Sequence[TaskDict], config: PreTrainedConfig, *, frozen: bool
+) -> tuple[dict[str, list[str]] | str, str]:
+    """What ``auto`` chooses, branches or ``none``, and why, as the plan of a run says it.
+
+    Tasks that decide different things lose by sharing the top layers, on encoders of six layers
+    (``benchmarks/learning.py``).
 
     Args:
         tasks: of the model.
         config: of the backbone.
         frozen: whether the backbone does not train.
     """
-    kinds = {kind_of_branch(task) for task in tasks}
+    groups = groups_of(tasks, decision)
     layers = number_of_layers(config)
     if frozen:
         return NONE, "no branches, as the backbone is frozen under its adapters"
-    if len(kinds) < 2:
-        return NONE, "no branches, as all tasks are of one kind"
+    if len(groups) < 2:
+        return NONE, "no branches, as all tasks are of one kind and have the same labels"
     texts = all(kind_of(task).reader.modality == TEXTS for task in tasks)
     if not texts or family_kind(config) != "bidirectional":
         return NONE, f"no branches, which were not measured with backbones like {config.model_type}"
     if layers < LEAST_LAYERS:
         return NONE, f"no branches, as a backbone of {layers} layers has none to spare"
-    if len(kinds) > MOST_BRANCHES:
-        return NONE, f"no branches, as there would be {len(kinds)}"
-    return KIND, "branches by the kind of task, as tasks of different kinds lose by sharing all layers"
+    if len(groups) <= MOST_BRANCHES:
+        reason = (
+            "a branch for each kind of task and labels, as tasks that decide other things lose by sharing all layers"
+        )
+        return {own[0]: own for own in groups}, reason
+    groups = groups_of(tasks, kind_of_branch)
+    if 2 <= len(groups) <= MOST_BRANCHES:
+        return KIND, "branches by the kind of task, as tasks of different kinds lose by sharing all layers"
+    return NONE, f"no branches, as there would be {len(groups)}"
 
 
 def resolved(
@@ -206,9 +236,8 @@ def resolved(
         return None, None, reason
     names = [str(task["name"]) for task in tasks]
     if branches == KIND:
-        found: dict[str, list[str]] = {}
-        for task in tasks:
-            found.setdefault(kind_of_branch(task), []).append(str(task["name"]))
+        kinds = {str(task["name"]): kind_of_branch(task) for task in tasks}
+        found = {kinds[own[0]]: own for own in groups_of(tasks, kind_of_branch)}
         if len(found) == 1:
             return None, None, reason
     elif isinstance(branches, Mapping):

@@ -13,13 +13,15 @@ from transformers import AutoModel
 from hf_multitask import (
     MultipleChoice,
     MultiTaskModel,
+    QuestionAnswering,
     SequenceClassification,
     Summarization,
     TextGeneration,
     TokenClassification,
     Translation,
 )
-from hf_multitask.modeling.branches import of_branch
+from hf_multitask.modeling.branches import branch_of, decision, groups_of, of_branch
+from hf_multitask.modeling.lifecycle import task_dict
 
 REFUSED = ("xlm", "albert")  # attention and feed-forward layers in lists of their own; one layer for all
 BRANCHES = {"reviews": ["sentiment", "topic"], "pairs": ["same"]}
@@ -294,18 +296,34 @@ def test_the_backbone_alone_does_not_know_the_branch(build):
         model.backbone(**batch(model))
 
 
-def texts(**kwargs):
-    return SequenceClassification(label_names=["no", "yes"], **kwargs)
+def texts(*names, **kwargs):
+    return SequenceClassification(label_names=list(names or ("no", "yes")), **kwargs)
 
 
 TAGS = TokenClassification(label_names=["O", "B-X"])
+MANY = {**{f"t{number}": texts("no", f"{number}") for number in range(9)}, "b": TAGS}
 
 
 @pytest.mark.parametrize(
     ("family", "given", "sizes", "more", "branches", "reason"),
     [
-        ("bert", {"a": texts(), "b": TAGS}, {}, {}, {"texts": ["a"], "b": ["b"]}, "branches by the kind of task"),
-        ("bert", {"a": texts(), "b": texts(text_column="other")}, {}, {}, None, "all tasks are of one kind"),
+        (
+            "bert",
+            {"a": texts(), "b": TAGS},
+            {},
+            {},
+            {"a": ["a"], "b": ["b"]},
+            "a branch for each kind of task and labels",
+        ),
+        (
+            "bert",
+            {"a": texts(), "b": texts(text_column="other")},
+            {},
+            {},
+            None,
+            "all tasks are of one kind and have the",
+        ),
+        ("bert", MANY, {}, {}, {"texts": [f"t{number}" for number in range(9)], "b": ["b"]}, "by the kind of task"),
         ("bert", {"a": texts(), "b": TAGS}, {"num_hidden_layers": 5}, {}, None, "a backbone of 5 layers"),
         ("bert", {"a": texts(), "b": TAGS}, {}, {"lora": {"r": 2}}, None, "the backbone is frozen"),
         ("bert", {"a": texts(), **{f"t{n}": TAGS for n in range(8)}}, {}, {}, None, "there would be 9"),
@@ -322,6 +340,63 @@ def test_branches_are_chosen_by_the_tasks_and_the_backbone(family, given, sizes,
     assert (model.config.branches, model.config.branch_layers) == (branches, 2 if branches else None)
     assert reason in model.branching_reason
     assert MultiTaskModel.from_backbone(str(tmp_path), tasks=given, branches="none", **more).config.branches is None
+
+
+def test_tasks_that_decide_the_same_have_one_branch():
+    scores, pairs = {"problem_type": "regression"}, {"text_pair_column": "other"}
+    given = {
+        "a": texts("favor", "against"),
+        "b": texts("against", "favor", text_column="other"),
+        "pairs": texts("favor", "against", **pairs),
+        "c": texts("favor", "none"),
+        "marks": texts("favor", "against", problem_type="multi_label_classification"),
+        **{name: texts("LABEL_0", "LABEL_1") for name in ("d", "e")},  # numbers, which may stand for different things
+        **{name: SequenceClassification(**scores) for name in ("f", "g")},
+        **{name: QuestionAnswering() for name in ("h", "i")},
+        **{name: SequenceClassification() for name in ("j", "k")},  # read from the data later
+    }
+    dicts = [task_dict(name, task) for name, task in given.items()]
+    assert groups_of(dicts, decision) == [
+        ["a", "b"], ["pairs"], ["c"], ["marks"], ["d"], ["e"], ["f"], ["g"], ["h", "i"], ["j"], ["k"]
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def deep(tmp_path):
+    """A backbone of six layers, which may have branches."""
+    config = ALL["bert"]()
+    config.update({"num_hidden_layers": 6})
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    return str(tmp_path)
+
+
+def test_branches_are_chosen_again_once_labels_are_known(deep):
+    open_tasks = {name: SequenceClassification() for name in ("a", "b", "c")}
+    model = MultiTaskModel.from_backbone(deep, tasks=open_tasks)
+    assert model.config.branches == {"a": ["a"], "b": ["b"], "c": ["c"]}
+    for name, labels in (("a", ["x", "y"]), ("b", ["y", "x"]), ("c", ["z", "y"])):
+        model.set_task(name, texts(*labels).to_dict())
+    model.settle_branches()
+    assert model.config.branches == {"a": ["a", "b"], "c": ["c"]}
+    assert {branch_of(name) for name, _ in model.backbone.named_parameters()} == {None, "a", "c"}
+    assert set(model(**batch(model)).logits) == {"a", "b", "c"}
+    model.add_task("d", texts("x", "y"))
+    assert model.config.branches == {"a": ["a", "b", "d"], "c": ["c"]}
+
+    alike = MultiTaskModel.from_backbone(deep, tasks={name: SequenceClassification() for name in ("a", "b")})
+    for name in ("a", "b"):
+        alike.set_task(name, texts().to_dict())
+    alike.settle_branches()
+    assert alike.config.branches is None and "all tasks are of one kind" in alike.branching_reason
+    plain = MultiTaskModel.from_backbone(deep, tasks={name: texts() for name in ("a", "b")}, branches="none")
+    assert alike.state_dict().keys() == plain.state_dict().keys()
+
+    named = MultiTaskModel.from_backbone(deep, tasks=open_tasks)
+    named.add_task("d", texts(), branch="mine")
+    for name in open_tasks:
+        named.set_task(name, texts().to_dict())
+    named.settle_branches()
+    assert named.config.branches == {"a": ["a"], "b": ["b"], "c": ["c"], "mine": ["d"]}
 
 
 @pytest.mark.parametrize("more", [{}, {"task_lora": {"r": 2, "init_lora_weights": False}}], ids=["whole", "adapters"])

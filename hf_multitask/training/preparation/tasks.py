@@ -102,6 +102,7 @@ def adopt_model(model: MultiTaskModel, tasks: Mapping[str, Task]) -> None:
         model.config.format_version = FORMAT_VERSION
     for name, task in tasks.items():
         model.set_task(name, task.to_dict())
+    model.settle_branches()
 
 
 def preprocessing(
