@@ -1,6 +1,6 @@
 """What branches add to a model: building them, adding tasks to them, and one branch as a backbone of its own."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -28,6 +28,7 @@ class Branched(SharedModel):
 
     branching_reason: str | None = None
     _unsettled = False
+    _rest_unread: Callable[[], None]
 
     def add_branches(self, branches: object, branch_layers: int | None = None) -> None:
         """Give groups of tasks their own copies of the backbone's top layers; all logits stay as they are.

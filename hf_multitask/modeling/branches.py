@@ -192,10 +192,8 @@ def chosen(
     if layers < LEAST_LAYERS:
         return NONE, f"no branches, as a backbone of {layers} layers has none to spare"
     if len(groups) <= MOST_BRANCHES:
-        reason = (
-            "a branch for each kind of task and labels, as tasks that decide other things lose by sharing all layers"
-        )
-        return {own[0]: own for own in groups}, reason
+        reason = "a branch for each kind of task and labels, as tasks that decide other things lose by sharing all"
+        return {own[0]: own for own in groups}, f"{reason} layers"
     groups = groups_of(tasks, kind_of_branch)
     if 2 <= len(groups) <= MOST_BRANCHES:
         return KIND, "branches by the kind of task, as tasks of different kinds lose by sharing all layers"

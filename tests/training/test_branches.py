@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 import yaml
-from tiny import DATA
-from transformers import AutoTokenizer
+from datasets import Dataset
+from tiny import ALL, DATA
+from transformers import AutoModel, AutoTokenizer
 
-from hf_multitask import MultiTaskModel, MultiTaskTrainer
+from hf_multitask import MultiTaskModel, MultiTaskTrainer, SequenceClassification
 from hf_multitask.cli import main
 from hf_multitask.modeling.branches import branch_of
 from hf_multitask.training.report.branches import describe_branches
@@ -54,6 +55,27 @@ def test_a_resumed_run_ends_in_the_same_weights(trainer, tmp_path):
     assert {branch_of(name) for name in weights} == {None, "texts", "ner"}
     with pytest.raises(ValueError, match=r"has foreign weights for the branch 'ner'.*branches that it was saved with"):
         trainer(branches=None).train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
+
+
+def test_labels_of_the_data_decide_the_branches(arguments, backbone_path, tmp_path, capsys):
+    config = ALL["bert"]()
+    config.update({"num_hidden_layers": 6})
+    AutoModel.from_config(config).save_pretrained(tmp_path / "deep")
+    rows = {
+        name: Dataset.from_list([{"text": f"row {number}", "label": labels[number % 2]} for number in range(8)])
+        for name, labels in {"tax": ["favor", "against"], "war": ["against", "favor"], "mood": ["sad", "glad"]}.items()
+    }
+    model = MultiTaskModel.from_backbone(
+        str(tmp_path / "deep"), tasks={name: SequenceClassification() for name in rows}
+    )
+    tokenizer = AutoTokenizer.from_pretrained(backbone_path())
+    trainer = MultiTaskTrainer(model, arguments(max_steps=2), train_dataset=rows, processing_class=tokenizer)
+    trainer.train()
+    told = capsys.readouterr().out
+    assert "once for each of tax (tax, war), mood (mood)." in told
+    assert "Automatic: a branch for each kind of task and labels" in told
+    trainer.save_model()
+    assert MultiTaskModel.from_pretrained(tmp_path / "out").config.branches == {"tax": ["tax", "war"], "mood": ["mood"]}
 
 
 def test_a_recipe_has_branches(backbone_path, tmp_path, capsys):
