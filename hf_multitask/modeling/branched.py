@@ -28,6 +28,7 @@ class Branched(SharedModel):
 
     branching_reason: str | None = None
     _unsettled = False
+    _asked_layers: int | None = None
     _rest_unread: Callable[[], None]
 
     def add_branches(self, branches: object, branch_layers: int | None = None) -> None:
@@ -35,7 +36,7 @@ class Branched(SharedModel):
 
         Args:
             branches: names of tasks by branch, or ``"kind"``; see :meth:`MultiTaskModel.from_backbone`.
-            branch_layers: how many layers a branch has; a third of them where None.
+            branch_layers: how many layers a branch has; a third of all where None.
 
         Raises:
             ValueError: the arguments are not usable, or the model has branches or adapters already.
@@ -65,7 +66,7 @@ class Branched(SharedModel):
         self._unsettled = False
         frozen = self.config.adapters is not None or bool(getattr(self.backbone, "is_quantized", False))
         found, layers, reason = resolved(AUTO, None, self.config.tasks, self.config.backbone_config, frozen=frozen)
-        layers = self.config.branch_layers or layers
+        layers = self._asked_layers or layers
         if found == self.config.branches:
             return
         if self.config.branches is not None:
@@ -82,7 +83,14 @@ class Branched(SharedModel):
         if self.config.branches is not None:
             Branching(self.backbone, self.routing, self.config.branch_layers or 0).put(self.config.branches)
 
-    def _plan_branches(self, branches: dict[str, list[str]] | None, layers: int | None, reason: str | None) -> None:
+    def _plan_branches(
+        self,
+        branches: dict[str, list[str]] | None,
+        layers: int | None,
+        reason: str | None,
+        *,
+        asked: int | None = None,
+    ) -> None:
         """Take branches into the configuration, where the backbone can have them.
 
         Args:
@@ -90,8 +98,9 @@ class Branched(SharedModel):
             layers: how many layers a branch has.
             reason: why there are branches, or none, where ``auto`` has chosen; then a backbone that cannot have any is
                 left without.
+            asked: the number of layers that the user gave.
         """
-        self.branching_reason = reason
+        self.branching_reason, self._asked_layers = reason, asked
         self._unsettled = reason is not None and not all(map(num_labels, self.config.tasks))
         if branches is None:
             return

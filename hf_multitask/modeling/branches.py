@@ -132,9 +132,9 @@ def heads_of(config: PreTrainedConfig) -> int:
     return heads if isinstance(heads, int) else 1
 
 
-def default_layers(config: PreTrainedConfig) -> int:
-    """How many layers branch where nobody says it: a third of them."""
-    return max(1, number_of_layers(config) // 3)
+def default_layers(config: PreTrainedConfig, *, automatic: bool = False) -> int:
+    """How many layers branch where nobody says it: a third of them, and half where ``auto`` has chosen the branches."""
+    return max(1, number_of_layers(config) // (2 if automatic else 3))
 
 
 def kind_of_branch(task: TaskDict) -> str:
@@ -212,7 +212,7 @@ def resolved(
 
     Args:
         branches: the same, or ``auto``, ``kind``, ``none``, or None.
-        branch_layers: as given; a third of the layers where None.
+        branch_layers: as given; :func:`default_layers` where None.
         tasks: of the model.
         config: of the backbone.
         frozen: whether the backbone does not train.
@@ -246,7 +246,7 @@ def resolved(
             f"['topic']}}, or 'auto', 'kind' or 'none'. Found `branches = {branches!r}`."
             + close_match(str(branches), [AUTO, KIND, NONE])
         )
-    layers = default_layers(config) if branch_layers is None else branch_layers
+    layers = default_layers(config, automatic=reason is not None) if branch_layers is None else branch_layers
     check_branches(found, layers, names)
     return found, layers, reason
 

@@ -116,7 +116,7 @@ class MultiTaskModel(ExportableTasks, Adapted, Branched, HeadRuns):
             pooling: see :class:`MultiTaskConfig`.
             branches: names of tasks by branch, which has its own copy of the backbone's top layers; or ``"kind"``, see
                 :func:`kind_of_branch`; ``"auto"``, see :func:`chosen`; None, or ``"none"``, for no branches.
-            branch_layers: how many layers these are; a third of all where None.
+            branch_layers: how many layers these are; see :func:`default_layers` where None.
             subsampler: what makes embeddings of recordings for an encoder-decoder of texts: ``input`` (``"log_mel"`` or
                 ``"waveform"``), ``num_mel_bins``, ``sampling_rate``, and by layer ``strides``, ``kernel_sizes`` and
                 ``channels``; its defaults where a task recognizes speech and None is given.
@@ -157,7 +157,7 @@ class MultiTaskModel(ExportableTasks, Adapted, Branched, HeadRuns):
         )
         with torch.device("meta"):
             model = cls(config)
-        model._plan_branches(by_branch, layers, why)
+        model._plan_branches(by_branch, layers, why, asked=branch_layers)
         has_pooler = getattr(model.backbone.base_model, "pooler", None) is not None
         fresh: list[str] = []
         model.backbone = build_backbone(

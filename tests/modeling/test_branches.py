@@ -337,7 +337,7 @@ def test_branches_are_chosen_by_the_tasks_and_the_backbone(family, given, sizes,
     config.update({"num_hidden_layers": 6} | sizes)
     AutoModel.from_config(config).save_pretrained(tmp_path)
     model = MultiTaskModel.from_backbone(str(tmp_path), tasks=given, **more)
-    assert (model.config.branches, model.config.branch_layers) == (branches, 2 if branches else None)
+    assert (model.config.branches, model.config.branch_layers) == (branches, 3 if branches else None)
     assert reason in model.branching_reason
     assert MultiTaskModel.from_backbone(str(tmp_path), tasks=given, branches="none", **more).config.branches is None
 
@@ -373,7 +373,7 @@ def deep(tmp_path):
 def test_branches_are_chosen_again_once_labels_are_known(deep):
     open_tasks = {name: SequenceClassification() for name in ("a", "b", "c")}
     model = MultiTaskModel.from_backbone(deep, tasks=open_tasks)
-    assert model.config.branches == {"a": ["a"], "b": ["b"], "c": ["c"]}
+    assert model.config.branches == {"a": ["a"], "b": ["b"], "c": ["c"]} and model.config.branch_layers == 3
     for name, labels in (("a", ["x", "y"]), ("b", ["y", "x"]), ("c", ["z", "y"])):
         model.set_task(name, texts(*labels).to_dict())
     model.settle_branches()
@@ -390,6 +390,13 @@ def test_branches_are_chosen_again_once_labels_are_known(deep):
     assert alike.config.branches is None and "all tasks are of one kind" in alike.branching_reason
     plain = MultiTaskModel.from_backbone(deep, tasks={name: texts() for name in ("a", "b")}, branches="none")
     assert alike.state_dict().keys() == plain.state_dict().keys()
+
+    many = MultiTaskModel.from_backbone(deep, tasks={f"t{n}": SequenceClassification() for n in range(9)} | {"n": TAGS}, branch_layers=1)  # fmt: skip
+    assert many.config.branches.keys() == {"texts", "n"}
+    for number in range(9):
+        many.set_task(f"t{number}", texts().to_dict())
+    many.settle_branches()
+    assert many.config.branches.keys() == {"t0", "n"} and many.config.branch_layers == 1
 
     named = MultiTaskModel.from_backbone(deep, tasks=open_tasks)
     named.add_task("d", texts(), branch="mine")
