@@ -87,8 +87,8 @@ def batch_of(rows):
     return extractor()(waves, sampling_rate=RATE, padding=True, return_tensors="pt")
 
 
-def save_whisper(folder, dropout=0.0):
-    """A random Whisper for recordings of a second, with its processor."""
+def save_whisper(folder, dropout=0.0, scale=1.0):
+    """A random Whisper for recordings of a second, with its processor; a scale of its weights has it write more."""
     special = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]  # fmt: skip
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate([*alphabet, *special])}
@@ -116,7 +116,11 @@ def save_whisper(folder, dropout=0.0):
         begin_suppress_tokens=[],
     )
     torch.manual_seed(0)
-    WhisperForConditionalGeneration(config).save_pretrained(folder)
+    model = WhisperForConditionalGeneration(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(scale)
+    model.save_pretrained(folder)
     whisper_processor(tokenizer).save_pretrained(folder)
     return str(folder)
 
@@ -209,10 +213,10 @@ def losses(trainer):
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-def save_frame_encoder(folder, **options):
+def save_frame_encoder(folder, bands=16, **options):
     """A random Wav2Vec2-BERT, which reads frames, with its feature extractor."""
     config = Wav2Vec2BertConfig(
-        feature_projection_input_dim=32,
+        feature_projection_input_dim=2 * bands,
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=4,
@@ -237,5 +241,5 @@ def save_frame_encoder(folder, **options):
     )
     torch.manual_seed(0)
     AutoModel.from_config(config).save_pretrained(folder)
-    SeamlessM4TFeatureExtractor(feature_size=16, num_mel_bins=16).save_pretrained(folder)
+    SeamlessM4TFeatureExtractor(feature_size=bands, num_mel_bins=bands).save_pretrained(folder)
     return str(folder)

@@ -34,7 +34,13 @@ from .speech import (
     decode_label,
     decode_speech,
 )
-from .speech_to_text import SpectrogramReader, SpeechToTextHead, TranscribingReader, TranscribingSpectrogramReader
+from .speech_to_text import (
+    SpectrogramReader,
+    SpeechToTextHead,
+    TranscribingReader,
+    TranscribingSpectrogramReader,
+    WhisperHead,
+)
 from .subsampler import LOG_MEL, WAVEFORM, SpokenHead, SpokenReader, SpokenWaveReader, subsampler_settings
 from .tags import TagReader, decode_tokens
 
@@ -191,7 +197,7 @@ KINDS: dict[str, Kind] = {
             CTC: Kind(head=SpeechRecognitionHead, reader=_AUDIO, decode=decode_speech, **_TRANSCRIBES),
             FRAMES: Kind(head=SpeechRecognitionHead, reader=_FRAMES, decode=decode_speech, **_TRANSCRIBES),
             SEQ2SEQ: Kind(head=SpeechToTextHead, reader=TranscribingReader(), **_TRANSCRIBES),
-            WHISPER: Kind(head=SpeechToTextHead, reader=TranscribingSpectrogramReader(), **_TRANSCRIBES),
+            WHISPER: Kind(head=WhisperHead, reader=TranscribingSpectrogramReader(), **_TRANSCRIBES),
             SPOKEN: Kind(head=SpokenHead, reader=SpokenReader(), **_TRANSCRIBES),
             SPOKEN_WAVE: Kind(head=SpokenHead, reader=SpokenWaveReader(), **_TRANSCRIBES),
         },

@@ -62,8 +62,8 @@ class MultiTaskPipeline(Pipeline):
     file, samples at the rate of the feature extractor, or ``{"array": ..., "sampling_rate": ...}``.
 
     ``tasks=["ner"]`` asks some of the tasks only, ``generate_kwargs={...}`` goes to ``generate`` of those that write.
-    ``chunk_length_s`` has ``automatic-speech-recognition`` by CTC read long recordings in chunks of so many seconds,
-    which overlap by ``stride_length_s`` on each side, a sixth of a chunk where None.
+    ``chunk_length_s`` has ``automatic-speech-recognition`` by CTC and by Whisper read long recordings in chunks of so
+    many seconds, which overlap by ``stride_length_s`` on each side, a sixth of a chunk where None.
 
     Returns:
         A dict by task: a label with its score, a list of spans or tags, or the answer of the task's type.
@@ -129,7 +129,8 @@ class MultiTaskPipeline(Pipeline):
         chunking = Chunking.of(reading)
         if chunking is not None and not any(head.joins_chunks for head in self.model.heads.values()):
             raise ValueError(
-                f"`{LENGTH}` is for tasks of automatic-speech-recognition by CTC, and the model has none. Leave it out."
+                f"`{LENGTH}` is for tasks of automatic-speech-recognition by CTC or Whisper, and the model has none. "
+                "Leave it out."
             )
         return chunking
 
@@ -292,7 +293,7 @@ class MultiTaskPipeline(Pipeline):
         for number, readings in enumerate(items):
             for name, reading in readings.items():
                 reader = reader_of(self.model.config.task(name))
-                if reader.writes or reader.modality != modality or reading.frames is not None:
+                if reader.writes or reader.modality != modality or reading.chunks is not None:
                     continue
                 padded = reader.padded
                 for key, row in reading.rows:
@@ -326,12 +327,16 @@ class MultiTaskPipeline(Pipeline):
 
     def _read_chunks(self, readings: dict[str, Reading], answers: Values, most: int) -> None:
         """Answers of tasks that read an input in chunks, which they share, a few of them in a pass."""
-        own = {name: reading for name, reading in readings.items() if reading.frames is not None}
+        own = {
+            name: reading
+            for name, reading in readings.items()
+            if reading.chunks is not None and not reader_of(self.model.config.task(name)).writes
+        }
         if not own:
             return
         given, joined = self._given, {name: list[torch.Tensor]() for name in own}
         reading = next(iter(own.values()))
-        frames: Sequence[tuple[int, int]] = reading.frames or ()
+        frames = [chunk.frames for chunk in reading.chunks or ()]
         padded = reader_of(self.model.config.task(next(iter(own)))).padded
         for start in range(0, len(frames), most):
             rows = [row for _, row in reading.rows[start : start + most]]
@@ -351,8 +356,16 @@ class MultiTaskPipeline(Pipeline):
         for task in self.model.config.tasks:
             name: str = task["name"]
             reader: Any = reader_of(task)
-            own = [number for number, readings in enumerate(items) if name in readings]
-            if not own or not reader.writes:
+            if not reader.writes:
+                continue
+            own = []
+            for number, readings in enumerate(items):
+                if name in readings and readings[name].chunks is None:
+                    own.append(number)
+                elif name in readings:
+                    text = reader.write_chunks(self.model, task, readings[name], self._given, len(items), **kwargs)
+                    answers[number][name] = reader.text(task, readings[name].rest, text)
+            if not own:
                 continue
             side = "left" if self.model.heads[name].language_model == "causal" else "right"
             rows = [items[number][name].rows[0][1] for number in own]

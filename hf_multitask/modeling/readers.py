@@ -8,6 +8,7 @@ import torch
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedConfig
 
 from .aliases import Open, Settings, TaskDict, Values
+from .chunks import Chunk
 from .config import FORMAT_VERSION
 from .examples import ONE, PAIR, Example
 from .inputs import Encoder, as_text, padded, rows_of, text_columns
@@ -33,14 +34,13 @@ class Reading:
             which then share the pass of the backbone.
         rest: what the answer needs beside the logits.
         cut: whether the input was longer than the limit, for readers of another modality than text.
-        frames: of rows that are chunks of one recording, the first frame of each that counts, and the one after the
-            last.
+        chunks: of rows that are chunks of one recording, what each is.
     """
 
     rows: list[tuple[Hashable, Values]]
     rest: Open
     cut: bool = False
-    frames: list[tuple[int, int]] | None = None
+    chunks: list[Chunk] | None = None
 
 
 def token_words(encoding: BatchEncoding) -> TokenWords:

@@ -33,7 +33,7 @@ PAD = "<pad>"  # the blank of CTC
 # Of recordings in a forward pass of training: 3.2 million samples at 16 kHz, as wav2vec 2.0 (NeurIPS 2020, appendix B,
 # https://arxiv.org/abs/2006.11477) has on one GPU.
 MOST_SECONDS = 200
-_FRAMES = 100  # of a feature extractor, in a second
+_HOP = 160  # samples between two frames of the feature extractor of Wav2Vec2-BERT
 _FILL = -1e4  # of a symbol in a frame of padding, whose probability is 0 in every dtype
 
 
@@ -120,16 +120,16 @@ class AudioReader(Reader):
         Raises:
             SoundError: the recording cannot be used.
         """
-        rate, stride = self.extractor(encoder).sampling_rate, math.prod(encoder.config.conv_stride)
+        rate, least = self.extractor(encoder).sampling_rate, self.least(encoder)
         sound = read_sound(row["audio"], rate)
-        chunks = list(chunking.cut(len(sound.samples), rate, stride))
+        chunks = list(chunking.cut(len(sound.samples), rate, self.step(encoder)))
         if len(chunks) == 1:
             return self._whole(task, sound, encoder, cuts=False)
-        chunks = [chunk for chunk in chunks if frames_of(encoder.config, chunk.samples[1] - chunk.samples[0]) > 0]
+        chunks = [chunk for chunk in chunks if chunk.samples[1] - chunk.samples[0] >= least]
         rows = [self._keyed(sound.samples[slice(*chunk.samples)], encoder)[0] for chunk in chunks]
         frames = sum(end - start for start, end in (chunk.frames for chunk in chunks))
         heard = Heard(frames, sound.mixed, sound.resampled)
-        return Reading(rows, heard, frames=[chunk.frames for chunk in chunks])
+        return Reading(rows, heard, chunks=chunks)
 
     def _whole(self, task: Row, sound: Sound, encoder: InputEncoder, *, cuts: bool = True) -> Reading:
         limit = encoder.limit if cuts else None
@@ -153,6 +153,14 @@ class AudioReader(Reader):
         """The feature extractor of an encoder."""
         return extractor_of(encoder.processor)
 
+    def step(self, encoder: InputEncoder) -> int:
+        """Samples from a frame of the backbone to the next, of which chunks have whole numbers."""
+        return math.prod(encoder.config.conv_stride)
+
+    def least(self, encoder: InputEncoder) -> int:
+        """The fewest samples that can be read."""
+        return samples_of(encoder.config, 1)
+
     def features(self, samples: np.ndarray, encoder: InputEncoder) -> tuple[np.ndarray, int]:
         """The model input of some samples, and the frames that the backbone makes of it.
 
@@ -164,7 +172,7 @@ class AudioReader(Reader):
         if frames < 1:
             raise SoundError(
                 f"the recording has {len(samples)} samples at {extractor.sampling_rate} per second, and a frame of the "
-                f"backbone needs {samples_of(encoder.config, 1)}. Remove it, or give a longer one."
+                f"backbone needs {self.least(encoder)}. Remove it, or give a longer one."
             )
         values = extractor(samples, sampling_rate=extractor.sampling_rate)["input_values"][0]
         return np.asarray(values, np.float32), frames
@@ -205,7 +213,8 @@ class FrameReader(AudioReader):
 
     def most(self, given: object) -> int:
         """See :class:`Reader`."""
-        return MOST_SECONDS * _FRAMES // getattr(extractor_of(given), "stride", 1)
+        extractor = extractor_of(given)
+        return MOST_SECONDS * extractor.sampling_rate // (_HOP * getattr(extractor, "stride", 1))
 
     def padded(self, given: object, rows: Sequence[Settings], side: str = "right") -> dict[str, torch.Tensor]:  # noqa: ARG002
         """Frames (B, F, M) and their mask, filled with zeros on the right."""
@@ -214,21 +223,17 @@ class FrameReader(AudioReader):
         pad = nn.utils.rnn.pad_sequence
         return {"input_features": pad(found, batch_first=True), "attention_mask": pad(mask, batch_first=True)}
 
-    def read_chunks(self, task: Row, row: Row, encoder: InputEncoder, chunking: Chunking) -> Reading:  # noqa: ARG002
-        """See :class:`AudioReader`.
+    def step(self, encoder: InputEncoder) -> int:
+        """See :class:`AudioReader`."""
+        return _HOP * getattr(self.extractor(encoder), "stride", 1)
 
-        Raises:
-            ValueError: always: frames of a chunk are normalized over it.
-        """
-        raise ValueError(
-            f"Task '{task['name']}': `chunk_length_s` is for backbones that read samples, and "
-            f"{encoder.config.model_type} reads frames. Leave it out."
-        )
+    def least(self, encoder: InputEncoder) -> int:
+        """See :class:`AudioReader`."""
+        return 2 * len(self.extractor(encoder).window)
 
     def features(self, samples: np.ndarray, encoder: InputEncoder) -> tuple[np.ndarray, int]:
         """See :class:`AudioReader`: frames (F, M), without the one that has less than a whole step."""
-        extractor = self.extractor(encoder)
-        least = 2 * len(extractor.window)
+        extractor, least = self.extractor(encoder), self.least(encoder)
         if len(samples) < least:
             raise SoundError(
                 f"the recording has {len(samples)} samples at {extractor.sampling_rate} per second, and the backbone "

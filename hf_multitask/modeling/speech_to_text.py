@@ -11,13 +11,14 @@ import torch
 from transformers import AutoProcessor, PreTrainedConfig, PreTrainedTokenizerBase
 
 from .aliases import Open, Settings
+from .chunks import LENGTH, Chunking
 from .examples import TRANSCRIBED, Example
 from .generation import generation_kwargs
 from .heads import IGNORE
 from .inputs import InputEncoder
 from .language import Text2TextHead
 from .processors import Processors, extractor_of, tokenizer_of
-from .readers import Row
+from .readers import Reading, Row
 from .speech import AudioReader
 
 
@@ -26,6 +27,12 @@ class SpeechToTextHead(Text2TextHead):
 
     language_model: ClassVar[str] = "speech2text"
     reads_audio: ClassVar[bool] = True
+
+
+class WhisperHead(SpeechToTextHead):
+    """The same, of Whisper, whose tokenizer joins the tokens of chunks."""
+
+    joins_chunks: ClassVar[bool] = True
 
 
 class TranscribingReader(AudioReader):
@@ -57,9 +64,16 @@ class TranscribingReader(AudioReader):
     ) -> list[str]:
         """The transcripts that the model writes for some rows."""
         tokenizer: Open = tokenizer_of(processors)
+        return transcripts(tokenizer, self.tokens(model, task, batch, tokenizer, **kwargs))
+
+    def tokens(
+        self, model: Open, task: Row, batch: dict[str, torch.Tensor], tokenizer: PreTrainedTokenizerBase, **kwargs: Any
+    ) -> torch.Tensor:
+        """The tokens (N, T) that the model writes for some rows."""
         given = {**generation_kwargs(tokenizer, task, model.config.backbone_config), **kwargs}
         known = {key: batch[key] for key in self.input_names if key in batch}
-        return transcripts(tokenizer, model.generate(**known, task=task["name"], **given).cpu())
+        tokens: torch.Tensor = model.generate(**known, task=task["name"], **given)
+        return tokens.cpu()
 
     def text(self, task: Row, rest: Open, written: str) -> Open:  # noqa: ARG002
         """As ``automatic-speech-recognition``: the text."""
@@ -95,6 +109,14 @@ class SpectrogramReader(AudioReader):
         encoder.limit = most if encoder.limit is None else min(most, encoder.limit)
         return encoder
 
+    def step(self, encoder: InputEncoder) -> int:  # noqa: ARG002
+        """See :class:`AudioReader`: 1, as frames of a chunk are not counted."""
+        return 1
+
+    def least(self, encoder: InputEncoder) -> int:  # noqa: ARG002
+        """See :class:`AudioReader`."""
+        return 1
+
     def length(self, row: Row) -> int:  # noqa: ARG002
         """See :class:`Reader`: the same for every row, however long the recording is."""
         return 1
@@ -121,6 +143,43 @@ class SpectrogramReader(AudioReader):
 
 class TranscribingSpectrogramReader(SpectrogramReader, TranscribingReader):
     """The same, of which Whisper writes the transcript."""
+
+    def read_chunks(self, task: Row, row: Row, encoder: InputEncoder, chunking: Chunking) -> Reading:
+        """See :class:`AudioReader`.
+
+        Raises:
+            ValueError: a chunk is longer than what the encoder reads.
+        """
+        extractor = self.extractor(encoder)
+        if round(chunking.length * extractor.sampling_rate) > extractor.n_samples:
+            raise ValueError(
+                f"Task '{task['name']}': `{LENGTH}` should be at most {extractor.chunk_length}, the seconds that "
+                f"{encoder.config.model_type} reads. Found `{LENGTH} = {chunking.length}`."
+            )
+        return super().read_chunks(task, row, encoder, chunking)
+
+    def write_chunks(
+        self, model: Open, task: Row, reading: Reading, processors: object, most: int, **kwargs: Any
+    ) -> str:
+        """The transcript of a recording in chunks, of which the model reads so many at a time.
+
+        The tokenizer joins them where tokens of two neighbors agree, as in Transformers' pipeline.
+        """
+        tokenizer: Open = tokenizer_of(processors)
+        extractor = extractor_of(processors)
+        rows, written = [row for _, row in reading.rows], list[torch.Tensor]()
+        for start in range(0, len(rows), most):
+            batch = self.padded(processors, rows[start : start + most])
+            batch = {key: value.to(model.device) for key, value in batch.items()}
+            written += self.tokens(model, task, batch, tokenizer, **kwargs)
+        outputs = []
+        for tokens, chunk in zip(written, reading.chunks or (), strict=True):
+            (start, end), (first, last) = chunk.samples, chunk.frames
+            stride = (end - start, first, end - start - last)
+            outputs.append({"tokens": tokens[None], "stride": tuple(part / extractor.sampling_rate for part in stride)})
+        precision = extractor.chunk_length / model.config.backbone_config.max_source_positions
+        text, _ = tokenizer._decode_asr(outputs, return_timestamps=None, return_language=None, time_precision=precision)
+        return " ".join(text.split())
 
 
 def transcripts(tokenizer: PreTrainedTokenizerBase, tokens: Open) -> list[str]:

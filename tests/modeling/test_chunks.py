@@ -3,8 +3,19 @@
 import numpy as np
 import pytest
 import torch
-from sounds import LETTERS, RATE, SPEAKERS, extractor, recordings, save_encoder
-from transformers import pipeline
+from sounds import (
+    LETTERS,
+    RATE,
+    SPEAKERS,
+    WIDE,
+    extractor,
+    recordings,
+    save_encoder,
+    save_frame_encoder,
+    save_speecht5,
+    save_whisper,
+)
+from transformers import AutoFeatureExtractor, AutoProcessor, pipeline
 
 from hf_multitask import AudioClassification, AutomaticSpeechRecognition, MultiTaskModel, MultiTaskPipeline
 from hf_multitask.modeling.chunks import Chunking
@@ -15,6 +26,7 @@ SPEECH = {
     "again": AutomaticSpeechRecognition(vocabulary=[PAD, *LETTERS], max_length=900),
 }
 SPEAKER = {"speaker": AudioClassification(label_names=list(SPEAKERS))}
+WIDE_LONG = np.concatenate([np.asarray(row["audio"]["array"], np.float32) for row in recordings(24, rate=WIDE)])
 LONG = np.concatenate([np.asarray(row["audio"]["array"], np.float32) for row in recordings(16)])
 
 
@@ -49,6 +61,59 @@ def test_the_text_is_that_of_the_stock_pipeline(length, stride, build, tmp_path)
         assert answer["text"] == wanted
         assert answer["speaker"] == pipe(samples, tasks=["speaker"])["speaker"]
     assert len(texts) > 1
+
+
+@pytest.mark.parametrize(("length", "stride"), [(0.5, None), (0.4, (0.08, 0.12)), (0.3, 0.02), (100, 2)])
+def test_frames_of_chunks_are_joined_as_the_stock_pipeline_joins_them(length, stride, tmp_path):
+    folder = save_frame_encoder(tmp_path / "encoder", bands=80)  # by which the stock class counts samples in a frame
+    torch.manual_seed(1)
+    model = MultiTaskModel.from_backbone(folder, tasks=SPEECH | SPEAKER).eval()
+    own = AutoFeatureExtractor.from_pretrained(folder)
+    model.export_task("text", tmp_path / "text", own)
+    stock = pipeline("automatic-speech-recognition", str(tmp_path / "text"))
+    pipe = MultiTaskPipeline(model=model, feature_extractor=own)
+    given = {"chunk_length_s": length} | ({} if stride is None else {"stride_length_s": stride})
+    texts = set()
+    for samples in (WIDE_LONG[: WIDE + 250], WIDE_LONG[: 2 * WIDE + 20]):  # without a frame of padding at their end
+        wanted = {"text": " ".join(stock(samples.copy(), **given)["text"].split())}
+        texts.add(wanted["text"])
+        answers = pipe([samples, samples[:5000], samples], batch_size=3, **given)
+        assert answers[0]["text"] == answers[2]["text"] == wanted
+        assert pipe(samples, **given)["speaker"] == pipe(samples, tasks=["speaker"])["speaker"]
+    assert len(texts) > 1
+
+
+@pytest.fixture(scope="module")
+def whisper(tmp_path_factory):
+    folder = save_whisper(tmp_path_factory.mktemp("whisper"), scale=8.0)
+    model = MultiTaskModel.from_backbone(folder, tasks={"text": AutomaticSpeechRecognition()} | SPEAKER).eval()
+    processor = AutoProcessor.from_pretrained(folder)
+    model.export_task("text", folder + "/text", processor)
+    stock = pipeline("automatic-speech-recognition", folder + "/text")
+    return MultiTaskPipeline(model=model, processor=processor), stock
+
+
+@pytest.mark.parametrize(("length", "stride"), [(0.9, None), (0.9, 0.3), (1, (0.1, 0.5)), (0.5, 0)])
+def test_tokens_of_chunks_are_joined_as_the_stock_pipeline_joins_them(length, stride, whisper):
+    pipe, stock = whisper
+    given = {"chunk_length_s": length, "generate_kwargs": {"max_new_tokens": 12, "num_beams": 1}}
+    given |= {} if stride is None else {"stride_length_s": stride}
+    for samples in (WIDE_LONG, WIDE_LONG[: WIDE + 7], WIDE_LONG[:5000]):
+        wanted = {"text": " ".join(stock(samples.copy(), **given)["text"].split())}
+        answers = pipe([samples, samples[:1000], samples], batch_size=3, **given)
+        assert answers[0]["text"] == answers[2]["text"] == wanted
+        answer = pipe(samples, **given)
+        assert answer["text"] == wanted
+        assert answer["speaker"] == pipe(samples, tasks=["speaker"])["speaker"]
+
+
+def test_what_an_overlap_repeats_is_written_once(whisper):
+    pipe, _ = whisper
+    asked = {"tasks": ["text"], "generate_kwargs": {"max_new_tokens": 12, "num_beams": 1}}
+    joined = pipe(WIDE_LONG, chunk_length_s=1, stride_length_s=0.25, **asked)["text"]["text"]
+    starts = range(0, len(WIDE_LONG) - WIDE // 2, WIDE // 2)
+    parts = [pipe(WIDE_LONG[start : start + WIDE], **asked)["text"]["text"] for start in starts]
+    assert len(parts) > 3 and len(set(parts)) > 1 and max(map(len, parts)) < len(joined) < sum(map(len, parts))
 
 
 def test_chunks_change_the_text_so_that_the_test_above_can_fail(build):
@@ -97,12 +162,17 @@ def test_values_that_cannot_be_used_are_refused(given, said, build):
             pipe(inputs, **given)
 
 
-def test_chunks_without_a_task_that_joins_them_are_refused(build, build_model, tokenizer):
+def test_chunks_without_a_task_that_joins_them_are_refused(build, build_model, tokenizer, tmp_path):
+    folder = save_speecht5(tmp_path / "speecht5")
+    written = MultiTaskModel.from_backbone(folder, tasks={"text": AutomaticSpeechRecognition()})
     for model, own in (
         (build(SPEAKER), {"feature_extractor": extractor()}),
+        (written, {"processor": AutoProcessor.from_pretrained(folder)}),
         (build_model(), {"tokenizer": tokenizer}),
     ):
-        with pytest.raises(ValueError, match=r"^`chunk_length_s` is for tasks of automatic-speech-recognition by CTC"):
+        with pytest.raises(
+            ValueError, match=r"^`chunk_length_s` is for tasks of automatic-speech-recognition by CTC or Whisper"
+        ):
             MultiTaskPipeline(model=model, chunk_length_s=30, **own)
 
 
@@ -112,3 +182,11 @@ def test_a_chunk_below_a_frame_is_refused(build):
         ValueError, match=r"`chunk_length_s = 0.001` leaves no frame of 80 samples .* Give longer chunks"
     ):
         pipe(LONG, chunk_length_s=0.001)
+
+
+def test_a_chunk_above_the_window_of_whisper_is_refused(whisper):
+    pipe, _ = whisper
+    with pytest.raises(
+        ValueError, match=r"Task 'text': `chunk_length_s` should be at most 1, .* whisper reads. Found .* = 1.5`.$"
+    ):
+        pipe(WIDE_LONG, chunk_length_s=1.5)

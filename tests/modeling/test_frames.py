@@ -96,10 +96,6 @@ def test_what_does_not_fit_is_refused(built):
         ValueError, match=r"the recording has 300 samples at 16000 per second, and the backbone needs 800"
     ):
         pipe(np.sin(np.arange(300.0)))
-    with pytest.raises(
-        ValueError, match=r"`chunk_length_s` is for backbones that read samples, and wav2vec2-bert reads frames"
-    ):
-        pipe(np.sin(np.arange(9000.0)), chunk_length_s=0.1)
     other = MultiTaskPipeline(
         model=model, feature_extractor=SeamlessM4TFeatureExtractor(feature_size=20, num_mel_bins=20)
     )

@@ -35,12 +35,14 @@ from hf_multitask import (
     MultiTaskPipeline,
     MultiTaskTrainer,
 )
+from hf_multitask.training.evaluation.rows import SweepSampler
 from hf_multitask.training.step.rows import filler
 
 GROUP = {"feat_extract_norm": "group", "do_stable_layer_norm": False}
 MASKS = {"mask_time_prob": 0.3, "mask_time_length": 2, "mask_time_min_masks": 1, "mask_feature_prob": 0.1, "mask_feature_length": 4}  # fmt: skip
 SPEAKER = {"speaker": AudioClassification(dataset="tones", label_column="speaker")}
 WORD = {"word": AutomaticSpeechRecognition(dataset="tones")}
+SPEED = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time")
 ALL = {"letter": AudioClassification(dataset="tones", label_column="letter"), **SPEAKER, **WORD}
 
 
@@ -168,6 +170,43 @@ def test_forwards_bounded_by_seconds_make_the_same_update(norm, aggregation, tra
         assert max(map(len, seen)) > 4 or batch == 8
         for name, value in whole.items():
             torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-9, msg=name)
+
+
+def test_evaluation_is_bounded_by_seconds_and_measures_the_same(trainer, build, monkeypatch):
+    long = {"array": np.random.default_rng(3).standard_normal(RATE).tolist(), "sampling_rate": RATE}
+    rows = changed(recordings(21), 5, audio=long)
+    one = trainer(build(dtype=torch.float64), held=rows, per_device_eval_batch_size=16)
+
+    def run(seconds):
+        monkeypatch.setattr("hf_multitask.modeling.speech.MOST_SECONDS", seconds)
+        loader = one.evaluator.loader(one.eval_dataset)
+        seen = [tuple(batch["input_values"].shape) for batch in loader]
+        assert sum(count for count, _ in seen) == 21 and len(loader) == len(seen)
+        return seen, {key: value for key, value in one.evaluate().items() if key not in SPEED}
+
+    free, expected = run(1000)
+    seen, found = run(0.5)
+    assert [count for count, _ in free] == [16, 5]
+    assert all(count == 1 or count * longest <= 0.5 * RATE for count, longest in seen) and seen[-1] == (1, RATE)
+    assert max(count for count, _ in seen) > 2
+    assert found == {key: pytest.approx(value, abs=1e-9) for key, value in expected.items()}
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_ranks_evaluate_as_many_bounded_batches_each_row_once(world_size):
+    lengths = np.sort(np.random.default_rng(0).integers(1, 30, 50))
+    orders = [np.arange(40), np.arange(40, 50)]
+    ranks = [
+        list(SweepSampler(orders, lengths, [60, None], batch=8, world_size=world_size, rank=rank))
+        for rank in range(world_size)
+    ]
+    assert len(set(map(len, ranks))) == 1
+    rows = [row for batches in ranks for batch in batches for row in batch if row >= 0]
+    assert sorted(rows) == list(range(50))
+    for batch in (batch for batches in ranks for batch in batches):
+        assert max(batch) < 40 or min(batch) >= 40 or batch[0] < 0
+        assert len(batch) == 1 or max(batch) >= 40 or len(batch) * lengths[max(batch)] <= 60
+    assert any(len(batch) > 4 for batch in ranks[0])
 
 
 def test_resume_is_exact_with_dropout_spec_augment_and_layerdrop(trainer, build, tmp_path):

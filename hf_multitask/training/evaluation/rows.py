@@ -74,26 +74,48 @@ class SweepSampler(Sampler[list[int]]):
     """Batches of rows in given orders, each rank's own; every rank has as many batches, and no row comes twice.
 
     Args:
-        orders: numbers of the rows, of which no batch has those of two.
-        batch: rows of a batch of one rank.
+        orders: numbers of the rows, the shortest first, of which no batch has those of two.
+        lengths: by number of a row.
+        most: by order, ``rows x longest row`` of a batch of several rows of one rank at most; None for any.
+        batch: rows of a batch of one rank at most.
         world_size: ranks.
         rank: which of them this is.
     """
 
-    def __init__(self, orders: Sequence[np.ndarray], *, batch: int, world_size: int, rank: int) -> None:
-        self.orders, self.batch, self.world_size, self.rank = orders, batch, world_size, rank
+    def __init__(
+        self,
+        orders: Sequence[np.ndarray],
+        lengths: np.ndarray,
+        most: Sequence[int | None],
+        *,
+        batch: int,
+        world_size: int,
+        rank: int,
+    ) -> None:
+        self.batch, self.world_size, self.rank = batch, world_size, rank
+        bounded = zip(orders, most, strict=True)
+        self.wholes = [rows for order, bound in bounded for rows in self._cut(order, lengths[order], bound)]
+
+    def _cut(self, order: np.ndarray, lengths: np.ndarray, most: int | None) -> Iterator[np.ndarray]:
+        """The rows of all ranks that are read together."""
+        start = 0
+        while start < len(order):
+            rows = min(self.batch, -(-(len(order) - start) // self.world_size))
+            while most is not None and rows > 1:
+                if rows * lengths[min(start + rows * self.world_size, len(order)) - 1] <= most:
+                    break
+                rows -= 1
+            yield order[start : start + rows * self.world_size]
+            start += rows * self.world_size
 
     def __len__(self) -> int:
         """Batches of a rank."""
-        return sum(-(-len(order) // (self.batch * self.world_size)) for order in self.orders)
+        return len(self.wholes)
 
     def __iter__(self) -> Iterator[list[int]]:
         """A rank without a row in the last batch gets filler, a row without its labels."""
-        whole = self.batch * self.world_size
-        for order in self.orders:
-            for start in range(0, len(order), whole):
-                rows = order[start : start + whole]
-                yield rows[self.rank :: self.world_size].tolist() or [~int(rows[0])]
+        for rows in self.wholes:
+            yield rows[self.rank :: self.world_size].tolist() or [~int(rows[0])]
 
 
 class SweepCollator:
@@ -124,14 +146,17 @@ def sweep_loader(
     Args:
         rows: what is measured.
         collator: makes a batch of features.
-        batch: rows of a batch of one rank.
+        batch: rows of a batch of one rank at most.
         world_size: ranks.
         rank: which of them this is.
         kwargs: of ``torch.utils.data.DataLoader``.
     """
+    orders, lengths = rows.orders(), np.concatenate(list(rows.lengths().values()))
+    firsts = [collator.reader(rows[int(order[0])]["inputs"]) for order in orders]
+    most = [reader.most(collator.tokenizer) for reader in firsts]
     return DataLoader(
         rows,
-        batch_sampler=SweepSampler(rows.orders(), batch=batch, world_size=world_size, rank=rank),
+        batch_sampler=SweepSampler(orders, lengths, most, batch=batch, world_size=world_size, rank=rank),
         collate_fn=SweepCollator(collator),
         generator=torch.Generator().manual_seed(0),
         **kwargs,  # type: ignore[arg-type]
