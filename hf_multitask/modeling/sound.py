@@ -13,11 +13,13 @@ import torch
 from transformers import PreTrainedConfig
 
 from .aliases import Open
+from .endings import ending_of
 
 # The keys of a recording that is a mapping, and of those that hold its samples.
 KEYS = ("array", "raw", "bytes", "path")
 _SAMPLES = ("array", "raw")
-_ENDLESS = 0x7FFF0000  # bytes of a wav file from which on its length is unknown
+_UNKNOWN = 1 << 62  # samples from which on libsndfile does not know their number
+_MOSTLY = 0.99  # of the samples of an mp3 file, less than which are not all: their number is estimated from its size
 
 
 class SoundError(ValueError):
@@ -149,36 +151,31 @@ def _decoded(source: str | Path | bytes) -> tuple[np.ndarray, int]:
             raise SoundError(f"the file '{source}' is empty. Fix or remove the row.")
     elif not source:
         raise SoundError("the recording has no bytes. Fix or remove the row.")
-    missing = _missing_bytes(source)
+    with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as content:
+        ending = ending_of(content)
+    missing = ending.missing
+    if not missing:
+        try:
+            with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
+                announced, rate = file.frames, file.samplerate
+                samples = file.read(dtype="float32", always_2d=True) if announced < _UNKNOWN else None
+        except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as problem:
+            said = " ".join(str(getattr(problem, "error_string", problem)).split()).rstrip(".")
+            raise SoundError(
+                f"{name} cannot be read as audio ({said}). Give a whole file, of wav, flac, ogg or mp3."
+            ) from problem
+        if samples is None:
+            raise SoundError(f"{name}: the file does not say how many samples it has. Convert it to wav.")
+        if len(samples) < announced and not ending.estimated:
+            missing = f"{announced - len(samples)} of {announced} samples"
     if missing:
-        raise SoundError(f"{name}: the end is missing, {missing} bytes of samples. Fix or remove the row.")
-    try:
-        samples, rate = soundfile.read(
-            io.BytesIO(source) if isinstance(source, bytes) else str(source), dtype="float32", always_2d=True
+        raise SoundError(f"{name}: the end is missing, {missing}. Fix or remove the row.")
+    if ending.samples is not None and len(samples) < _MOSTLY * ending.samples:
+        raise SoundError(
+            f"{name}: the mp3 file does not say how many samples it has, and libsndfile reads {len(samples)} of "
+            f"{ending.samples}. Convert it to wav or flac, or to an mp3 file with a Xing header."
         )
-    except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as problem:
-        said = " ".join(str(getattr(problem, "error_string", problem)).split()).rstrip(".")
-        raise SoundError(f"{name} cannot be read as audio ({said}). Give wav, flac, ogg or mp3.") from problem
     return cast(np.ndarray, samples[:, 0] if samples.shape[1] == 1 else samples), int(rate)
-
-
-def _missing_bytes(source: str | Path | bytes) -> int:
-    """Bytes of samples that a wav file declares and does not have; libsndfile reads those that are there.
-
-    Files of unknown length, which are written to a pipe, declare none or the most that there can be.
-    """
-    with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
-        size = file.seek(0, io.SEEK_END)
-        file.seek(0)
-        head = file.read(12)
-        if head[:4] != b"RIFF" or head[8:] != b"WAVE":
-            return 0
-        while len(chunk := file.read(8)) == 8:
-            length = int.from_bytes(chunk[4:], "little")
-            if chunk[:4] == b"data":
-                return max(file.tell() + length - size, 0) if length < _ENDLESS else 0
-            file.seek(length + length % 2, io.SEEK_CUR)
-    return 0
 
 
 def _package(name: str, what: str) -> ModuleType:
