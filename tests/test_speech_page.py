@@ -1,5 +1,6 @@
 """What docs/speech.md says is run, block by block, on tiny models in the place of those that it names."""
 
+import gc
 import json
 import re
 
@@ -11,7 +12,13 @@ from sounds import SPEAKERS, WIDE, extractor, recordings, save_encoder, save_whi
 from tiny import save_backbone
 from transformers import AutoTokenizer, GenerationConfig
 
-from hf_multitask import AudioClassification, AutomaticSpeechRecognition, MultiTaskModel
+from hf_multitask import (
+    AudioClassification,
+    AutomaticSpeechRecognition,
+    MultiTaskModel,
+    MultiTaskTrainer,
+    MultiTaskTrainingArguments,
+)
 from hf_multitask.cli import main
 from hf_multitask.modeling.subsampler import DEFAULTS
 
@@ -43,6 +50,8 @@ def folder(tmp_path, monkeypatch):
         calls.append(
             {**json.loads(row), "audio": f"calls/{place}.wav", "text": one["text"], "mood": SPEAKERS[place % 2]}
         )
+    table = [f"{place}.wav,{one['text']},{one['mood']}" for place, one in enumerate(calls, 1)]
+    (tmp_path / "calls" / "metadata.csv").write_text("\n".join(["file_name,text,mood", *table]) + "\n")
     sentences = [{"en": f"a small dog {number}", "de": f"ein kleiner Hund {number}"} for number in range(6)]
     for name, rows in (("calls", calls), ("sentences", sentences)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
@@ -69,6 +78,32 @@ def test_python_blocks_and_the_recipe_run(folder):
     assert json.loads((folder / "joint" / "config.json").read_text())["subsampler"] == {**DEFAULTS, **settings}
     exec(compile(mixed, "docs/speech.md", "exec"), names)
     assert [list(answer) for answer in names["answers"]] == [["translation"], ["transcript"]]
+
+
+@pytest.mark.trainer
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+def test_a_folder_trains_as_a_table_and_as_a_stream(folder):
+    names = {}
+    exec(compile(blocks("python")[-3], "docs/speech.md", "exec"), names)
+    backbone = save_encoder("encoder")
+    for rows, sampling in ((names["calls"], "proportional"), (names["stream"], "uniform")):
+        tasks = {"transcript": AutomaticSpeechRecognition(dataset="calls", vocabulary=list("abc"))}
+        trainer = MultiTaskTrainer(
+            MultiTaskModel.from_backbone(backbone, tasks=tasks),
+            MultiTaskTrainingArguments(
+                "out",
+                max_steps=1,
+                sampling=sampling,
+                report_to="none",
+                use_cpu=True,
+                disable_tqdm=True,
+                save_strategy="no",
+            ),
+            train_dataset={"calls": rows},
+            processing_class=extractor(),
+        )
+        assert np.isfinite(trainer.train().training_loss) and trainer.engine.tally.seen
+    gc.collect()  # the builder of datasets leaves metadata.csv open
 
 
 def test_the_settings_are_those_of_the_subsampler():

@@ -145,6 +145,8 @@ def _decoded(source: str | Path | bytes) -> tuple[np.ndarray, int]:
     name = "the bytes" if isinstance(source, bytes) else f"'{source}'"
     if not isinstance(source, bytes):
         path = Path(source)
+        if path.is_dir():
+            raise SoundError(f"'{source}' is a folder. Give a file.")
         if not path.is_file():
             raise SoundError(f"there is no file '{source}'. Fix the path.")
         if not path.stat().st_size:

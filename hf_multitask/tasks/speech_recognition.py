@@ -14,6 +14,7 @@ from ..modeling.processors import tokenizer_of
 from ..modeling.speech import PAD, written
 from ..modeling.speech_to_text import transcripts
 from ..modeling.symbols import is_symbol
+from ..modeling.values import shown
 from . import labels as lab
 from .audio import AudioTask
 from .registration import register_task
@@ -182,7 +183,7 @@ class AutomaticSpeechRecognition(AudioTask):
             raise self.row_error(
                 index,
                 split,
-                f"{where}: the transcript {text!r} has the symbol {unknown!r}, which is not in the vocabulary "
+                f"{where}: the transcript {shown(text)} has the symbol {unknown!r}, which is not in the vocabulary "
                 f"({''.join(symbol for symbol in numbers if len(symbol) == 1)!r}). Fix the row, or the vocabulary.",
             )
         needed = len(text) + sum(one == other for one, other in pairwise(text))
@@ -190,7 +191,7 @@ class AutomaticSpeechRecognition(AudioTask):
             raise self.row_error(
                 index,
                 split,
-                f"{where}: the transcript {text!r} needs {needed} frames, one per symbol and one between equal "
+                f"{where}: the transcript {shown(text)} needs {needed} frames, one per symbol and one between equal "
                 f"ones, and its recording has {frames}. Fix or remove the row.",
             )
         return [numbers[symbol] for symbol in text]

@@ -159,3 +159,23 @@ def test_a_subsampler_that_cannot_be_used_is_refused_before_data_are_read(traine
     (trained / "bad.yaml").write_text(text)
     assert main(["train", str(trained / "bad.yaml"), f"--output_dir={tmp_path}"]) != 0
     assert "`subsampler` has the unknown key 'bands'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("parts", [["cosines", "affinity", "single"], pytest.param(["prices"], marks=pytest.mark.slow)])
+def test_diagnose_compares_texts_and_recordings(parts, example, capsys):
+    quick = [word for word in QUICK.split() if not word.startswith(("--eval_strategy", "--load_best"))]
+    words = ["--output_dir", "compared", "--measured_steps", "2", *quick, "--max_steps", "4"]
+    assert main(["diagnose", "recipe.yaml", "--parts", *parts, *words]) == 0, capsys.readouterr().err
+    report = json.loads((example / "compared" / "diagnosis" / "report.json").read_text())
+    assert not report["failed"] and set(parts) <= report.keys()
+    assert report["tasks"] == ["translation", "transcript"] and set(report["budget"]["rows"].values()) == {16}
+    if "prices" in parts:
+        assert {"uniform", "gradnorm"} <= report["prices"]["balancing"].keys()
+        assert {"mean", "upgrad"} <= report["prices"]["aggregation"].keys()
+        return
+    assert (
+        report["cosines"]["norms"]["transcript"] > 0
+        and -1 <= report["cosines"]["mean"]["translation"]["transcript"] < 1
+    )
+    assert report["affinity"]["mean"]["transcript"]["transcript"] > 0
+    assert report["single"]["metric"] == {"translation": "chrf", "transcript": "word_accuracy"}

@@ -110,6 +110,11 @@ def test_a_file_of_unknown_length_is_read_to_its_end(length):
     assert np.abs(found - WAVE).max() < 1e-4
 
 
+def test_a_folder_is_named(tmp_path):
+    with pytest.raises(SoundError, match=r"^'.*' is a folder. Give a file.$"):
+        read_sound(str(tmp_path), RATE)
+
+
 def test_an_empty_file_is_named(tmp_path):
     path = tmp_path / "empty.wav"
     path.write_bytes(b"")
