@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import cast
 
 import numpy as np
 import torch
@@ -155,29 +154,32 @@ def _decoded(source: str | Path | bytes) -> tuple[np.ndarray, int]:
         raise SoundError("the recording has no bytes. Fix or remove the row.")
     with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as content:
         ending = ending_of(content)
-    missing = ending.missing
-    if not missing:
-        try:
-            with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
-                announced, rate = file.frames, file.samplerate
-                samples = file.read(dtype="float32", always_2d=True) if announced < _UNKNOWN else None
-        except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as problem:
-            said = " ".join(str(getattr(problem, "error_string", problem)).split()).rstrip(".")
-            raise SoundError(
-                f"{name} cannot be read as audio ({said}). Give a whole file, of wav, flac, ogg or mp3."
-            ) from problem
-        if samples is None:
-            raise SoundError(f"{name}: the file does not say how many samples it has. Convert it to wav.")
-        if len(samples) < announced and not ending.estimated:
-            missing = f"{announced - len(samples)} of {announced} samples"
-    if missing:
-        raise SoundError(f"{name}: the end is missing, {missing}. Fix or remove the row.")
+    if ending.missing:
+        raise SoundError(f"{name}: the end is missing, {ending.missing}. Fix or remove the row.")
+    samples, announced, rate = _read(soundfile, source, name)
+    if len(samples) < announced and not ending.estimated:
+        raise SoundError(
+            f"{name}: the end is missing, {announced - len(samples)} of {announced} samples. Fix or remove the row."
+        )
     if ending.samples is not None and len(samples) < _MOSTLY * ending.samples:
         raise SoundError(
             f"{name}: the mp3 file does not say how many samples it has, and libsndfile reads {len(samples)} of "
             f"{ending.samples}. Convert it to wav or flac, or to an mp3 file with a Xing header."
         )
-    return cast(np.ndarray, samples[:, 0] if samples.shape[1] == 1 else samples), int(rate)
+    return samples[:, 0] if samples.shape[1] == 1 else samples, rate
+
+
+def _read(soundfile: Open, source: str | Path | bytes, name: str) -> tuple[np.ndarray, int, int]:
+    """The samples (L, C) of a file, how many it announces, and their rate."""
+    try:
+        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
+            if file.frames < _UNKNOWN:
+                return file.read(dtype="float32", always_2d=True), file.frames, int(file.samplerate)
+    except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as problem:
+        said = " ".join(str(getattr(problem, "error_string", problem)).split()).rstrip(".")
+        said = f"{name} cannot be read as audio ({said}). Give a whole file, of wav, flac, ogg or mp3."
+        raise SoundError(said) from problem
+    raise SoundError(f"{name}: the file does not say how many samples it has. Convert it to wav.")
 
 
 def _package(name: str, what: str) -> ModuleType:
