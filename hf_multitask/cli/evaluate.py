@@ -10,7 +10,7 @@ from ..training import MultiTaskTrainer
 from .arguments import build_arguments, parse_overrides
 from .recipe import read_recipe
 from .saved import load_saved
-from .source import split_name
+from .splits import split_name
 from .train import show_metrics, splits
 
 
