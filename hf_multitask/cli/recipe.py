@@ -13,10 +13,9 @@ from ..modeling.config import close_match
 from ..modeling.values import shown
 from ..tasks import Task, build_task
 from .arguments import JSON_FILES
-from .builders import is_format
 from .document import Values, read_document
 from .labels import LabelMap, label_maps, read_label_maps
-from .source import check_source, find_folder, folders_of, load_source, local_path
+from .source import check_source, find_folder, folders_of, is_read_here, load_source, local_path
 from .splits import SPLITS, Splits
 
 _KEYS = ("backbone", "model", "datasets", "tasks", "teachers", "training")
@@ -42,7 +41,7 @@ class Recipe:
         return {
             name: arguments["path"]
             for name, arguments in self.datasets.items()
-            if not Path(arguments["path"]).is_absolute() and not is_format(arguments["path"])
+            if not Path(arguments["path"]).is_absolute() and not is_read_here(arguments["path"])
         }
 
     def check_backbone(self) -> None:

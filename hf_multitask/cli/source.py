@@ -16,13 +16,15 @@ from datasets.data_files import DataFilesDict, get_data_patterns
 from ..modeling.config import close_match
 from ..modeling.values import check_values, hints_of, parameters_of, shown
 from ..tasks.recordings import dataset_of, undecoded
-from .builders import config_class, is_format
+from .builders import config_class, is_format, keys_of, load_xml
 from .columns import RENAMING, check_renaming, renamed
+from .database import check_database, load_database
 from .document import Values
 from .folders import is_audio_folder, load_audio_folder
+from .formats import FORMATS, load_format
 from .jsonl import read_jsonl
 from .splits import KEYS, SPLITS, Splits, arranged, by_split, check_splits
-from .tables import check_cells, with_labels_kept
+from .tables import check_cells, check_words, with_labels_kept
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _CHAIN = "::"  # which fsspec reads as a file inside of another
@@ -63,11 +65,17 @@ def check_source(values: Values, name: str, folder: Path) -> Values:
     Raises:
         ValueError: a key is unknown, a value is invalid, or a file does not exist.
     """
+    if "format" in values:
+        return _check_export(values, name, folder)
     path = values.get("path")
+    if isinstance(path, str) and path in FORMATS:
+        raise ValueError(
+            f"Dataset '{name}': '{path}' is not a builder of datasets. Write format: {path}, without path."
+        )
     if not isinstance(path, str) or not path.strip():
         raise ValueError(
-            f"Dataset '{name}' has no 'path'. Set a file format such as json, a folder, or a Hub dataset."
-            + (f" Found {shown(path)}." if path is not None else "")
+            f"Dataset '{name}' has no 'path'. Set a file format such as json, a folder, or a Hub dataset; or the "
+            "'format' of an annotation tool." + (f" Found {shown(path)}." if path is not None else "")
         )
     if "split" in values:
         raise ValueError(
@@ -79,15 +87,10 @@ def check_source(values: Values, name: str, folder: Path) -> Values:
     if is_format(path):
         config = config_class(path)
         hints = hints_of(config) | hints
-        known += [key for key in hints_of(config) if key not in (*known, "features", "version", "description")]
-    for key in values:
-        if key not in known:
-            raise ValueError(
-                f"Dataset '{name}' has the unknown key '{key}'; known keys are {', '.join(known)}."
-                + close_match(str(key), known)
-            )
+        known += [key for key in keys_of(path) if key not in (*known, "features", "version", "description")]
+    _check_keys(values, known, name)
     try:
-        check_values({key: value for key, value in values.items() if key not in ("path", "data_files")}, hints)
+        check_values({key: value for key, value in values.items() if key not in ("path", "data_files", "sql")}, hints)
     except ValueError as problem:
         raise ValueError(f"Dataset '{name}': {problem}") from None
     if (processes := values.get("num_proc")) is not None and processes < 1:
@@ -95,16 +98,51 @@ def check_source(values: Values, name: str, folder: Path) -> Values:
     if processes is not None and values.get("streaming"):
         raise ValueError(f"Dataset '{name}': `num_proc` does not apply to a stream. Remove it.")
     check_renaming(values, name)
+    if path == "sql":
+        return values | check_splits(values, name) | check_database(values, name, folder)
     resolved = _with_folders(values, path, name, folder) | check_splits(values, name)
-    if (files := values.get("data_files")) is not None:
-        named = by_split(files if isinstance(files, Mapping) else {"train": files}, "data_files", name)
+    if values.get("data_files") is not None:
         on_hub = not is_format(path) and not Path(resolved["path"]).is_absolute()
-        resolved["data_files"] = {
-            split: _files(given, f"Dataset '{name}'", None if on_hub else folder) for split, given in named.items()
-        }
+        resolved["data_files"] = _data_files(values, name, None if on_hub else folder)
     if path == "csv":
         resolved = with_labels_kept(resolved)
     return resolved
+
+
+def is_read_here(path: str) -> bool:
+    """Whether the ``path`` of checked arguments is that of a reader of files, neither a folder nor a repository."""
+    return is_format(path) or path in FORMATS
+
+
+def _check_keys(values: Values, known: list[str], name: str) -> None:
+    for key in values:
+        if key not in known:
+            raise ValueError(
+                f"Dataset '{name}' has the unknown key '{key}'; known keys are {', '.join(known)}."
+                + close_match(str(key), known)
+            )
+
+
+def _data_files(values: Values, name: str, folder: Path | None) -> dict[str, list[str]]:
+    files = values["data_files"]
+    named = by_split(files if isinstance(files, Mapping) else {"train": files}, "data_files", name)
+    return {split: _files(given, f"Dataset '{name}'", folder) for split, given in named.items()}
+
+
+def _check_export(values: Values, name: str, folder: Path) -> Values:
+    """The arguments of a dataset that an annotation tool has exported; its ``path`` is the name of the tool."""
+    form = values["format"]
+    if not isinstance(form, str) or form not in FORMATS:
+        raise ValueError(
+            f"Dataset '{name}': `format` should be one of {', '.join(FORMATS)}. Found {shown(form)}."
+            + (close_match(str(form), list(FORMATS)) or " For a builder of datasets, write path.")
+        )
+    _check_keys(values, ["format", "data_files", *_OWN], name)
+    if not values.get("data_files"):
+        raise ValueError(f"Dataset '{name}' has no 'data_files'. Set the exported files of train, validation and test.")
+    check_renaming(values, name)
+    resolved = {key: value for key, value in values.items() if key != "format"} | check_splits(values, name)
+    return resolved | {"path": form, "data_files": _data_files(values, name, folder)}
 
 
 def _with_folders(values: Values, path: str, name: str, folder: Path) -> Values:
@@ -197,6 +235,9 @@ def load_source(name: str, arguments: Values, most: int | None, wanted: Iterable
     if arguments["path"] == "csv":
         for file in files:
             check_cells(name, file, arguments)
+    if arguments["path"] == "conll" and arguments.get("encoding") is None:
+        for file in files:
+            check_words(name, file, arguments)
     with _explained(name, arguments, files):
         loaded = _loaded(arguments)
     kept = arranged(name, renamed(name, loaded, arguments), arguments, wanted)
@@ -227,7 +268,7 @@ def _explained(name: str, arguments: Values, files: Iterable[str]) -> Iterator[N
         reason = problem.__cause__ or problem
         said = " ".join(str(reason).split()) or type(reason).__name__
         said = said if len(said) < _LONG else f"{said[:_LONG]} ..."
-        raise ValueError(f"Dataset '{name}' could not be loaded: {said}.") from None
+        raise ValueError(f"Dataset '{name}' could not be loaded: {said.removesuffix('.')}.") from None
 
 
 def _loaded(arguments: Values) -> Splits:
@@ -241,6 +282,12 @@ def _loaded(arguments: Values) -> Splits:
         files = DataFilesDict.from_patterns(get_data_patterns(folder), base_path=folder)
     if files:
         values["data_files"] = {str(split): list(map(_literal, names)) for split, names in files.items()}
+    if path == "sql":
+        return load_database(arguments)
+    if path == "xml" and files and not values.get("streaming"):
+        return load_xml(arguments)
+    if path in FORMATS:
+        return load_format(path, arguments["data_files"])
     if is_audio_folder(values):
         return load_audio_folder(values)
     if path != "json" or not values.get("data_files"):

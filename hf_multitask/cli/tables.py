@@ -1,4 +1,4 @@
-"""Tables of CSV and TSV: which cells are missing values, and rows with too many cells."""
+"""Tables of CSV, TSV and CoNLL: which cells are missing values, and rows with too many or too few cells."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pandas as pd
 from ..modeling.values import hints_of
 from .builders import config_class
 from .document import Values
+from .lines import read_lines
 
 _TOO_MANY = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
 
@@ -62,3 +63,23 @@ def check_cells(name: str, file: str, arguments: Values, rows: int | None = 1) -
             f"Dataset '{name}': the file '{file}' is not a usable table: {said or type(problem).__name__}. Quote the "
             "cells that contain the delimiter, or set delimiter, quotechar or encoding of the dataset."
         ) from None
+
+
+def check_words(name: str, file: str, arguments: Values) -> None:
+    """Check that every word of a CoNLL file has all of its columns; ``datasets`` would fill them with empty labels.
+
+    Raises:
+        ValueError: a line has fewer cells than there are ``column_names``.
+    """
+    columns = arguments.get("column_names") or config_class("conll")().column_names
+    mark, delimiter = arguments.get("comment_prefix"), arguments.get("delimiter")
+    for number, line in read_lines(Path(file)):
+        line = line.rstrip("\r\n")
+        if not line.strip() or line.startswith("-DOCSTART-") or (mark is not None and line.startswith(mark)):
+            continue
+        cells = len(line.split(delimiter))
+        if cells < len(columns):
+            raise ValueError(
+                f"Dataset '{name}': line {number} of '{file}' has {cells} cells, and there are {len(columns)} "
+                f"column_names, {', '.join(columns)}. Fix the line, or set column_names, delimiter or comment_prefix."
+            )
