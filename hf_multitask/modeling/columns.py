@@ -18,7 +18,7 @@ def text_columns(task: TaskDict) -> tuple[str, str | None]:
 
 
 def joined_columns(task: Settings) -> dict[str, list[str]]:
-    """The columns that are read as one text, by the name that this has; none where ``text_column`` is a single column."""
+    """The columns that are read as one text, by the name of that text; none where ``text_column`` is one column."""
     found = task.get("text_column")
     return {_name(found): list(found)} if isinstance(found, list | tuple) else {}
 
