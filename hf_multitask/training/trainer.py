@@ -271,10 +271,9 @@ class MultiTaskTrainer(Trainer):
     def predict(
         self, test_dataset: Datasets, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> dict[str, PredictionOutput]:
-        """Logits, labels and metrics by task, in the order of the dataset; where no row has a label, logits alone.
-
-        Where some have one, the others are left out. A task on tokens has the labeled ones, (N, W, C) and (N, W),
-        padded with -100; question answering labels are window, first and last token of the answer.
+        """Logits, labels and metrics by task, of the rows with a label, in their order; logits of all if none has one.
+        A task on tokens has the labeled ones, (N, W, C) and (N, W), padded with -100; question answering labels are
+        window, first and last token of the answer.
         """
         rows = self.plan.evaluation_rows(test_dataset, metric_key_prefix, self.metric_by_task, predicts=True)
         return self.evaluator.predict(rows, metric_key_prefix)
