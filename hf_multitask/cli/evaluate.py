@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..training import MultiTaskTrainer
 from .arguments import build_arguments, parse_overrides
+from .predictions import check_file, save_predictions
 from .recipe import read_recipe
 from .saved import load_saved
-from .source import split_name
+from .splits import split_name
 from .train import show_metrics, splits
 
 
@@ -22,10 +24,21 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("model", help="folder or Hub id of a multi-task model")
     parser.add_argument("recipe", help="a YAML file with the data")
     parser.add_argument("--split", default="test", help="split to evaluate (default: test)")
+    parser.add_argument(
+        "--save_predictions",
+        metavar="FILE",
+        help="write a JSON object for every row and task: id, task, gold, answer, score",
+    )
 
 
 def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
-    """Evaluate and print the table; with ``--output_dir``, write the results there as JSON."""
+    """Evaluate and print the table; with ``--output_dir``, write the results there as JSON.
+
+    With ``--save_predictions``, write the answers to all rows as well.
+    """
+    file = None if namespace.save_predictions is None else Path(namespace.save_predictions)
+    if file is not None:
+        check_file(file)
     recipe = read_recipe(namespace.recipe)
     overrides = parse_overrides(words)
     split = split_name(namespace.split)
@@ -42,4 +55,6 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
         metrics = trainer.evaluate(data, metric_key_prefix=prefix)
         if "output_dir" in overrides:
             trainer.save_metrics(prefix, metrics, combined=False)
+        if file is not None and trainer.is_world_process_zero():
+            save_predictions(file, trainer, data)
     show_metrics({split: metrics}, model.config.task_names, trainer.progress.metrics)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..modeling.columns import joined_columns, joined_text
 from ..modeling.config import close_match
 from ..modeling.kinds import reader_of
 from ..modeling.readers import Row
@@ -75,6 +76,7 @@ class Columns:
         include_inputs: bool = False,
     ) -> None:
         self.own = {str(task["name"]): reader_of(task).columns(task) for task in tasks}
+        self.joined = {name: parts for task in tasks for name, parts in joined_columns(task).items()}
         self.sounds = {name for own in self.own.values() if "audio" in own for name in ("audio", own["audio"])}
         self.hears = bool(self.sounds)
         self.only_hears = all("audio" in own for own in self.own.values())
@@ -96,7 +98,8 @@ class Columns:
     def names(self) -> set[str]:
         """All columns that are read if a file has them."""
         given = [name for name in (*self.given.values(), self.id_column) if name]
-        return {*given, *(column for own in self.own.values() for column in own.values())}
+        parts = (part for joined in self.joined.values() for part in joined)
+        return {*given, *parts, *(column for own in self.own.values() for column in own.values())}
 
     def read(self, file: RowFile, number: int, row: object) -> Input:
         """A row of a file as an input.
@@ -110,6 +113,11 @@ class Columns:
         if isinstance(row, dict):
             if self.hears and file.kind == "table":  # which has no other way to leave out one of the columns
                 row = {name: cell for name, cell in row.items() if cell != ""}
+            row = row | {
+                name: joined_text([row[part] for part in parts])
+                for name, parts in self.joined.items()
+                if all(part in row for part in parts)
+            }
             if self.id_column is not None:
                 told["id"] = _cell(row, self.id_column, where)
             parts = [

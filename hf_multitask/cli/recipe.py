@@ -14,7 +14,9 @@ from ..modeling.values import shown
 from ..tasks import Task, build_task
 from .arguments import JSON_FILES
 from .document import Values, read_document
-from .source import SPLITS, Splits, check_source, find_folder, folders_of, is_format, load_source, local_path
+from .labels import LabelMap, label_maps, read_label_maps
+from .source import check_source, find_folder, folders_of, is_read_here, load_source, local_path
+from .splits import SPLITS, Splits
 
 _KEYS = ("backbone", "model", "datasets", "tasks", "teachers", "training")
 _PATH_ARGUMENTS = ("output_dir", "resume_from_checkpoint", *JSON_FILES)
@@ -31,6 +33,7 @@ class Recipe:
     tasks: dict[str, Task]
     training: Values
     teachers: dict[str, str]
+    label_maps: dict[str, LabelMap]
 
     @property
     def hub_datasets(self) -> dict[str, str]:
@@ -38,7 +41,7 @@ class Recipe:
         return {
             name: arguments["path"]
             for name, arguments in self.datasets.items()
-            if not Path(arguments["path"]).is_absolute() and not is_format(arguments["path"])
+            if not Path(arguments["path"]).is_absolute() and not is_read_here(arguments["path"])
         }
 
     def check_backbone(self) -> None:
@@ -60,14 +63,20 @@ class Recipe:
             wanted: the splits to return.
 
         Raises:
-            ValueError: a file is missing, malformed or empty.
+            ValueError: a file is missing, malformed or empty, or the data do not have a label of ``label_map``.
         """
+        wanted = list(wanted)
         caps = self.training.get("max_eval_samples")
         loaded = {}
         for name, arguments in self.datasets.items():
             splits = load_source(name, arguments, caps.get(name) if isinstance(caps, Mapping) else caps, wanted)
             for task in (task for task in self.tasks.values() if task.source == name):
                 splits = {split: task.located(rows, folders_of(arguments, split)) for split, rows in splits.items()}
+            for labels in self.label_maps.values():
+                if labels.task.source == name:
+                    splits = labels.apply(splits)
+                    if set(SPLITS) <= set(wanted) and not arguments.get("streaming"):
+                        labels.check()
             loaded[name] = splits
         return loaded
 
@@ -91,10 +100,12 @@ def read_recipe(path: str | Path) -> Recipe:
     _check_keys(model, _model_keys(), "Key 'model'")
     if isinstance(model.get("cache_dir"), str):
         model["cache_dir"] = str(local_path(folder, model["cache_dir"]))
-    tasks = {
-        name: build_task(name, _mapping(values, f"Task '{name}'", "Write it as {type: sequence-classification}."))
+    given = {
+        name: _mapping(values, f"Task '{name}'", "Write it as {type: sequence-classification}.")
         for name, values in _mapping(recipe["tasks"], "Key 'tasks'", "Name each task, and set its type.").items()
     }
+    maps = read_label_maps(given)
+    tasks = {name: build_task(name, values) for name, values in given.items()}
     datasets = {
         name: check_source(_mapping(values, f"Dataset '{name}'", "Write it as {path: NAME}."), name, folder)
         for name, values in _mapping(
@@ -112,7 +123,8 @@ def read_recipe(path: str | Path) -> Recipe:
         if key in training:
             training[key] = _path_argument(training[key], key, folder)
     teachers = _teachers(recipe.get("teachers"), tasks)
-    return Recipe(path, _backbone(recipe["backbone"], folder), model, datasets, tasks, training, teachers)
+    labels = label_maps(tasks, maps)
+    return Recipe(path, _backbone(recipe["backbone"], folder), model, datasets, tasks, training, teachers, labels)
 
 
 def _teachers(value: object, tasks: Mapping[str, Task]) -> dict[str, str]:

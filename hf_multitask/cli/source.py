@@ -4,46 +4,32 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import importlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import datasets
-import pandas as pd
 from datasets.data_files import DataFilesDict, get_data_patterns
-from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
-from transformers.utils import logging
 
 from ..modeling.config import close_match
 from ..modeling.values import check_values, hints_of, parameters_of, shown
 from ..tasks.recordings import dataset_of, undecoded
+from .builders import config_class, is_format, keys_of, load_xml
+from .columns import RENAMING, check_renaming, renamed
+from .database import check_database, load_database
 from .document import Values
 from .folders import is_audio_folder, load_audio_folder
+from .formats import FORMATS, load_format
 from .jsonl import read_jsonl
+from .splits import KEYS, SPLITS, Splits, arranged, by_split, check_splits
+from .tables import check_cells, check_words, with_labels_kept
 
-logger = logging.get_logger(__name__)
-
-# By split, a Dataset, or an IterableDataset for a stream.
-Splits = Mapping[str, Any]
-SPLITS = ("train", "validation", "test")
-_SYNONYMS = {"dev": "validation", "val": "validation", "valid": "validation"}
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _CHAIN = "::"  # which fsspec reads as a file inside of another
+_OWN = (*KEYS, RENAMING)  # keys of a dataset that load_dataset does not take
 _LONG = 600  # characters of a message from another library
-_TOO_MANY = re.compile(r"Expected (\d+) fields in line (\d+), saw (\d+)")
-
-
-def split_name(name: str) -> str:
-    """The split for a name: ``dev``, ``val`` and ``valid`` are aliases of validation."""
-    return _SYNONYMS.get(name, name)
-
-
-def is_format(path: str) -> bool:
-    """Whether the ``path`` of a dataset is a builder of ``datasets``, such as csv, not a folder or repository."""
-    return path in _PACKAGED_DATASETS_MODULES
 
 
 def local_path(folder: Path, name: str) -> Path:
@@ -79,52 +65,84 @@ def check_source(values: Values, name: str, folder: Path) -> Values:
     Raises:
         ValueError: a key is unknown, a value is invalid, or a file does not exist.
     """
+    if "format" in values:
+        return _check_export(values, name, folder)
     path = values.get("path")
+    if isinstance(path, str) and path in FORMATS:
+        raise ValueError(
+            f"Dataset '{name}': '{path}' is not a builder of datasets. Write format: {path}, without path."
+        )
     if not isinstance(path, str) or not path.strip():
         raise ValueError(
-            f"Dataset '{name}' has no 'path'. Set a file format such as json, a folder, or a Hub dataset."
-            + (f" Found {shown(path)}." if path is not None else "")
+            f"Dataset '{name}' has no 'path'. Set a file format such as json, a folder, or a Hub dataset; or the "
+            "'format' of an annotation tool." + (f" Found {shown(path)}." if path is not None else "")
         )
     if "split" in values:
-        raise ValueError(f"Dataset '{name}' has a 'split'. Remove it: train, validation and test are read as they are.")
+        raise ValueError(
+            f"Dataset '{name}' has a 'split'. Remove it: train, validation and test are read as they are, or as "
+            "`splits` sets them."
+        )
     hints = hints_of(datasets.load_dataset)
-    known = [key for key in parameters_of(datasets.load_dataset) if key != "features"]
+    known = [*(key for key in parameters_of(datasets.load_dataset) if key != "features"), *_OWN]
     if is_format(path):
-        config = _config_class(path)
+        config = config_class(path)
         hints = hints_of(config) | hints
-        known += [key for key in hints_of(config) if key not in (*known, "features", "version", "description")]
+        known += [key for key in keys_of(path) if key not in (*known, "features", "version", "description")]
+    _check_keys(values, known, name)
+    try:
+        check_values({key: value for key, value in values.items() if key not in ("path", "data_files", "sql")}, hints)
+    except ValueError as problem:
+        raise ValueError(f"Dataset '{name}': {problem}") from None
+    if (processes := values.get("num_proc")) is not None and processes < 1:
+        raise ValueError(f"Dataset '{name}': `num_proc` should be 1 or more. Found {processes}.")
+    if processes is not None and values.get("streaming"):
+        raise ValueError(f"Dataset '{name}': `num_proc` does not apply to a stream. Remove it.")
+    check_renaming(values, name)
+    if path == "sql":
+        return values | check_splits(values, name) | check_database(values, name, folder)
+    resolved = _with_folders(values, path, name, folder) | check_splits(values, name)
+    if values.get("data_files") is not None:
+        on_hub = not is_format(path) and not Path(resolved["path"]).is_absolute()
+        resolved["data_files"] = _data_files(values, name, None if on_hub else folder)
+    if path == "csv":
+        resolved = with_labels_kept(resolved)
+    return resolved
+
+
+def is_read_here(path: str) -> bool:
+    """Whether the ``path`` of checked arguments is that of a reader of files, neither a folder nor a repository."""
+    return is_format(path) or path in FORMATS
+
+
+def _check_keys(values: Values, known: list[str], name: str) -> None:
     for key in values:
         if key not in known:
             raise ValueError(
                 f"Dataset '{name}' has the unknown key '{key}'; known keys are {', '.join(known)}."
                 + close_match(str(key), known)
             )
-    try:
-        check_values({key: value for key, value in values.items() if key not in ("path", "data_files")}, hints)
-    except ValueError as problem:
-        raise ValueError(f"Dataset '{name}': {problem}") from None
-    resolved = _with_folders(values, path, name, folder)
-    if (files := values.get("data_files")) is not None:
-        by_split = _by_split(files if isinstance(files, Mapping) else {"train": files}, name)
-        on_hub = not is_format(path) and not Path(resolved["path"]).is_absolute()
-        resolved["data_files"] = {
-            split: _files(given, f"Dataset '{name}'", None if on_hub else folder) for split, given in by_split.items()
-        }
-    if path == "csv":
-        resolved = _with_labels_kept(resolved)
-    return resolved
 
 
-def _config_class(path: str) -> type[Any]:
-    module = importlib.import_module(_PACKAGED_DATASETS_MODULES[path][0])
-    builders: list[type[datasets.DatasetBuilder]] = [
-        thing
-        for thing in vars(module).values()
-        if isinstance(thing, type)
-        and issubclass(thing, datasets.DatasetBuilder)
-        and thing.__module__ == module.__name__
-    ]
-    return builders[0].BUILDER_CONFIG_CLASS
+def _data_files(values: Values, name: str, folder: Path | None) -> dict[str, list[str]]:
+    files = values["data_files"]
+    named = by_split(files if isinstance(files, Mapping) else {"train": files}, "data_files", name)
+    return {split: _files(given, f"Dataset '{name}'", folder) for split, given in named.items()}
+
+
+def _check_export(values: Values, name: str, folder: Path) -> Values:
+    """The arguments of a dataset that an annotation tool has exported; its ``path`` is the name of the tool."""
+    form = values["format"]
+    if not isinstance(form, str) or form not in FORMATS:
+        raise ValueError(
+            f"Dataset '{name}': `format` should be one of {', '.join(FORMATS)}. Found {shown(form)}."
+            + (close_match(str(form), list(FORMATS)) or " For a builder of datasets, write path.")
+        )
+    _check_keys(values, ["format", "data_files", *_OWN], name)
+    if not values.get("data_files"):
+        raise ValueError(f"Dataset '{name}' has no 'data_files'. Set the exported files of train, validation and test.")
+    check_renaming(values, name)
+    resolved = {key: value for key, value in values.items() if key != "format"} | check_splits(values, name)
+    return resolved | {"path": form, "data_files": _data_files(values, name, folder)}
 
 
 def _with_folders(values: Values, path: str, name: str, folder: Path) -> Values:
@@ -155,33 +173,6 @@ def _with_folders(values: Values, path: str, name: str, folder: Path) -> Values:
     if (found := find_folder(path, folder, f"Dataset '{name}': 'path'")) is not None:
         resolved["path"] = str(found)
     return resolved
-
-
-def _by_split(files: Mapping[str, object], name: str) -> dict[str, object]:
-    """Data files by split.
-
-    Raises:
-        ValueError: a name is unknown, or two names mean the same split.
-    """
-    found: dict[str, str] = {}
-    for key in files:
-        split = split_name(key) if isinstance(key, str) else ""
-        if split not in SPLITS:
-            raise ValueError(
-                f"Dataset '{name}' names the split {shown(key)} in data_files; the splits are train, validation (or "
-                f"dev, val, valid) and test.{close_match(str(key).lower(), [*SPLITS, *_SYNONYMS]) or ' Rename it.'}"
-            )
-        _check_one(found, split, key, name)
-    return {split: files[key] for split, key in found.items()}
-
-
-def _check_one(found: dict[str, str], split: str, key: str, name: str) -> None:
-    if split in found:
-        raise ValueError(
-            f"Dataset '{name}' has the splits '{found[split]}' and '{key}', and both mean {split}. Set the files of "
-            f"one of them in data_files."
-        )
-    found[split] = key
 
 
 def _files(given: object, where: str, folder: Path | None) -> list[str]:
@@ -218,21 +209,6 @@ def _files(given: object, where: str, folder: Path | None) -> list[str]:
     return found
 
 
-def _with_labels_kept(values: Values) -> Values:
-    """Arguments with which only an empty cell is a missing value, and None, NA and null are strings."""
-    resolved = dict(values)
-    files = [file for split in (values.get("data_files") or {}).values() for file in split]
-    if values.get("keep_default_na") is None:
-        own = values.get("na_values")
-        if not isinstance(own, Mapping):
-            resolved["na_values"] = ["", *(own if isinstance(own, list) else [] if own is None else [own])]
-            resolved["keep_default_na"] = False
-    chosen = values.get("sep") is not None or values.get("delimiter") is not None
-    if files and not chosen and all(".tsv" in map(str.lower, Path(file).suffixes[-2:]) for file in files):
-        resolved["delimiter"] = "\t"
-    return resolved
-
-
 def folders_of(arguments: Values, split: str) -> list[Path]:
     """The folders of the files of a split, as far as they are on this machine."""
     given = (arguments.get("data_files") or {}).get(split, [arguments["path"] + "/"])
@@ -258,40 +234,46 @@ def load_source(name: str, arguments: Values, most: int | None, wanted: Iterable
             raise ValueError(f"Dataset '{name}': the file '{file}' is empty. Add rows.")
     if arguments["path"] == "csv":
         for file in files:
-            _check_cells(name, file, arguments)
-    try:
-        loaded = _loaded(arguments)
-        if isinstance(next(iter(loaded.values())), datasets.IterableDataset):
-            loaded = {split: rows if split == "train" else _first(rows, most) for split, rows in loaded.items()}
-    except Exception as problem:  # datasets raises whatever Arrow, pandas and the file system raise
+            check_cells(name, file, arguments)
+    if arguments["path"] == "conll" and arguments.get("encoding") is None:
         for file in files:
-            if arguments["path"] == "json" and "field" not in arguments:
-                _check_lines(name, file)
-            elif arguments["path"] == "csv":
-                _check_cells(name, file, arguments, rows=None)
-        reason = problem.__cause__ or problem
-        said = " ".join(str(reason).split()) or type(reason).__name__
-        said = said if len(said) < _LONG else f"{said[:_LONG]} ..."
-        raise ValueError(f"Dataset '{name}' could not be loaded: {said}.") from None
-    kept = _kept(name, loaded, wanted)
+            check_words(name, file, arguments)
+    with _explained(name, arguments, files):
+        loaded = _loaded(arguments)
+    kept = arranged(name, renamed(name, loaded, arguments), arguments, wanted)
+    if any(isinstance(rows, datasets.IterableDataset) for rows in kept.values()):
+        with _explained(name, arguments, files):
+            kept = {split: rows if split == "train" else _first(rows, most) for split, rows in kept.items()}
     for split, rows in kept.items():
         if isinstance(rows, datasets.Dataset) and not len(rows):
             raise ValueError(f"Dataset '{name}' has no rows in its split '{split}'. Add rows.")
     return kept
 
 
-def _kept(name: str, loaded: Splits, wanted: Iterable[str]) -> Splits:
-    found: dict[str, str] = {}
-    for split in loaded:
-        _check_one(found, split_name(split), split, name)
-    if extra := [own for split, own in found.items() if split not in wanted and split not in SPLITS]:
-        logger.warning(f"Dataset '{name}' also has the splits {', '.join(extra)}, which are not read.")
-    return {split: loaded[own] for split, own in found.items() if split in wanted}
+@contextmanager
+def _explained(name: str, arguments: Values, files: Iterable[str]) -> Iterator[None]:
+    """Explain why a dataset cannot be read: by file and line, if they are known.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    try:
+        yield
+    except Exception as problem:  # datasets raises whatever Arrow, pandas and the file system raise
+        for file in files:
+            if arguments["path"] == "json" and "field" not in arguments:
+                _check_lines(name, file)
+            elif arguments["path"] == "csv":
+                check_cells(name, file, arguments, rows=None)
+        reason = problem.__cause__ or problem
+        said = " ".join(str(reason).split()) or type(reason).__name__
+        said = said if len(said) < _LONG else f"{said[:_LONG]} ..."
+        raise ValueError(f"Dataset '{name}' could not be loaded: {said.removesuffix('.')}.") from None
 
 
 def _loaded(arguments: Values) -> Splits:
     """The result of ``load_dataset``, with names of files and folders used literally, not as patterns."""
-    values, path = dict(arguments), arguments["path"]
+    values, path = {key: value for key, value in arguments.items() if key not in _OWN}, arguments["path"]
     folder = os.path.join("" if is_format(path) else path, values.get("data_dir") or "")
     files: Mapping[str, Iterable[str]] | None = values.get("data_files")
     if not files and os.path.isabs(folder) and any(mark in folder for mark in "*?[$"):  # no file would be found there
@@ -300,6 +282,12 @@ def _loaded(arguments: Values) -> Splits:
         files = DataFilesDict.from_patterns(get_data_patterns(folder), base_path=folder)
     if files:
         values["data_files"] = {str(split): list(map(_literal, names)) for split, names in files.items()}
+    if path == "sql":
+        return load_database(arguments)
+    if path == "xml" and files and not values.get("streaming"):
+        return load_xml(arguments)
+    if path in FORMATS:
+        return load_format(path, arguments["data_files"])
     if is_audio_folder(values):
         return load_audio_folder(values)
     if path != "json" or not values.get("data_files"):
@@ -346,36 +334,3 @@ def _check_lines(name: str, file: str) -> None:
             pass
     except ValueError as problem:
         raise ValueError(f"Dataset '{name}': {problem}") from None
-
-
-def _check_cells(name: str, file: str, arguments: Values, rows: int | None = 1) -> None:
-    """Check that the rows of a CSV file have no more cells than its header.
-
-    If the first row has more, pandas would use its first cells as the index, and shift the others.
-
-    Args:
-        name: of the dataset, for messages.
-        file: path.
-        arguments: of the dataset.
-        rows: minimum number of rows to read; all if None.
-
-    Raises:
-        ValueError: a row has more cells, or the file cannot be read.
-    """
-    kind = _config_class("csv")
-    own = hints_of(kind).keys() - hints_of(datasets.BuilderConfig).keys()
-    options = kind(**{key: value for key, value in arguments.items() if key in own}).pd_read_csv_kwargs
-    options |= {"chunksize": None, "nrows": rows}
-    try:
-        index = pd.read_csv(file, **options).index
-        if options["index_col"] is None and not isinstance(index, pd.RangeIndex):
-            pd.read_csv(file, **options | {"header": None, "names": None, "nrows": 2})  # whose error contains the line
-            raise ValueError("its first row has more cells than its header, or than there are column_names")
-    except Exception as problem:  # pandas raises different errors depending on its options
-        said = " ".join(str(problem).split())
-        if found := _TOO_MANY.search(said):
-            said = f"line {found[2]} has {found[3]} cells, but the header has {found[1]}"
-        raise ValueError(
-            f"Dataset '{name}': the file '{file}' is not a usable table: {said or type(problem).__name__}. Quote the "
-            "cells that contain the delimiter, or set delimiter, quotechar or encoding of the dataset."
-        ) from None

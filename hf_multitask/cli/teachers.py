@@ -24,7 +24,8 @@ from ..training.state.checkpoint import last_whole_checkpoint
 from ..training.state.resuming import compared
 from .document import Values
 from .recipe import Recipe
-from .source import Splits, find_folder
+from .source import find_folder
+from .splits import Splits
 
 FOLDER = "teachers"  # in output_dir
 _STATE = "teacher.json"

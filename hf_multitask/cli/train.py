@@ -31,7 +31,7 @@ from ..training.state.checkpoint import last_whole_checkpoint
 from .arguments import Resume, build_arguments, parse_overrides, typed
 from .recipe import Recipe, read_recipe
 from .saved import processor_of
-from .source import Splits
+from .splits import Splits
 from .teachers import Apprenticeship, auto_teachers, given_teachers
 
 

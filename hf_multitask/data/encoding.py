@@ -16,6 +16,7 @@ from ..modeling.processors import tokenizer_of
 from ..modeling.readers import TEXTS, Reader
 from ..tasks import Task
 from ..tasks.base import code_of
+from ..tasks.joining import joining
 from ..tasks.labels import class_names
 from ..version import __version__
 from .stream import Stream, declared_rows, first_rows
@@ -296,7 +297,7 @@ class RowEncoder:
         lead, split = self.lead, self.split
         numbers = {column: _named(rows[column], range(len(names))) for column, names in self.classes.items()}
         rows = rows | {column: _named(rows[column], names) for column, names in self.classes.items()}
-        rows, indices = lead.batch_rows(rows, indices)
+        rows, indices = lead.batch_rows(joining(lead, rows), indices)
         inputs, encoding, cut = lead.encode_inputs(rows, indices, self.encoder, split, offsets=self.offsets)
         columns: Columns = {}
         for task in self.tasks:

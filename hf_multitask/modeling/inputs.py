@@ -13,7 +13,7 @@ from transformers import BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBas
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 from transformers.utils import logging
 
-from .aliases import Open, Settings, TaskDict
+from .aliases import Open, Settings
 from .config import FORMAT_VERSION, close_match
 from .native import backbone_class
 
@@ -43,12 +43,6 @@ def one_at_a_time() -> Iterator[None]:
     """Within it, no other thread uses a tokenizer, which keeps how it cuts, and its languages, in itself."""
     with _LOCKS.setdefault(os.getpid(), threading.RLock()):
         yield
-
-
-def text_columns(task: TaskDict) -> tuple[str, str | None]:
-    """The columns a task reads its text, and its second text where it takes pairs, from; "text" where it names none."""
-    names = ("text_column", "tokens_column", "source_column", "context_column")
-    return next((task[name] for name in names if task.get(name)), "text"), task.get("text_pair_column")
 
 
 def as_text(value: object) -> str:

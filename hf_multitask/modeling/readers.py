@@ -9,9 +9,10 @@ from transformers import AutoTokenizer, BatchEncoding, PreTrainedConfig
 
 from .aliases import Open, Settings, TaskDict, Values
 from .chunks import Chunk
+from .columns import joined_columns, joined_text, text_columns
 from .config import FORMAT_VERSION
 from .examples import ONE, PAIR, Example
-from .inputs import Encoder, as_text, padded, rows_of, text_columns
+from .inputs import Encoder, as_text, padded, rows_of
 from .processors import tokenizer_of
 from .words import first_tokens, joined, running_words, trimmed
 
@@ -169,8 +170,12 @@ class Reader:
         return row.get("text") is not None and (row.get("text_pair") is not None) == pair
 
     def example(self, task: Row, row: Row) -> Values:
-        """A row of the task's data as an input of the pipeline."""
-        return {key: row[column] for key, column in self.columns(task).items()}
+        """A row of the task's data as an input of the pipeline, in which several columns may be one text."""
+        joined = joined_columns(task)
+        return {
+            key: joined_text([row[part] for part in joined[column]]) if column in joined else row[column]
+            for key, column in self.columns(task).items()
+        }
 
     def read(self, task: Row, row: Row, encoder: Encoder) -> Reading:
         """The input as model inputs."""

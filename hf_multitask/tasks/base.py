@@ -8,11 +8,13 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from ..modeling.columns import text_columns
 from ..modeling.config import close_match
-from ..modeling.inputs import WINDOWS, as_text, text_columns
+from ..modeling.inputs import WINDOWS, as_text
 from ..modeling.kinds import reader_of
 from ..modeling.readers import TEXTS
 from .encodings import RowEncodings, read_rows
+from .joining import check_joined, stored_columns
 from .sources import code_of
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class Task(ABC):
     remarks: ClassVar[Mapping[str, str]] = {}
     # Whether the labels of a row are those of its tokens, by window if it has several.
     labels_tokens: ClassVar[bool] = False
+    joins_texts: ClassVar[bool] = False  # whether text_column may be a list of columns
     name: str | None = dataclasses.field(default=None, repr=False)
     dataset: str | None = None
     max_length: int | None = None
@@ -69,6 +72,7 @@ class Task(ABC):
 
     def __post_init__(self) -> None:
         self.check_number("max_length", 1)
+        check_joined(self)
 
     def check_number(self, argument: str, least: int, *, none: bool = True) -> None:
         """Check that an argument is a whole number of at least ``least``, or None if that is allowed.
@@ -118,7 +122,7 @@ class Task(ABC):
     @property
     def columns(self) -> list[str]:
         """All columns it reads."""
-        return [column for column in (*self.input_columns, self.target_column) if column]
+        return stored_columns(self, *self.input_columns, self.target_column)
 
     @property
     def input_key(self) -> tuple[Hashable, ...]:
@@ -205,9 +209,8 @@ class Task(ABC):
     @property
     def unknown(self) -> str | None:
         """The argument that has to be read from the data because it is missing, if there is one."""
-        if getattr(self, "label_names", ()) is not None or getattr(self, "problem_type", None) == "regression":
-            return None
-        return "label_names"
+        known = getattr(self, "label_names", ()) is not None or getattr(self, "problem_type", None) == "regression"
+        return None if known else "label_names"
 
     @property
     def reads_numbers(self) -> bool:
@@ -289,6 +292,10 @@ class Task(ABC):
     def row_error(self, index: int, split: str, sentence: str) -> ValueError:
         """An error whose message names a row."""
         return self.error(f"row {index} of the {split} data, {sentence}")
+
+    def placeholder(self, row: Columns) -> object:  # noqa: ARG002
+        """A label for a row without one, of which nothing but the prediction is used; each type has its own."""
+        raise self.error(f"{self.type} predicts rows with a label only. Add the column '{self.target_column}'.")
 
     @abstractmethod
     def encode_labels(self, rows: Columns, indices: list[int], encoding: Encoding, unseen: Cells, split: str) -> Labels:

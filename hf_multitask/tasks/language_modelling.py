@@ -11,6 +11,7 @@ from ..modeling.heads import IGNORE
 from . import labels as lab
 from .base import Task
 from .constant import entropy
+from .joining import stored_columns
 from .registration import register_task
 
 if TYPE_CHECKING:
@@ -27,17 +28,18 @@ if TYPE_CHECKING:
 class LanguageModelling(Task):
     """The base class of both types."""
 
-    text_column: str = "text"
+    joins_texts: ClassVar[bool] = True
+    text_column: str | list[str] = "text"
 
     @property
     def target_column(self) -> str:
         """The text itself."""
-        return self.text_column
+        return self.text_columns[0]
 
     @property
     def columns(self) -> list[str]:
         """See :class:`Task`."""
-        return [self.text_column]
+        return stored_columns(self, self.target_column)
 
     def collate(self, labels: Labels, length: int, padding_side: str) -> torch.Tensor:
         """Labels (N, L), -100 for tokens without a label."""
@@ -89,7 +91,7 @@ class FillMask(LanguageModelling):
     uses the same mask for a row.
 
     Args:
-        text_column: column of the text.
+        text_column: column of the text, or a list of columns, whose texts are joined by a space.
         mlm_probability: share of the tokens that are predicted.
         dataset: see :class:`Task`.
         max_length: see :class:`Task`.
@@ -170,7 +172,7 @@ class TextGeneration(LanguageModelling):
     that every token is predicted once.
 
     Args:
-        text_column: column of the text.
+        text_column: column of the text, or a list of columns, whose texts are joined by a space.
         block_size: tokens of a block; the maximum of tokenizer and backbone, but at most 1024, if None.
         num_beams: beams of the search in the pipeline.
         max_new_tokens: tokens that the pipeline adds to a text.
@@ -221,7 +223,7 @@ class TextGeneration(LanguageModelling):
         """See :meth:`Task.encode_inputs`: the blocks of every row, each as a row."""
         tokenizer = encoder.tokenizer
         size = min(self.block_size or 1024, encoder.limit or self.block_size or 1024)
-        texts = self.texts(rows[self.text_column], self.text_column, indices, split)
+        texts = self.texts(rows[self.target_column], self.target_column, indices, split)
         blocks: list[list[int]] = []
         for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []:
             begin = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]

@@ -92,6 +92,10 @@ class MultipleChoice(Task):
         }
         return inputs, [end - start for start, end in spans], [any(cut[start:end]) for start, end in spans]
 
+    def placeholder(self, row: Columns) -> object:  # noqa: ARG002
+        """See :meth:`Task.placeholder`."""
+        return 0
+
     def encode_labels(
         self,
         rows: Columns,

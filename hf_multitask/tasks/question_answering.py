@@ -107,6 +107,10 @@ class QuestionAnswering(Task):
                 inputs.setdefault(name, []).append(values)
         return inputs, ([encoding for encoding, _ in made], contexts), [cut for _, cut in made]
 
+    def placeholder(self, row: Columns) -> object:  # noqa: ARG002
+        """See :meth:`Task.placeholder`."""
+        return {"text": [], "answer_start": []}
+
     def encode_labels(
         self,
         rows: Columns,

@@ -36,7 +36,7 @@ class SentenceSimilarity(Task):
     group.
 
     Args:
-        text_column: column of the first text.
+        text_column: column of the first text, or a list of columns, whose texts are joined by a space.
         text_pair_column: column of the second text.
         label_column: column of the score, a number; None in a row without a score.
         score_range: scores for cosines of 0 and 1; the minimum and maximum of the training data if None.
@@ -49,7 +49,8 @@ class SentenceSimilarity(Task):
 
     type: ClassVar[str] = "sentence-similarity"
     several: ClassVar[bool] = True
-    text_column: str = "sentence1"
+    joins_texts: ClassVar[bool] = True
+    text_column: str | list[str] = "sentence1"
     text_pair_column: str = "sentence2"
     label_column: str | None = None
     score_range: list[float] | None = None
@@ -116,10 +117,11 @@ class SentenceSimilarity(Task):
         """See :meth:`Task.encode_inputs`: the texts of every group, pair by pair."""
         texts: list[str] = []
         ends = [0]
-        for first, second, index in zip(rows[self.text_column], rows[self.text_pair_column], indices, strict=True):
+        column = self.text_columns[0]
+        for first, second, index in zip(rows[column], rows[self.text_pair_column], indices, strict=True):
             numbers = [index + place for place in range(len(first))]
             pairs = zip(
-                self.texts(first, self.text_column, numbers, split),
+                self.texts(first, column, numbers, split),
                 self.texts(second, self.text_pair_column, numbers, split),
                 strict=True,
             )
@@ -133,6 +135,10 @@ class SentenceSimilarity(Task):
         }
         groups = [encoding["input_ids"][start:end] for start, end in spans]
         return inputs, groups, [any(cut[start:end]) for start, end in spans]
+
+    def placeholder(self, row: Columns) -> object:  # noqa: ARG002
+        """See :meth:`Task.placeholder`."""
+        return (self.score_range or [0.0])[0]
 
     def encode_labels(
         self,

@@ -37,7 +37,8 @@ class SequenceClassification(Labelled):
     floats, for ``regression``. None is a missing label.
 
     Args:
-        text_column: column of the text, a string or a list of words.
+        text_column: column of the text, a string or a list of words; or a list of columns, whose texts are joined by a
+            space.
         text_pair_column: column of the second text, for tasks on pairs.
         label_column: column of the label.
         label_names: names of the classes, in the order of their numbers; read from the data if None.
@@ -59,7 +60,8 @@ class SequenceClassification(Labelled):
     """
 
     type: ClassVar[str] = "sequence-classification"
-    text_column: str = "text"
+    joins_texts: ClassVar[bool] = True
+    text_column: str | list[str] = "text"
     text_pair_column: str | None = None
     label_column: str = "label"
     problem_type: str | None = None
@@ -224,6 +226,14 @@ class SequenceClassification(Labelled):
                     f"Task '{self.name}': labels in column '{column}' look like sets, separated by '{separator}', but "
                     f"each of them is a separate class. To read them as sets, set label_separator: '{separator}'."
                 )
+
+    def placeholder(self, row: Columns) -> object:  # noqa: ARG002
+        """See :meth:`Task.placeholder`."""
+        names = self.label_names or ["LABEL_0"]
+        if self.problem_type == "single_label_classification":
+            return names[0]
+        zeros = self.problem_type == "regression" or self.label_format == "vector"
+        return [0.0] * len(names) if zeros else []
 
     @property
     def reads_numbers(self) -> bool:

@@ -137,6 +137,10 @@ class AutomaticSpeechRecognition(AudioTask):
         """A transcript with single spaces between its words."""
         return " ".join(text.split())
 
+    def placeholder(self, row: Columns) -> object:  # noqa: ARG002
+        """See :meth:`Task.placeholder`."""
+        return next((symbol for symbol in self.vocabulary or () if len(symbol) == 1 and symbol.strip()), "a")
+
     def encode_labels(
         self,
         rows: Columns,

@@ -87,6 +87,10 @@ class Text2TextGeneration(Task):
         positions = getattr(encoder.config, "max_position_embeddings", None) or self.max_target_length
         return inputs, (encoding, encoder.tokenizer, min(self.max_target_length, positions)), cut
 
+    def placeholder(self, row: Columns) -> object:  # noqa: ARG002
+        """See :meth:`Task.placeholder`."""
+        return "a"
+
     def encode_labels(
         self,
         rows: Columns,

@@ -154,6 +154,10 @@ class TokenClassification(Labelled):
         kinds = {split_tag(name)[1] for name in self.label_names or []}
         return [f"{mark}-{kind}" for kind in self._kinds(dataset) if kind not in kinds for mark in "BI"]
 
+    def placeholder(self, row: Columns) -> object:
+        """See :meth:`Task.placeholder`."""
+        return [] if self.spans_column is not None else [(self.label_names or [])[0]] * len(row[self.tokens_column])
+
     def encode_labels(
         self, rows: Columns, indices: list[int], encoding: RowEncodings, unseen: Cells, split: str
     ) -> Labels:

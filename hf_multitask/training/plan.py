@@ -27,6 +27,7 @@ from .plain import Saved, State
 from .preparation.processors import Processing
 from .preparation.requirements import check_extras
 from .preparation.tasks import Datasets, check_split, draw_rows, encode_datasets
+from .preparation.unlabeled import with_placeholders
 from .report.console import Reader, describe_shares
 from .runtime import Runtime
 from .step.rows import Batch
@@ -102,25 +103,34 @@ class Plan:
         self.mixture = Mixture(encoded)
         return self.mixture
 
-    def evaluation_rows(self, data: Datasets, split: str, own_metrics: Collection[str]) -> EvaluationRows:
+    def evaluation_rows(
+        self, data: Datasets, split: str, own_metrics: Collection[str], *, predicts: bool = False
+    ) -> EvaluationRows:
         """Rows of every task that has data in a split, checked and tokenized.
 
         Args:
             data: raw rows by dataset name.
             split: what messages call it.
             own_metrics: tasks whose metrics the user computes.
+            predicts: whether tasks may have no labels at all.
 
         Raises:
             ValueError: there are none, a row is not usable, or processes have different data.
         """
+        data, unlabeled = with_placeholders(self.tasks, data) if predicts else (data, set[str]())
         check_split(self.tasks, data, split)
         if not data:
             raise ValueError(f"The {split} data have no dataset. Add one that a task reads.")
-        check_extras(self.tasks, data, own_metrics)
-        capped = self._capped(data, self.runtime.args.max_eval_samples)
+        check_extras(self.tasks, data, {*own_metrics, *unlabeled})
+        capped = self.measured(data)
         rows = EvaluationRows(cast("list[Encoded]", self._encode(capped, split, training=False)))
         rows.check(split, self.runtime.processes)
+        rows.unlabeled = unlabeled
         return rows
+
+    def measured(self, data: Datasets) -> Datasets:
+        """The rows of some evaluation data that are measured, where ``max_eval_samples`` caps them."""
+        return self._capped(data, self.runtime.args.max_eval_samples)
 
     def _encode(self, data: Datasets, split: str, *, training: bool) -> list[Encoded | Stream]:
         with self.runtime.args.main_process_first(desc="tokenizing"):

@@ -271,12 +271,12 @@ class MultiTaskTrainer(Trainer):
     def predict(
         self, test_dataset: Datasets, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
     ) -> dict[str, PredictionOutput]:
-        """Logits, labels and metrics by task, rows in the order of the dataset, those without a label left out.
-
+        """Logits, labels and metrics by task, of the rows with a label, in their order; logits of all if none has one.
         A task on tokens has the labeled ones, (N, W, C) and (N, W), padded with -100; question answering labels are
         window, first and last token of the answer.
         """
-        return self.evaluator.predict(self.evaluation_rows(test_dataset, metric_key_prefix), metric_key_prefix)
+        rows = self.plan.evaluation_rows(test_dataset, metric_key_prefix, self.metric_by_task, predicts=True)
+        return self.evaluator.predict(rows, metric_key_prefix)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model and its card, and push it where ``push_to_hub`` is set; a push that fails is logged."""

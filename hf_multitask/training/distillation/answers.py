@@ -21,6 +21,7 @@ from ...modeling.inputs import as_text
 from ...modeling.words import joined
 from ...tasks import Task
 from ...tasks.alignment import align_spans, align_words
+from ...tasks.joining import joining, stored_columns
 from ...version import __version__
 from ..preparation.processors import Processing
 from .teacher import Teacher
@@ -58,7 +59,7 @@ class Pass:
     def features(self, rows: Columns, indices: list[int]) -> list[dict[str, Any]]:
         """The features of some rows; labels are the numbers of units, or have no meaning."""
         task = self.task
-        rows, indices = task.batch_rows(rows, indices)
+        rows, indices = task.batch_rows(joining(task, rows), indices)
         inputs, encoding, _ = task.encode_inputs(rows, indices, self.encoder, "train", offsets=task.aligns_words)
         labels: list[Any]
         if task.labels_tokens:
@@ -214,7 +215,7 @@ def answered(
     theirs = Pass(teacher.reading(task), teacher.form, teacher.tokenizer, teacher.model.config.backbone_config)
     ours = Pass(task, teacher.form, processing, config)
     answers = Answers(teacher, theirs, ours, wanted, device)
-    columns = sorted({column for column in task.input_columns if column})
+    columns = sorted(set(stored_columns(task, *task.input_columns)))
     fingerprint = _fingerprint(raw, answers, digest_of(task.reader.processor(processing)))
     options: dict[str, Any] = {
         "batched": True,

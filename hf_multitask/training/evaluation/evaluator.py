@@ -168,13 +168,15 @@ class Evaluator:
         return metrics
 
     def predict(self, rows: EvaluationRows, prefix: str) -> dict[str, PredictionOutput]:
-        """Predictions and labels, whole, and metrics of every task that has rows."""
+        """Predictions and labels, whole, and metrics of every task that has rows; only predictions without labels."""
         self._keeps_predictions = True
         try:
             scores = self.scores(rows, "Prediction")
         finally:
             self._keeps_predictions = False
-        return {
-            name: PredictionOutput(*result.arrays(), flat({name: result.metrics}, prefix))
-            for name, result in scores.items()
-        }
+        found = {}
+        for name, result in scores.items():
+            predictions, labels = result.arrays()
+            known = None if name in rows.unlabeled else labels
+            found[name] = PredictionOutput(predictions, known, flat({name: result.metrics}, prefix))
+        return found

@@ -27,6 +27,7 @@ class EvaluationRows(Mixture):
         super().__init__(datasets)
         self.unseen: dict[str, list[object]] = {}
         self.by_task: dict[str, np.ndarray] = {}
+        self.unlabeled: set[str] = set()  # tasks whose labels are placeholders
         self.encoded = list(datasets)
         for dataset, start in zip(self.encoded, self._offsets.tolist(), strict=True):
             for task in dataset.tasks:

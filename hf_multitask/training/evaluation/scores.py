@@ -114,6 +114,8 @@ def score(
     """
     name = str(task.name)
     predictions, losses, items, labels = in_order(parts, rows.by_task[name])
+    if name in rows.unlabeled:
+        return Scores(predictions, labels, {}, ("none", 0.0))
     loss = float(losses.sum() / max(items.sum(), 1))
     values: Mapping[str, float]
     if metric is None:
