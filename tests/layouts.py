@@ -119,7 +119,7 @@ class RecordingTrainer(MultiTaskTrainer):
             )
         )
         self.tokens.append(sum(int(forward["attention_mask"].sum()) for forward in forwards))
-        self.denominators.append({task: int(count) for task, count in items.items()})
+        self.denominators.append({task: round(float(count), 6) for task, count in items.items()})
         return batch_samples, items
 
 

@@ -4,6 +4,7 @@ Nothing but public names of the package is used here, so that an earlier revisio
 """
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,6 +32,17 @@ NO_ANSWER = {"text": [], "answer_start": []}
 TOPICS = ["and", "the", "was", "not"]
 KINDS = ("sentiment", "topics", "stars", "pairs", "ner", "person")
 TEXTS = ("answers", "choices", "scored", "groups", "masks")  # rows of several texts, and masks
+# By task, options of its loss.
+LOSSES = {
+    "sentiment": {"class_weights": {"negative": 0.3}, "weight_column": "weight"},
+    "topics": {"class_weights": {"the": 3.0}, "loss": "focal", "loss_kwargs": {"gamma": 1.5}},
+    "stars": {"loss": "huber", "loss_kwargs": {"delta": 0.2}, "weight_column": "weight"},
+    "pairs": {"class_weights": "balanced", "label_smoothing": 0.1, "weight_column": "weight"},
+    "ner": {"class_weights": "balanced", "label_smoothing": 0.2, "weight_column": "weight"},
+    "person": {"loss": "focal", "class_weights": {"yes": 4.0}},
+    "choices": {"label_smoothing": 0.3, "weight_column": "weight"},
+    **{name: {"weight_column": "weight"} for name in ("answers", "scored", "groups", "turned")},
+}
 NO_WEIGHTS = {"scored", "groups", "masks", "turned", "heard"}  # tasks whose head has none of its own
 DATASET = {
     "answers": "questions",
@@ -85,6 +97,9 @@ def make_data(sizes, missing, seed, split="train"):
     def maybe(row, value):
         return value if row == 0 or chance.random() >= missing else None
 
+    def weighted(row, name):
+        return rows[name](row) | {"weight": [0.4, 1.0, 2.5, 0.0][row % 4]}
+
     texts = [row["text"] for row in read_rows("sentiment", split, 120)]
     labels = [row["label"] for row in read_rows("sentiment", split, 120)]
     wiki = read_rows("ner", split, 60)
@@ -117,7 +132,7 @@ def make_data(sizes, missing, seed, split="train"):
             "person": maybe(row, ["no", "yes"]["B-PER" in wiki[row]["ner_tags"]]),
         },
     }
-    made = {name: Dataset.from_list([rows[name](row) for row in range(size)]) for name, size in sizes.items() if name in rows}  # fmt: skip
+    made = {name: Dataset.from_list([weighted(row, name) for row in range(size)]) for name, size in sizes.items() if name in rows}  # fmt: skip
     return made | ({"tones": recordings(sizes["tones"], seed, rate=WIDE)} if "tones" in sizes else {})
 
 
@@ -134,6 +149,8 @@ def build(description, backbone, output, batch, accumulation, *, trainer_class=M
     tasks = make_tasks(description["tasks"])
     if family := description.get("family"):  # another than that of the launch, in the folder beside it
         (backbone,) = map(str, Path(backbone).parent.glob(f"{family}[0-9]"))
+    options = LOSSES if description.get("losses") else {}
+    tasks = {name: replace(task, **options.get(name, {})) for name, task in tasks.items()}
     for task in tasks.values():
         task.max_length = description.get("max_length")
     model = MultiTaskModel.from_backbone(

@@ -36,6 +36,18 @@ class SoftInputs(ModelInputs, total=False):
     soft_labels: dict[str, torch.Tensor]
 
 
+class WeightedInputs(ModelInputs, total=False):
+    """The inputs of one forward pass with weights of rows.
+
+    Attributes:
+        row_weights: by task whose rows have weights, those of the N items, (N,), or (N, P) of groups of P pairs.
+        soft_weights: the same for the N and the M items of the soft labels.
+    """
+
+    row_weights: dict[str, torch.Tensor]
+    soft_weights: dict[str, torch.Tensor]
+
+
 class MicroBatch(TypedDict):
     """A micro-batch of one process, in one or more forward passes.
 

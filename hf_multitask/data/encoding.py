@@ -18,15 +18,17 @@ from ..tasks import Task
 from ..tasks.base import code_of
 from ..tasks.joining import joining
 from ..tasks.labels import class_names
+from ..tasks.losses import LOSS_OPTIONS
 from ..version import __version__
 from .stream import Stream, declared_rows, first_rows
+from .weights import encode_weights, weights_column
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset, IterableDataset
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-    from ..tasks.columns import Cells, Columns, References
+    from ..tasks.columns import Cells, Columns, References, TaskDict
 
 CUT = "cut"
 _CHUNK = 32  # rows of another modality than text that are read and written together
@@ -104,11 +106,12 @@ class Encoded:
         return self.rows.select_columns([name]).with_format("arrow")[:][name]
 
     def digest(self) -> str:
-        """A hash of inputs and labels, independent of the files that they come from."""
+        """A hash of inputs, labels and weights, independent of the files that they come from."""
         import pyarrow as pa
 
         digest = hashlib.blake2b(digest_size=16)
         names = [self.reader.input_names[0], *(label_column(task) for task in self.tasks)]
+        names += [column for task in self.tasks if (column := weights_column(task)) in self.rows.column_names]
         for batch in self.rows.select_columns(names).with_format("arrow").iter(10_000):
             sink = pa.BufferOutputStream()
             table = batch.replace_schema_metadata(None).combine_chunks()
@@ -283,7 +286,7 @@ class RowEncoder:
         self.lead = next((task for task in tasks if task.windows_key is not None), tasks[0])
         reads = next((task for task in tasks if task.reader.writes), tasks[0])  # with a tokenizer, whatever it reads
         self.encoder = reads.reader.encoder(tokenizer, config, reads.to_dict() | {"name": reads.name})
-        self.columns = sorted({column for task in tasks for column in task.columns})
+        self.columns = sorted({column for task in tasks for column in task.all_columns})
         self.classes = {column: names for column in self.columns if (names := class_names(sample, column)) is not None}
         fast = getattr(self.encoder.processor, "is_fast", False)
         self.offsets = fast and any(task.aligns_words for task in tasks)
@@ -305,6 +308,8 @@ class RowEncoder:
             own = rows | numbers if task.reads_numbers else rows
             labels = task.encode_labels(own, indices, encoding, self.unseen[name], split)
             columns[label_column(name)] = labels
+            if task.weight_column is not None:
+                columns[weights_column(name)] = encode_weights(task, rows[task.weight_column], labels, indices, split)
             for kind, values in task.more_columns(rows, labels, encoding, training=self.training).items():
                 columns[f"{kind}:{name}"] = values
         if all(task.windows_key is not None for task in self.tasks):
@@ -347,6 +352,11 @@ def digest_of(tokenizer: object) -> str:
     return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
 
 
+def _encoded_by(task: Task) -> TaskDict:
+    """The arguments of a task that its encoded rows depend on."""
+    return {key: value for key, value in task.to_dict().items() if key not in LOSS_OPTIONS}
+
+
 def _fingerprint(
     dataset: Dataset,
     tasks: Sequence[Task],
@@ -362,7 +372,7 @@ def _fingerprint(
     vocabulary = vocabulary or digest_of(encoder.processor)
     parts = [dataset._fingerprint, __version__, vocabulary, encoder.names, encoder.limit]
     side = getattr(encoder.processor, "truncation_side", None)
-    parts += [[(task.to_dict(), task.code()) for task in tasks], unseen, side]
+    parts += [[(_encoded_by(task), task.code()) for task in tasks], unseen, side]
     parts += [encoder.language, encoder.config.model_type, training]
     if tasks[0].reader.modality != TEXTS:
         parts += [code_of(type(tasks[0].reader)), tasks[0].outside(dataset)]

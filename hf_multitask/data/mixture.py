@@ -18,6 +18,7 @@ from .encoding import Encoded, label_column
 from .sampler import offsets
 from .soft import collate_soft, soft_of
 from .stream import Stream
+from .weights import WEIGHTS, collate_weights, weights_of
 
 Feature = dict[str, Any]
 _VALUES = (list, np.ndarray)  # of a model input; arrays come from a stream, whose rows are not stored
@@ -27,9 +28,9 @@ class Mixture(Dataset[Feature]):
     """The rows of all datasets with a common numbering, see :func:`offsets`.
 
     A feature contains ``inputs`` for the model; ``labels`` by task, without tasks that have no label for the row;
-    ``soft`` labels by task, if a teacher answers for the row; the name of its ``dataset``, or None if the row only
-    fills a batch; its ``row`` in the dataset; and its ``draw``, the step and the row number. A feature of a stream also
-    contains its ``anchor``, see :meth:`Stream.fetch`.
+    ``soft`` labels by task, if a teacher answers for the row; its ``weights`` by task, if it has any; the name of its
+    ``dataset``, or None if the row only fills a batch; its ``row`` in the dataset; and its ``draw``, the step and the
+    row number. A feature of a stream also contains its ``anchor``, see :meth:`Stream.fetch`.
     """
 
     def __init__(self, datasets: Sequence[Encoded | Stream]) -> None:
@@ -104,12 +105,14 @@ class Mixture(Dataset[Feature]):
 
 
 def feature(values: Row, tasks: Sequence[str]) -> Feature:
-    """The model inputs, the labels of some tasks, and soft labels if there are any, for a row of an encoded dataset."""
+    """The model inputs, labels of some tasks, and soft labels and weights if there are any, for a row of a dataset."""
     soft = soft_of(values) if tasks else {}
+    weights = weights_of(values, tasks)
     return {
         "inputs": {key: value for key, value in values.items() if isinstance(value, _VALUES) and ":" not in key},
         "labels": {task: values[label_column(task)] for task in tasks if values[label_column(task)] is not None},
         **({"soft": soft} if soft else {}),
+        **({WEIGHTS: weights} if weights else {}),
     }
 
 
@@ -132,7 +135,8 @@ class MixtureCollator:
     def __call__(self, features: Sequence[Feature]) -> dict[str, Any]:
         """Inputs (B, L, ...), and for tasks with rows here ``task_rows``, (N,) or (N, G), and ``labels``, (N, ...).
 
-        Where a teacher answers, also the keys of :class:`hf_multitask.data.batch.SoftInputs`.
+        Where a teacher answers or rows have weights, also the keys of :class:`hf_multitask.data.batch.SoftInputs` and
+        :class:`hf_multitask.data.batch.WeightedInputs`.
 
         Raises:
             ValueError: the features are of several modalities.
@@ -152,6 +156,7 @@ class MixtureCollator:
         length = batch[reader.input_names[0]].shape[1]
         task_rows, labels = {}, {}
         soft: dict[str, dict[str, torch.Tensor]] = {"soft_rows": {}, "soft_labels": {}}
+        weights: dict[str, dict[str, torch.Tensor]] = {"row_weights": {}, "soft_weights": {}}
         taught = any("soft" in feature for feature in features)
         features = [{"soft": {}, **feature} for feature in features] if taught else features
         for name, task in self.tasks.items():
@@ -168,6 +173,10 @@ class MixtureCollator:
                 windows = most if several and task.labels_tokens else None
                 answered = [features[number] for number in (*own, *more)]
                 soft["soft_labels"][name] = collate_soft(task, answered, length, windows)
+            if task.weight_column is not None:
+                every = collate_weights(name, [features[number] for number in (*own, *more)])
+                weights["row_weights"] |= {name: every[: len(own)]} if own else {}
+                weights["soft_weights"] |= {name: every} if told else {}
             if more:
                 soft["soft_rows"][name] = rows_of_task[len(own) :]
             if own:
@@ -187,7 +196,7 @@ class MixtureCollator:
             **batch,
             "task_rows": task_rows,
             "labels": labels,
-            **{key: by_task for key, by_task in soft.items() if by_task},
+            **{key: by_task for key, by_task in (*soft.items(), *weights.items()) if by_task},
         }
 
     def reader(self, inputs: Row) -> Reader:

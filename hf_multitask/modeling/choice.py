@@ -51,8 +51,17 @@ class MultipleChoiceHead(Head):
         return torch.ones_like(labels)
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Logits (N, G), minus infinity where a question has fewer choices, and labels (N,) to (N,)."""
-        return F.cross_entropy(at_least_float32(logits), labels, reduction="none")
+        """Logits (N, G), minus infinity where a question has fewer choices, and labels (N,) to (N,).
+
+        Smoothing spreads a share of the label over the choices of the question.
+        """
+        logits_NG, smoothing = at_least_float32(logits), self.loss_options.smoothing
+        if not smoothing:
+            return F.cross_entropy(logits_NG, labels, reduction="none")
+        there_NG = logits_NG > self.absent
+        negative_NG = (there_NG / there_NG.sum(1, keepdim=True)).to(logits_NG).mul_(-smoothing)
+        negative_NG.scatter_(1, labels.unsqueeze(1), smoothing - 1, reduce="add")
+        return (negative_NG * logits_NG.log_softmax(1).masked_fill(~there_NG, 0.0)).sum(1)
 
 
 _EXAMPLE = Example(

@@ -13,6 +13,7 @@ from .generation import check_generate_kwargs
 from .heads import Head
 from .keywords import check_keywords
 from .language import LanguageHead
+from .losses import divisor
 from .native import WRITING, decoder_states, reading_part
 from .padded_norm import ignoring_padding
 from .parts import in_parts, part_of, rows_of_a_pass
@@ -23,7 +24,7 @@ from .spec_augment import masked_spectrogram, masking
 from .subsampler import embedded
 
 # What forward reads by itself, beside the inputs of the backbone.
-_OWN = ("tasks", "task_rows", "labels", "num_items_in_batch", "all_heads", "return_dict")
+_OWN = ("tasks", "task_rows", "labels", "row_weights", "num_items_in_batch", "all_heads", "return_dict")
 _STATES = {"output_hidden_states": "hidden_states", "output_attentions": "attentions"}
 
 
@@ -210,11 +211,12 @@ class HeadRuns(SharedModel):
         name: str,
         logits: torch.Tensor,
         labels: torch.Tensor,
+        row_weights: Mapping[str, torch.Tensor] | None,
         num_items: Mapping[str, torch.Tensor] | None,
     ) -> torch.Tensor:
-        head = self._head(name)
-        items = head.items(labels).sum() if num_items is None else num_items[name]
-        return head.loss(logits, labels).sum() / torch.as_tensor(items, device=logits.device).clamp(min=1)
+        head, weights = self._head(name), (row_weights or {}).get(name)
+        items = head.weighted_items(labels, weights).sum() if num_items is None else num_items[name]
+        return head.weighted_loss(logits, labels, weights).sum() / divisor(torch.as_tensor(items, device=logits.device))
 
     def _total(
         self, losses: Mapping[str, torch.Tensor], zeros: dict[str, torch.Tensor], read: Open, inputs: Inputs

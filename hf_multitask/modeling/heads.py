@@ -7,15 +7,14 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, cast
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, PreTrainedConfig
 
 from .aliases import AutoClass, Open, TaskDict, Values
 from .config import close_match
+from .losses import IGNORE, class_losses, label_weights, loss_options, number_losses, precise, set_losses
 from .native import States, stock_head
 
-IGNORE = -100
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
 
@@ -107,6 +106,7 @@ class Head(nn.Module, ABC):
     def __init__(self, task: TaskDict, config: PreTrainedConfig, *, pooling: str) -> None:
         super().__init__()
         self.num_labels = self.outputs(task)
+        self.loss_options = loss_options(task)
         self.build(task, config, pooling)
 
     @classmethod
@@ -135,6 +135,7 @@ class Head(nn.Module, ABC):
     def adopt(self, task: TaskDict) -> None:
         """Apply what a new dict of the task sets beside its labels."""
         self.problem_type = task.get("problem_type")
+        self.loss_options = loss_options(task)
 
     def decoder_ids(
         self,
@@ -164,13 +165,39 @@ class Head(nn.Module, ABC):
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The sum of the item losses of each row, (N,), in float32 or better."""
 
+    def item_weights(self, labels: torch.Tensor) -> torch.Tensor | None:  # noqa: ARG002
+        """The sum of the class weights of each row's items, (N,), where the losses have them; None where not."""
+        return None
+
+    def weighted_loss(
+        self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """:meth:`loss`, times the weight of each row, (N,), where rows have weights."""
+        losses = self.loss(logits, labels)
+        return losses if weights is None else losses * weights
+
+    def weighted_items(
+        self, labels: torch.Tensor, weights: torch.Tensor | None = None, *, classes: bool = True
+    ) -> torch.Tensor:
+        """What the losses of each row are divided by, (N,): :meth:`items`, or the sum of their weights.
+
+        Args:
+            labels: of N rows.
+            weights: of the rows, (N,).
+            classes: whether class weights count.
+        """
+        own = self.item_weights(labels) if classes else None
+        items = self.items(labels) if own is None else own
+        return items if weights is None else items * weights.to(precise(weights.device))
+
 
 class SequenceClassificationHead(Head):
     """Classes, label sets or numbers for a text or a pair of texts. An item is a row.
 
     A row's loss is the cross-entropy for ``single_label_classification``, the mean over classes of the binary
     cross-entropy for ``multi_label_classification``, the mean over outputs of the squared error for ``regression``;
-    averaged over rows, each is the loss of the stock Transformers class.
+    averaged over rows, each is the loss of the stock Transformers class. Options of the task change it, see
+    :mod:`losses`.
     """
 
     auto_class: ClassVar[AutoClass] = AutoModelForSequenceClassification
@@ -212,27 +239,35 @@ class SequenceClassificationHead(Head):
 
     def items(self, labels: torch.Tensor) -> torch.Tensor:
         """1 per row, 0 for a class that the model does not have."""
-        if self._problem_type(labels) == "single_label_classification":
+        if self._problem_type(labels) == "single_label_classification" and labels.dim() == 1:
             return (labels < self.num_labels).to(torch.long)
         return torch.ones(labels.shape[0], dtype=torch.long, device=labels.device)
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Logits (N, C) and labels (N,), or (N, C) for label sets and numbers, to (N,)."""
-        logits_NC = at_least_float32(logits)
+        """Logits (N, C) and labels (N,), or (N, C) for label sets, numbers and soft labels, to (N,)."""
+        logits_NC, options = at_least_float32(logits), self.loss_options
         problem_type = self._problem_type(labels)
         if problem_type == "single_label_classification":
-            known_N = labels.masked_fill(labels >= self.num_labels, IGNORE)
-            return F.cross_entropy(logits_NC, known_N, ignore_index=IGNORE, reduction="none")
+            known = labels if labels.dim() > 1 else labels.masked_fill(labels >= self.num_labels, IGNORE)
+            return class_losses(logits_NC, known, options)
         targets_NC = labels[:, : self.num_labels].to(logits_NC.dtype)
-        if problem_type == "multi_label_classification":
-            return F.binary_cross_entropy_with_logits(logits_NC, targets_NC, reduction="none").mean(1)
-        return F.mse_loss(logits_NC, targets_NC, reduction="none").mean(1)
+        of_problem = set_losses if problem_type == "multi_label_classification" else number_losses
+        return of_problem(logits_NC, targets_NC, options)
+
+    def item_weights(self, labels: torch.Tensor) -> torch.Tensor | None:
+        """See :meth:`Head.item_weights`: of classes; those of label sets are in the loss."""
+        single = self._problem_type(labels) == "single_label_classification"
+        return label_weights(labels, self.loss_options) if single else None
+
+    def references(self, labels: torch.Tensor) -> torch.Tensor:
+        """See :meth:`Head.references`: the most probable classes of soft labels."""
+        return labels.argmax(-1) if self.loss_options.soft else labels
 
     def _problem_type(self, labels: torch.Tensor) -> str:
         """The task's, or what the labels suggest where it has none, as Transformers does."""
         if self.problem_type is not None:
             return self.problem_type
-        if not labels.is_floating_point():
+        if self.loss_options.soft or not labels.is_floating_point():
             return "single_label_classification"
         return "regression" if self.num_labels == 1 else "multi_label_classification"
 
@@ -259,7 +294,12 @@ class TokenClassificationHead(Head):
         """Logits (N, L, C) or (N, G, L, C) and labels (N, L) or (N, G, L), -100 where there is none, to (N,)."""
         known_NL = labels.masked_fill(labels >= self.num_labels, IGNORE).flatten(1)
         logits_NCL = at_least_float32(logits).flatten(1, -2).transpose(1, 2)
-        return F.cross_entropy(logits_NCL, known_NL, ignore_index=IGNORE, reduction="none").sum(1)
+        return class_losses(logits_NCL, known_NL, self.loss_options).sum(1)
+
+    def item_weights(self, labels: torch.Tensor) -> torch.Tensor | None:
+        """See :meth:`Head.item_weights`."""
+        weights = label_weights(labels, self.loss_options)
+        return None if weights is None else weights.flatten(1).sum(1)
 
     def predictions(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Logits of the labeled tokens of all texts, (M, C)."""

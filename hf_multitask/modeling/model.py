@@ -226,6 +226,7 @@ class MultiTaskModel(ExportableTasks, Adapted, Branched, HeadRuns):
         tasks: list[str] | None = None,
         task_rows: Mapping[str, torch.Tensor] | None = None,
         labels: Mapping[str, torch.Tensor] | None = None,
+        row_weights: Mapping[str, torch.Tensor] | None = None,
         num_items_in_batch: Mapping[str, torch.Tensor] | None = None,
         all_heads: bool = False,
         mask_seeds: torch.Tensor | None = None,
@@ -236,16 +237,16 @@ class MultiTaskModel(ExportableTasks, Adapted, Branched, HeadRuns):
         Args:
             input_ids: (B, L); None where the rows are no texts, whose inputs are in ``kwargs``.
             attention_mask: (B, L).
-            token_type_ids: (B, L); left out for families that take none, as in training. By name, as torch.export takes
-                no dynamic shapes else.
+            token_type_ids: (B, L); left out for families that take none. By name, for dynamic shapes of torch.export.
             tasks: which heads to run; all of ``task_rows``, or all there are, where None.
             task_rows: by task, its rows (N,) of the batch, or (N, G), padded with -1, where an item has several;
                 every row where None.
             labels: by task, for its N rows.
-            num_items_in_batch: by task, what its summed loss is divided by: the items of the whole optimizer step. Its
-                items in this batch where None.
-            all_heads: whether ``loss`` reaches the heads that have no row here as well, with a gradient of zero.
-                Processes that train together may wait for the gradient of every parameter.
+            row_weights: by task, the weights of its N rows in its loss; 1 each where None.
+            num_items_in_batch: by task, what its summed loss is divided by: the items of the whole step, or their
+                weight; those of this batch where None.
+            all_heads: whether ``loss`` reaches the heads without a row here, with a gradient of zero: processes that
+                train together may wait for the gradient of every parameter.
             mask_seeds: (B,), from which a speech encoder in training draws its masks; drawn by itself where None.
             kwargs: further inputs of the backbone, (B, ...) each; ``output_hidden_states`` and ``output_attentions``,
                 for its states in the output; ``return_dict``.
@@ -281,7 +282,7 @@ class MultiTaskModel(ExportableTasks, Adapted, Branched, HeadRuns):
                 else:
                     logits[name] = self._run_head(name, inputs, table, own)
                 if own is not None:
-                    losses[name] = self._loss(name, logits[name], own, num_items_in_batch)
+                    losses[name] = self._loss(name, logits[name], own, row_weights, num_items_in_batch)
             elif all_heads and labels is not None:
                 zeros[name] = self._zero(name, inputs)
         loss = None if labels is None else self._total(losses, zeros, read, inputs)

@@ -10,6 +10,7 @@ from .aliases import Open, TaskDict
 from .examples import ONE, Example
 from .heads import IGNORE, Head, at_least_float32, pooled_states
 from .inputs import Encoder, as_text
+from .losses import precise
 from .native import States, family_kind
 from .readers import Reader, Reading, Row
 
@@ -59,15 +60,37 @@ class SentenceSimilarityHead(Head):
 
         Labels are scores (N, P); without scores (N, P, 2), the numbers of both texts of a pair, alike for equal texts.
         """
+        return self._losses(logits, labels).sum(1)
+
+    def _losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The losses of the pairs, (N, P), 0 for pairs that are not there."""
         first_NPD, second_NPD = logits[:, 0::2], logits[:, 1::2]
         there_NP = self._there(labels)
         if self.scored:
             errors_NP = (_cosines(first_NPD, second_NPD) - labels.to(logits.dtype)) ** 2
-            return errors_NP.masked_fill(~there_NP, 0.0).sum(1)
+            return errors_NP.masked_fill(~there_NP, 0.0)
         scores_NPP = self._scores(first_NPD, second_NPD, labels)
         own_P = torch.arange(labels.shape[1], device=labels.device)
         targets_NP = own_P.expand_as(there_NP).masked_fill(~there_NP, IGNORE)
-        return F.cross_entropy(scores_NPP.transpose(1, 2), targets_NP, ignore_index=IGNORE, reduction="none").sum(1)
+        return F.cross_entropy(scores_NPP.transpose(1, 2), targets_NP, ignore_index=IGNORE, reduction="none")
+
+    def weighted_loss(
+        self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """See :meth:`Head.weighted_loss`: a row is a pair, of weights (N, P)."""
+        return self.loss(logits, labels) if weights is None else (self._losses(logits, labels) * weights).sum(1)
+
+    def weighted_items(
+        self,
+        labels: torch.Tensor,
+        weights: torch.Tensor | None = None,
+        *,
+        classes: bool = True,  # noqa: ARG002
+    ) -> torch.Tensor:
+        """See :meth:`Head.weighted_items`: a row is a pair, of weights (N, P)."""
+        if weights is None:
+            return self.items(labels)
+        return (self._there(labels) * weights.to(precise(weights.device))).sum(1)
 
     def predictions(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Cosines of the pairs, (N, P); without scores, the nearest of a pair's own second text and its negatives."""

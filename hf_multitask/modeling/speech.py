@@ -257,7 +257,8 @@ class AudioClassificationHead(SequenceClassificationHead):
         self.reads_decoder = False  # as that of an encoder-decoder of texts does
 
     def adopt(self, task: TaskDict) -> None:
-        """See :meth:`Head.adopt`: nothing."""
+        """See :meth:`Head.adopt`."""
+        super().adopt({**task, "problem_type": None})
 
     def forward(
         self,

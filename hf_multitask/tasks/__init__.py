@@ -46,9 +46,10 @@ def build_task(name: str, values: Row) -> Task:
     known = [field.name for field in fields(TASK_TYPES[kind]) if field.name != "name"]
     for key in arguments:
         if key not in known:
+            others = [other for other, task in TASK_TYPES.items() if key in {field.name for field in fields(task)}]
             raise ValueError(
                 f"Task '{name}' of type {kind} has no argument '{key}'; its arguments are {', '.join(sorted(known))}."
-                + close_match(key, known)
+                + (f" '{key}' is an argument of {', '.join(others)}. Remove it." if others else close_match(key, known))
             )
     defaults = {field.name: field.default for field in fields(TASK_TYPES[kind])}
     try:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ..modeling.kinds import reader_of
+from ..modeling.losses import loss_options
 from ..modeling.sound import SoundError, located
 from . import labels as lab
 from .base import Task
-from .constant import entropy
+from .constant import of_classes
 from .encodings import read_rows
-from .labelled import Labelled
+from .losses import SoftLabels
 from .registration import register_task
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _located(row: Row, column: str, folders: Sequence[Path]) -> Columns:
 
 
 @dataclass(kw_only=True)
-class AudioClassification(AudioTask, Labelled):
+class AudioClassification(AudioTask, SoftLabels):
     """Classify a recording: speaker, emotion, language, key word.
 
     Args:
@@ -129,7 +130,9 @@ class AudioClassification(AudioTask, Labelled):
         label_column: column of the label: a name, a number or a ClassLabel; None in a row without a label.
         label_names: names of the classes, in the order of their numbers; read from the data if None.
         unseen_labels: how evaluation treats a label outside ``label_names``: ``"count_wrong"`` or ``"error"``.
-        dataset: see :class:`Task`.
+        class_weights, label_smoothing, loss, loss_kwargs: see :class:`hf_multitask.tasks.losses.LabelLoss`.
+        soft_labels: see :class:`hf_multitask.tasks.losses.SoftLabels`.
+        dataset, weight_column: see :class:`Task`.
         max_length: samples, at the rate of the backbone, to which a recording is truncated; not truncated if None.
         language: of the recordings, for the model card.
         architecture: ``"seq2seq_whisper"`` or None; set by the model, as its backbone has it.
@@ -151,7 +154,9 @@ class AudioClassification(AudioTask, Labelled):
         """See :meth:`Task.resolve`."""
         data = [dataset for dataset in (train, *others) if dataset is not None]
         self.reading(data)
-        return self if self.label_names is not None else self.with_names_of(data)
+        if self.label_names is not None:
+            return self
+        return self._with_names_of_soft(data, self.label_column) if self.soft_labels else self.with_names_of(data)
 
     def reading(self, data: Sequence[Dataset]) -> Task:
         """See :meth:`Task.reading`.
@@ -159,6 +164,9 @@ class AudioClassification(AudioTask, Labelled):
         Raises:
             ValueError: the label column has no classes.
         """
+        if self.soft_labels:
+            self._check_soft(data, self.label_column)
+            return self
         for dataset in data:
             found, depth = lab.kind(dataset, self.label_column)
             whole = found == "float" and all(isinstance(value, int) for value in self.labels_of(dataset))
@@ -181,10 +189,18 @@ class AudioClassification(AudioTask, Labelled):
         table = lab.numbering(self.label_names or [], unseen)
         labels: Labels = []
         for value, index in zip(rows[self.label_column], indices, strict=True):
+            where = f"row {index} of the {split} data"
+            if value is not None and self.soft_labels:
+                labels.append(self._soft(value, table, where))
+                continue
             if value is not None and value not in table:
-                raise self.unknown_label(value, f"row {index} of the {split} data")
+                raise self.unknown_label(value, where)
             labels.append(None if value is None else table[value])
         return labels
+
+    def unseen(self, dataset: Dataset) -> Cells:
+        """See :meth:`Task.unseen`."""
+        return [] if self.soft_labels else super().unseen(dataset)
 
     def constant_loss(
         self,
@@ -193,7 +209,7 @@ class AudioClassification(AudioTask, Labelled):
         tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
     ) -> float | None:
         """See :meth:`Task.constant_loss`: entropy of the classes."""
-        return entropy(labels)
+        return of_classes(labels, loss_options(self.to_dict()))
 
     @property
     def metric_names(self) -> list[str] | None:

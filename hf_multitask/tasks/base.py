@@ -45,6 +45,7 @@ class Task(ABC):
         dataset: the dataset that it reads; that with the name of the task if None.
         max_length: tokens to which a row is truncated; the maximum of tokenizer and backbone if None.
         language: of the texts, for backbones with a language input, such as XLM with its ``lang2id``.
+        weight_column: column of the weights of the rows in the loss, numbers of 0 or more; 1 for every row if None.
     """
 
     type: ClassVar[str]
@@ -63,6 +64,7 @@ class Task(ABC):
     dataset: str | None = None
     max_length: int | None = None
     language: str | None = None
+    weight_column: str | None = None
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         """Reset ``metric_names`` of a type whose metrics differ from those of its base class."""
@@ -121,8 +123,13 @@ class Task(ABC):
 
     @property
     def columns(self) -> list[str]:
-        """All columns it reads."""
+        """The columns of inputs and labels."""
         return stored_columns(self, *self.input_columns, self.target_column)
+
+    @property
+    def all_columns(self) -> list[str]:
+        """All columns it reads: also that of weights."""
+        return [*self.columns, *([] if self.weight_column is None else [self.weight_column])]
 
     @property
     def input_key(self) -> tuple[Hashable, ...]:
@@ -181,7 +188,7 @@ class Task(ABC):
         Raises:
             ValueError: a column is missing.
         """
-        for column in self.columns:
+        for column in self.all_columns:
             if column not in dataset.column_names:
                 raise self.error(
                     f"the {split} data has no column '{column}'; it has {', '.join(dataset.column_names) or 'none'}."

@@ -31,6 +31,14 @@ class LanguageModelling(Task):
     joins_texts: ClassVar[bool] = True
     text_column: str | list[str] = "text"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weight_column is not None:
+            raise self.error(
+                f"`weight_column` is not for {self.type}, whose items are the tokens of all texts. Found "
+                f"`weight_column = {self.weight_column!r}`. Leave it out."
+            )
+
     @property
     def target_column(self) -> str:
         """The text itself."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from .base import Task
 from .constant import entropy
+from .losses import check_smoothing
 from .registration import register_task
 
 if TYPE_CHECKING:
@@ -29,9 +30,11 @@ class MultipleChoice(Task):
         choices_column: column of the choices, a list of texts per row.
         label_column: column of the index of the correct choice, counted from 0, or a ClassLabel, whose number is used;
             None in a row without a label.
+        label_smoothing: the share of a label that is spread over all choices of its row; 0 if None.
         dataset: see :class:`Task`.
         max_length: tokens of a question with one choice; see :class:`Task`.
         language: see :class:`Task`.
+        weight_column: see :class:`Task`.
     """
 
     type: ClassVar[str] = "multiple-choice"
@@ -39,6 +42,11 @@ class MultipleChoice(Task):
     question_column: str = "question"
     choices_column: str = "choices"
     label_column: str = "label"
+    label_smoothing: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_smoothing(self, self.label_smoothing)
 
     @property
     def text_columns(self) -> tuple[str, str | None]:

@@ -39,6 +39,7 @@ class QuestionAnswering(Task):
         dataset: see :class:`Task`.
         max_length: tokens of a window; see :class:`Task`.
         language: see :class:`Task`.
+        weight_column: see :class:`Task`.
     """
 
     type: ClassVar[str] = "question-answering"

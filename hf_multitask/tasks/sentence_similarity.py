@@ -45,6 +45,7 @@ class SentenceSimilarity(Task):
         dataset: see :class:`Task`.
         max_length: see :class:`Task`.
         language: see :class:`Task`.
+        weight_column: see :class:`Task`.
     """
 
     type: ClassVar[str] = "sentence-similarity"

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, ClassVar
 from transformers.utils import logging
 
 from ..modeling.heads import PROBLEM_TYPES
+from ..modeling.losses import loss_options
 from . import label_sets
 from . import labels as lab
 from .base import Task
-from .constant import entropy, variance
-from .labelled import Labelled
+from .constant import of_classes, of_numbers, of_sets
+from .losses import SoftLabels
 from .registration import register_task
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ logger = logging.get_logger(__name__)
 
 
 @dataclass(kw_only=True)
-class SequenceClassification(Labelled):
+class SequenceClassification(SoftLabels):
     """Classify a text or a pair of texts, or predict numbers for it.
 
     The label column contains a name, a number or a ClassLabel for ``single_label_classification``; a list of names or
@@ -51,8 +52,9 @@ class SequenceClassification(Labelled):
         unseen_labels: how evaluation treats a label outside ``label_names``: ``"count_wrong"`` or ``"error"``.
         stride: read long texts in windows of ``max_length`` tokens that overlap by this number of tokens, and average
             their logits; long texts are truncated if None.
-        dataset: see :class:`Task`.
-        max_length: see :class:`Task`.
+        class_weights, label_smoothing, loss, loss_kwargs: see :class:`hf_multitask.tasks.losses.LabelLoss`.
+        soft_labels: see :class:`hf_multitask.tasks.losses.SoftLabels`.
+        dataset, max_length, weight_column: see :class:`Task`.
 
     Example::
 
@@ -91,6 +93,7 @@ class SequenceClassification(Labelled):
                     f"`{'label_format' if separator is None else 'label_separator'}` applies to sets of labels, but "
                     f"problem_type is {self.problem_type}. Remove one of them."
                 )
+        self._check_loss()
         if self.problem_type == "single_label_classification" and self.label_names and len(self.label_names) < 2:
             raise self.error("a classification needs at least two label_names. Add one, or use a regression.")
         self.check_number("stride", 0)
@@ -129,7 +132,9 @@ class SequenceClassification(Labelled):
                 "they are class numbers some of which are missing, set problem_type to single_label_classification."
             )
         task = replace(self, problem_type=problem_type).reading(data)
-        if problem_type == "regression":
+        if self.soft_labels and task.label_names is None:
+            return task._with_names_of_soft(data, self.label_column)
+        if problem_type == "regression" or self.soft_labels:
             return task
         if task.label_names is None:
             task = task._with_names_of_vectors(data) if task.label_format == "vector" else task.with_names_of(data)
@@ -174,6 +179,9 @@ class SequenceClassification(Labelled):
         """
         if self.problem_type is None:
             raise self.error("its problem_type is unknown. Set it, or pass the trainer a dataset that determines it.")
+        if self.soft_labels:
+            self._check_soft(data, self.label_column)
+            return self
         for dataset in data:
             self.check_kind(dataset)
         if self.problem_type != "multi_label_classification" or self.label_format is not None:
@@ -257,7 +265,7 @@ class SequenceClassification(Labelled):
     def unseen(self, dataset: Dataset) -> Cells:
         """See :meth:`Task.unseen`."""
         in_lists, strings = lab.kind(dataset, self.label_column)[1] > 0, lab.holds_strings(dataset, self.label_column)
-        if self.problem_type == "regression" or (self.reads_numbers and in_lists and not strings):
+        if self.problem_type == "regression" or self.soft_labels or (self.reads_numbers and in_lists and not strings):
             return []
         return super().unseen(dataset)
 
@@ -280,7 +288,7 @@ class SequenceClassification(Labelled):
         """See :meth:`Task.encode_labels`."""
         table = lab.numbering(self.label_names or [], unseen)
         encode = {
-            "single_label_classification": self._one,
+            "single_label_classification": self._soft if self.soft_labels else self._one,
             "multi_label_classification": self._set,
             "regression": self._numbers,
         }[str(self.problem_type)]
@@ -345,12 +353,10 @@ class SequenceClassification(Labelled):
         tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
     ) -> float | None:
         """See :meth:`Task.constant_loss`: entropy of classes, its mean over classes for sets, variance of numbers."""
+        options = loss_options(self.to_dict())
         if self.problem_type == "single_label_classification":
-            return entropy(labels)
-        if self.problem_type == "regression":
-            return variance(labels)
-        classes = list(zip(*labels, strict=True))
-        return sum(map(entropy, classes)) / len(classes)
+            return of_classes(labels, options)
+        return (of_numbers if self.problem_type == "regression" else of_sets)(labels, options)
 
     @property
     def metric_names(self) -> list[str] | None:

@@ -53,6 +53,7 @@ class AutomaticSpeechRecognition(AudioTask):
         dataset: see :class:`Task`.
         max_length: samples, at the rate of the backbone, to which a recording is truncated; not truncated if None.
         language: of the recordings, for the model card; a multilingual Whisper is prompted with it.
+        weight_column: see :class:`Task`.
 
     Example::
 

@@ -41,6 +41,7 @@ class Text2TextGeneration(Task):
         dataset: see :class:`Task`.
         max_length: tokens to which a source is truncated; see :class:`Task`.
         language: see :class:`Task`.
+        weight_column: see :class:`Task`.
     """
 
     type: ClassVar[str] = "text2text-generation"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ..modeling.heads import IGNORE
 from ..modeling.inputs import as_text
+from ..modeling.losses import loss_options
 from ..modeling.readers import window_stride
 from ..modeling.tags import spans_of as decoded_spans
 from ..modeling.words import (
@@ -22,9 +23,9 @@ from ..modeling.words import (
 from . import labels as lab
 from .alignment import Aligned, align_spans, align_words
 from .base import Task
-from .constant import entropy
+from .constant import of_classes
 from .encodings import RowEncodings
-from .labelled import Labelled
+from .losses import LabelLoss
 from .registration import register_task
 from .span_labels import Span, spans_of
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class TokenClassification(Labelled):
+class TokenClassification(LabelLoss):
     """Classify words: named entities in BIO, parts of speech, slots.
 
     Words are joined by single spaces and tokenized as running text. The first token of a word has its tag; the other
@@ -63,7 +64,8 @@ class TokenClassification(Labelled):
             begins a span; answers and metrics still use the first token.
         unseen_labels: how evaluation treats a tag outside ``label_names``: ``"count_wrong"`` or ``"error"``.
         stride: tokens by which the windows of a long text overlap; a quarter of ``max_length`` if None.
-        dataset: see :class:`Task`.
+        class_weights, label_smoothing, loss, loss_kwargs: see :class:`hf_multitask.tasks.losses.LabelLoss`.
+        dataset, weight_column: see :class:`Task`.
         max_length: tokens of a window; see :class:`Task`.
 
     Example::
@@ -248,7 +250,7 @@ class TokenClassification(Labelled):
         tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
     ) -> float | None:
         """See :meth:`Task.constant_loss`: entropy of the tags."""
-        return entropy(tag for row in labels for tag in row if tag != IGNORE)
+        return of_classes([tag for row in labels for tag in row if tag != IGNORE], loss_options(self.to_dict()))
 
     @property
     def metric_names(self) -> list[str] | None:

@@ -52,6 +52,8 @@ _KEPT = {
     "eval_do_concat_batches": True,
     "include_for_metrics": [],
 }
+# What replaces them.
+_INSTEAD = {"label_smoothing_factor": ", and set `label_smoothing` in the tasks that are to have it"}
 # Optimizers that update weights in the backward pass; the layer-wise ones as well.
 _IN_BACKWARD = ("lomo", "adalomo")
 # Arguments that may differ between ranks.
@@ -323,7 +325,10 @@ class MultiTaskTrainingArguments(TrainingArguments):
         self._check_watching()
         for name, usual in _KEPT.items():
             if getattr(self, name) != usual:
-                raise ValueError(f"Parameter `{name}` is not supported for a mixture of tasks. Leave it at {usual}.")
+                raise ValueError(
+                    f"Parameter `{name}` is not supported for a mixture of tasks. Leave it at {usual}"
+                    f"{_INSTEAD.get(name, '')}."
+                )
 
     def _check_numbers(self) -> None:
         """Check that numbers are finite and in their range, before the Trainer's arguments compute with them."""

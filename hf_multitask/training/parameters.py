@@ -131,7 +131,7 @@ def last_shared_matrix(model: MultiTaskModel) -> torch.nn.Parameter:
     return matrices[-1]
 
 
-def drop_gradients(model: MultiTaskModel, items: Mapping[str, int]) -> None:
+def drop_gradients(model: MultiTaskModel, items: Mapping[str, float]) -> None:
     """Drop the gradients of what the tasks of a step do not train, so that the optimizer does not change it.
 
     With a gradient of zero, as of a head that ran only because other processes needed it, momentum and weight decay

@@ -19,11 +19,13 @@ from ..data import (
     build_rates,
     shares_of,
 )
+from ..data.weights import check_weights
 from ..data.workers import leave_sigterm_to_parent
 from ..tasks import Task
 from .distillation import Teachers
 from .evaluation.rows import EvaluationRows
 from .plain import Saved, State
+from .preparation.class_weights import balance, describe_class_weights
 from .preparation.processors import Processing
 from .preparation.requirements import check_extras
 from .preparation.tasks import Datasets, check_split, draw_rows, encode_datasets
@@ -78,14 +80,15 @@ class Plan:
     # Raw rows
 
     def read(self, data: Datasets, teachers: Teachers | None = None) -> Mixture:
-        """Tokenize the training data.
+        """Tokenize the training data, and compute the class weights that depend on them.
 
         Args:
             data: raw rows by dataset name.
             teachers: that add soft labels.
 
         Raises:
-            ValueError: a row is not usable, a task has no row with a label, or a teacher does not fit.
+            ValueError: a row is not usable, a task has no row with a label or a weight above 0, or a teacher does not
+                fit.
         """
         capped = self._capped(data, self.runtime.args.max_train_samples)
         encoded = self._encode(capped, "train", training=True)
@@ -97,6 +100,8 @@ class Plan:
                     raise ValueError(
                         f"Task '{task}' has no training data: no row of '{rows.name}' has its label. Add some."
                     )
+                check_weights(self.tasks[task], rows.labelled(task))
+        balance(self.tasks, encoded, self.runtime.model)
         if teachers is not None:
             with self.runtime.args.main_process_first(desc="asking the teachers"):
                 encoded = teachers.teach(encoded, capped)
@@ -240,7 +245,8 @@ class Plan:
         """What a run of so many optimizer steps does with the data: rows, labels, classes, share, passes by task."""
         sampler = self.new_sampler()
         title = f"Plan: {steps:,} steps of {sampler.rows_per_step} rows"
-        return describe_shares(title, sampler.plan(steps), self._readers())
+        shares = describe_shares(title, sampler.plan(steps), self._readers())
+        return shares + describe_class_weights(self.tasks, self.training_tasks)
 
     def describe_seen(self, seen: Mapping[str, int]) -> str:
         """What the run did with the data, counted in its batches, in the form of the plan.

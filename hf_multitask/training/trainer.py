@@ -96,15 +96,15 @@ class MultiTaskTrainer(Trainer):
         teachers: Mapping[str, Given] | None = None,
         compute_metrics: Mapping[str, Metric] | None = None,
         preprocess_logits_for_metrics: Preprocess | Mapping[str, Preprocess] | None = None,
+        compute_loss_func: object = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
     ) -> None:
         args, processing_class = check_setup(args, processing_class, model, model_init)
         self.args, self.processing_class, self.model_init = args, processing_class, model_init
         set_seed(args.seed)  # for model_init, and for heads whose labels were left out
-        model = cast(MultiTaskModel, super().call_model_init()) if model is None else model
-        self.model = model
-        check_kinds(model, sampler, balancer, compute_metrics)
+        self.model = model = cast(MultiTaskModel, super().call_model_init()) if model is None else model
+        check_kinds(model, sampler, balancer, compute_metrics, compute_loss_func)
         check_optimizer(optimizers[0], args)
         self.metric_by_task = dict(compute_metrics or {})
         preprocess = preprocessing(preprocess_logits_for_metrics, self.metric_by_task)

@@ -346,3 +346,12 @@ def test_statistics_of_learning(benchmark):
     assert point == 0.5
     assert 0.3 < low < 0.5 < high < 0.7
     assert value < 0.01
+
+
+def test_imbalance(benchmark, folder, backbone_path, capsys):
+    output = folder / "figures.json"
+    words = ["--data", str(folder), "--steps", "2", "--seeds", "2", "--share", "0.2", "--backbone", backbone_path()]
+    figures = benchmark("imbalance").main([*words, "--output", str(output)])
+    assert list(figures) == ["plain", "balanced"] and figures == json.loads(output.read_text())
+    assert all(0 <= value <= 1 for results in figures.values() for result in results for value in result.values())
+    assert "balanced macro_f1" in capsys.readouterr().out

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tiny import read_rows
 from transformers import AutoModel, pipeline
 
 from hf_multitask.cli import main
@@ -86,6 +87,32 @@ def test_predict_answers_a_text_and_a_file(kitchen, capsys):
         )
         answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert [list(one) for one in answers] == [["sentiment"]] * 3
+
+
+def test_options_of_losses_come_from_the_recipe_and_stay_in_the_model(kitchen, capsys):
+    for split, count in (("train", 24), ("validation", 9), ("test", 9)):
+        rows = [row | {"votes": 1 + number % 3} for number, row in enumerate(read_rows("sentiment", split, count))]
+        kitchen.write(f"sentiment/{split}.jsonl", rows)
+    options = {"class_weights": "balanced", "label_smoothing": 0.1, "weight_column": "votes"}
+    recipe = kitchen.changed("tasks", sentiment={"type": "sequence-classification", **options})
+    recipe["tasks"]["ner"] |= {"loss": "focal", "loss_kwargs": {"gamma": 1.5}, "class_weights": {"O": 0.5}}
+    code, out, _ = kitchen.run(["train"], recipe)
+    assert code == 0 and "\nClass weights of sentiment: " in out and "\nClass weights of ner: O 0.5\n" in out
+    model = str(kitchen.folder / "out")
+    task = AutoModel.from_pretrained(model).config.task("sentiment")
+    assert set(task["class_weights"]) == set(task["label_names"]) and task["label_smoothing"] == 0.1
+    trained = results(kitchen.folder / "out" / "test_results.json")
+    code, _, _ = kitchen.run(["evaluate", model], recipe, "--output_dir", str(kitchen.folder / "scores"))
+    measured = results(kitchen.folder / "scores" / "test_results.json")
+    assert code == 0 and measured["test_sentiment_loss"] == pytest.approx(trained["test_sentiment_loss"], rel=1e-6)
+    capsys.readouterr()
+    assert main(["predict", model, "A fine place."]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == {"sentiment", "ner"}
+    exported = kitchen.folder / "stock"
+    assert main(["export", model, "--task", "ner", "--output", str(exported)]) == 0
+    assert "class_weights" not in (exported / "config.json").read_text()
+    code, _, err = kitchen.run(["train"], kitchen.changed("tasks", "sentiment", class_weights={"positiv": 2}))
+    assert code == 2 and "has the label 'positiv', which is not in label_names" in err and "'positive'" in err
 
 
 def test_command_line_overrides_the_recipe(kitchen, tmp_path):

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 from hf_multitask import MultiTaskModel, MultiTaskTrainer
 from hf_multitask.aggregation import AGGREGATORS
 
+ALL_ROWS = {"distillation": "fixed", "distillation_kwargs": {"rows": "all", "temperature": 2}}
 # Rows of a device, accumulation.
 LAYOUTS = [(8, 4), (4, 8), (2, 16)]
 # Tasks with rows of their own, and tasks that share rows.
@@ -169,3 +170,32 @@ def test_drawn_mixtures_make_one_update_however_they_are_accumulated(seed, backb
         assert relative_difference(whole, parts) < 1e-9
         for what in ("rows", "denominators", "trained"):
             assert record[what] == alone[what]
+
+
+@pytest.mark.parametrize(
+    "more",
+    few(
+        [
+            {},
+            {"balancing": "famo", "balancing_kwargs": {"exact": True}},
+            {"balancing": "gradnorm"},
+            {"aggregation": "upgrad"},
+            {"taught": ["topics", "stars", "pairs", "ner", "choices", "scored"], **ALL_ROWS},
+            {"adapters": {"branches": "kind"}, "aggregation": "upgrad"},
+        ],
+        ["none", "taught", "branches"],
+        ["none", "famo", "gradnorm", "upgrad", "taught", "branches"],
+    ),
+)
+def test_options_of_losses_make_one_update_however_it_is_accumulated(more, backbone_path, tmp_path, record_property):
+    taught = more.pop("taught", None)
+    tasks = (*KINDS, "answers", "choices", "scored", "groups")
+    described = {**describe("losses", tasks=tasks, rows=24, max_steps=3, **more), "losses": True, "taught": taught}
+    whole, alone = layouts.run(described, backbone_path(), tmp_path, 24, 1)
+    plain, _ = layouts.run({**described, "losses": False}, backbone_path(), tmp_path, 24, 1)
+    assert relative_difference(whole, plain) > 1e-6
+    parts, record = layouts.run(described, backbone_path(), tmp_path, 3, 8)
+    record_property("24x1 against 3x8, relative norm", relative_difference(whole, parts))
+    assert relative_difference(whole, parts) < 1e-9
+    for what in ("rows", "denominators", "trained"):
+        assert record[what] == alone[what]

@@ -70,6 +70,11 @@ def jobs(world):
         job({**describe("heard", tasks=("turned", "heard"), rows=rows, **search), "family": "bart"}, four, 4),
         job({**describe("taught", rows=rows, max_steps=3), "taught": ["sentiment", "stars", "ner"]}, four, 4),
         job({**rare("taught-all", max_steps=3, **ALL_ROWS), "taught": ["topics", "stars", "ner"]}, one),
+        job({**describe("losses", tasks=(*KINDS, *TEXTS), rows=rows), "losses": True}, four, 4),
+        job(
+            {**rare("losses-taught", max_steps=3, **ALL_ROWS), "losses": True, "taught": ["topics", "stars", "ner"]},
+            one,
+        ),
         job(describe("counted", include_num_input_tokens_seen="non_padding", rows=rows), one),
     ]
 

@@ -55,7 +55,7 @@ class Measured:
 def measure_step(
     model: MultiTaskModel,
     forwards: Sequence[Batch],
-    items: Mapping[str, int],
+    items: Mapping[str, float],
     *,
     step: int = 1,
     rates: Mapping[nn.Parameter, float] | None = None,
@@ -69,7 +69,7 @@ def measure_step(
     Args:
         model: on the device of the forwards.
         forwards: the batches of the step.
-        items: by task, its items in the step.
+        items: by task, the number or weight of its items in the step.
         step: to be noted down.
         rates: learning rates of the shared parameters, for the affinity; none where None.
         seed: of what is drawn; the generators of the caller move.
@@ -94,7 +94,7 @@ def measure_step(
 def affinities(
     model: MultiTaskModel,
     forwards: Sequence[Batch],
-    items: Mapping[str, int],
+    items: Mapping[str, float],
     blocks: Blocks,
     losses_K: np.ndarray,
     *,
@@ -117,7 +117,7 @@ def affinities(
     Args:
         model: in the mode of training.
         forwards: the batches of the step.
-        items: by task, its items in the step.
+        items: by task, the number or weight of its items in the step.
         blocks: the gradients of the tasks that have some, closed.
         losses_K: of these tasks.
         rates: :math:`\eta` of each shared parameter.
@@ -143,7 +143,7 @@ def affinities(
 
 
 def _loss(
-    model: MultiTaskModel, forwards: Sequence[Batch], name: str, items: int, seed: int, *, backward: bool = False
+    model: MultiTaskModel, forwards: Sequence[Batch], name: str, items: float, seed: int, *, backward: bool = False
 ) -> float:
     """A task's loss over its rows of a step; with its gradients where ``backward``."""
     torch.manual_seed(seed)
@@ -155,7 +155,9 @@ def _loss(
             # The class's own forward: mixed precision wraps the instance's, and would round away what is compared.
             output = type(model).forward(model, **own)
             # Summed in float64, as the steps that are compared differ in the seventh digit where they are small.
-            loss = heads[name].loss(output.logits[name], own["labels"][name]).double().sum() / items
+            weights = own.get("row_weights", {}).get(name)
+            losses_N = heads[name].weighted_loss(output.logits[name], own["labels"][name], weights)
+            loss = losses_N.double().sum() / items
             if backward:
                 loss.backward()
             total += float(loss.detach())

@@ -53,7 +53,7 @@ class Teacher:
         """A task with the columns of another, read with the lengths that the model was made for."""
         own = self.model.config.task(self.name)
         names = {field.name for field in fields(task)} & {"max_length", "stride", "language"}
-        return replace(task, name=self.name, **{name: own.get(name) for name in names})
+        return replace(task, name=self.name, weight_column=None, **{name: own.get(name) for name in names})
 
 
 def source_of(given: Given) -> str:

@@ -80,9 +80,9 @@ class Evaluator:
         )
 
     def step(self, model: torch.nn.Module, inputs: Inputs) -> None:
-        """Keep, of every task in a batch, predictions, each row's summed loss and number of items, and labels."""
+        """Keep, of every task in a batch, predictions, summed loss and number or weight of items by row, and labels."""
         inputs = dict(self._runtime.prepare(inputs))
-        numbers, labels = inputs.pop(NUMBERS), inputs.pop("labels")
+        numbers, labels, weights = inputs.pop(NUMBERS), inputs.pop("labels"), inputs.pop("row_weights", {})
         heads = {name: cast(Head, self._runtime.model.heads[name]) for name in labels}
         sharded = self._runtime.engine is not None
         # Language models compute logits where there is a label.
@@ -91,7 +91,8 @@ class Evaluator:
             # Ranks gather a sharded head together, whether they have a row for it or not.
             logits = model(**inputs, labels=given or None, all_heads=sharded).logits
             for name, own in labels.items():
-                losses = heads[name].loss(logits[name], own)
+                losses = heads[name].weighted_loss(logits[name], own, weights.get(name))
+                items = heads[name].weighted_items(own, weights.get(name))
                 predictions = heads[name].predictions(logits[name], own)
                 if heads[name].writes:
                     predictions = self._written(name, inputs)
@@ -101,7 +102,7 @@ class Evaluator:
                 predictions = self._reduced_for_metrics(name, predictions, kept)
                 if predictions.is_floating_point():
                     predictions = predictions.to(torch.promote_types(losses.dtype, predictions.dtype))
-                part = numbers[name], counts, predictions, losses, heads[name].items(own), kept
+                part = numbers[name], counts, predictions, losses, items, kept
                 self._waiting.append((name, part))
         self._batches += 1
         most = self._runtime.args.eval_accumulation_steps

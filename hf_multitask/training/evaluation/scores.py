@@ -103,7 +103,7 @@ def score(
 ) -> Scores:
     """Metrics of a finished evaluation of one task.
 
-    The loss is the sum of all items' losses over their number, so it does not depend on batches or ranks.
+    The loss is the sum of all items' losses over their number or weight, so it does not depend on batches or ranks.
 
     Args:
         rows: what was evaluated.
@@ -116,7 +116,7 @@ def score(
     predictions, losses, items, labels = in_order(parts, rows.by_task[name])
     if name in rows.unlabeled:
         return Scores(predictions, labels, {}, ("none", 0.0))
-    loss = float(losses.sum() / max(items.sum(), 1))
+    loss = float(losses.sum() / (items.sum() or 1))
     values: Mapping[str, float]
     if metric is None:
         values = task.score(

@@ -16,6 +16,7 @@ from ..evaluation.rows import Metric
 from ..parameters import check_precision, freeze
 from ..ranks import check_alike
 from ..runtime import Runtime
+from .class_weights import check_balanced
 from .named import check_arguments_by_name, check_metrics, check_names
 from .processors import Processing, check_processors, check_vocabulary, ensure_pad_token
 from .requirements import check_output_dir, check_trackers
@@ -88,6 +89,7 @@ def settle_tasks(
     whole = without_streams(tasks, train)
     frozen = [name for name in args.freeze or () if name in model.heads]
     check_datasets(tasks, whole, evaluation, evaluates=args.eval_strategy != "no", frozen=frozen)
+    check_balanced(tasks, train, model.config)
     set_seed(args.seed)
     tasks = resolve_tasks(tasks, [whole, evaluation])
     check_metrics(args, tasks, own, measured=measured and args.eval_strategy != "no")

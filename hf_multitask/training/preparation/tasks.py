@@ -41,12 +41,21 @@ Datasets = Mapping[str, Rows]
 D = TypeVar("D", bound=Datasets | None)
 
 
-def check_kinds(model: object, sampler: object, balancer: object, compute_metrics: object) -> None:
+def check_kinds(
+    model: object, sampler: object, balancer: object, compute_metrics: object, compute_loss_func: object = None
+) -> None:
     """Check the types of what a trainer is given.
 
     Raises:
         TypeError: something is not.
+        ValueError: there is a loss function of the whole batch.
     """
+    if compute_loss_func is not None:
+        raise ValueError(
+            "Parameter `compute_loss_func` is not supported: every task has a loss of its own. Set `loss`, "
+            "`class_weights`, `label_smoothing` or `weight_column` in the tasks, or register a task type of your "
+            "own."
+        )
     # By its name: a model that came with code of its own, from the Hub, has another class of the same name.
     if getattr(getattr(model, "config", None), "model_type", None) != MultiTaskConfig.model_type:
         raise TypeError(

@@ -14,6 +14,7 @@ from ...modeling import Head
 from ...modeling.aliases import Open
 from ...modeling.config import close_match
 from ...modeling.heads import IGNORE, at_least_float32
+from ...modeling.losses import divisor, precise
 from ..runtime import Items, Runtime
 from .rows import Batch
 
@@ -73,8 +74,9 @@ class Distillation:
 
     With the gold weight g, a task's loss is :math:`g L_{gold} + (1 - g) L_{soft}`, each divided by its items in the
     whole step. The items of the soft loss are those of the gold loss, and with ``rows: all`` those that only the
-    teacher answers. The weight grows linearly from 0 to 1 over training (BAM! Born-Again Multi-Task Networks, ACL 2019,
-    section 3.2, https://arxiv.org/abs/1907.04829), or is fixed.
+    teacher answers. Weights of rows count in both, class weights in the gold loss only. The weight grows linearly from
+    0 to 1 over training (BAM! Born-Again Multi-Task Networks, ACL 2019, section 3.2, https://arxiv.org/abs/1907.04829),
+    or is fixed.
 
     Args:
         runtime: where it runs.
@@ -82,7 +84,7 @@ class Distillation:
 
     Attributes:
         gold: the weight of the labels in the step at hand.
-        more: by task, the items of the step that only its teacher answers, in all processes.
+        items: by task, the number or weight of the items of its soft loss in the step, in all processes.
     """
 
     def __init__(self, runtime: Runtime, forms: Mapping[str, str]) -> None:
@@ -91,7 +93,7 @@ class Distillation:
         given = cast("dict[str, Any]", args.distillation_kwargs or {})
         self.temperature = float(given.get("temperature", 1.0))
         self._fixed = float(given.get("weight", 0.5)) if args.distillation == "fixed" else None
-        self.more: dict[str, torch.Tensor] = {}
+        self.items: dict[str, torch.Tensor] = {}
         self.begin()
 
     def begin(self) -> None:
@@ -100,14 +102,24 @@ class Distillation:
         annealed = min(1.0, self.runtime.step / steps) if steps > 0 else 0.0
         self.gold = annealed if self._fixed is None else self._fixed
 
-    def count(self, forward: Batch, tasks: Sequence[str]) -> list[int]:
-        """For each task, the items of a forward that only its teacher answers."""
-        counts = [0] * len(tasks)
-        for name, rows in forward.get("soft_rows", {}).items():
-            soft = forward["soft_labels"][name][-len(rows) :]
-            tokens = self.forms[name] == "tags"
-            counts[tasks.index(name)] = int((~soft[..., 0].isnan()).sum()) if tokens else len(rows)
+    def count(self, forward: Batch, tasks: Sequence[str]) -> list[float]:
+        """For each task, the number or weight of the items of its soft loss in a forward."""
+        counts = [0.0] * len(tasks)
+        for name, soft in forward.get("soft_labels", {}).items():
+            weights = forward.get("soft_weights", {}).get(name)
+            counts[tasks.index(name)] = float(self._count(name, forward["labels"].get(name), soft, weights))
         return counts
+
+    def _count(
+        self, name: str, labels: torch.Tensor | None, soft: torch.Tensor, weights: torch.Tensor | None
+    ) -> torch.Tensor:
+        head, labelled = cast(Head, self.runtime.model.heads[name]), 0 if labels is None else len(labels)
+        own = None if weights is None else weights[:labelled]
+        items = [] if labels is None else [head.weighted_items(labels, own, classes=False)]
+        more = _answered(soft[labelled:], self.forms[name])
+        if weights is not None:
+            more = more * weights[labelled:].flatten().to(precise(weights.device))
+        return torch.cat([*items, more]).sum()
 
     def run(self, model: nn.Module, inputs: Batch, items: Items | None, **kwargs: object) -> Open:
         """The outputs of the model, with mixed losses.
@@ -120,7 +132,7 @@ class Distillation:
         """
         given = dict(inputs)
         soft, more = given.pop("soft_labels", {}), given.pop("soft_rows", {})
-        labels = given["labels"]
+        weights, labels = given.pop("soft_weights", {}), given["labels"]
         if more:  # rows without a label come behind those that have one, and the model would want one for all
             rows = dict(given["task_rows"])
             for name, own in more.items():
@@ -129,8 +141,8 @@ class Distillation:
         outputs: Any = model(**given, num_items_in_batch=items, **kwargs)
         for name in outputs.logits:
             if name in soft and (name in labels or name in more):
-                gold, own = outputs.losses.get(name), labels.get(name)
-                outputs.losses[name] = self._mixed(name, outputs.logits[name], own, soft[name], items, gold)
+                gold, own, told = outputs.losses.get(name), labels.get(name), (soft[name], weights.get(name))
+                outputs.losses[name] = self._mixed(name, outputs.logits[name], own, *told, items, gold)
         return outputs
 
     def _mixed(
@@ -139,6 +151,7 @@ class Distillation:
         logits: torch.Tensor,
         labels: torch.Tensor | None,
         soft: torch.Tensor,
+        weights: torch.Tensor | None,
         items: Items | None,
         gold: torch.Tensor | None,
     ) -> torch.Tensor:
@@ -149,34 +162,41 @@ class Distillation:
             logits: of the N items with a label, and then of the M without.
             labels: of the former; None if there are none.
             soft: see :func:`hf_multitask.data.soft.collate_soft`.
+            weights: of the items.
             items: by task, of the whole step.
             gold: the loss of the labels, if the model has found it.
         """
         head = cast(Head, self.runtime.model.heads[name])
         scores, labelled = at_least_float32(logits), 0 if labels is None else len(labels)
-        total = SOFT_LOSSES[self.forms[name]](head, scores, labels, soft.to(scores.dtype), self.temperature)
-        if items is None:
-            own = scores.new_zeros(()) if labels is None else head.items(labels).sum()
-            more = _answered(soft[labelled:], self.forms[name])
-        else:
-            own = torch.as_tensor(items.get(name, 0), device=scores.device)
-            more = torch.as_tensor(self.more.get(name, 0), device=scores.device)
-        loss = (1 - self.gold) * total / (own + more).clamp(min=1)
+        total = SOFT_LOSSES[self.forms[name]](head, scores, labels, soft.to(scores.dtype), weights, self.temperature)
+        count = self._count(name, labels, soft, weights) if items is None else self.items.get(name, 0)
+        loss = (1 - self.gold) * total / divisor(torch.as_tensor(count, device=scores.device))
         if labels is None:
             return loss
         if gold is None:
-            gold = head.loss(logits[:labelled], labels).sum() / own.clamp(min=1)
+            own = None if weights is None else weights[:labelled]
+            count = head.weighted_items(labels, own).sum() if items is None else items.get(name, 0)
+            summed = head.weighted_loss(logits[:labelled], labels, own).sum()
+            gold = summed / divisor(torch.as_tensor(count, device=scores.device))
         return self.gold * gold + loss
 
 
-def _answered(soft: torch.Tensor, form: str) -> int | torch.Tensor:
-    return (~soft[..., 0].isnan()).sum() if form == "tags" else len(soft)
+def _answered(soft: torch.Tensor, form: str) -> torch.Tensor:
+    """The items that a teacher answers, of each row."""
+    if form == "tags":
+        return (~soft[..., 0].isnan()).flatten(1).sum(1)
+    return torch.ones(len(soft), dtype=torch.long, device=soft.device)
+
+
+def _total(losses: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """The sum of the losses of N rows, (N, ...), each times the weight of its row."""
+    return losses.sum() if weights is None else (losses.flatten(1).sum(1) * weights.flatten()).sum()
 
 
 # The sums of the soft losses of a batch, by the form of a task's outputs. Cross-entropies are multiplied by the square
 # of the temperature, so that their gradients stay as large as those of the labels (Distilling the Knowledge in a Neural
 # Network, 2015, section 2, https://arxiv.org/abs/1503.02531).
-_Loss = Callable[[Head, torch.Tensor, torch.Tensor | None, torch.Tensor, float], torch.Tensor]
+_Loss = Callable[[Head, torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor | None, float], torch.Tensor]
 
 
 def _classes(
@@ -184,12 +204,13 @@ def _classes(
     logits: torch.Tensor,
     labels: torch.Tensor | None,  # noqa: ARG001
     soft: torch.Tensor,
+    weights: torch.Tensor | None,
     temperature: float,
 ) -> torch.Tensor:
     """Cross-entropy of (N, C); minus infinity where there is no choice."""
     wanted = (soft / temperature).softmax(-1)
     found = (logits / temperature).log_softmax(-1).masked_fill(soft.isneginf(), 0.0)
-    return -(wanted * found).sum() * temperature**2
+    return -_total(wanted * found, weights) * temperature**2
 
 
 def _sets(
@@ -197,12 +218,13 @@ def _sets(
     logits: torch.Tensor,
     labels: torch.Tensor | None,  # noqa: ARG001
     soft: torch.Tensor,
+    weights: torch.Tensor | None,
     temperature: float,
 ) -> torch.Tensor:
     """The mean over classes of the binary cross-entropies of (N, C)."""
     wanted = (soft / temperature).sigmoid()
     losses = F.binary_cross_entropy_with_logits(logits / temperature, wanted, reduction="none")
-    return losses.mean(1).sum() * temperature**2
+    return _total(losses.mean(1, keepdim=True), weights) * temperature**2
 
 
 def _numbers(
@@ -210,10 +232,11 @@ def _numbers(
     logits: torch.Tensor,
     labels: torch.Tensor | None,  # noqa: ARG001
     soft: torch.Tensor,
+    weights: torch.Tensor | None,
     temperature: float,  # noqa: ARG001
 ) -> torch.Tensor:
     """The mean over outputs of the squared errors of (N, C)."""
-    return F.mse_loss(logits, soft, reduction="none").mean(1).sum()
+    return _total(F.mse_loss(logits, soft, reduction="none").mean(1, keepdim=True), weights)
 
 
 def _tags(
@@ -221,6 +244,7 @@ def _tags(
     logits: torch.Tensor,
     labels: torch.Tensor | None,
     soft: torch.Tensor,
+    weights: torch.Tensor | None,
     temperature: float,
 ) -> torch.Tensor:
     """Cross-entropy of the tokens of (N, L, C) or (N, G, L, C); a labeled one without an answer has its label."""
@@ -234,7 +258,7 @@ def _tags(
         wanted = torch.cat([first, wanted[len(labels) :]])
         counts = torch.cat([known, answered[len(labels) :]])
     losses = -(wanted * (logits / temperature).log_softmax(-1)).sum(-1)
-    return losses.masked_fill(~counts, 0.0).sum() * temperature**2
+    return _total(losses.masked_fill(~counts, 0.0), weights) * temperature**2
 
 
 def _scores(
@@ -242,11 +266,12 @@ def _scores(
     logits: torch.Tensor,
     labels: torch.Tensor | None,
     soft: torch.Tensor,
+    weights: torch.Tensor | None,
     temperature: float,  # noqa: ARG001
 ) -> torch.Tensor:
     """Squared errors of the cosines of the pairs of (N, G, D)."""
     cosines = head.predictions(logits, soft if labels is None else labels)
-    return F.mse_loss(cosines, soft, reduction="none").sum()
+    return _total(F.mse_loss(cosines, soft, reduction="none"), weights)
 
 
 SOFT_LOSSES: dict[str, _Loss] = {

@@ -12,6 +12,7 @@ from torch import nn
 
 from ...modeling import Head, MultiTaskOutput
 from ...modeling.aliases import Open
+from ...modeling.losses import precise
 from ..parameters import last_shared_matrix
 from ..plain import Saved, State
 from ..runtime import Figure, Inputs, Items, Part, Reporting, Runtime
@@ -30,9 +31,9 @@ class Engine:
     """Runs the steps of one training.
 
     The loss of a step is ``sum over tasks t of w_t * (sum of t's item losses) / (number of t's items)``, over its
-    micro-batches and processes. What it measures is summed over micro-batches and, at its end, over processes. A task
-    whose loss or gradient is NaN or infinite is left out: the gradients are dropped, and the step runs again without
-    its rows.
+    micro-batches and processes; where rows or classes have weights, the items count by these. What it measures is
+    summed over micro-batches and, at its end, over processes. A task whose loss or gradient is NaN or infinite is left
+    out: the gradients are dropped, and the step runs again without its rows.
 
     Args:
         runtime: where it runs.
@@ -77,38 +78,39 @@ class Engine:
             finished: tasks that have stopped training, whose labels are dropped.
 
         Returns:
-            By task with rows in the step, its items over all micro-batches and processes.
+            By task with rows in the step, the number or weight of its items over all micro-batches and processes.
         """
         heads = cast("Mapping[str, Head]", self.runtime.model.heads)
         tasks, datasets = self.tasks, self.tally.datasets
-        items_K, rows_K, rows_D = [0] * len(tasks), [0] * len(tasks), [0] * len(datasets)
-        more_K = [0] * len(tasks)  # items that only a teacher answers
+        items_K, rows_K, rows_D = [0.0] * len(tasks), [0] * len(tasks), [0] * len(datasets)
+        soft_K = [0.0] * len(tasks)  # items that a teacher answers
         for batch in batches:
             for name, rows in batch["rows"].items():
                 rows_D[datasets.index(name)] += rows
             for forward in batch["forwards"]:
                 drop(forward, finished)
                 for name, labels in forward["labels"].items():
-                    items_K[self._numbers[name]] += int(heads[name].items(labels).sum())
+                    weights = forward.get("row_weights", {}).get(name)
+                    items_K[self._numbers[name]] += float(heads[name].weighted_items(labels, weights).sum())
                     rows_K[self._numbers[name]] += len(labels)
                 if self.distillation is not None:
                     found_K = self.distillation.count(forward, tasks)
-                    more_K = [count + found for count, found in zip(more_K, found_K, strict=True)]
-        own = torch.tensor([*items_K, *rows_K, *more_K, *rows_D])
+                    soft_K = [count + found for count, found in zip(soft_K, found_K, strict=True)]
+        own = torch.tensor([*items_K, *rows_K, *soft_K, *rows_D], dtype=precise(self.runtime.device))
         counts = self.runtime.reduce(own.to(self.runtime.device))
-        items, rows, more, seen = counts.split([len(tasks)] * 3 + [len(datasets)])
+        items, rows, soft, seen = counts.split([len(tasks)] * 3 + [len(datasets)])
         known = own if self.runtime.processes == 1 else counts  # waits for the device only if it has to
         in_step = known.tolist()
-        self.tally.count(rows, seen)
+        self.tally.count(rows.long(), seen.long())
         self.step = Step(
             tasks,
             [forward for batch in batches for forward in batch["forwards"]],
             [numbers for batch in batches for numbers in batch["row_numbers"]],
-            {name: in_step[k] + in_step[2 * len(tasks) + k] for k, name in enumerate(tasks)},
+            {name: in_step[2 * len(tasks) + k] or in_step[k] for k, name in enumerate(tasks)},
             self.runtime.device,
         )
         if self.distillation is not None:
-            self.distillation.more = dict(zip(tasks, more, strict=True))
+            self.distillation.items = dict(zip(tasks, soft, strict=True))
             self.distillation.begin()
         self._collect()
         return {name: items[k] for k, name in enumerate(tasks) if in_step[len(tasks) + k]}

@@ -15,8 +15,9 @@ from ..runtime import Items
 # the open set of names that readers and the Trainer need.
 Batch = dict[str, Any]
 # Its keys that are no inputs of the rows: by task, rows and labels.
-_ROWS, _LABELS = ("task_rows", "soft_rows"), ("labels", "soft_labels")
+_ROWS, _LABELS = ("task_rows", "soft_rows"), ("labels", "row_weights", "soft_labels", "soft_weights")
 _BY_TASK = (*_ROWS, *_LABELS)
+_OF_TEACHERS = ("soft_rows", "soft_labels", "soft_weights")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Step:
         tasks: of the run, K of them.
         forwards: the batches of its micro-batches, in the order in which they run.
         row_numbers: of each of them, by task, the numbers of its rows in their dataset.
-        items: by task, the number of its items in all processes; 0 once the task is left out.
+        items: by task, the number or weight of its items in all processes; 0 once the task is left out.
         device: of the process.
         num_items: what the losses are divided by; None outside of training.
         weights: by task, of the losses; None until they are known.
@@ -55,7 +56,7 @@ class Step:
     tasks: Sequence[str]
     forwards: list[Batch]
     row_numbers: list[Mapping[str, Sequence[int]]]
-    items: dict[str, int]
+    items: dict[str, float]
     device: torch.device
     num_items: Items | None = None
     weights: dict[str, float] | None = None
@@ -119,12 +120,12 @@ def drop(batch: Batch, tasks: Collection[str]) -> None:
 
 def plain(batch: Batch) -> Batch:
     """A batch without what teachers answer."""
-    return {key: value for key, value in batch.items() if key not in ("soft_rows", "soft_labels")}
+    return {key: value for key, value in batch.items() if key not in _OF_TEACHERS}
 
 
 def labelled_by(batch: Batch, task: str) -> Batch:
     """A batch of which only one task's labels count."""
-    kept = {key: batch[key] for key in ("labels", "soft_labels", "soft_rows") if key in batch}
+    kept = {key: batch[key] for key in ("soft_rows", *_LABELS) if key in batch}
     return {**batch, **{key: {name: own for name, own in by.items() if name == task} for key, by in kept.items()}}
 
 
