@@ -16,6 +16,7 @@ from ..modeling.processors import tokenizer_of
 from ..modeling.readers import TEXTS, Reader
 from ..tasks import Task
 from ..tasks.base import code_of
+from ..tasks.encodings import RowEncodings
 from ..tasks.labels import class_names
 from ..version import __version__
 from .stream import Stream, declared_rows, first_rows
@@ -298,6 +299,8 @@ class RowEncoder:
         rows = rows | {column: _named(rows[column], names) for column, names in self.classes.items()}
         rows, indices = lead.batch_rows(rows, indices)
         inputs, encoding, cut = lead.encode_inputs(rows, indices, self.encoder, split, offsets=self.offsets)
+        if isinstance(encoding, RowEncodings):
+            encoding.training = self.training
         columns: Columns = {}
         for task in self.tasks:
             name = str(task.name)

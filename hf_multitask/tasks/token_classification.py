@@ -10,15 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 from ..modeling.heads import IGNORE
 from ..modeling.inputs import as_text
 from ..modeling.readers import window_stride
+from ..modeling.schemes import ARGMAX, CRF, IOB1, NO_SCHEME, check_structure, is_allowed, scheme_in
 from ..modeling.tags import spans_of as decoded_spans
-from ..modeling.words import (
-    groups,
-    joined,
-    scheme_of,
-    split_tag,
-    tags_of,
-    trimmed,
-)
+from ..modeling.words import groups, joined, split_tag, tags_of, trimmed
 from . import labels as lab
 from .alignment import Aligned, align_spans, align_words
 from .base import Task
@@ -63,6 +57,11 @@ class TokenClassification(Labelled):
             begins a span; answers and metrics still use the first token.
         unseen_labels: how evaluation treats a tag outside ``label_names``: ``"count_wrong"`` or ``"error"``.
         stride: tokens by which the windows of a long text overlap; a quarter of ``max_length`` if None.
+        scheme: how the tags mark spans: ``"BIO"``, ``"BIOES"``, ``"BILOU"``, ``"IOB1"``, or ``"none"`` if they mark
+            none; recognized from the labels if None, but never as IOB1.
+        decoding: how the tags of a text are found: ``"argmax"``, the best tag of each word; ``"constrained"``, the best
+            sequence of tags that the scheme allows; ``"crf"``, likewise, with trained scores of tags that follow each
+            other, see :class:`LinearChain`.
         dataset: see :class:`Task`.
         max_length: tokens of a window; see :class:`Task`.
 
@@ -80,10 +79,26 @@ class TokenClassification(Labelled):
     text_column: str | None = None
     spans_column: str | None = None
     stride: int | None = None
+    scheme: str | None = None
+    decoding: str = ARGMAX
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_number("stride", 0)
+        try:
+            check_structure(self.to_dict())
+        except ValueError as problem:
+            raise self.error(str(problem)) from None
+        if self.decoding == CRF and self.label_all_tokens:
+            raise self.error(
+                "`decoding = 'crf'` scores tags of words that follow each other, and `label_all_tokens` labels parts "
+                "of words. Leave one of them out."
+            )
+        if self.spans_column is not None and self.scheme in (IOB1, NO_SCHEME):
+            raise self.error(
+                f"`scheme = '{self.scheme}'` is for tags of words, and `spans_column` holds spans. Set BIO, BIOES or "
+                "BILOU, or leave it out."
+            )
         if (self.text_column is None) != (self.spans_column is None):
             raise self.error(
                 "`text_column` and `spans_column` belong together. Set both, or tokens_column and tags_column."
@@ -165,7 +180,7 @@ class TokenClassification(Labelled):
             if self.spans_column is not None:
                 text = as_text(rows[self.text_column or ""][row])
                 spans = self._spans(text, target, table, where)
-                scheme = scheme_of(self.label_names or []) or "BIO"
+                scheme = self._scheme or "BIO"
                 own = None if spans is None else align_spans(encoding.text(row), text, spans, table, scheme)
                 aligned.append(own)
             elif target is None:
@@ -173,7 +188,9 @@ class TokenClassification(Labelled):
             else:
                 words = rows[self.tokens_column][row]
                 tags = self._tags(words, target, table, where)
-                later = self._later if self.label_all_tokens else None
+                # A sequence of words is decoded in evaluation, by their first tokens.
+                whole = self.label_all_tokens and (encoding.training or self.decoding == ARGMAX)
+                later = self._later if whole else None
                 aligned.append(align_words(encoding.text(row), joined(words)[1], tags, later))
         encoding.notes[str(self.name)] = aligned
         return [None if one is None else one.labels for one in aligned]
@@ -188,8 +205,20 @@ class TokenClassification(Labelled):
     ) -> Columns:
         """See :meth:`Task.more_columns`."""
         aligned = encoding.notes[str(self.name)]
-        lost = [0 if one is None else one.lost for one in aligned]
-        return {"lost": lost} | ({} if training else {"gold": [None if one is None else one.gold for one in aligned]})
+        columns: Columns = {"lost": [0 if one is None else one.lost for one in aligned]}
+        if self.decoding != ARGMAX and self._scheme is not None:
+            columns["impossible"] = [0 if one is None else self._impossible(one.gold) for one in aligned]
+        return columns | ({} if training else {"gold": [None if one is None else one.gold for one in aligned]})
+
+    @property
+    def _scheme(self) -> str | None:
+        return scheme_in({"scheme": self.scheme, "label_names": self.label_names})
+
+    def _impossible(self, gold: Gold) -> int:
+        """1 for a row whose tags are of a sequence that the scheme does not allow."""
+        names = self.label_names or []
+        tags = [tag for tag in gold.get("tags", ()) if tag < len(names)]
+        return int(not is_allowed([names[tag] for tag in tags], str(self._scheme)))
 
     def _tags(self, words: list[str], tags: Cells, table: Table, where: str) -> list[int]:
         if len(words) != len(tags):
@@ -251,7 +280,7 @@ class TokenClassification(Labelled):
         """See :class:`Task`."""
         if self.label_names is None:
             return None
-        spans = ["f1", "precision", "recall"] if scheme_of(self.label_names) is not None else []
+        spans = ["f1", "precision", "recall"] if self._scheme is not None else []
         return spans if spans and self.spans_column is not None else [*spans, "accuracy"]
 
     def reduced(self, predictions: torch.Tensor) -> torch.Tensor:
@@ -317,7 +346,7 @@ class TokenClassification(Labelled):
 
         hits = [one == other for told, true in pairs for one, other in zip(told, true, strict=True)]
         accuracy = Accuracy().compute(predictions=hits, references=[True] * len(hits))
-        if scheme_of(self.label_names or []) is None:
+        if self._scheme is None:
             return accuracy
         tags = [[_canonical([tag or "O" for tag in row]) for row in side] for side in zip(*pairs, strict=True)]
         scores = SpanF1().compute(predictions=tags[0], references=tags[1])
@@ -330,7 +359,7 @@ class TokenClassification(Labelled):
         """``f1``, ``precision``, ``recall`` of spans and ``accuracy`` of tags; ``accuracy`` for tags without spans.
 
         Args:
-            predictions: logits (N, L, C).
+            predictions: logits (N, L, C), of which the highest counts, whatever the decoding.
             labels: (N, L), -100 for tokens without a label.
             unseen: see :meth:`Task.metrics`.
         """
