@@ -31,15 +31,13 @@ def logits_of(tags, seed=1):
     return torch.randn(*THERE.shape, tags, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def score(logits_TC, tags, scores):
-    steps = sum(scores.steps[one, other] for one, other in zip(tags, tags[1:]))
-    return scores.starts[tags[0]] + sum(row[tag] for row, tag in zip(logits_TC, tags)) + steps + scores.ends[tags[-1]]
-
-
 def enumerated(logits_TC, scores):
     """All sequences with their scores."""
-    found = list(product(range(logits_TC.shape[1]), repeat=len(logits_TC)))
-    return found, torch.stack([score(logits_TC, tags, scores) for tags in found])
+    length, tags = logits_TC.shape
+    found = torch.tensor(list(product(range(tags), repeat=length)))
+    single = logits_TC[torch.arange(length), found].sum(1)
+    steps = scores.steps[found[:, :-1], found[:, 1:]].sum(1)
+    return found, scores.starts[found[:, 0]] + single + steps + scores.ends[found[:, -1]]
 
 
 def test_the_loss_is_the_probability_among_all_sequences():
@@ -50,9 +48,8 @@ def test_the_loss_is_the_probability_among_all_sequences():
         if not there.any():
             expected.append(torch.tensor(0.0, dtype=torch.float64))
             continue
-        own, tags = logits[row][there], labels[row][there].tolist()
-        found, scores = enumerated(own, chain.scores(logits))
-        expected.append(-scores.log_softmax(0)[found.index(tuple(tags))])
+        found, scores = enumerated(logits[row][there], chain.scores(logits))
+        expected.append(-scores.log_softmax(0)[(found == labels[row][there]).all(1)].squeeze())
     torch.testing.assert_close(chain(logits, labels, THERE), torch.stack(expected), rtol=1e-12, atol=1e-12)
 
 
@@ -67,10 +64,10 @@ def test_partition_marginals_and_best_sequence_are_those_of_the_enumeration():
         own = logits[row][THERE[row]]
         found, values = enumerated(own, scores)
         torch.testing.assert_close(partition[row], values.logsumexp(0), rtol=1e-12, atol=1e-12)
-        assert tuple(best[row][: len(own)].tolist()) == found[values.argmax()]
+        assert torch.equal(best[row][: len(own)], found[values.argmax()])
         chances = values.softmax(0)
         for token, tag in product(range(len(own)), range(3)):
-            true = sum(chance for tags, chance in zip(found, chances) if tags[token] == tag)
+            true = chances[found[:, token] == tag].sum()
             torch.testing.assert_close(marginals[row, token, tag].exp(), true, rtol=1e-10, atol=1e-12)
 
 
@@ -117,7 +114,8 @@ def test_a_new_chain_is_a_softmax():
 def test_constrained_tags_are_the_best_sequence_that_is_allowed(scheme):
     names = LABELS[scheme]
     structure = Structure("constrained", scheme, tuple(names))
-    changed = 0
+    zero = torch.zeros(len(names), dtype=torch.float64)
+    zeros, valid, changed = Scores(zero, zero, zero.expand(len(names), -1)), {}, 0
     for seed in range(20):
         logits = 3 * logits_of(len(names), seed)
         found = structure.tagged(logits, THERE, None)
@@ -127,11 +125,12 @@ def test_constrained_tags_are_the_best_sequence_that_is_allowed(scheme):
         parts = found.tags.split(THERE.sum(1).tolist())
         for row in range(3):
             own = logits[row][THERE[row]]
-            zeros = Scores(*(torch.zeros(size, dtype=torch.float64) for size in (len(names), len(names), [len(names)] * 2)))  # fmt: skip
             sequences, values = enumerated(own, zeros)
-            valid = [place for place, tags in enumerate(sequences) if is_allowed([names[tag] for tag in tags], scheme)]
-            best = sequences[max(valid, key=lambda place: values[place])]
-            assert tuple(parts[row].tolist()) == best
+            if len(own) not in valid:
+                tags = ([names[tag] for tag in sequence] for sequence in sequences.tolist())
+                valid[len(own)] = torch.tensor([is_allowed(sequence, scheme) for sequence in tags])
+            best = values.masked_fill(~valid[len(own)], -torch.inf).argmax()
+            assert torch.equal(parts[row], sequences[best])
     assert changed > 10  # random logits are rarely best in an order that is allowed
 
 
