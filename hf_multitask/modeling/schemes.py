@@ -42,11 +42,13 @@ def allowed(names: tuple[str, ...], scheme: str) -> tuple[torch.Tensor, torch.Te
     """
     tags = [split_tag(name) for name in names]
     edge = ("O", "")
-    return (
-        torch.tensor([_follows(scheme, edge, tag) for tag in tags]),
-        torch.tensor([_follows(scheme, tag, edge) for tag in tags]),
-        torch.tensor([[_follows(scheme, one, other) for other in tags] for one in tags]),
+    rules = (
+        [_follows(scheme, edge, tag) for tag in tags],
+        [_follows(scheme, tag, edge) for tag in tags],
+        [[_follows(scheme, one, other) for other in tags] for one in tags],
     )
+    starts, ends, steps = (torch.tensor(rule, device="cpu") for rule in rules)  # also where a model is built on meta
+    return starts, ends, steps
 
 
 def _follows(scheme: str, one: tuple[str, str], other: tuple[str, str]) -> bool:

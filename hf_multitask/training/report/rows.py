@@ -63,7 +63,7 @@ def report_cut(name: str, encoded: Encoded, tasks: Sequence[Task], split: str) -
         if wrong := encoded.total("impossible", str(task.name)):
             logger.warning(
                 f"Task '{task.name}': {wrong} of {rows} rows ({split}) have tags in an order that its scheme does not "
-                "allow, so they are never answered. Fix the rows, or set the scheme of the data, such as IOB1."
+                "allow, so they are never answered. Fix the rows, or set the scheme that they have."
             )
 
 
