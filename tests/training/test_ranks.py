@@ -70,6 +70,7 @@ def jobs(world):
         job({**describe("heard", tasks=("turned", "heard"), rows=rows, **search), "family": "bart"}, four, 4),
         job({**describe("taught", rows=rows, max_steps=3), "taught": ["sentiment", "stars", "ner"]}, four, 4),
         job({**rare("taught-all", max_steps=3, **ALL_ROWS), "taught": ["topics", "stars", "ner"]}, one),
+        job(rare("chained", tasks=("stars", "chained", "sentiment"), **search), four, 4),
         job(describe("counted", include_num_input_tokens_seen="non_padding", rows=rows), one),
     ]
 
@@ -133,7 +134,7 @@ ALWAYS = [
     "bf16",
 ]
 ALWAYS += ["heard", "adapters", "branches", "branches-all", "branches-upgrad", "upgrad", "graddrop", "measured-rare"]
-ALWAYS += ["taught", "taught-all"]
+ALWAYS += ["taught", "taught-all", "chained"]
 QUICK = {
     2: [*chosen(jobs(2), ALWAYS), *DIFFERING, *MEASURED, *RESUMED],
     3: chosen(jobs(3), ["stopped", "rare", "tokens"]),
