@@ -18,6 +18,8 @@ DECODINGS = (ARGMAX, CONSTRAINED, CRF)
 NO_SCHEME, IOB1 = "none", "IOB1"
 _MARKS = {"BIO": "BI", "BIOES": "BIES", "BILOU": "BILU", IOB1: "BI"}
 SCHEMES = (*_MARKS, NO_SCHEME)
+# Options of the losses of single tags, with the values that change nothing.
+_BY_TOKEN = {"class_weights": None, "label_smoothing": 0, "loss": "cross_entropy"}
 
 
 def scheme_in(task: Settings) -> str | None:
@@ -72,15 +74,21 @@ def check_structure(task: Settings) -> None:
     Raises:
         ValueError: a value is unknown, labels are not of the scheme, or there is nothing to decode by.
     """
-    scheme, decoding, names = task.get("scheme"), decoding_in(task), task.get("label_names") or []
+    scheme, decoding, names = task.get("scheme"), task.get("decoding", ARGMAX), task.get("label_names") or []
     for option, value, known in (("scheme", scheme, SCHEMES), ("decoding", decoding, DECODINGS)):
-        if value is not None and value not in known:
+        if value not in known and (value is not None or option == "decoding"):
             raise ValueError(
                 f"`{option}` should be one of {', '.join(known)}. Found `{option} = {value!r}`."
                 + close_match(str(value), list(known))
             )
     if scheme in _MARKS:
         _check_marks(names, str(scheme))
+    for option, usual in _BY_TOKEN.items() if decoding == CRF else ():
+        if (value := task.get(option)) not in (None, usual):
+            raise ValueError(
+                f"`{option}` changes the loss of single tags, and `decoding = 'crf'` has one loss for all tags of a "
+                f"text. Found `{option} = {value!r}`. Leave one of them out."
+            )
     own = scheme_in(task)
     if own is None and decoding == CONSTRAINED and (names or scheme == NO_SCHEME):
         why = "`scheme = 'none'`" if scheme == NO_SCHEME else f"the labels {', '.join(names[:4])}, which are of none"

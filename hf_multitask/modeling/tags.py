@@ -53,7 +53,8 @@ class TagReader(Reader):
 
     def stock_example(self, task: Row, tokenizer: Open) -> tuple[str, str]:  # noqa: ARG002
         """See :class:`Reader`."""
-        return TEXT, ', aggregation_strategy="first"' if is_bio(task.get("label_names") or []) else ""
+        grouped = is_bio(task.get("label_names") or []) and scheme_in(task) is not None
+        return TEXT, ', aggregation_strategy="first"' if grouped else ""
 
     def stock_note(self, task: Row) -> str | None:
         """See :class:`Reader`."""

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, ClassVar
 from ..modeling.heads import IGNORE
 from ..modeling.inputs import as_text
 from ..modeling.readers import window_stride
-from ..modeling.schemes import ARGMAX, CRF, IOB1, NO_SCHEME, check_structure, is_allowed, scheme_in
+from ..modeling.schemes import ARGMAX, scheme_in
 from ..modeling.tags import spans_of as decoded_spans
 from ..modeling.words import groups, joined, split_tag, tags_of, trimmed
 from . import labels as lab
 from .alignment import Aligned, align_spans, align_words
 from .base import Task
 from .constant import entropy
+from .decoding import check_decoding, impossible
 from .encodings import RowEncodings
 from .labelled import Labelled
 from .registration import register_task
@@ -85,20 +86,7 @@ class TokenClassification(Labelled):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_number("stride", 0)
-        try:
-            check_structure(self.to_dict())
-        except ValueError as problem:
-            raise self.error(str(problem)) from None
-        if self.decoding == CRF and self.label_all_tokens:
-            raise self.error(
-                "`decoding = 'crf'` scores tags of words that follow each other, and `label_all_tokens` labels parts "
-                "of words. Leave one of them out."
-            )
-        if self.spans_column is not None and self.scheme in (IOB1, NO_SCHEME):
-            raise self.error(
-                f"`scheme = '{self.scheme}'` is for tags of words, and `spans_column` holds spans. Set BIO, BIOES or "
-                "BILOU, or leave it out."
-            )
+        check_decoding(self)
         if (self.text_column is None) != (self.spans_column is None):
             raise self.error(
                 "`text_column` and `spans_column` belong together. Set both, or tokens_column and tags_column."
@@ -206,19 +194,14 @@ class TokenClassification(Labelled):
         """See :meth:`Task.more_columns`."""
         aligned = encoding.notes[str(self.name)]
         columns: Columns = {"lost": [0 if one is None else one.lost for one in aligned]}
+        names = self.label_names or []
         if self.decoding != ARGMAX and self._scheme is not None:
-            columns["impossible"] = [0 if one is None else self._impossible(one.gold) for one in aligned]
+            columns["impossible"] = [impossible(one, names, self._scheme) for one in aligned]
         return columns | ({} if training else {"gold": [None if one is None else one.gold for one in aligned]})
 
     @property
     def _scheme(self) -> str | None:
         return scheme_in({"scheme": self.scheme, "label_names": self.label_names})
-
-    def _impossible(self, gold: Gold) -> int:
-        """1 for a row whose tags are of a sequence that the scheme does not allow."""
-        names = self.label_names or []
-        tags = [tag for tag in gold.get("tags", ()) if tag < len(names)]
-        return int(not is_allowed([names[tag] for tag in tags], str(self._scheme)))
 
     def _tags(self, words: list[str], tags: Cells, table: Table, where: str) -> list[int]:
         if len(words) != len(tags):

@@ -262,6 +262,7 @@ def test_every_parameter_has_a_gradient_where_processes_wait_for_it(build_model,
         ({"decoding": "constrained", "label_names": ["O", "I-A"]}, "never answer the label 'I-A'.* scheme BIO allows"),
         ({"decoding": "crf", "label_names": ["O", "B-A", "S-A"]}, "never answer the label 'B-A'.* scheme BIOES allows"),
         ({"decoding": "constrained", "label_names": ["B-A", "E-A"]}, "needs a label for a word of its own"),
+        ({"decoding": None}, "`decoding` should be one of argmax, constrained, crf. Found `decoding = None`"),
         ({"decoding": "crf", "label_all_tokens": True}, "`label_all_tokens` labels parts of words. Leave one of them"),
         (
             {"scheme": "IOB1", "text_column": "text", "spans_column": "spans"},
@@ -276,6 +277,13 @@ def test_unusable_structures_fail_when_built(options, message, build_model):
     if not {"label_all_tokens", "spans_column"} & options.keys():
         with pytest.raises(ValueError, match=f"Task 't': .*{message}"):
             build_model(tasks={"t": plain})
+
+
+@pytest.mark.parametrize("option", [{"class_weights": {"B-A": 2}}, {"label_smoothing": 0.1}, {"loss": "focal"}])
+def test_losses_of_single_tags_are_not_for_chains(option, build_model):
+    task = {"type": "token-classification", "label_names": ["O", "B-A"], "decoding": "crf", **option}
+    with pytest.raises(ValueError, match=f"Task 't': `{next(iter(option))}` changes the loss of single tags"):
+        build_model(tasks={"t": task})
 
 
 def test_labels_without_a_scheme_may_be_chained():
