@@ -86,12 +86,28 @@ def taken(values_NLC: torch.Tensor, order_NT: torch.Tensor) -> torch.Tensor:
 
 
 def log_partition(logits_NTC: torch.Tensor, there_NT: torch.Tensor, scores: Scores) -> torch.Tensor:
-    """The logarithm of the sum of the exponentiated scores of all sequences, (N,), by the forward algorithm."""
-    return (_forward(logits_NTC, there_NT, scores)[-1] + scores.ends).logsumexp(1)
+    """The logarithm of the sum of the exponentiated scores of all sequences, (N,), by the forward algorithm.
+
+    The scores of steps are exponentiated once, relative to the largest that leads to a tag, and those of sequences
+    relative to the largest of a token. They have to be finite.
+    """
+    largest_C = scores.steps.detach().amax(0)
+    factors_CC = (scores.steps - largest_C).exp()
+    alpha_NC = scores.starts + logits_NTC[:, 0]
+    for token in range(1, logits_NTC.shape[1]):
+        largest_N1 = alpha_NC.detach().amax(1, keepdim=True)
+        # A product of matrices would be rounded where mixed precision or TF32 is on.
+        sum_NC = ((alpha_NC - largest_N1).exp().unsqueeze(2) * factors_CC).sum(1)
+        next_NC = sum_NC.log() + largest_N1 + largest_C + logits_NTC[:, token]
+        alpha_NC = torch.where(there_NT[:, token, None], next_NC, alpha_NC)
+    return (alpha_NC + scores.ends).logsumexp(1)
 
 
-def _forward(logits_NTC: torch.Tensor, there_NT: torch.Tensor, scores: Scores) -> list[torch.Tensor]:
-    """For each token, by its tag, the logarithm of the sum over the tags before it, (N, C); of the last one behind."""
+def _alphas(logits_NTC: torch.Tensor, there_NT: torch.Tensor, scores: Scores) -> list[torch.Tensor]:
+    """For each token, the logarithm of the sum over the sequences that end there with each tag, (N, C).
+
+    Scores may be minus infinity.
+    """
     alpha_NC = scores.starts + logits_NTC[:, 0]
     alphas = [alpha_NC]
     for token in range(1, logits_NTC.shape[1]):
@@ -103,7 +119,7 @@ def _forward(logits_NTC: torch.Tensor, there_NT: torch.Tensor, scores: Scores) -
 
 def log_marginals(logits_NTC: torch.Tensor, there_NT: torch.Tensor, scores: Scores) -> torch.Tensor:
     """The logarithm of the probability of every tag of a token, over all sequences, (N, T, C)."""
-    alphas = _forward(logits_NTC, there_NT, scores)
+    alphas = _alphas(logits_NTC, there_NT, scores)
     beta_NC = scores.ends.expand_as(alphas[0])
     betas = [beta_NC]
     for token in range(logits_NTC.shape[1] - 1, 0, -1):
