@@ -56,6 +56,7 @@ DATASET = {
     "pairs": "pairs",
     "ner": "wiki",
     "person": "wiki",
+    "chained": "wiki",
     "turned": "pairs",
     "heard": "tones",
 }
@@ -73,6 +74,7 @@ def make_tasks(names):
         "stars": SequenceClassification(problem_type="regression", label_column="stars"),
         "pairs": SequenceClassification(label_names=["no", "yes"], text_pair_column="other"),
         "ner": TokenClassification(label_names=NER_LABELS, dataset="wiki"),
+        "chained": TokenClassification(label_names=NER_LABELS, dataset="wiki", decoding="crf"),
         "person": SequenceClassification(
             label_names=["no", "yes"], text_column="tokens", label_column="person", dataset="wiki"
         ),

@@ -17,6 +17,7 @@ from ..modeling.readers import TEXTS, Reader
 from ..tasks import Task
 from ..tasks.base import code_of
 from ..tasks.joining import joining
+from ..tasks.encodings import RowEncodings
 from ..tasks.labels import class_names
 from ..tasks.losses import LOSS_OPTIONS
 from ..version import __version__
@@ -302,6 +303,8 @@ class RowEncoder:
         rows = rows | {column: _named(rows[column], names) for column, names in self.classes.items()}
         rows, indices = lead.batch_rows(joining(lead, rows), indices)
         inputs, encoding, cut = lead.encode_inputs(rows, indices, self.encoder, split, offsets=self.offsets)
+        if isinstance(encoding, RowEncodings):
+            encoding.training = self.training
         columns: Columns = {}
         for task in self.tasks:
             name = str(task.name)

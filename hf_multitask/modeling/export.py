@@ -154,6 +154,11 @@ def stock_of(task: TaskDict, head: Head, backbone: PreTrainedModel) -> PreTraine
             f"Task '{task['name']}' has a head that is not the family's own, so no stock class can hold it. "
             "Only heads with pooling='native' of a family that has a class for the task are exported."
         )
+    if (beyond := head.beyond_stock()) is not None:
+        raise ValueError(
+            f"Task '{task['name']}' has {beyond}, which no stock class has, so it is not exported. Save the whole "
+            "model instead, or train with decoding='constrained', which a stock class can hold."
+        )
     if native is not None:
         config = deepcopy(native.config)
         names = task.get("label_names") or head.default_names

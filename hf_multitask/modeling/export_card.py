@@ -80,6 +80,8 @@ def _facts(task: Settings, pooling: str | None) -> list[str]:
         facts.append(
             f"An embedding is the {what} last layer's states, scaled to length 1, as sentence-transformers does."
         )
+    if (note := kind_of(task).reader.stock_note(task)) is not None:
+        facts.append(note)
     if task.get("prefix"):
         facts.append(f"Every text begins with {json.dumps(task['prefix'], ensure_ascii=False)}.")
     return facts

@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from transformers.utils import logging
 from .aliases import Open, TaskDict, Values
 from .finite import check_weights
 from .graph_inputs import GraphInputs, graph_inputs, is_there
+from .heads import Head
 from .kinds import reader_of
 from .native import WRITING
 from .shared import SharedModel
@@ -206,7 +208,8 @@ def _record(graph: TaskGraph, inputs: tuple[torch.Tensor, ...], path: Path) -> N
 
 
 def _metadata(graph: TaskGraph) -> str:
-    described = {name: _described(graph.model.config.task(name)) for name in graph.tasks}
+    model, heads = graph.model, cast("dict[str, Head]", graph.model.heads)
+    described = {name: _described(model.config.task(name)) | heads[name].described() for name in graph.tasks}
     return json.dumps(described, ensure_ascii=False)
 
 

@@ -202,6 +202,7 @@ class HeadRuns(SharedModel):
             hidden = cast(torch.Tensor, inputs[0].last_hidden_state)
             labels = cast(LanguageHead, head).dummy_labels(hidden.new_zeros((1, hidden.shape[1]), dtype=torch.long))
         zero = (self._run_head(name, inputs, first, labels) * 0).sum()
+        zero = zero + sum((weight * 0).sum() for weight in head.loss_parameters())
         if self.subsampler is None or not head.reads_audio:
             return zero
         return zero + sum((weight * 0).sum() for weight in self.subsampler.parameters())

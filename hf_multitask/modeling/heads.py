@@ -4,6 +4,7 @@ Legend: B rows of the batch, N rows of one task, L tokens, D hidden, C classes.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import ClassVar, cast
 
 import torch
@@ -11,9 +12,11 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, PreTrainedConfig
 
 from .aliases import AutoClass, Open, TaskDict, Values
+from .chain import LinearChain
 from .config import close_match
 from .losses import IGNORE, class_losses, label_weights, loss_options, number_losses, precise, set_losses
 from .native import States, stock_head
+from .structure import Structure, Tagged
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
@@ -157,6 +160,30 @@ class Head(nn.Module, ABC):
         """What the logits of an item's rows, (N, G, ...), are together; ``there_NG`` says which rows there are."""
         return logits
 
+    def tagged(self, logits: torch.Tensor, there: torch.Tensor) -> Tagged | None:  # noqa: ARG002
+        """The answers to the tokens that count, for heads that decode a sequence as a whole.
+
+        Args:
+            logits: of the tokens of N sequences, (N, ..., C).
+            there: which of them count, (N, ...).
+
+        Returns:
+            Those of the M tokens that count, in their order; None if the best class of each token is its answer.
+        """
+        return None
+
+    def loss_parameters(self) -> Iterable[nn.Parameter]:
+        """The parameters that the loss reads and the logits do not."""
+        return ()
+
+    def beyond_stock(self) -> str | None:
+        """What of the head no stock class has, in words; None if there is nothing."""
+        return None
+
+    def described(self) -> Values:
+        """What a reader of its logits needs beside the labels, as plain values."""
+        return {}
+
     @abstractmethod
     def items(self, labels: torch.Tensor) -> torch.Tensor:
         """How many items each row holds: labels (N, ...) to counts (N,)."""
@@ -275,11 +302,32 @@ class SequenceClassificationHead(Head):
 class TokenClassificationHead(Head):
     """A tag for every word, read at its labeled tokens. An item is a labeled token; its loss is the cross-entropy.
 
-    A text is a row, or several windows, of which each labels other tokens.
+    A text is a row, or several windows, of which each labels other tokens. With ``decoding="crf"`` the loss of a text
+    is that of the sequence of its tags, see :class:`LinearChain`. An item is still a labeled token, so the loss is one
+    per token, and is the cross-entropy as long as the scores of the chain are 0.
     """
 
     auto_class = AutoModelForTokenClassification
     predicts_labelled: ClassVar[bool] = True
+
+    def __init__(self, task: TaskDict, config: PreTrainedConfig, *, pooling: str) -> None:
+        super().__init__(task, config, pooling=pooling)
+        self.crf: LinearChain | None = None
+        self._structure(task)
+
+    def adopt(self, task: TaskDict) -> None:
+        """See :meth:`Head.adopt`: the scheme and the decoding, with a new chain where there was none."""
+        super().adopt(task)
+        self._structure(task)
+
+    def _structure(self, task: TaskDict) -> None:
+        structure = Structure.of(task)
+        if not structure.chained:
+            self.crf = None
+        elif self.crf is None:
+            like = next(self.parameters())
+            self.crf = LinearChain(self.num_labels).to(like.device, like.dtype).train(self.training)
+        self.structure = structure
 
     @classmethod
     def options_of(cls, config: PreTrainedConfig) -> Values:
@@ -293,13 +341,32 @@ class TokenClassificationHead(Head):
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Logits (N, L, C) or (N, G, L, C) and labels (N, L) or (N, G, L), -100 where there is none, to (N,)."""
         known_NL = labels.masked_fill(labels >= self.num_labels, IGNORE).flatten(1)
-        logits_NCL = at_least_float32(logits).flatten(1, -2).transpose(1, 2)
-        return class_losses(logits_NCL, known_NL, self.loss_options).sum(1)
+        logits_NLC = at_least_float32(logits).flatten(1, -2)
+        if self.crf is not None:
+            return self.crf(logits_NLC, known_NL, known_NL != IGNORE)
+        return class_losses(logits_NLC.transpose(1, 2), known_NL, self.loss_options).sum(1)
 
     def item_weights(self, labels: torch.Tensor) -> torch.Tensor | None:
         """See :meth:`Head.item_weights`."""
         weights = label_weights(labels, self.loss_options)
         return None if weights is None else weights.flatten(1).sum(1)
+
+    @torch.no_grad()
+    def tagged(self, logits: torch.Tensor, there: torch.Tensor) -> Tagged | None:
+        """See :meth:`Head.tagged` and :class:`Structure`."""
+        return self.structure.tagged(at_least_float32(logits).flatten(1, -2), there.flatten(1), self.crf)
+
+    def loss_parameters(self) -> Iterable[nn.Parameter]:
+        """See :meth:`Head.loss_parameters`: those of the chain."""
+        return () if self.crf is None else self.crf.parameters()
+
+    def beyond_stock(self) -> str | None:
+        """See :meth:`Head.beyond_stock`: the chain."""
+        return None if self.crf is None else "the scores of tags that follow each other (decoding='crf')"
+
+    def described(self) -> Values:
+        """See :meth:`Head.described`: the scheme, the decoding, and the scores of the chain."""
+        return self.structure.described(self.crf)
 
     def predictions(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Logits of the labeled tokens of all texts, (M, C)."""

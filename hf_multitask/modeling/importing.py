@@ -249,5 +249,8 @@ def _head_weights(name: str, stock: PreTrainedModel, head: Head) -> dict[str, to
                 "the encoder. Leave the task out, or train it again with add_task."
             )
         return {}
-    found = stock.state_dict()
-    return {f"heads.{name}.native.{key}": found[key] for key in native.state_dict()}
+    found, own = stock.state_dict(), head.state_dict()  # with what no stock class has, as it begins
+    return {
+        f"heads.{name}.{key}": found[key.removeprefix("native.")] if key.startswith("native.") else value
+        for key, value in own.items()
+    }

@@ -161,10 +161,10 @@ class TaskLifecycle(SharedModel):
             raise ValueError(
                 f"Task '{name}' has the type '{old['type']}', and '{new['type']}' is given. Keep the type."
             )
-        self.config.tasks = [new if entry["name"] == name else entry for entry in self.config.tasks]
         if name in self.heads:
             self._head(name).adopt(new)
-        elif num_labels(new):
+        self.config.tasks = [new if entry["name"] == name else entry for entry in self.config.tasks]
+        if name not in self.heads and num_labels(new):
             self._replace_heads([name])
             self._fit_backbone()
             self._rest_unread()

@@ -152,6 +152,10 @@ class Reader:
         """
         return None
 
+    def stock_note(self, task: Row) -> str | None:  # noqa: ARG002
+        """What of the task's answers the exported model does not give, in words; None if there is nothing."""
+        return None
+
     def labels(self, inputs: Mapping[str, torch.Tensor], rows: torch.Tensor, given: object) -> torch.Tensor | None:  # noqa: ARG002
         """Labels that select some of the logits of some rows of a batch; None for all of them."""
         return None

@@ -8,8 +8,10 @@ from .aliases import Open, TaskDict, Values
 from .examples import TEXT
 from .inputs import Encoder, as_text
 from .readers import Reader, Reading, Row, TokenWords, text_windows, window_stride
+from .schemes import ARGMAX, decoding_in, scheme_in
 from .spans import NO_TOKEN
-from .words import Place, first_tokens, groups, joined, running_words, scheme_of, snapped, token_units
+from .structure import Tagged
+from .words import Place, first_tokens, groups, joined, running_words, snapped, token_units
 
 # Of a span: first and last unit, label, first character and the one behind the last.
 Span = tuple[int, int, str, int, int]
@@ -51,7 +53,18 @@ class TagReader(Reader):
 
     def stock_example(self, task: Row, tokenizer: Open) -> tuple[str, str]:  # noqa: ARG002
         """See :class:`Reader`."""
-        return TEXT, ', aggregation_strategy="first"' if is_bio(task.get("label_names") or []) else ""
+        grouped = is_bio(task.get("label_names") or []) and scheme_in(task) is not None
+        return TEXT, ', aggregation_strategy="first"' if grouped else ""
+
+    def stock_note(self, task: Row) -> str | None:
+        """See :class:`Reader`."""
+        if decoding_in(task) == ARGMAX:
+            return None
+        return (
+            f"The multi-task model answers the best sequence of tags that {scheme_in(task)} allows. The pipeline below "
+            "answers the best tag of each word instead, so it may find sequences that are not allowed, such as a span "
+            "without a beginning."
+        )
 
     def answer(self, task: Row, logits: torch.Tensor, rest: Open, model: Open, tokenizer: Open) -> Open:
         """As ``token-classification``, aggregated for tags that mark spans."""
@@ -62,7 +75,9 @@ class TagReader(Reader):
         index = torch.tensor(places, dtype=torch.long).reshape(-1, 2).clamp(min=0)
         placed = [token >= 0 for _, token in places]
         logits_UC = logits_GLC[index[:, 0], index[:, 1]]
-        return decode_units(dict(task), logits_UC, units, placed, text, running=running, words=words, marks=marks)
+        tagged = model.heads[task["name"]].tagged(logits_UC.unsqueeze(0), torch.tensor([placed], dtype=torch.bool))
+        read = {"running": running, "words": words, "marks": marks, "tagged": tagged}
+        return decode_units(dict(task), logits_UC, units, placed, text, **read)
 
 
 def is_bio(label_names: list[str]) -> bool:
@@ -104,6 +119,7 @@ def decode_units(
     running: bool,
     words: Sequence[Place] | None,
     marks: Sequence[str] = (),
+    tagged: Tagged | None = None,
 ) -> list[Values]:
     """As ``token-classification``: the spans of tags that mark some, or the tag of every unit.
 
@@ -116,12 +132,18 @@ def decode_units(
         running: whether the units are tokens of running text.
         words: places of the words that were given as a list, whose numbers are given back; None for running text.
         marks: see :func:`spans_of`.
+        tagged: the tags of the units that have a token, and their scores; those with the highest logit where None.
     """
     names = task["label_names"]
     scores, best = (values.tolist() for values in logits_UC.softmax(-1).max(-1))
+    if tagged is not None:
+        for unit, tag, score in zip(
+            (unit for unit, there in enumerate(placed) if there), *(one.tolist() for one in tagged), strict=True
+        ):
+            best[unit], scores[unit] = tag, score
     tags = [names[tag] if there else "O" for tag, there in zip(best, placed, strict=True)]
     answers: list[Values] = []
-    if scheme_of(names) is None:
+    if scheme_in(task) is None:
         for unit, (start, end) in enumerate(units):
             if placed[unit]:
                 answer = {"entity": tags[unit], "score": scores[unit], "index": unit, "start": start, "end": end}

@@ -22,6 +22,8 @@ class RowEncodings(BatchEncoding):
     ``windows`` contains, by row, all windows of the long texts, and ``notes``, by task, its aligned labels.
     """
 
+    training: bool = True  # whether the rows are for training, not for evaluation
+
     windows: dict[int, Windows]
     notes: dict[str, list[Aligned | None]]
 

@@ -11,19 +11,14 @@ from ..modeling.heads import IGNORE
 from ..modeling.inputs import as_text
 from ..modeling.losses import loss_options
 from ..modeling.readers import window_stride
+from ..modeling.schemes import ARGMAX, scheme_in
 from ..modeling.tags import spans_of as decoded_spans
-from ..modeling.words import (
-    groups,
-    joined,
-    scheme_of,
-    split_tag,
-    tags_of,
-    trimmed,
-)
+from ..modeling.words import groups, joined, split_tag, tags_of, trimmed
 from . import labels as lab
 from .alignment import Aligned, align_spans, align_words
 from .base import Task
 from .constant import of_classes
+from .decoding import check_decoding, impossible
 from .encodings import RowEncodings
 from .losses import LabelLoss
 from .registration import register_task
@@ -65,6 +60,11 @@ class TokenClassification(LabelLoss):
         unseen_labels: how evaluation treats a tag outside ``label_names``: ``"count_wrong"`` or ``"error"``.
         stride: tokens by which the windows of a long text overlap; a quarter of ``max_length`` if None.
         class_weights, label_smoothing, loss, loss_kwargs: see :class:`hf_multitask.tasks.losses.LabelLoss`.
+        scheme: how the tags mark spans: ``"BIO"``, ``"BIOES"``, ``"BILOU"``, ``"IOB1"``, or ``"none"`` if they mark
+            none; recognized from the labels if None, but never as IOB1.
+        decoding: how the tags of a text are found: ``"argmax"``, the best tag of each word, also if None;
+            ``"constrained"``, the best sequence of tags that the scheme allows; ``"crf"``, likewise, with trained scores
+            of tags that follow each other, see :class:`LinearChain`.
         dataset, weight_column: see :class:`Task`.
         max_length: tokens of a window; see :class:`Task`.
 
@@ -82,10 +82,13 @@ class TokenClassification(LabelLoss):
     text_column: str | None = None
     spans_column: str | None = None
     stride: int | None = None
+    scheme: str | None = None
+    decoding: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_number("stride", 0)
+        check_decoding(self)
         if (self.text_column is None) != (self.spans_column is None):
             raise self.error(
                 "`text_column` and `spans_column` belong together. Set both, or tokens_column and tags_column."
@@ -171,7 +174,7 @@ class TokenClassification(LabelLoss):
             if self.spans_column is not None:
                 text = as_text(rows[self.text_column or ""][row])
                 spans = self._spans(text, target, table, where)
-                scheme = scheme_of(self.label_names or []) or "BIO"
+                scheme = self._scheme or "BIO"
                 own = None if spans is None else align_spans(encoding.text(row), text, spans, table, scheme)
                 aligned.append(own)
             elif target is None:
@@ -179,7 +182,9 @@ class TokenClassification(LabelLoss):
             else:
                 words = rows[self.tokens_column][row]
                 tags = self._tags(words, target, table, where)
-                later = self._later if self.label_all_tokens else None
+                # A sequence of words is decoded in evaluation, by their first tokens.
+                whole = self.label_all_tokens and (encoding.training or self._single)
+                later = self._later if whole else None
                 aligned.append(align_words(encoding.text(row), joined(words)[1], tags, later))
         encoding.notes[str(self.name)] = aligned
         return [None if one is None else one.labels for one in aligned]
@@ -194,8 +199,20 @@ class TokenClassification(LabelLoss):
     ) -> Columns:
         """See :meth:`Task.more_columns`."""
         aligned = encoding.notes[str(self.name)]
-        lost = [0 if one is None else one.lost for one in aligned]
-        return {"lost": lost} | ({} if training else {"gold": [None if one is None else one.gold for one in aligned]})
+        columns: Columns = {"lost": [0 if one is None else one.lost for one in aligned]}
+        names = self.label_names or []
+        if not self._single and self._scheme is not None:
+            columns["impossible"] = [impossible(one, names, self._scheme) for one in aligned]
+        return columns | ({} if training else {"gold": [None if one is None else one.gold for one in aligned]})
+
+    @property
+    def _single(self) -> bool:
+        """Whether each tag is found by itself."""
+        return self.decoding in (None, ARGMAX)
+
+    @property
+    def _scheme(self) -> str | None:
+        return scheme_in({"scheme": self.scheme, "label_names": self.label_names})
 
     def _tags(self, words: list[str], tags: Cells, table: Table, where: str) -> list[int]:
         if len(words) != len(tags):
@@ -257,7 +274,7 @@ class TokenClassification(LabelLoss):
         """See :class:`Task`."""
         if self.label_names is None:
             return None
-        spans = ["f1", "precision", "recall"] if scheme_of(self.label_names) is not None else []
+        spans = ["f1", "precision", "recall"] if self._scheme is not None else []
         return spans if spans and self.spans_column is not None else [*spans, "accuracy"]
 
     def reduced(self, predictions: torch.Tensor) -> torch.Tensor:
@@ -323,7 +340,7 @@ class TokenClassification(LabelLoss):
 
         hits = [one == other for told, true in pairs for one, other in zip(told, true, strict=True)]
         accuracy = Accuracy().compute(predictions=hits, references=[True] * len(hits))
-        if scheme_of(self.label_names or []) is None:
+        if self._scheme is None:
             return accuracy
         tags = [[_canonical([tag or "O" for tag in row]) for row in side] for side in zip(*pairs, strict=True)]
         scores = SpanF1().compute(predictions=tags[0], references=tags[1])
@@ -336,7 +353,7 @@ class TokenClassification(LabelLoss):
         """``f1``, ``precision``, ``recall`` of spans and ``accuracy`` of tags; ``accuracy`` for tags without spans.
 
         Args:
-            predictions: logits (N, L, C).
+            predictions: logits (N, L, C), of which the highest counts, whatever the decoding.
             labels: (N, L), -100 for tokens without a label.
             unseen: see :meth:`Task.metrics`.
         """

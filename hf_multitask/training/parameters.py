@@ -10,6 +10,7 @@ import torch
 
 from ..modeling.adapters import adapter_of
 from ..modeling.branches import branch_of, branch_parameters
+from ..modeling.chain import LinearChain
 from ..modeling.config import SHARED
 from ..modeling.precision import HALF
 
@@ -191,9 +192,11 @@ def regroup(
         model: whose parameters it has.
         decaying: names of the parameters that weight decay is for, which biases and norms are not.
         args: with ``learning_rates`` and ``weight_decays`` by task or ``backbone``, in place of the group's own, and
-            ``layerwise_lr_decay``, see :func:`layer_factors`.
+            ``layerwise_lr_decay``, see :func:`layer_factors`. The scores of a :class:`LinearChain` have a multiple of
+            the rate of their head.
     """
-    if not (args.learning_rates or args.weight_decays or args.layerwise_lr_decay is not None):
+    chains = [module for module in model.modules() if isinstance(module, LinearChain)]
+    if not (chains or args.learning_rates or args.weight_decays or args.layerwise_lr_decay is not None):
         return optimizer
     learning_rates = cast("Mapping[str, float]", args.learning_rates or {})
     weight_decays = cast("Mapping[str, float]", args.weight_decays or {})
@@ -201,6 +204,7 @@ def regroup(
     names = {parameter: name for name, parameter in model.named_parameters()}
     decays = set(decaying)
     factors = layer_factors(list(names.values()), layerwise_decay) if layerwise_decay is not None else {}
+    factors |= {names[parameter]: chain.rate for chain in chains for parameter in chain.parameters()}
     groups = []
     for group in optimizer.param_groups:
         split: dict[tuple[float, float], list[torch.nn.Parameter]] = {}

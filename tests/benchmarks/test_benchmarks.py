@@ -161,6 +161,16 @@ def test_text_tasks(benchmark, folder, backbone_path, capsys):
     assert [line.split()[1] for line in lines] == runs
 
 
+def test_tags(benchmark, folder, backbone_path, capsys):
+    words = ["--data", str(folder), "--backbone", backbone_path(), "--rows", "8", "--epochs", "1", "--seeds", "1"]
+    benchmark("tags").main(words)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("RESULT")]
+    decodings = ["argmax", "constrained", "crf"]
+    assert [line.split()[1:5:3] for line in lines] == [
+        [name, f"{one}:"] for name in ("demo/ner", "atis") for one in decodings
+    ]
+
+
 @pytest.mark.slow
 def test_language_head(benchmark, capsys):
     benchmark("language_head").main(["--rows", "16", "--length", "64", "--repeats", "1"])  # more than building it takes

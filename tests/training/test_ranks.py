@@ -75,6 +75,7 @@ def jobs(world):
             {**rare("losses-taught", max_steps=3, **ALL_ROWS), "losses": True, "taught": ["topics", "stars", "ner"]},
             one,
         ),
+        job(rare("chained", tasks=("stars", "chained", "sentiment"), **search), four, 4),
         job(describe("counted", include_num_input_tokens_seen="non_padding", rows=rows), one),
     ]
 
@@ -138,7 +139,7 @@ ALWAYS = [
     "bf16",
 ]
 ALWAYS += ["heard", "adapters", "branches", "branches-all", "branches-upgrad", "upgrad", "graddrop", "measured-rare"]
-ALWAYS += ["taught", "taught-all"]
+ALWAYS += ["taught", "taught-all", "chained"]
 QUICK = {
     2: [*chosen(jobs(2), ALWAYS), *DIFFERING, *MEASURED, *RESUMED],
     3: chosen(jobs(3), ["stopped", "rare", "tokens"]),

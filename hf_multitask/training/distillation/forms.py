@@ -10,6 +10,7 @@ from ...modeling.config import close_match
 from ...modeling.heads import SequenceClassificationHead, TokenClassificationHead
 from ...modeling.kinds import kind_of
 from ...modeling.readers import TEXTS
+from ...modeling.schemes import CRF
 from ...modeling.similarity import SentenceSimilarityHead
 from ...modeling.spans import QuestionAnsweringHead
 from ...tasks import Task
@@ -37,7 +38,7 @@ def form_of(task: Task) -> str:
             (MultipleChoiceHead, "choices"),
             (SentenceSimilarityHead, "scores"),
         ):
-            if issubclass(head, kind):
+            if issubclass(head, kind) and not _chained(task.to_dict()):
                 return form
     why = "its outputs are not classes, numbers, tags, choices or scores of texts"
     if issubclass(head, SentenceSimilarityHead):
@@ -48,6 +49,8 @@ def form_of(task: Task) -> str:
         why = "its outputs are tokens of the teacher's own vocabulary"
     elif task.reader.modality != TEXTS:
         why = "it reads recordings, and teachers read texts"
+    elif _chained(task.to_dict()):
+        why = "with decoding='crf' its loss is one of whole sequences, and teachers answer tags one by one"
     raise task.error(f"a task of type {task.type} cannot have a teacher: {why}. Leave it out of `teachers`.")
 
 
@@ -66,6 +69,11 @@ def order_of(task: Task, form: str, theirs: Saved, source: str) -> list[int] | N
     if theirs["type"] != task.type:
         raise task.error(
             f"a teacher should be of type {task.type}. Found {theirs['type']} of {source}. Give another teacher."
+        )
+    if _chained(theirs):
+        raise task.error(
+            "a teacher should answer tags one by one. Found decoding='crf', whose logits are parts of the scores of "
+            f"sequences, of {source}. Give a teacher with another decoding."
         )
     if form in ("classes", "sets", "numbers"):
         found = OF_PROBLEMS[str(theirs.get("problem_type") or "single_label_classification")]
@@ -87,6 +95,11 @@ def order_of(task: Task, form: str, theirs: Saved, source: str) -> list[int] | N
         )
     order = [known.index(name) for name in names]
     return None if order == list(range(len(order))) else order
+
+
+def _chained(task: Saved) -> bool:
+    """Whether the outputs of a task are parts of the scores of sequences."""
+    return task.get("decoding") == CRF
 
 
 def _problem(form: str) -> str:

@@ -99,10 +99,15 @@ class Evaluator:
                 kept, counts = heads[name].references(own), torch.zeros(0, dtype=torch.long)
                 if heads[name].predicts_labelled:
                     counts = (own != IGNORE).flatten(1).sum(1)
-                predictions = self._reduced_for_metrics(name, predictions, kept)
+                decided = None if name in self._metrics else heads[name].tagged(logits[name], own != IGNORE)
+                answers = torch.zeros(0, dtype=torch.long) if decided is None else decided.tags
+                if decided is None or self._keeps_predictions:
+                    predictions = self._reduced_for_metrics(name, predictions, kept)
+                else:
+                    predictions = decided.tags
                 if predictions.is_floating_point():
                     predictions = predictions.to(torch.promote_types(losses.dtype, predictions.dtype))
-                part = numbers[name], counts, predictions, losses, items, kept
+                part = numbers[name], counts, predictions, losses, items, kept, answers
                 self._waiting.append((name, part))
         self._batches += 1
         most = self._runtime.args.eval_accumulation_steps

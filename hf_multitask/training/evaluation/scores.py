@@ -14,19 +14,20 @@ from .results import check_results
 from .rows import EvaluationRows, Metric
 
 # Of a batch: the places of its items among a task's rows, the number of predictions of each, or nothing if it is one,
-# their predictions, summed losses, numbers of items, and labels.
+# their predictions, summed losses, numbers of items, labels, and answers, or nothing if they follow from predictions.
 Part = tuple[np.ndarray, ...]
 Answers = np.ndarray | list[np.ndarray]  # a row each
 _PAD = -100
 
 
 class Ordered(NamedTuple):
-    """Of one task: predictions, summed losses, numbers of items, and labels, a row each."""
+    """Of one task: predictions, summed losses, numbers of items, labels, and answers, a row each."""
 
     predictions: Answers
     losses: np.ndarray
     items: np.ndarray
     labels: Answers
+    answers: Answers | None = None
 
 
 @dataclass(frozen=True)
@@ -58,16 +59,17 @@ def in_order(parts: Sequence[Part], numbers: np.ndarray) -> Ordered:
     """
     places = np.searchsorted(numbers, np.concatenate([part[0] for part in parts]))
     several = any(part[1].size for part in parts)
-    predictions, losses, items, labels = list(zip(*parts, strict=True))[2:]
+    predictions, losses, items, labels, answers = list(zip(*parts, strict=True))[2:]
     sums, counts = (_dense(arrays, places, len(numbers)) for arrays in (losses, items))
     if not several:
         return Ordered(_dense(predictions, places, len(numbers)), sums, counts, _dense(labels, places, len(numbers)))
     ends = np.cumsum(np.concatenate([part[1] for part in parts]))
     ordered = []
-    for arrays in (predictions, labels):
+    decided = any(array.size for array in answers)
+    for arrays in (predictions, labels, *([answers] if decided else [])):
         pieces = np.split(np.concatenate(arrays), ends[:-1])
         ordered.append([pieces[place] for place in np.argsort(places, kind="stable")])
-    return Ordered(ordered[0], sums, counts, ordered[1])
+    return Ordered(ordered[0], sums, counts, ordered[1], ordered[2] if decided else None)
 
 
 def _dense(arrays: Sequence[np.ndarray], places: np.ndarray, rows: int) -> np.ndarray:
@@ -113,14 +115,15 @@ def score(
         tokenizer: the backbone's.
     """
     name = str(task.name)
-    predictions, losses, items, labels = in_order(parts, rows.by_task[name])
+    predictions, losses, items, labels, answers = in_order(parts, rows.by_task[name])
     if name in rows.unlabeled:
         return Scores(predictions, labels, {}, ("none", 0.0))
     loss = float(losses.sum() / (items.sum() or 1))
     values: Mapping[str, float]
     if metric is None:
         values = task.score(
-            cast(np.ndarray, predictions),  # or a list, for tasks that predict several times in a row
+            # or a list, for tasks that predict several times in a row
+            cast(np.ndarray, predictions if answers is None else answers),
             cast(np.ndarray, labels),
             unseen=rows.unseen[name],
             references=rows.references(name),

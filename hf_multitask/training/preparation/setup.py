@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from transformers import set_seed
 from transformers.utils import logging
 
-from ...modeling import MultiTaskModel
+from ...modeling import Head, MultiTaskModel
 from ...modeling.processors import tokenizer_of
 from ...tasks import Task
 from ..arguments import MultiTaskTrainingArguments
@@ -123,8 +123,15 @@ def begin_model(model: MultiTaskModel, runtime: Runtime) -> None:
     """Freeze what the arguments name of a model, and say what its precision loses.
 
     Raises:
-        ValueError: nothing is left to train, or fp16 could not scale its gradients back.
+        ValueError: nothing is left to train, fp16 could not scale its gradients back, or weights that a loss reads are
+            sharded.
     """
+    for name, head in model.heads.items() if runtime.engine else ():
+        if any(True for _ in cast(Head, head).loss_parameters()):
+            raise ValueError(
+                f"Task '{name}': the loss of decoding='crf' reads weights outside of a forward pass, and "
+                f"{runtime.engine} shards them. Set decoding='constrained', or train with plain data parallelism."
+            )
     model.reads_in_parts = runtime.engine is None  # one that shards gathers weights at every pass
     freeze(model, runtime.args.freeze or ())
     # DeepSpeed has float32 copies of its own.

@@ -60,6 +60,11 @@ def report_cut(name: str, encoded: Encoded, tasks: Sequence[Task], split: str) -
                 "no token carries them. "
                 + ("They do not train." if split == "train" else "They count as gold, and as not found.")
             )
+        if wrong := encoded.total("impossible", str(task.name)):
+            logger.warning(
+                f"Task '{task.name}': {wrong} of {rows} rows ({split}) have tags in an order that its scheme does not "
+                "allow, so they are never answered. Fix the rows, or set the scheme that they have."
+            )
 
 
 def _unseen_message(task: Task, encoded: Encoded, split: str) -> str:
