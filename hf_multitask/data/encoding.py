@@ -17,6 +17,7 @@ from ..modeling.readers import TEXTS, Reader
 from ..tasks import Task
 from ..tasks.base import code_of
 from ..tasks.labels import class_names
+from ..tasks.measured import MEASURING
 from ..version import __version__
 from .stream import Stream, declared_rows, first_rows
 
@@ -361,7 +362,8 @@ def _fingerprint(
     vocabulary = vocabulary or digest_of(encoder.processor)
     parts = [dataset._fingerprint, __version__, vocabulary, encoder.names, encoder.limit]
     side = getattr(encoder.processor, "truncation_side", None)
-    parts += [[(task.to_dict(), task.code()) for task in tasks], unseen, side]
+    read = [{key: value for key, value in task.to_dict().items() if key not in MEASURING} for task in tasks]
+    parts += [[(own, task.code()) for own, task in zip(read, tasks, strict=True)], unseen, side]
     parts += [encoder.language, encoder.config.model_type, training]
     if tasks[0].reader.modality != TEXTS:
         parts += [code_of(type(tasks[0].reader)), tasks[0].outside(dataset)]

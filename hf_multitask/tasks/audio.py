@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -15,6 +15,7 @@ from .base import Task
 from .constant import entropy
 from .encodings import read_rows
 from .labelled import Labelled
+from .measures import Classes, default_names, measured, probabilities, table_of
 from .registration import register_task
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from .columns import Cells, Columns, Encoding, Labels, References
 
 MIXED, RESAMPLED = "mixed", "resampled"
+_PROBLEM = "single_label_classification"
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ class AudioClassification(AudioTask, Labelled):
         max_length: samples, at the rate of the backbone, to which a recording is truncated; not truncated if None.
         language: of the recordings, for the model card.
         architecture: ``"seq2seq_whisper"`` or None; set by the model, as its backbone has it.
+        metrics: see :class:`Task`.
 
     Example::
 
@@ -198,24 +201,22 @@ class AudioClassification(AudioTask, Labelled):
     @property
     def metric_names(self) -> list[str] | None:
         """See :class:`Task`."""
-        if self.label_names is None:
-            return None
-        return ["accuracy", "f1"] if len(self.label_names) == 2 else ["accuracy"]
+        return default_names(_PROBLEM, None if self.label_names is None else len(self.label_names))
 
-    def metrics(
+    @property
+    def possible_metrics(self) -> Collection[str]:
+        """See :class:`Task`."""
+        return table_of(_PROBLEM, None if self.label_names is None else len(self.label_names))
+
+    def measure(
         self,
         predictions: np.ndarray,
         labels: np.ndarray,
         unseen: Cells,  # noqa: ARG002
     ) -> dict[str, float]:
-        """``accuracy``, and ``f1`` for two classes."""
-        from .metrics import Accuracy, BinaryF1
-
-        best = predictions.argmax(-1)
-        result = Accuracy().compute(predictions=best, references=labels)
-        if len(self.label_names or []) == 2:
-            result |= BinaryF1().compute(predictions=best, references=labels)
-        return result
+        """By default ``accuracy`` and ``macro_f1``, and ``f1`` for two classes."""
+        given, classes = Classes(labels, predictions.argmax(-1), probabilities(predictions)), predictions.shape[1]
+        return measured(self.reported_metrics or [], table_of(_PROBLEM, classes), given, self.tell)
 
 
 register_task(AudioClassification)

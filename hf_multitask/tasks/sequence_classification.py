@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 from transformers.utils import logging
 
 from ..modeling.heads import PROBLEM_TYPES
@@ -15,10 +16,10 @@ from . import labels as lab
 from .base import Task
 from .constant import entropy, variance
 from .labelled import Labelled
+from .measures import Classes, Numbers, Sets, default_names, measured, probabilities, table_of
 from .registration import register_task
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from datasets import Dataset
     from transformers import BatchEncoding, PreTrainedTokenizerBase
@@ -52,6 +53,7 @@ class SequenceClassification(Labelled):
             their logits; long texts are truncated if None.
         dataset: see :class:`Task`.
         max_length: see :class:`Task`.
+        metrics: see :class:`Task`.
 
     Example::
 
@@ -91,6 +93,7 @@ class SequenceClassification(Labelled):
                 )
         if self.problem_type == "single_label_classification" and self.label_names and len(self.label_names) < 2:
             raise self.error("a classification needs at least two label_names. Add one, or use a regression.")
+        self.check_metrics()
         self.check_number("stride", 0)
         if self.stride is not None and self.text_pair_column is not None:
             raise self.error(
@@ -345,38 +348,37 @@ class SequenceClassification(Labelled):
     @property
     def metric_names(self) -> list[str] | None:
         """See :class:`Task`."""
-        if self.problem_type == "regression":
-            return ["pearson", "spearmanr"]
-        if self.problem_type == "multi_label_classification":
-            return ["micro_f1"]
-        if self.problem_type is None or self.label_names is None:
-            return None
-        return ["accuracy", "f1"] if len(self.label_names) == 2 else ["accuracy"]
+        return default_names(self.problem_type, None if self.label_names is None else len(self.label_names))
 
-    def metrics(
+    @property
+    def possible_metrics(self) -> Collection[str]:
+        """See :class:`Task`."""
+        return self._table
+
+    @property
+    def _table(self) -> Mapping[str, Callable[..., float]]:
+        return table_of(self.problem_type, None if self.label_names is None else len(self.label_names))
+
+    def measure(
         self,
         predictions: np.ndarray,
         labels: np.ndarray,
         unseen: Cells,  # noqa: ARG002
     ) -> dict[str, float]:
-        """``accuracy``, and ``f1`` for two classes; ``micro_f1`` of sets; ``pearson``, ``spearmanr`` of numbers."""
-        from .metrics import Accuracy, BinaryF1, Correlation, MicroF1
-
+        """By default ``accuracy`` and F1 of classes, ``micro_f1`` of sets, ``pearson``, ``spearmanr`` of numbers."""
+        given: object
         if self.problem_type == "regression":
-            return Correlation().compute(predictions=predictions, references=labels)
-        if self.problem_type == "multi_label_classification":
-            hits = (predictions > 0).astype(int)
-            return MicroF1().compute(predictions=_widen(hits, labels.shape[1]), references=labels.astype(int))
-        best = predictions.argmax(-1)
-        result = Accuracy().compute(predictions=best, references=labels)
-        if len(self.label_names or []) == 2:
-            result |= BinaryF1().compute(predictions=best, references=labels)
-        return result
+            given = Numbers(labels, predictions)
+        elif self.problem_type == "multi_label_classification":
+            scores = probabilities(np.stack([np.zeros_like(predictions), predictions], -1))[..., 1]
+            hits, width = (predictions > 0).astype(int), labels.shape[1]
+            given = Sets(labels.astype(int), _widen(hits, width), _widen(scores, width))
+        else:
+            given = Classes(labels, predictions.argmax(-1), probabilities(predictions))
+        return measured(self.reported_metrics or [], self._table, given, self.tell)
 
 
 def _widen(array: np.ndarray, width: int) -> np.ndarray:
-    import numpy as np
-
     return np.pad(array, ((0, 0), (0, width - array.shape[1])))
 
 

@@ -127,6 +127,6 @@ def score(
         )
     else:
         values = metric(EvalPrediction(predictions=as_array(predictions), label_ids=as_array(labels)))
-    values = check_results(task, values, own=metric is not None)
+    values = check_results(task, values if metric is not None else task.chosen(values), own=metric is not None)
     primary = next(iter(values.items()), ("none", 0.0))
     return Scores(predictions, labels, {"loss": loss, **values}, primary)
