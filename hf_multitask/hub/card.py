@@ -57,9 +57,11 @@ _NOT_SHOWN = ("save_best_by_task", "save_adapters_only", "non_finite_patience")
 
 # Metrics with another name on the Hub.
 _HUB_METRICS = {
-    **{"pearson": "pearsonr", "r2": "r_squared", "rougeL": "rouge", "bleu": "sacrebleu"},
-    **{"micro_f1": "f1", "macro_f1": "f1", "weighted_f1": "f1"},
-    **{"macro_precision": "precision", "macro_recall": "recall"},
+    "pearson": "pearsonr",
+    "r2": "r_squared",
+    "micro_f1": "f1",
+    "rougeL": "rouge",
+    "bleu": "sacrebleu",
 }
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
+
+from ..modeling.fitted import scaled
 from ..modeling.kinds import reader_of
 from ..modeling.sound import SoundError, located
 from . import labels as lab
 from .base import Task
 from .constant import entropy
 from .encodings import read_rows
-from .labelled import Labelled
+from .fitting import Calibrated
 from .measures import Classes, default_names, measured, probabilities, table_of
 from .registration import register_task
 
@@ -122,7 +125,7 @@ def _located(row: Row, column: str, folders: Sequence[Path]) -> Columns:
 
 
 @dataclass(kw_only=True)
-class AudioClassification(AudioTask, Labelled):
+class AudioClassification(AudioTask, Calibrated):
     """Classify a recording: speaker, emotion, language, key word.
 
     Args:
@@ -136,6 +139,8 @@ class AudioClassification(AudioTask, Labelled):
         language: of the recordings, for the model card.
         architecture: ``"seq2seq_whisper"`` or None; set by the model, as its backbone has it.
         metrics: see :class:`Task`.
+        calibration: see :class:`SequenceClassification`.
+        fitted: see :class:`SequenceClassification`.
 
     Example::
 
@@ -204,7 +209,7 @@ class AudioClassification(AudioTask, Labelled):
         return default_names(_PROBLEM, None if self.label_names is None else len(self.label_names))
 
     @property
-    def possible_metrics(self) -> Collection[str]:
+    def possible_metrics(self) -> Mapping[str, Callable[..., float]]:
         """See :class:`Task`."""
         return table_of(_PROBLEM, None if self.label_names is None else len(self.label_names))
 
@@ -215,8 +220,10 @@ class AudioClassification(AudioTask, Labelled):
         unseen: Cells,  # noqa: ARG002
     ) -> dict[str, float]:
         """By default ``accuracy`` and ``macro_f1``, and ``f1`` for two classes."""
-        given, classes = Classes(labels, predictions.argmax(-1), probabilities(predictions)), predictions.shape[1]
-        return measured(self.reported_metrics or [], table_of(_PROBLEM, classes), given, self.tell)
+        calibrated = scaled(self.to_dict(), torch.from_numpy(predictions)).numpy()
+        given, table = Classes(labels, calibrated.argmax(-1), probabilities(calibrated)), self.possible_metrics
+        values = measured(self.metrics or self.metric_names or [], table, given, self.tell)
+        return values | self.calibration_errors(predictions, labels)
 
 
 register_task(AudioClassification)

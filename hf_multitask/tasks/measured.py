@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 # Arguments of tasks that evaluations read, and encoded rows do not depend on.
-MEASURING = frozenset({"metrics"})
+MEASURING = frozenset({"metrics", "threshold", "calibration", "fitted"})
 
 
 @dataclass(kw_only=True)
@@ -101,8 +101,22 @@ class Measured(ABC):
 
     @property
     def reported_metrics(self) -> list[str] | None:
-        """Names of the metrics that an evaluation gives: those of the option, or :attr:`metric_names`."""
-        return self.metrics or self.metric_names
+        """Names of the metrics that an evaluation gives: those of the option, or of the type, and further ones."""
+        names = self.metrics or self.metric_names
+        return None if names is None else [*names, *self.extra_metrics]
+
+    @property
+    def extra_metrics(self) -> list[str]:
+        """Names of metrics that other options than ``metrics`` add."""
+        return []
+
+    @property
+    def fits(self) -> list[str]:
+        """The options whose values are fitted on validation rows, see :meth:`fit`."""
+        return []
+
+    def fit(self, logits: np.ndarray, labels: np.ndarray) -> None:  # noqa: B027 - most types have none
+        """Fit the values of :attr:`fits` to predictions and labels of validation rows."""
 
     def reduced(self, predictions: torch.Tensor) -> torch.Tensor:
         """The part of the predictions of a batch that :meth:`score` needs: all of them by default."""
@@ -146,7 +160,7 @@ class Measured(ABC):
                     f"`metrics` has '{name}', and its score gives {', '.join(values) or 'none'}."
                     + (close_match(name, list(values)) or " Name one of those.")
                 )
-        return {name: values[name] for name in self.metrics or values}
+        return {name: values[name] for name in [*self.metrics, *self.extra_metrics]} if self.metrics else dict(values)
 
 
 Measured.metrics = Measured.measure  # type: ignore[assignment]

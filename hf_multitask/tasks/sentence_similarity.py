@@ -201,7 +201,7 @@ class SentenceSimilarity(Task):
         from .metrics import Accuracy
 
         if self.label_column is not None:
-            return measured(self.reported_metrics or [], NUMBERS, Numbers(labels, predictions), self.tell)
+            return measured(self.metrics or self.metric_names or [], NUMBERS, Numbers(labels, predictions), self.tell)
         there = labels[..., 0] != IGNORE
         own = np.broadcast_to(np.arange(labels.shape[1]), there.shape)
         return Accuracy().compute(predictions=predictions[there], references=own[there])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
+import torch
 from transformers.utils import logging
 
 from ..modeling.heads import PROBLEM_TYPES
@@ -15,12 +15,10 @@ from . import label_sets
 from . import labels as lab
 from .base import Task
 from .constant import entropy, variance
-from .labelled import Labelled
-from .measures import Classes, Numbers, Sets, default_names, measured, probabilities, table_of
+from .fitting import Thresholded
 from .registration import register_task
 
 if TYPE_CHECKING:
-    import torch
     from datasets import Dataset
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
@@ -30,7 +28,7 @@ logger = logging.get_logger(__name__)
 
 
 @dataclass(kw_only=True)
-class SequenceClassification(Labelled):
+class SequenceClassification(Thresholded):
     """Classify a text or a pair of texts, or predict numbers for it.
 
     The label column contains a name, a number or a ClassLabel for ``single_label_classification``; a list of names or
@@ -54,6 +52,11 @@ class SequenceClassification(Labelled):
         dataset: see :class:`Task`.
         max_length: see :class:`Task`.
         metrics: see :class:`Task`.
+        threshold: the probability from which a label of a set is answered, or the second of two classes; ``"tune"``
+            chooses it at every evaluation of the validation data, for every label of a set. Without it, a label is
+            answered if it is more probable than not.
+        calibration: ``"temperature"`` divides logits by a number that is fitted likewise, before all probabilities.
+        fitted: what was fitted; set by the trainer.
 
     Example::
 
@@ -64,7 +67,6 @@ class SequenceClassification(Labelled):
     text_column: str = "text"
     text_pair_column: str | None = None
     label_column: str = "label"
-    problem_type: str | None = None
     label_separator: str | None = None
     label_format: str | None = None
     stride: int | None = None
@@ -327,8 +329,6 @@ class SequenceClassification(Labelled):
 
     def collate(self, labels: Labels, length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
         """Numbers (N,) for single labels, (N, C) otherwise."""
-        import torch
-
         return torch.tensor(labels, dtype=None if self.problem_type == "single_label_classification" else torch.float32)
 
     def constant_loss(
@@ -344,42 +344,6 @@ class SequenceClassification(Labelled):
             return variance(labels)
         classes = list(zip(*labels, strict=True))
         return sum(map(entropy, classes)) / len(classes)
-
-    @property
-    def metric_names(self) -> list[str] | None:
-        """See :class:`Task`."""
-        return default_names(self.problem_type, None if self.label_names is None else len(self.label_names))
-
-    @property
-    def possible_metrics(self) -> Collection[str]:
-        """See :class:`Task`."""
-        return self._table
-
-    @property
-    def _table(self) -> Mapping[str, Callable[..., float]]:
-        return table_of(self.problem_type, None if self.label_names is None else len(self.label_names))
-
-    def measure(
-        self,
-        predictions: np.ndarray,
-        labels: np.ndarray,
-        unseen: Cells,  # noqa: ARG002
-    ) -> dict[str, float]:
-        """By default ``accuracy`` and F1 of classes, ``micro_f1`` of sets, ``pearson``, ``spearmanr`` of numbers."""
-        given: object
-        if self.problem_type == "regression":
-            given = Numbers(labels, predictions)
-        elif self.problem_type == "multi_label_classification":
-            scores = probabilities(np.stack([np.zeros_like(predictions), predictions], -1))[..., 1]
-            hits, width = (predictions > 0).astype(int), labels.shape[1]
-            given = Sets(labels.astype(int), _widen(hits, width), _widen(scores, width))
-        else:
-            given = Classes(labels, predictions.argmax(-1), probabilities(predictions))
-        return measured(self.reported_metrics or [], self._table, given, self.tell)
-
-
-def _widen(array: np.ndarray, width: int) -> np.ndarray:
-    return np.pad(array, ((0, 0), (0, width - array.shape[1])))
 
 
 def _problem_type(found: str, depth: int) -> str:

@@ -328,7 +328,7 @@ class TokenClassification(Labelled):
     def _metrics(self, pairs: Sequence[tuple[Sequence[str | None], Sequence[str]]]) -> dict[str, float]:
         """Metrics of predicted and true tags by row; None for a word without a token."""
         told, true = ([tag for pair in pairs for tag in pair[side]] for side in (0, 1))
-        names = self.reported_metrics or []
+        names = self.metrics or self.metric_names or []
         if scheme_of(self.label_names or []) is None:
             known = {tag: number for number, tag in enumerate([*(self.label_names or []), *true, None])}
             numbers = [np.array([known[tag] for tag in tags], dtype=int) for tags in (true, told)]

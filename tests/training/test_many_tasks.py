@@ -69,7 +69,7 @@ def test_console_shows_a_summary_and_the_file_and_the_history_everything(build, 
     assert "'worst_primary': 't" in shown and f" {worst:.4g}" in shown
     show_metrics({"validation": metrics}, names(60))
     table = capsys.readouterr().out
-    assert len(table.splitlines()) == 2 + 2 * FEW * 3 + 1  # three metrics each
+    assert len(table.splitlines()) == 2 + 2 * FEW * 4 + 1  # a loss and three metrics each
 
 
 def test_progress_bar_shows_the_summary_too(build, capsys):

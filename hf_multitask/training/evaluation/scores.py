@@ -100,6 +100,8 @@ def score(
     parts: Sequence[Part],
     metric: Metric | None,
     tokenizer: PreTrainedTokenizerBase,
+    *,
+    fits: bool = False,
 ) -> Scores:
     """Metrics of a finished evaluation of one task.
 
@@ -111,10 +113,13 @@ def score(
         parts: what batches gave for it.
         metric: the user's own metrics in place of the task's.
         tokenizer: the backbone's.
+        fits: whether the task fits its thresholds and its temperature to these rows first.
     """
     name = str(task.name)
     predictions, losses, items, labels = in_order(parts, rows.by_task[name])
     loss = float(losses.sum() / max(items.sum(), 1))
+    if fits:
+        task.fit(cast(np.ndarray, predictions), cast(np.ndarray, labels))
     values: Mapping[str, float]
     if metric is None:
         values = task.score(
