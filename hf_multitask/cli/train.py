@@ -219,6 +219,8 @@ def finish(
     for split, prefix in (("validation", "eval"), ("test", "test")):
         if rows := splits(data, split):
             measured[split] = trainer.evaluate(rows, metric_key_prefix=prefix)
+            if split == "validation" and any(task.fits for task in trainer.tasks.values()):
+                trainer.save_model(_internal_call=True)  # with what was fitted to the weights as they are
             compared = [one for one in trainer.card.beside_single() if one.split == split]
             trainer.save_metrics(
                 prefix, measured[split] | {key: value for one in compared for key, value in one.flat().items()}

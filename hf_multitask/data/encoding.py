@@ -16,10 +16,11 @@ from ..modeling.processors import tokenizer_of
 from ..modeling.readers import TEXTS, Reader
 from ..tasks import Task
 from ..tasks.base import code_of
-from ..tasks.joining import joining
 from ..tasks.encodings import RowEncodings
+from ..tasks.joining import joining
 from ..tasks.labels import class_names
 from ..tasks.losses import LOSS_OPTIONS
+from ..tasks.measured import MEASURING
 from ..version import __version__
 from .stream import Stream, declared_rows, first_rows
 from .weights import encode_weights, weights_column
@@ -357,7 +358,7 @@ def digest_of(tokenizer: object) -> str:
 
 def _encoded_by(task: Task) -> TaskDict:
     """The arguments of a task that its encoded rows depend on."""
-    return {key: value for key, value in task.to_dict().items() if key not in LOSS_OPTIONS}
+    return {key: value for key, value in task.to_dict().items() if key not in (*LOSS_OPTIONS, *MEASURING)}
 
 
 def _fingerprint(

@@ -56,7 +56,13 @@ _SHOWN = (
 _NOT_SHOWN = ("save_best_by_task", "save_adapters_only", "non_finite_patience")
 
 # Metrics with another name on the Hub.
-_HUB_METRICS = {"pearson": "pearsonr", "micro_f1": "f1", "rougeL": "rouge", "bleu": "sacrebleu"}
+_HUB_METRICS = {
+    "pearson": "pearsonr",
+    "r2": "r_squared",
+    "micro_f1": "f1",
+    "rougeL": "rouge",
+    "bleu": "sacrebleu",
+}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from .export_folder import CARD, push_folder, staged
 from .export_speech import speech_processor
 from .export_tokenizer import prepared_tokenizer, saved_tokenizer, written_by
 from .finite import check_weights
+from .fitted import DECISIONS
 from .graphs import write_onnx
 from .heads import Head
 from .inputs import longest_input
@@ -165,6 +166,8 @@ def stock_of(task: TaskDict, head: Head, backbone: PreTrainedModel) -> PreTraine
         if names:
             config.id2label = dict(enumerate(names))
             config.label2id = {name: number for number, name in enumerate(names)}
+        if decisions := {key: task[key] for key in DECISIONS if task.get(key) is not None}:
+            config.decisions = decisions  # which the stock class ignores, and from_task_models reads
         stock: Any = stock_class(config, head.auto_class)(config)
         name = base_name(stock)
         shared = _base(backbone) if name == stock.base_model_prefix else reading_part(backbone).state_dict()

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .aliases import Settings
 from .examples import PAIR, TEXT
+from .export_answers import answer_code, answer_facts
 from .kinds import kind_of
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -84,7 +85,7 @@ def _facts(task: Settings, pooling: str | None) -> list[str]:
         facts.append(note)
     if task.get("prefix"):
         facts.append(f"Every text begins with {json.dumps(task['prefix'], ensure_ascii=False)}.")
-    return facts
+    return [*facts, *answer_facts(task)]
 
 
 def _use(
@@ -100,7 +101,8 @@ def _use(
         example = json.dumps(asked[0])
         if task.get("text_pair_column"):
             example = f'{{"text": {example}, "text_pair": "She liked it."}}'
-        return _PIPELINE.format(tag=tag, name=name, arguments=asked[1], example=example)
+        decided = answer_code(task, tag, name, example) if "problem_type" in task else None
+        return decided or _PIPELINE.format(tag=tag, name=name, arguments=asked[1], example=example)
     use = kind.reader.stock_code
     if use is None and stock.config.is_encoder_decoder:
         use = _TEXT2TEXT.format(example=json.dumps((task.get("prefix") or "") + TEXT, ensure_ascii=False))

@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from .aliases import Open, TaskDict, Values
 from .finite import check_weights
+from .fitted import DECISIONS
 from .graph_inputs import GraphInputs, graph_inputs, is_there
 from .heads import Head
 from .kinds import reader_of
@@ -216,7 +217,9 @@ def _metadata(graph: TaskGraph) -> str:
 def _described(task: TaskDict) -> Values:
     """What a reader of the graph needs to know of a task."""
     known = {
-        key: task[key] for key in ("type", "label_names", "problem_type", "vocabulary") if task.get(key) is not None
+        key: task[key]
+        for key in ("type", "label_names", "problem_type", "vocabulary", *DECISIONS)
+        if task.get(key) is not None
     }
     return {**known, "output": output_name(task["name"])}
 

@@ -235,7 +235,8 @@ class SequenceClassificationHead(Head):
         """See :meth:`Head.options_of`."""
         kind = config.problem_type or ("regression" if config.num_labels == 1 else None)
         unnamed = kind == "regression" and config.num_labels == 1
-        return {"label_names": None if unnamed else _names_of(config), "problem_type": kind}
+        decisions = getattr(config, "decisions", None) or {}
+        return {"label_names": None if unnamed else _names_of(config), "problem_type": kind, **decisions}
 
     def build(self, task: TaskDict, config: PreTrainedConfig, pooling: str) -> None:
         """Make the family's stock layers, or a linear layer on the pooled states."""

@@ -165,6 +165,7 @@ def _shared_config(stocks: Mapping[str, PreTrainedModel], first: str) -> PreTrai
     config: Any = deepcopy(stocks[first].config)
     config.is_encoder_decoder = type(config)().is_encoder_decoder  # T5's token classifier sets it to False
     config.problem_type = None
+    vars(config).pop("decisions", None)
     config.architectures = None
     config.num_labels = 2
     config.id2label = {0: "LABEL_0", 1: "LABEL_1"}

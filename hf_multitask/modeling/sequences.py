@@ -6,6 +6,7 @@ import torch
 
 from .aliases import Open, TaskDict
 from .examples import TEXT
+from .fitted import answered, thresholds_of
 from .readers import Reader, Row, TokenWords
 
 
@@ -26,15 +27,17 @@ class SequenceReader(Reader):
 def decode_sequence(task: TaskDict, logits: torch.Tensor, _: str, __: TokenWords) -> Open:
     """As ``text-classification``: the best label and its score; all labels of a label set, the likeliest first.
 
-    A regression's score is the number itself, and a list of numbers where the task has several.
+    With a threshold, the labels of a set that reach it, and the second of two classes where it does. A regression's
+    score is the number itself, and a list of numbers where the task has several.
     """
     names = task.get("label_names") or ["LABEL_0"]
     if task.get("problem_type") == "regression":
         values = [{"label": name, "score": value} for name, value in zip(names, logits.tolist(), strict=True)]
         return values[0] if len(values) == 1 else values
+    scores, told = (values[0] for values in answered(task, logits.unsqueeze(0)))
     if task.get("problem_type") == "multi_label_classification":
-        scores = logits.sigmoid().tolist()
-        values = [{"label": name, "score": score} for name, score in zip(names, scores, strict=True)]
+        every = thresholds_of(task) is None
+        found = zip(names, scores.tolist(), told.tolist(), strict=True)
+        values = [{"label": name, "score": score} for name, score, there in found if every or there]
         return sorted(values, key=lambda value: -value["score"])
-    score, best = logits.softmax(-1).max(-1)
-    return {"label": names[int(best)], "score": float(score)}
+    return {"label": names[int(told)], "score": float(scores[int(told)])}

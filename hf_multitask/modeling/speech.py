@@ -21,6 +21,7 @@ from .aliases import AutoClass, Open, Settings, TaskDict, Values
 from .chunks import Chunking
 from .config import FORMAT_VERSION
 from .examples import AUDIO, Example
+from .fitted import scaled
 from .heads import Head, SequenceClassificationHead, at_least_float32
 from .inputs import InputEncoder
 from .keywords import parameter_names
@@ -272,7 +273,7 @@ class AudioClassificationHead(SequenceClassificationHead):
 
 def decode_label(task: TaskDict, logits: torch.Tensor, _: str, __: TokenWords) -> Open:
     """As ``audio-classification``: the best label and its score."""
-    score, best = logits.softmax(-1).max(-1)
+    score, best = scaled(task, logits).softmax(-1).max(-1)
     return {"label": task["label_names"][int(best)], "score": float(score)}
 
 

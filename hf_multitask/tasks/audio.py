@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
+
+from ..modeling.fitted import scaled
 from ..modeling.kinds import reader_of
 from ..modeling.losses import loss_options
 from ..modeling.sound import SoundError, located
@@ -15,7 +18,9 @@ from . import labels as lab
 from .base import Task
 from .constant import of_classes
 from .encodings import read_rows
+from .fitting import Calibrated
 from .losses import SoftLabels
+from .measures import Classes, default_names, measured, probabilities, table_of
 from .registration import register_task
 
 if TYPE_CHECKING:
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
     from .columns import Cells, Columns, Encoding, Labels, References
 
 MIXED, RESAMPLED = "mixed", "resampled"
+_PROBLEM = "single_label_classification"
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ def _located(row: Row, column: str, folders: Sequence[Path]) -> Columns:
 
 
 @dataclass(kw_only=True)
-class AudioClassification(AudioTask, SoftLabels):
+class AudioClassification(AudioTask, SoftLabels, Calibrated):
     """Classify a recording: speaker, emotion, language, key word.
 
     Args:
@@ -136,6 +142,9 @@ class AudioClassification(AudioTask, SoftLabels):
         max_length: samples, at the rate of the backbone, to which a recording is truncated; not truncated if None.
         language: of the recordings, for the model card.
         architecture: ``"seq2seq_whisper"`` or None; set by the model, as its backbone has it.
+        metrics: see :class:`Task`.
+        calibration: see :class:`SequenceClassification`.
+        fitted: see :class:`SequenceClassification`.
 
     Example::
 
@@ -214,24 +223,24 @@ class AudioClassification(AudioTask, SoftLabels):
     @property
     def metric_names(self) -> list[str] | None:
         """See :class:`Task`."""
-        if self.label_names is None:
-            return None
-        return ["accuracy", "f1"] if len(self.label_names) == 2 else ["accuracy"]
+        return default_names(_PROBLEM, None if self.label_names is None else len(self.label_names))
 
-    def metrics(
+    @property
+    def possible_metrics(self) -> Mapping[str, Callable[..., float]]:
+        """See :class:`Task`."""
+        return table_of(_PROBLEM, None if self.label_names is None else len(self.label_names))
+
+    def measure(
         self,
         predictions: np.ndarray,
         labels: np.ndarray,
         unseen: Cells,  # noqa: ARG002
     ) -> dict[str, float]:
-        """``accuracy``, and ``f1`` for two classes."""
-        from .metrics import Accuracy, BinaryF1
-
-        best = predictions.argmax(-1)
-        result = Accuracy().compute(predictions=best, references=labels)
-        if len(self.label_names or []) == 2:
-            result |= BinaryF1().compute(predictions=best, references=labels)
-        return result
+        """By default ``accuracy`` and ``macro_f1``, and ``f1`` for two classes."""
+        calibrated = scaled(self.to_dict(), torch.from_numpy(predictions)).numpy()
+        given, table = Classes(labels, calibrated.argmax(-1), probabilities(calibrated)), self.possible_metrics
+        values = measured(self.metrics or self.metric_names or [], table, given, self.tell)
+        return values | self.calibration_errors(predictions, labels)
 
 
 register_task(AudioClassification)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -15,6 +15,7 @@ from ..modeling.kinds import reader_of
 from ..modeling.readers import TEXTS
 from .encodings import RowEncodings, read_rows
 from .joining import check_joined, stored_columns
+from .measured import Measured
 from .sources import code_of
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Task(ABC):
+class Task(Measured):
     """A task: the columns of its texts and labels, and the meaning of its labels.
 
     A task consists of its arguments only: :meth:`to_dict` is stored in the configuration of the model, and the object
@@ -46,6 +47,7 @@ class Task(ABC):
         max_length: tokens to which a row is truncated; the maximum of tokenizer and backbone if None.
         language: of the texts, for backbones with a language input, such as XLM with its ``lang2id``.
         weight_column: column of the weights of the rows in the loss, numbers of 0 or more; 1 for every row if None.
+        metrics: names of the metrics of its evaluations, the primary one first; those of the type if None.
     """
 
     type: ClassVar[str]
@@ -60,19 +62,13 @@ class Task(ABC):
     # Whether the labels of a row are those of its tokens, by window if it has several.
     labels_tokens: ClassVar[bool] = False
     joins_texts: ClassVar[bool] = False  # whether text_column may be a list of columns
-    name: str | None = dataclasses.field(default=None, repr=False)
     dataset: str | None = None
     max_length: int | None = None
     language: str | None = None
     weight_column: str | None = None
 
-    def __init_subclass__(cls, **kwargs: object) -> None:
-        """Reset ``metric_names`` of a type whose metrics differ from those of its base class."""
-        super().__init_subclass__(**kwargs)
-        if {"metrics", "score", "text_metrics"} & vars(cls).keys() and "metric_names" not in vars(cls):
-            cls.metric_names = Task.metric_names  # type: ignore[method-assign]
-
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.check_number("max_length", 1)
         check_joined(self)
 
@@ -171,16 +167,12 @@ class Task(ABC):
                 f"Found `max_length = {self.max_length}`."
             )
 
-    def check_extras(self) -> None:  # noqa: B027 - most types need none
+    def check_extras(self) -> None:
         """Check that the packages of its metrics are installed; called before training.
 
         Raises:
             ValueError: a package is missing; the message says how to install it.
         """
-
-    def error(self, sentence: str) -> ValueError:
-        """An error whose message begins with the name of the task."""
-        return ValueError(f"Task '{self.name}': {sentence}" if self.name else f"{type(self).__name__}: {sentence}")
 
     def check_columns(self, dataset: Dataset, split: str) -> None:
         """Check that the columns of the task exist.
@@ -356,32 +348,6 @@ class Task(ABC):
         """Inputs and label of one row, changed at random."""
         return inputs, label
 
-    def reduced(self, predictions: torch.Tensor) -> torch.Tensor:
-        """The part of the predictions of a batch that :meth:`score` needs: all of them by default."""
-        return predictions
-
-    def score(
-        self,
-        predictions: np.ndarray,
-        labels: np.ndarray,
-        *,
-        unseen: Cells,
-        references: References,  # noqa: ARG002
-        loss: float,  # noqa: ARG002
-        tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
-    ) -> dict[str, float]:
-        """Metrics of an evaluation, see :meth:`metrics`; types whose metrics need more than tensors override this.
-
-        Args:
-            predictions: those of the head, or the tokens that a task has generated; padded with -100.
-            labels: as collated, padded with -100.
-            unseen: see :meth:`metrics`.
-            references: the labels as encoded, in the order of the predictions.
-            loss: mean over all items.
-            tokenizer: of the backbone.
-        """
-        return self.metrics(predictions, labels, unseen)
-
     def constant_loss(
         self,
         labels: References,  # noqa: ARG002
@@ -396,12 +362,3 @@ class Task(ABC):
             tokenizer: of the backbone.
         """
         return None
-
-    @property
-    def metric_names(self) -> list[str] | None:
-        """Names of the metrics of :meth:`score`, the primary metric first; None if they are not known."""
-        return None
-
-    @abstractmethod
-    def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: Cells) -> dict[str, float]:
-        """Metrics of logits and labels; the first is the primary metric, which increases to 1 for a better model."""

@@ -31,8 +31,8 @@ def check_decoding(task: Task) -> None:
         )
     if values["decoding"] == CRF and (given := [name for name in LOSS_OPTIONS if values.get(name) is not None]):
         raise task.error(
-            f"`decoding = 'crf'` has a loss of whole sequences, to which `{given[0]}` does not apply. Leave it out, or set "
-            "decoding='constrained'."
+            f"`decoding = 'crf'` has a loss of whole sequences, to which `{given[0]}` does not apply. Leave it out, "
+            "or set decoding='constrained'."
         )
     if values["spans_column"] is not None and values["scheme"] in (IOB1, NO_SCHEME):
         raise task.error(

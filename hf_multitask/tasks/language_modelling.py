@@ -69,9 +69,9 @@ class LanguageModelling(Task):
         tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
     ) -> dict[str, float]:
         """``token_accuracy``, and ``perplexity``, the exponential of the mean loss of a token."""
-        return {**self.metrics(predictions, labels, unseen), "perplexity": math.exp(min(loss, 700.0))}
+        return {**self.measure(predictions, labels, unseen), "perplexity": math.exp(min(loss, 700.0))}
 
-    def metrics(
+    def measure(
         self,
         predictions: np.ndarray,
         labels: np.ndarray,

@@ -137,7 +137,7 @@ class MultipleChoice(Task):
         """See :class:`Task`."""
         return ["accuracy"]
 
-    def metrics(
+    def measure(
         self,
         predictions: np.ndarray,
         labels: np.ndarray,

@@ -225,7 +225,7 @@ class QuestionAnswering(Task):
         ]
         return Squad().compute(predictions=texts, references=[label["answers"] or [""] for label in references])
 
-    def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: Cells) -> dict[str, float]:
+    def measure(self, predictions: np.ndarray, labels: np.ndarray, unseen: Cells) -> dict[str, float]:
         """Not defined, because the texts are needed; see :meth:`score`."""
         raise NotImplementedError
 

@@ -53,7 +53,7 @@ def register_task(
         raise TypeError(f"`task` should be a subclass of hf_multitask.Task. Found {task!r}.")
     kind = _name(task)
     if inspect.isabstract(task):
-        missing = ", ".join(sorted(task.__abstractmethods__))
+        missing = ", ".join(sorted("metrics" if name == "measure" else name for name in task.__abstractmethods__))
         raise TypeError(f"Type '{kind}': the class {task.__name__} does not define {missing}. Define it.")
     if "__dataclass_fields__" not in vars(task):
         raise TypeError(

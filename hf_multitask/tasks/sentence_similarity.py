@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
@@ -12,6 +12,7 @@ from ..modeling.heads import IGNORE
 from . import labels as lab
 from .base import Task
 from .constant import variance
+from .measures import NUMBERS, Numbers, measured
 from .registration import register_task
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class SentenceSimilarity(Task):
         dataset: see :class:`Task`.
         max_length: see :class:`Task`.
         language: see :class:`Task`.
+        metrics: see :class:`Task`; those of numbers compare cosines with scores that ``score_range`` scales to 0 to 1.
         weight_column: see :class:`Task`.
     """
 
@@ -189,19 +191,24 @@ class SentenceSimilarity(Task):
         """See :class:`Task`."""
         return ["accuracy"] if self.label_column is None else ["pearson", "spearmanr"]
 
-    def metrics(
+    @property
+    def possible_metrics(self) -> Collection[str]:
+        """See :class:`Task`."""
+        return ["accuracy"] if self.label_column is None else NUMBERS
+
+    def measure(
         self,
         predictions: np.ndarray,
         labels: np.ndarray,
         unseen: Cells,  # noqa: ARG002
     ) -> dict[str, float]:
-        """``pearson`` and ``spearmanr`` of cosines and scores; without scores ``accuracy`` of finding the pair."""
+        """By default ``pearson`` and ``spearmanr`` of cosines and scores; without scores ``accuracy`` of the pair."""
         import numpy as np
 
-        from .metrics import Accuracy, Correlation
+        from .metrics import Accuracy
 
         if self.label_column is not None:
-            return Correlation().compute(predictions=predictions, references=labels)
+            return measured(self.metrics or self.metric_names or [], NUMBERS, Numbers(labels, predictions), self.tell)
         there = labels[..., 0] != IGNORE
         own = np.broadcast_to(np.arange(labels.shape[1]), there.shape)
         return Accuracy().compute(predictions=predictions[there], references=own[there])

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
 from transformers.utils import logging
 
 from ..modeling.heads import PROBLEM_TYPES
@@ -15,12 +16,11 @@ from . import label_sets
 from . import labels as lab
 from .base import Task
 from .constant import of_classes, of_numbers, of_sets
+from .fitting import Thresholded
 from .losses import SoftLabels
 from .registration import register_task
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
     from datasets import Dataset
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
@@ -30,7 +30,7 @@ logger = logging.get_logger(__name__)
 
 
 @dataclass(kw_only=True)
-class SequenceClassification(SoftLabels):
+class SequenceClassification(SoftLabels, Thresholded):
     """Classify a text or a pair of texts, or predict numbers for it.
 
     The label column contains a name, a number or a ClassLabel for ``single_label_classification``; a list of names or
@@ -54,7 +54,12 @@ class SequenceClassification(SoftLabels):
             their logits; long texts are truncated if None.
         class_weights, label_smoothing, loss, loss_kwargs: see :class:`hf_multitask.tasks.losses.LabelLoss`.
         soft_labels: see :class:`hf_multitask.tasks.losses.SoftLabels`.
-        dataset, max_length, weight_column: see :class:`Task`.
+        dataset, max_length, weight_column, metrics: see :class:`Task`.
+        threshold: the probability from which a label of a set is answered, or the second of two classes; ``"tune"``
+            chooses it at every evaluation of the validation data, for every label of a set. Without it, a label is
+            answered if it is more probable than not.
+        calibration: ``"temperature"`` divides logits by a number that is fitted likewise, before all probabilities.
+        fitted: what was fitted; set by the trainer.
 
     Example::
 
@@ -66,7 +71,6 @@ class SequenceClassification(SoftLabels):
     text_column: str | list[str] = "text"
     text_pair_column: str | None = None
     label_column: str = "label"
-    problem_type: str | None = None
     label_separator: str | None = None
     label_format: str | None = None
     stride: int | None = None
@@ -96,6 +100,7 @@ class SequenceClassification(SoftLabels):
         self._check_loss()
         if self.problem_type == "single_label_classification" and self.label_names and len(self.label_names) < 2:
             raise self.error("a classification needs at least two label_names. Add one, or use a regression.")
+        self.check_metrics()
         self.check_number("stride", 0)
         if self.stride is not None and self.text_pair_column is not None:
             raise self.error(
@@ -342,8 +347,6 @@ class SequenceClassification(SoftLabels):
 
     def collate(self, labels: Labels, length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
         """Numbers (N,) for single labels, (N, C) otherwise."""
-        import torch
-
         return torch.tensor(labels, dtype=None if self.problem_type == "single_label_classification" else torch.float32)
 
     def constant_loss(
@@ -357,43 +360,6 @@ class SequenceClassification(SoftLabels):
         if self.problem_type == "single_label_classification":
             return of_classes(labels, options)
         return (of_numbers if self.problem_type == "regression" else of_sets)(labels, options)
-
-    @property
-    def metric_names(self) -> list[str] | None:
-        """See :class:`Task`."""
-        if self.problem_type == "regression":
-            return ["pearson", "spearmanr"]
-        if self.problem_type == "multi_label_classification":
-            return ["micro_f1"]
-        if self.problem_type is None or self.label_names is None:
-            return None
-        return ["accuracy", "f1"] if len(self.label_names) == 2 else ["accuracy"]
-
-    def metrics(
-        self,
-        predictions: np.ndarray,
-        labels: np.ndarray,
-        unseen: Cells,  # noqa: ARG002
-    ) -> dict[str, float]:
-        """``accuracy``, and ``f1`` for two classes; ``micro_f1`` of sets; ``pearson``, ``spearmanr`` of numbers."""
-        from .metrics import Accuracy, BinaryF1, Correlation, MicroF1
-
-        if self.problem_type == "regression":
-            return Correlation().compute(predictions=predictions, references=labels)
-        if self.problem_type == "multi_label_classification":
-            hits = (predictions > 0).astype(int)
-            return MicroF1().compute(predictions=_widen(hits, labels.shape[1]), references=labels.astype(int))
-        best = predictions.argmax(-1)
-        result = Accuracy().compute(predictions=best, references=labels)
-        if len(self.label_names or []) == 2:
-            result |= BinaryF1().compute(predictions=best, references=labels)
-        return result
-
-
-def _widen(array: np.ndarray, width: int) -> np.ndarray:
-    import numpy as np
-
-    return np.pad(array, ((0, 0), (0, width - array.shape[1])))
 
 
 def _problem_type(found: str, depth: int) -> str:

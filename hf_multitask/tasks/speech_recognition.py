@@ -250,7 +250,7 @@ class AutomaticSpeechRecognition(AudioTask):
 
         return WordErrors().compute(predictions=texts, references=wanted)
 
-    def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: Cells) -> dict[str, float]:
+    def measure(self, predictions: np.ndarray, labels: np.ndarray, unseen: Cells) -> dict[str, float]:
         """Not defined, because the transcripts are needed; see :meth:`score`."""
         raise NotImplementedError
 

@@ -178,7 +178,7 @@ class Text2TextGeneration(Task):
 
         return Rouge().compute(predictions=written, references=wanted)
 
-    def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: Cells) -> dict[str, float]:
+    def measure(self, predictions: np.ndarray, labels: np.ndarray, unseen: Cells) -> dict[str, float]:
         """Not defined, because the texts are needed; see :meth:`score`."""
         raise NotImplementedError
 

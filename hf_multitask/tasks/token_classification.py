@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
 
 from ..modeling.heads import IGNORE
 from ..modeling.inputs import as_text
@@ -21,16 +23,18 @@ from .constant import of_classes
 from .decoding import check_decoding, impossible
 from .encodings import RowEncodings
 from .losses import LabelLoss
+from .measures import SPANS, TAGS, Classes, Spans, measured
 from .registration import register_task
 from .span_labels import Span, spans_of
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
     from .columns import Cells, Columns, Gold, Labels, References, Table
+
+_SPANS = ["f1", "precision", "recall", *SPANS]
 
 
 @dataclass(kw_only=True)
@@ -63,10 +67,11 @@ class TokenClassification(LabelLoss):
         scheme: how the tags mark spans: ``"BIO"``, ``"BIOES"``, ``"BILOU"``, ``"IOB1"``, or ``"none"`` if they mark
             none; recognized from the labels if None, but never as IOB1.
         decoding: how the tags of a text are found: ``"argmax"``, the best tag of each word, also if None;
-            ``"constrained"``, the best sequence of tags that the scheme allows; ``"crf"``, likewise, with trained scores
-            of tags that follow each other, see :class:`LinearChain`.
+            ``"constrained"``, the best sequence of tags that the scheme allows; ``"crf"``, likewise, with trained
+            scores of tags that follow each other, see :class:`LinearChain`.
         dataset, weight_column: see :class:`Task`.
         max_length: tokens of a window; see :class:`Task`.
+        metrics: see :class:`Task`.
 
     Example::
 
@@ -277,6 +282,15 @@ class TokenClassification(LabelLoss):
         spans = ["f1", "precision", "recall"] if self._scheme is not None else []
         return spans if spans and self.spans_column is not None else [*spans, "accuracy"]
 
+    @property
+    def possible_metrics(self) -> Collection[str] | None:
+        """See :class:`Task`."""
+        if self.label_names is None:
+            return [*_SPANS, *TAGS]
+        if self._scheme is None:
+            return TAGS
+        return _SPANS if self.spans_column is not None else [*_SPANS, "accuracy"]
+
     def reduced(self, predictions: torch.Tensor) -> torch.Tensor:
         """See :meth:`Task.reduced`: the best tags."""
         return predictions.argmax(-1)
@@ -291,12 +305,12 @@ class TokenClassification(LabelLoss):
         loss: float,  # noqa: ARG002
         tokenizer: PreTrainedTokenizerBase,
     ) -> dict[str, float]:
-        """Metrics of the answers that the pipeline gives; see :meth:`metrics`.
+        """Metrics of the answers that the pipeline gives; see :meth:`measure`.
 
         Args:
             predictions: for every row, the best tags of its labeled tokens, or their logits.
             labels: not used.
-            unseen: see :meth:`Task.metrics`.
+            unseen: see :meth:`Task.score`.
             references: for every row, the ``gold`` of :meth:`more_columns`.
             loss: not used.
             tokenizer: the backbone's, whose special tokens are words of running text.
@@ -336,26 +350,27 @@ class TokenClassification(LabelLoss):
 
     def _metrics(self, pairs: Sequence[tuple[Sequence[str | None], Sequence[str]]]) -> dict[str, float]:
         """Metrics of predicted and true tags by row; None for a word without a token."""
-        from .metrics import Accuracy, SpanF1
-
-        hits = [one == other for told, true in pairs for one, other in zip(told, true, strict=True)]
-        accuracy = Accuracy().compute(predictions=hits, references=[True] * len(hits))
+        told, true = ([tag for pair in pairs for tag in pair[side]] for side in (0, 1))
+        names = self.metrics or self.metric_names or []
         if self._scheme is None:
-            return accuracy
-        tags = [[_canonical([tag or "O" for tag in row]) for row in side] for side in zip(*pairs, strict=True)]
-        scores = SpanF1().compute(predictions=tags[0], references=tags[1])
-        if self.spans_column is not None:
-            del scores["accuracy"]  # a span of characters has no tags
-            return scores
-        return {**scores, **accuracy}
+            known = {tag: number for number, tag in enumerate([*(self.label_names or []), *true, None])}
+            numbers = [np.array([known[tag] for tag in tags], dtype=int) for tags in (true, told)]
+            return measured(names, TAGS, Classes(*numbers), self.tell)
+        from .metrics import SpanF1
 
-    def metrics(self, predictions: np.ndarray, labels: np.ndarray, unseen: Cells) -> dict[str, float]:
+        given = Spans(*([_canonical([tag or "O" for tag in pair[side]]) for pair in pairs] for side in (1, 0)))
+        values = SpanF1().compute(predictions=given.told, references=given.true)
+        values["accuracy"] = TAGS["accuracy"](Classes(np.array(true, object), np.array(told, object)))
+        values |= measured([name for name in names if name in SPANS], SPANS, given, self.tell)
+        return {name: values[name] for name in names}
+
+    def measure(self, predictions: np.ndarray, labels: np.ndarray, unseen: Cells) -> dict[str, float]:
         """``f1``, ``precision``, ``recall`` of spans and ``accuracy`` of tags; ``accuracy`` for tags without spans.
 
         Args:
             predictions: logits (N, L, C), of which the highest counts, whatever the decoding.
             labels: (N, L), -100 for tokens without a label.
-            unseen: see :meth:`Task.metrics`.
+            unseen: see :meth:`Task.score`.
         """
         names = self.label_names or []
         known = [*names, *map(str, unseen)]

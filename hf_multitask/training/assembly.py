@@ -15,6 +15,7 @@ from .report.console import SEVERAL, PlanCallback, summary_callbacks
 from .report.picture import CosinesCallback
 from .runtime import EngineCallback
 from .state.best import Best, ResumableEarlyStopping
+from .state.fitted import FittedCallback
 from .state.loss import RunningLoss
 from .state.saver import Saver
 from .step.engine import Engine
@@ -70,6 +71,7 @@ def add_callbacks(trainer: MultiTaskTrainer) -> None:
     parts: list[TrainerCallback] = [
         trainer.saver.after_epoch,
         trainer.running_loss,
+        FittedCallback(trainer),
         CardCallback(trainer),
         EngineCallback(trainer),
         PlanCallback(trainer),

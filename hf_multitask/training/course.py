@@ -23,6 +23,7 @@ from .preparation.setup import facts_of
 from .ranks import check_alike
 from .runtime import Part
 from .state.checkpoint import check_checkpoint
+from .state.fitted import restore_fitted
 from .state.progress import Progress
 from .state.resuming import check_arguments, compared
 from .step.distill import Distillation
@@ -150,6 +151,7 @@ class Course:
         for message in messages if self._trainer.runtime.is_main else ():
             logger.warning(message)
         self._restore(progress, checkpoint)
+        restore_fitted(self._trainer.model, self._trainer.tasks, checkpoint)
 
     # Evaluations and checkpoints
 

@@ -262,7 +262,7 @@ class MultiTaskTrainer(Trainer):
         rows = self.eval_dataset if eval_dataset is None else self.evaluation_rows(eval_dataset, metric_key_prefix)
         if rows is None:
             raise ValueError("There is nothing to evaluate. Give eval_dataset.")
-        metrics = self.evaluator.evaluate(rows, metric_key_prefix)
+        metrics = self.evaluator.evaluate(rows, metric_key_prefix, self.eval_dataset)
         self.course.metrics.update(self.evaluator.metric_names)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

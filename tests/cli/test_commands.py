@@ -68,6 +68,29 @@ def test_evaluate_measures_what_train_measured(kitchen, tmp_path):
     assert code == 0 and "validation" in out
 
 
+def test_what_train_has_fitted_is_what_evaluate_uses(kitchen, tmp_path):
+    fitting = {"threshold": "tune", "calibration": "temperature", "metrics": ["macro_f1", "roc_auc"]}
+    recipe = kitchen.changed("tasks", "sentiment", **fitting)
+    recipe["training"] |= {"eval_strategy": "no", "max_steps": 2}
+    code, out, err = kitchen.run(["train"], recipe)
+    assert code == 0 and "ece_uncalibrated" in out, err
+    (task,) = (task for task in results(kitchen.folder / "out" / "config.json")["tasks"] if task["name"] == "sentiment")
+    assert set(task["fitted"]) == {"temperature", "threshold"}
+    trained = results(kitchen.folder / "out" / "all_results.json")
+    for split, prefix in (("validation", "eval"), ("test", "test")):
+        folder = str(tmp_path / prefix)
+        assert (
+            kitchen.run(["evaluate", str(kitchen.folder / "out")], recipe, "--split", split, "--output_dir", folder)[0]
+            == 0
+        )
+        measured = results(tmp_path / prefix / f"{prefix}_results.json")
+        own = {key: value for key, value in trained.items() if key.startswith(f"{prefix}_sentiment_")}
+        assert {key: measured[key] for key in own} == pytest.approx(own, rel=1e-6, nan_ok=True)
+        assert set(own) == {
+            f"{prefix}_sentiment_{name}" for name in ("loss", "macro_f1", "roc_auc", "ece", "ece_uncalibrated")
+        }
+
+
 def test_predict_answers_a_text_and_a_file(kitchen, capsys):
     kitchen.run(["train"])
     model = str(kitchen.folder / "out")

@@ -35,6 +35,8 @@ model-index:
     metrics:
     - type: accuracy
       value: {eval_sentiment_accuracy!r}
+    - type: macro_f1
+      value: {eval_sentiment_macro_f1!r}
     - type: f1
       value: {eval_sentiment_f1!r}
   - task:
@@ -47,6 +49,8 @@ model-index:
     metrics:
     - type: accuracy
       value: {test_sentiment_accuracy!r}
+    - type: macro_f1
+      value: {test_sentiment_macro_f1!r}
     - type: f1
       value: {test_sentiment_f1!r}
   - task:
@@ -141,6 +145,7 @@ print({{task: tuple(tensor.shape) for task, tensor in logits.items()}})
 |---|---|---|---|
 | sentiment | loss | {eval_sentiment_loss:.4f} | {test_sentiment_loss:.4f} |
 | sentiment | accuracy | {eval_sentiment_accuracy:.4f} | {test_sentiment_accuracy:.4f} |
+| sentiment | macro_f1 | {eval_sentiment_macro_f1:.4f} | {test_sentiment_macro_f1:.4f} |
 | sentiment | f1 | {eval_sentiment_f1:.4f} | {test_sentiment_f1:.4f} |
 | ner | loss | {eval_ner_loss:.4f} | {test_ner_loss:.4f} |
 | ner | f1 | {eval_ner_f1:.4f} | {test_ner_f1:.4f} |
@@ -237,7 +242,7 @@ def test_card_of_a_real_run_is_as_expected(build, data, tmp_path):
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert yaml.safe_load(card.data.to_yaml()) == yaml.safe_load(text[4:index])
     measured = {(one.task_name, one.dataset_split, one.metric_type): one.metric_value for one in card.data.eval_results}
-    assert measured["ner", "test", "f1"] == rounded["test_ner_f1"] and len(measured) == 12
+    assert measured["ner", "test", "f1"] == rounded["test_ner_f1"] and len(measured) == 14
     # The code runs where the package is not installed.
     first, second = (
         code.replace('"out"', repr(str(tmp_path / "out")))

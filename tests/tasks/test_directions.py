@@ -88,6 +88,6 @@ def test_a_type_that_measures_otherwise_does_not_inherit_the_names():
             return ["grade"]
 
     known = {"label_names": ["a", "b"], "problem_type": "single_label_classification"}
-    assert SequenceClassification(**known).metric_names == ["accuracy", "f1"]
+    assert SequenceClassification(**known).metric_names == ["accuracy", "macro_f1", "f1"]
     assert Graded(**known).metric_names is None and Named(**known).metric_names == ["grade"]
     assert SequenceClassification().metric_names is None  # until the data tell the labels

@@ -70,13 +70,13 @@ def test_tags_that_are_not_bio_are_measured_by_accuracy():
     task = TokenClassification(label_names=["NOUN", "VERB"])
     logits = np.eye(2)[[[0, 1, 0], [1, 1, 0]]]
     labels = np.array([[0, 0, -100], [1, -100, 0]])
-    assert task.metrics(logits, labels, []) == {"accuracy": pytest.approx(3 / 4)}
+    assert task.measure(logits, labels, []) == {"accuracy": pytest.approx(3 / 4)}
 
 
 def test_unseen_tags_are_missed_spans():
     task = TokenClassification(label_names=["O", "B-X"])
     logits = np.eye(2)[[[1, 0]]]
-    assert task.metrics(logits, np.array([[1, 2]]), ["B-Y"])["f1"] == pytest.approx(2 / 3)
+    assert task.measure(logits, np.array([[1, 2]]), ["B-Y"])["f1"] == pytest.approx(2 / 3)
 
 
 def test_label_order_is_training_first_then_the_others_each_sorted():

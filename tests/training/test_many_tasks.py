@@ -64,12 +64,12 @@ def test_console_shows_a_summary_and_the_file_and_the_history_everything(build, 
         assert line["metrics"]["loss"] == entry["loss"]
     assert list(lines[-1]["tasks"]) == names(60)
     for task, found in lines[-1]["tasks"].items():
-        assert found == {metric: metrics[f"eval_{task}_{metric}"] for metric in ("loss", "accuracy", "f1")}
+        assert found == {metric: metrics[f"eval_{task}_{metric}"] for metric in ("loss", "accuracy", "macro_f1", "f1")}
     worst = min(metrics[f"eval_{name}_accuracy"] for name in names(60))
     assert "'worst_primary': 't" in shown and f" {worst:.4g}" in shown
     show_metrics({"validation": metrics}, names(60))
     table = capsys.readouterr().out
-    assert len(table.splitlines()) == 2 + 2 * FEW * 3 + 1  # three metrics each
+    assert len(table.splitlines()) == 2 + 2 * FEW * 4 + 1  # a loss and three metrics each
 
 
 def test_progress_bar_shows_the_summary_too(build, capsys):

@@ -66,7 +66,10 @@ def test_a_metric_that_no_task_has_is_refused_when_built(build):
             "ner_f2",
             r"the metric 'f2' of task 'ner', which has loss, f1, precision, recall, accuracy\. .* mean 'ner_f1'\?",
         ),
-        ("eval_sentiment_perplexity", r"'perplexity' of task 'sentiment', which has loss, accuracy, f1\. .*Name one"),
+        (
+            "eval_sentiment_perplexity",
+            r"'perplexity' of task 'sentiment', which has loss, accuracy, macro_f1, f1\. .*Name one",
+        ),
         ("nre_f1", r"should be average, or a metric of a task.* Did you mean 'ner_f1'\?"),
         ("loss", r"should be average, or a metric of a task, as sentiment_loss"),
     ]:
@@ -100,7 +103,7 @@ def test_names_of_tasks_are_no_part_of_the_metric(build, data):
     assert direction("error_zeros", lr_scheduler_type="greedy", **own) is True
     assert direction("error_loss") is False  # of the task error
     assert direction("error_loss_loss") is False and direction("error_loss_f1") is True
-    with pytest.raises(ValueError, match="'zeros' of task 'error', which has loss, accuracy, f1"):
+    with pytest.raises(ValueError, match="'zeros' of task 'error', which has loss, accuracy, macro_f1, f1"):
         direction("error_zeros")
 
 

@@ -63,6 +63,12 @@ class Evaluator:
         self._waiting: list[tuple[str, tuple[torch.Tensor, ...]]] = []
         self._batches = 0
         self._keeps_predictions = False  # beyond what metrics need
+        for name in preprocess:
+            if tasks[name].fits:
+                raise tasks[name].error(
+                    f"`{tasks[name].fits[0]}` is fitted to logits, which preprocess_logits_for_metrics replaces. "
+                    "Remove one of them."
+                )
 
     def loader(self, rows: EvaluationRows) -> DataLoader:
         """This rank's rows in batches that mix the tasks, the shortest first."""
@@ -136,34 +142,43 @@ class Evaluator:
             self._parts.setdefault(name, []).append(tuple(tensor.cpu().numpy() for tensor in part))
         self._waiting.clear()
 
-    def scores(self, rows: EvaluationRows, title: str) -> dict[str, Scores]:
+    def scores(self, rows: EvaluationRows, title: str, validation: EvaluationRows | None = None) -> dict[str, Scores]:
         """What a sweep over some rows says of each task that has any.
 
         Args:
             rows: what is measured.
             title: of the progress.
+            validation: the rows to which tasks fit thresholds and temperatures, where they are among the measured ones.
         """
         self._parts, self._waiting, self._batches = {}, [], 0
         self._steps = self._sweep(rows, title)
         self._fetch_parts()
         ranks, self._parts = self._runtime.gather(self._parts), {}
-        return {
+        fitting = [name for name, task in self._tasks.items() if task.fits and rows.are_of(validation, name)]
+        found = {
             name: score(
                 rows,
                 task,
                 [part for of_rank in ranks for part in of_rank.get(name, [])],
                 self._metrics.get(name),
                 task.reader.processor(self._given),
+                fits=name in fitting,
             )
             for name, task in self._tasks.items()
             if name in rows.by_task
         }
+        for name in fitting:
+            self._runtime.model.set_task(name, self._tasks[name].to_dict())
+        return found
 
-    def evaluate(self, rows: EvaluationRows, prefix: str) -> dict[str, float]:
-        """Metrics of every task that has rows under names that begin with a prefix, their average, and the speed."""
+    def evaluate(self, rows: EvaluationRows, prefix: str, validation: EvaluationRows | None = None) -> dict[str, float]:
+        """Metrics of every task that has rows under names that begin with a prefix, their average, and the speed.
+
+        For the arguments, see :meth:`scores`.
+        """
         self.measured_rows[prefix] = rows.sizes
         start = time.time()
-        scores = self.scores(rows, "Evaluation")
+        scores = self.scores(rows, "Evaluation", validation)
         metrics = flat({name: result.metrics for name, result in scores.items()}, prefix)
         self.primary = {name: result.primary for name, result in scores.items()}
         self.metric_names = {name: list(result.metrics) for name, result in scores.items()}

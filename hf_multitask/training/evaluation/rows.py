@@ -35,6 +35,13 @@ class EvaluationRows(Mixture):
                 valid = dataset.column(label_column(task)).is_valid().to_numpy()
                 self.by_task[task] = start + np.flatnonzero(valid)
 
+    def are_of(self, others: EvaluationRows | None, task: str) -> bool:
+        """Whether the rows of a task are those that others have for it."""
+        if others is None or task not in self.by_task or task not in others.by_task:
+            return False
+        one, other = (next(dataset for dataset in rows.encoded if task in dataset.tasks) for rows in (self, others))
+        return one is other or one.digest() == other.digest()
+
     def order(self) -> np.ndarray:
         """Numbers of the rows that carry a label of any task, the shortest first."""
         return np.concatenate(self.orders())

@@ -102,6 +102,8 @@ def score(
     parts: Sequence[Part],
     metric: Metric | None,
     tokenizer: PreTrainedTokenizerBase,
+    *,
+    fits: bool = False,
 ) -> Scores:
     """Metrics of a finished evaluation of one task.
 
@@ -113,12 +115,15 @@ def score(
         parts: what batches gave for it.
         metric: the user's own metrics in place of the task's.
         tokenizer: the backbone's.
+        fits: whether the task fits its thresholds and its temperature to these rows first.
     """
     name = str(task.name)
     predictions, losses, items, labels, answers = in_order(parts, rows.by_task[name])
     if name in rows.unlabeled:
         return Scores(predictions, labels, {}, ("none", 0.0))
     loss = float(losses.sum() / (items.sum() or 1))
+    if fits:
+        task.fit(cast(np.ndarray, predictions), cast(np.ndarray, labels))
     values: Mapping[str, float]
     if metric is None:
         values = task.score(
@@ -132,6 +137,6 @@ def score(
         )
     else:
         values = metric(EvalPrediction(predictions=as_array(predictions), label_ids=as_array(labels)))
-    values = check_results(task, values, own=metric is not None)
+    values = check_results(task, values if metric is not None else task.chosen(values), own=metric is not None)
     primary = next(iter(values.items()), ("none", 0.0))
     return Scores(predictions, labels, {"loss": loss, **values}, primary)

@@ -63,8 +63,8 @@ def check_metrics(
         ValueError: one does not grow, or no evaluation could give the metric for the best model.
     """
     for name, task in tasks.items():
-        if name not in own and task.metric_names:
-            check_primary(task, task.metric_names[0])
+        if name not in own and task.reported_metrics:
+            check_primary(task, task.reported_metrics[0])
     if measured:
         args.set_direction(check_watched(args.metric_for_best_model, tasks, own))
 
@@ -105,7 +105,7 @@ def check_watched(metric: str | None, tasks: Mapping[str, Task], own: Container[
 
 
 def _metrics_of(task: Task) -> list[str] | None:
-    return None if task.metric_names is None else ["loss", *task.metric_names]
+    return None if task.reported_metrics is None else ["loss", *task.reported_metrics]
 
 
 def check_measured(metric: str | None, found: Iterable[str]) -> None:

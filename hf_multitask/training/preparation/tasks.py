@@ -168,6 +168,11 @@ def check_datasets(
                 f"Task '{name}' has no training data. Add '{task.source}' to train_dataset, or name a task that has "
                 "been trained in freeze."
             )
+        if task.fits and train is not None and task.source not in (evaluation or {}) and name not in frozen:
+            raise task.error(
+                f"`{task.fits[0]}` is fitted to validation rows, and there are none. Add '{task.source}' to "
+                f"eval_dataset, or remove `{task.fits[0]}`."
+            )
         if evaluates and task.source not in (evaluation or {}):
             raise ValueError(
                 f"Task '{name}' has no evaluation split. Add one to eval_dataset, or set eval_strategy='no'."

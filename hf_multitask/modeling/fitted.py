@@ -1,0 +1,55 @@
+"""What is fitted beside the weights, on validation rows: thresholds of labels, and the temperature of logits.
+
+Legend: N rows of one task, C classes.
+"""
+
+import torch
+
+from .aliases import Settings, Values
+
+TUNE, TEMPERATURE = "tune", "temperature"
+DECISIONS = ("threshold", "calibration", "fitted")  # the options of a task that its answers depend on
+SINGLE, SETS = "single_label_classification", "multi_label_classification"
+
+
+def fitted_values(task: Settings) -> Values:
+    """What was fitted for a task; empty where nothing was."""
+    return task.get("fitted") or {}
+
+
+def temperature_of(task: Settings) -> float | None:
+    """What the logits of a task are divided by; None where they are not."""
+    return fitted_values(task).get("temperature") if task.get("calibration") == TEMPERATURE else None
+
+
+def thresholds_of(task: Settings) -> dict[str, float] | None:
+    """By label, the probability from which it is answered: of every label of a set, of the second of two classes.
+
+    None for a task without the option ``threshold``. Where it is to be tuned and is not yet, every label has 0.5.
+    """
+    given, names = task.get("threshold"), task.get("label_names") or []
+    if given is None:
+        return None
+    known = fitted_values(task).get("threshold") if given == TUNE else None
+    default = 0.5 if given == TUNE else float(given)
+    return {
+        name: (known or {}).get(name, default) for name in (names if task.get("problem_type") == SETS else names[1:])
+    }
+
+
+def scaled(task: Settings, logits: torch.Tensor) -> torch.Tensor:
+    """Logits divided by the temperature of a task, where it has one."""
+    temperature = temperature_of(task)
+    return logits if temperature is None else logits / temperature
+
+
+def answered(task: Settings, logits_NC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities (N, C) of classes or labels, and the answers: classes (N,), or which labels a set has, (N, C)."""
+    logits_NC = scaled(task, logits_NC)
+    thresholds = thresholds_of(task)
+    least = None if thresholds is None else torch.tensor(list(thresholds.values()), dtype=torch.float64)
+    if task.get("problem_type") == SETS:
+        scores_NC = logits_NC.sigmoid()
+        return scores_NC, logits_NC > 0 if least is None else scores_NC.double() >= least
+    scores_NC = logits_NC.softmax(-1)
+    return scores_NC, scores_NC.argmax(-1) if least is None else (scores_NC[:, 1].double() >= least).long()

@@ -1,0 +1,269 @@
+"""Options whose values are fitted on validation rows: a temperature for the logits, and thresholds of labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..modeling.fitted import SETS, SINGLE, TEMPERATURE, TUNE, answered, fitted_values, scaled, temperature_of
+from .labelled import Labelled
+from .labels import close
+from .measures import Classes, Numbers, Sets, default_names, measured, probabilities, table_of
+
+if TYPE_CHECKING:
+    from .columns import Cells
+
+_BINS = 15
+_TEMPERATURES = (0.05, 20.0)
+_ROUNDS = 50  # at most; a handful suffices
+
+
+@dataclass(kw_only=True)
+class Calibrated(Labelled):
+    """A task with classes whose probabilities may be calibrated; see its subclasses for the arguments."""
+
+    calibration: str | None = None
+    fitted: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.calibration not in (None, TEMPERATURE):
+            raise self.error(
+                f"`calibration` should be '{TEMPERATURE}'. Found `calibration = {self.calibration!r}`."
+                + close(str(self.calibration), [TEMPERATURE])
+            )
+        self.check_classes("calibration")
+
+    def check_classes(self, option: str) -> None:
+        """Check that an option for classes is not given to numbers.
+
+        Raises:
+            ValueError: it is.
+        """
+        if getattr(self, option) is not None and getattr(self, "problem_type", None) == "regression":
+            raise self.error(f"`{option}` is for classes, and problem_type is regression. Remove `{option}`.")
+
+    @property
+    def fits(self) -> list[str]:
+        """The options whose values are fitted."""
+        return [] if self.calibration is None else ["calibration"]
+
+    @property
+    def extra_metrics(self) -> list[str]:
+        """See :class:`Task`."""
+        return [] if self.calibration is None else ["ece", "ece_uncalibrated"]
+
+    def fit(self, logits: np.ndarray, labels: np.ndarray) -> None:
+        """Fit what is to be fitted to validation rows.
+
+        Args:
+            logits: (N, C).
+            labels: (N,), or (N, C) of 0 and 1; labels that the model does not have come after its own.
+        """
+        if self.calibration is not None:
+            self.fitted = {**fitted_values(self.to_dict()), "temperature": fit_temperature(logits, labels)}
+
+    def calibration_errors(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """The metrics of the option ``calibration``: ``ece``, and ``ece_uncalibrated`` of the logits as they are."""
+        if self.calibration is None:
+            return {}
+        calibrated = logits / (temperature_of(self.to_dict()) or 1.0)
+        return {"ece": calibration_error(calibrated, labels), "ece_uncalibrated": calibration_error(logits, labels)}
+
+
+@dataclass(kw_only=True)
+class Thresholded(Calibrated):
+    """A task on classes, label sets or numbers, with thresholds of labels; see its subclasses for the arguments."""
+
+    problem_type: str | None = None
+    threshold: float | str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = self.threshold
+        number = isinstance(given, int | float) and not isinstance(given, bool)
+        if given is not None and given != TUNE and not (number and 0 < float(given) < 1):
+            raise self.error(
+                f"`threshold` should be a probability between 0 and 1, or '{TUNE}'. Found `threshold = {given!r}`."
+                + (close(given, [TUNE]) if isinstance(given, str) else "")
+            )
+        self.check_classes("threshold")
+        classes = len(self.label_names or [])
+        if given is not None and self.problem_type == SINGLE and classes not in (0, 2):
+            raise self.error(
+                f"`threshold` is for two classes or label sets, and there are {classes} classes. Remove `threshold`."
+            )
+
+    @property
+    def fits(self) -> list[str]:
+        """See :class:`Calibrated`."""
+        return [*super().fits, *(["threshold"] if self.threshold == TUNE else [])]
+
+    def fit(self, logits: np.ndarray, labels: np.ndarray) -> None:
+        """See :meth:`Calibrated.fit`; thresholds are those of the calibrated probabilities."""
+        super().fit(logits, labels)
+        if self.threshold != TUNE or not np.isfinite(logits).all():
+            return
+        task = self.to_dict()
+        scores_NC, names = answered(task, torch.from_numpy(logits))[0].double().numpy(), self.label_names or []
+        if task.get("problem_type") == SETS:
+            whole = (self.metrics or self.metric_names or [""])[0] != "macro_f1"
+            found = tuned_thresholds(scores_NC, labels[:, : scores_NC.shape[1]], together=whole)
+        else:
+            names = names[1:]
+            found = tuned_thresholds(scores_NC[:, 1:], labels[:, None] == 1, together=True)
+        self.fitted = {**fitted_values(task), "threshold": dict(zip(names, found, strict=True))}
+
+    @property
+    def metric_names(self) -> list[str] | None:
+        """See :class:`Task`."""
+        return default_names(self.problem_type, None if self.label_names is None else len(self.label_names))
+
+    @property
+    def possible_metrics(self) -> Mapping[str, Callable[..., float]]:
+        """See :class:`Task`."""
+        return table_of(self.problem_type, None if self.label_names is None else len(self.label_names))
+
+    def measure(
+        self,
+        predictions: np.ndarray,
+        labels: np.ndarray,
+        unseen: Cells,  # noqa: ARG002
+    ) -> dict[str, float]:
+        """By default ``accuracy`` and F1 of classes, ``micro_f1`` of sets, ``pearson``, ``spearmanr`` of numbers."""
+        given: Numbers | Sets | Classes
+        task, logits = self.to_dict(), torch.from_numpy(predictions)
+        calibrated, told = scaled(task, logits).numpy(), answered(task, logits)[1]
+        if self.problem_type == "regression":
+            given = Numbers(labels, predictions)
+        elif self.problem_type == SETS:
+            scores = probabilities(np.stack([np.zeros_like(calibrated), calibrated], -1))[..., 1]
+            width = labels.shape[1]
+            given = Sets(labels.astype(int), _widen(told.numpy().astype(int), width), _widen(scores, width))
+        else:
+            given = Classes(labels, told.numpy(), probabilities(calibrated))
+        values = measured(self.metrics or self.metric_names or [], self.possible_metrics, given, self.tell)
+        return values | self.calibration_errors(predictions, labels)
+
+
+def _widen(array: np.ndarray, width: int) -> np.ndarray:
+    return np.pad(array, ((0, 0), (0, width - array.shape[1])))
+
+
+def _log_probabilities(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Of the true classes (N,), or of the truth about every label (N, C); classes of no output are left out."""
+    logits = logits.astype(np.float64)
+    if labels.ndim == 2:
+        return -np.logaddexp(0.0, np.where(labels[:, : logits.shape[1]] > 0, -logits, logits))
+    known = labels < logits.shape[1]
+    logits, labels = logits[known], labels[known]
+    return logits[np.arange(len(labels)), labels] - np.logaddexp.reduce(logits, axis=1)
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature between 0.05 and 20 that maximizes the likelihood of labels.
+
+    On Calibration of Modern Neural Networks (ICML 2017), section 4.2, https://arxiv.org/abs/1706.04599.
+
+    Args:
+        logits: (N, C).
+        labels: see :meth:`Calibrated.fit`.
+    """
+    from scipy.optimize import minimize_scalar
+
+    if not np.isfinite(logits).all() or not _log_probabilities(logits, labels).size:
+        return 1.0
+    found = minimize_scalar(
+        lambda power: -_log_probabilities(logits / math.exp(power), labels).mean(),
+        bounds=[math.log(bound) for bound in _TEMPERATURES],
+        method="bounded",
+    )
+    return math.exp(found.x)
+
+
+def calibration_bins(logits: np.ndarray, labels: np.ndarray) -> list[dict[str, float]]:
+    """Decisions in 15 bins of equal width by confidence: their number, mean confidence and share of right ones.
+
+    A decision is the most probable class of a row, or every label of a set, whose confidence is its probability.
+    """
+    logits = logits.astype(np.float64)
+    if labels.ndim == 2:
+        confidence, right = 1 / (1 + np.exp(-logits)), labels[:, : logits.shape[1]] > 0
+    else:
+        confidence = np.exp(logits.max(1) - np.logaddexp.reduce(logits, axis=1))
+        right = logits.argmax(1) == labels
+    place = np.clip(np.ceil(confidence.ravel() * _BINS).astype(int) - 1, 0, _BINS - 1)
+    bins = []
+    for number in range(_BINS):
+        own = place == number
+        values = {"rows": int(own.sum()), "confidence": 0.0, "right": 0.0}
+        if own.any():
+            values |= {"confidence": float(confidence.ravel()[own].mean()), "right": float(right.ravel()[own].mean())}
+        bins.append({"from": number / _BINS, "to": (number + 1) / _BINS, **values})
+    return bins
+
+
+def calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The expected calibration error: the mean distance of confidence and share of right decisions over the bins."""
+    if not np.isfinite(logits).all() or not len(logits):
+        return math.nan
+    bins = calibration_bins(logits, labels)
+    total = sum(own["rows"] for own in bins)
+    return sum(own["rows"] * abs(own["confidence"] - own["right"]) for own in bins) / total
+
+
+def tuned_thresholds(scores: np.ndarray, true: np.ndarray, *, together: bool) -> list[float]:
+    """The thresholds of labels with the highest F1.
+
+    A threshold lies between two neighboring scores, and of equally good ones it is the one that is closest to 0.5. A
+    label that no row has keeps 0.5.
+
+    The micro-F1 of all labels is a ratio, ``2 hits / (answers + true labels)``. Its maximum is found exactly by
+    Dinkelbach's method (On Nonlinear Fractional Programming, Management Science 13, 1967,
+    https://doi.org/10.1287/mnsc.13.7.492): for a ratio ``r``, every label has the threshold with the highest
+    ``2 hits - r answers``, and ``r`` becomes the ratio of these, until it is constant.
+
+    Args:
+        scores: probabilities (N, C).
+        true: (N, C) of 0 and 1.
+        together: whether the micro-F1 of all labels counts; else each label's own F1.
+    """
+    labels = [_cuts(*column) for column in zip(scores.T, true.T > 0, strict=True)]
+    counts = [int(column.sum()) for column in true.T > 0]
+    if together:
+        return _best(labels, sum(counts))
+    return [_best([label], count)[0] for label, count in zip(labels, counts, strict=True)]
+
+
+Cuts = tuple[np.ndarray, np.ndarray, np.ndarray]  # of every threshold: itself, hits, answers
+
+
+def _cuts(scores: np.ndarray, true: np.ndarray) -> Cuts:
+    if not true.any():
+        return np.array([0.5]), np.array([0]), np.array([int((scores >= 0.5).sum())])
+    order = np.argsort(-scores, kind="stable")
+    edges = np.concatenate([[1.0], scores[order], [0.0]])
+    hits, answers = np.concatenate([[0], np.cumsum(true[order])]), np.arange(len(scores) + 1)
+    apart = edges[:-1] > edges[1:]
+    return ((edges[:-1] + edges[1:]) / 2)[apart], hits[apart], answers[apart]
+
+
+def _best(labels: Sequence[Cuts], positives: int) -> list[float]:
+    ratio, chosen = -1.0, [0] * len(labels)
+    for _ in range(_ROUNDS):
+        chosen = []
+        for thresholds, hits, answers in labels:
+            gains = 2 * hits - max(ratio, 0.0) * answers
+            near = np.where(gains >= gains.max() - 1e-9, np.abs(thresholds - 0.5), np.inf)
+            chosen.append(int(near.argmin()))
+        found = sum(int(label[1][place]) for label, place in zip(labels, chosen, strict=True))
+        told = sum(int(label[2][place]) for label, place in zip(labels, chosen, strict=True))
+        last, ratio = ratio, 2 * found / max(told + positives, 1)
+        if ratio <= last:
+            break
+    return [float(label[0][place]) for label, place in zip(labels, chosen, strict=True)]

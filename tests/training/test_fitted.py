@@ -1,0 +1,175 @@
+"""Thresholds and temperatures of a run: fitted to validation rows only, kept with their weights, served as measured."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from sklearn.metrics import f1_score
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from hf_multitask import MultiTaskModel, MultiTaskTrainer, SequenceClassification
+
+LABELS = ["joy", "fear", "calm"]
+
+
+def rows_of(count, seed):
+    draw = np.random.default_rng(seed)
+    words = {"joy": "happy", "fear": "afraid", "calm": "quiet"}
+    rows = []
+    for _ in range(count):
+        own = [label for label in LABELS if draw.random() < 0.35]
+        text = " ".join([*(words[label] for label in own if draw.random() < 0.8), "the", "day", str(draw.integers(9))])
+        rows.append({"text": text, "emotions": own, "mood": "good" if "joy" in own else "bad"})
+    return Dataset.from_list(rows)
+
+
+TRAIN, VALIDATION, TEST = rows_of(48, 0), rows_of(40, 1), rows_of(30, 2)
+
+
+def tasks():
+    common = {"dataset": "rows", "calibration": "temperature", "threshold": "tune"}
+    return {
+        "emotions": SequenceClassification(label_column="emotions", label_names=LABELS, **common),
+        "mood": SequenceClassification(label_column="mood", label_names=["bad", "good"], **common),
+    }
+
+
+@pytest.fixture
+def build(backbone_path, arguments):
+    def make(**kwargs):
+        torch.manual_seed(3)
+        path = backbone_path("bert")
+        model = MultiTaskModel.from_backbone(path, tasks=kwargs.pop("tasks", None) or tasks())
+        data = {"train_dataset": {"rows": TRAIN}, "eval_dataset": {"rows": VALIDATION}, **kwargs.pop("data", {})}
+        values = {"max_steps": 4, "learning_rate": 3e-3, "eval_strategy": "steps", "eval_steps": 2, **kwargs}
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        return MultiTaskTrainer(model, arguments(**values), **data, processing_class=tokenizer)
+
+    return make
+
+
+def fitted(model):
+    return {task["name"]: task["fitted"] for task in model.config.tasks}
+
+
+def saved(folder):
+    tasks = json.loads((folder / "config.json").read_text())["tasks"]
+    return {task["name"]: task["fitted"] for task in tasks}
+
+
+def test_metrics_with_fitted_values_are_those_of_the_answers(build, tmp_path):
+    trainer = build(save_strategy="steps", save_steps=2, save_best_by_task=True)
+    trainer.train()
+    found, values = trainer.evaluate(), fitted(trainer.model)
+    assert set(values["emotions"]["threshold"]) == set(LABELS) and set(values["mood"]["threshold"]) == {"good"}
+    assert {"eval_emotions_ece", "eval_emotions_ece_uncalibrated", "eval_mood_ece"} <= found.keys()
+    measured = trainer.evaluate({"rows": TEST}, metric_key_prefix="test")
+    same = trainer.evaluate({"rows": TEST})  # under the names of validation
+    assert fitted(trainer.model) == values  # rows of another split fit nothing
+    assert same["eval_emotions_micro_f1"] == measured["test_emotions_micro_f1"]
+    assert trainer.predict({"rows": TEST})["mood"].metrics["test_mood_f1"] == measured["test_mood_f1"]
+    trainer.save_model(str(tmp_path / "model"))
+    assert saved(tmp_path / "model") == values
+    for rows, metrics in ((VALIDATION, found), (TEST, measured)):
+        prefix = "eval" if rows is VALIDATION else "test"
+        answers = pipeline("multitask", model=str(tmp_path / "model"))(rows["text"])
+        told = [{one["label"] for one in answer["emotions"]} for answer in answers]
+        hot = [[[label in own for label in LABELS] for own in side] for side in (rows["emotions"], told)]
+        assert metrics[f"{prefix}_emotions_micro_f1"] == pytest.approx(f1_score(*hot, average="micro"))
+        moods = [answer["mood"]["label"] for answer in answers]
+        assert metrics[f"{prefix}_mood_f1"] == pytest.approx(f1_score(rows["mood"], moods, pos_label="good"))
+        assert all(
+            one["score"] >= values["emotions"]["threshold"][one["label"]] for a in answers for one in a["emotions"]
+        )
+    best = json.loads((tmp_path / "out" / "best_checkpoints.json").read_text())["emotions"]
+    assert set(saved(tmp_path / "out" / best["checkpoint"])["emotions"]["threshold"]) == set(LABELS)
+
+
+def test_fitted_values_do_not_depend_on_batches(build):
+    one, other = build(per_device_eval_batch_size=40), build(per_device_eval_batch_size=3)
+    assert one.evaluate()["eval_emotions_micro_f1"] == other.evaluate()["eval_emotions_micro_f1"]
+    for task, values in fitted(one.model).items():
+        assert values["threshold"] == pytest.approx(fitted(other.model)[task]["threshold"], abs=1e-5)
+        assert values["temperature"] == pytest.approx(fitted(other.model)[task]["temperature"], rel=1e-4)
+
+
+def test_the_best_weights_have_the_values_that_were_fitted_with_them(build, tmp_path):
+    trainer = build(
+        save_strategy="steps", save_steps=2, load_best_model_at_end=True, metric_for_best_model="mood_loss", max_steps=6
+    )
+    trainer.train()
+    best = trainer.state.best_model_checkpoint
+    assert fitted(trainer.model) == saved(tmp_path / "out" / best.rpartition("/")[2])
+    kept = fitted(trainer.model)
+    trainer.evaluate()  # of the best weights, on the same rows
+    for task, values in fitted(trainer.model).items():
+        assert values["threshold"] == pytest.approx(kept[task]["threshold"], abs=1e-5)
+
+
+def test_a_resumed_run_has_the_values_of_its_checkpoint(build, tmp_path):
+    build(save_strategy="steps", save_steps=2, max_steps=2).train()
+    checkpoint = tmp_path / "out" / "checkpoint-2"
+    again = build(max_steps=2)
+    again.train(resume_from_checkpoint=str(checkpoint))
+    assert fitted(again.model) == saved(checkpoint) and saved(checkpoint)["mood"]["threshold"]
+
+
+def test_an_export_says_how_to_answer_and_merges_with_its_values(build, tmp_path):
+    trainer = build()
+    trainer.train()
+    model, tokenizer = trainer.model.eval(), trainer.processing_class
+    values, texts = fitted(model), TEST["text"]
+    multitask = pipeline("multitask", model=model, tokenizer=tokenizer)
+    for name in ("emotions", "mood"):
+        model.export_task(name, tmp_path / name, tokenizer)
+        stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / name)
+        tokens = tokenizer(texts[:4], return_tensors="pt", padding=True)
+        with torch.no_grad():
+            assert torch.equal(stock(**tokens).logits, model(**tokens, tasks=[name]).logits[name])
+        card = (tmp_path / name / "README.md").read_text()
+        (code,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+        for text in texts[:6]:
+            told, place = [], code.replace(f'model="{name}"', f'model="{tmp_path / name}"')
+            example = re.search(r"answer\(\[(.*?)\]\)", place)[1]
+            exec(place.replace(example, json.dumps(text)), {"print": told.append})
+            answer = multitask(text, tasks=[name])[name]
+            want = sorted(one["label"] for one in answer) if name == "emotions" else answer["label"]
+            assert (sorted(told[0]) if name == "emotions" else told[0]) == want
+    folders = {name: tmp_path / name for name in ("emotions", "mood")}
+    merged = MultiTaskModel.from_task_models(folders, backbone="emotions")
+    assert fitted(merged) == values and merged.config.task("mood")["threshold"] == "tune"
+    assert not hasattr(merged.config.backbone_config, "decisions")
+    model.rename_task("mood", "feeling")
+    assert fitted(model)["feeling"] == values["mood"]
+
+
+def test_what_is_fitted_needs_validation_rows(build, caplog):
+    with pytest.raises(ValueError, match=r"Task 'emotions': `calibration` is fitted to validation rows.*eval_dataset"):
+        build(data={"eval_dataset": None}, eval_strategy="no")
+    trainer = build(eval_strategy="no", max_steps=1)
+    trainer.train()
+    assert (
+        "Task 'mood': `calibration` is fitted in an evaluation of the validation data, and none has run" in caplog.text
+    )
+    trainer.evaluate()
+    assert fitted(trainer.model)["mood"]["threshold"]
+    with pytest.raises(ValueError, match=r"`calibration` is fitted to logits.*Remove one of them"):
+        MultiTaskTrainer(
+            trainer.model,
+            trainer.args,
+            processing_class=trainer.processing_class,
+            compute_metrics={"mood": lambda found: {"x": 0.0}},
+            preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
+        )
+
+
+def test_without_fitting_answers_are_as_before(build):
+    plain = {name: SequenceClassification(label_column=name, dataset="rows") for name in ("emotions", "mood")}
+    trainer = build(tasks=plain, max_steps=1)
+    trainer.train()
+    answer = pipeline("multitask", model=trainer.model, tokenizer=trainer.processing_class)("happy day")
+    assert {one["label"] for one in answer["emotions"]} == set(LABELS)
+    assert trainer.model.config.task("mood")["fitted"] is None
