@@ -12,6 +12,7 @@ from datasets import ClassLabel, Dataset
 from transformers.utils import logging
 
 from ..modeling import MultiTaskPipeline
+from ..modeling.fitted import thresholds_of
 from ..modeling.kinds import reader_of
 from ..tasks import Task
 from ..tasks.label_sets import split
@@ -23,7 +24,7 @@ from .splits import Splits
 logger = logging.get_logger(__name__)
 
 _WINDOW = 2048  # rows that are answered and written together
-_HALF = 0.5  # above which a label belongs to a set
+_HALF = 0.5  # above which a label belongs to a set that has no thresholds
 _ANSWERS = ("label", "answer", "index", "generated_text", "text")  # keys of an answer that hold what the gold is
 
 
@@ -124,7 +125,8 @@ def _parts(answer: Any, task: Task) -> tuple[object, object]:  # noqa: ANN401 - 
         scores = {one["label"]: one["score"] for one in answer}
         if _is_regression(task):
             return list(scores.values()), None
-        return [label for label, score in scores.items() if score > _HALF], scores
+        every = thresholds_of(task.to_dict()) is None  # with thresholds, labels that reach them
+        return [label for label, score in scores.items() if not every or score > _HALF], scores
     if not isinstance(answer, Mapping):
         return answer, None
     if _is_regression(task) or answer.keys() == {"score"}:

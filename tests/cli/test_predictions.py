@@ -8,6 +8,8 @@ from datasets import ClassLabel
 from hf_multitask import SequenceClassification
 from hf_multitask.cli.predictions import _gold, _parts
 
+SETS = {"problem_type": "multi_label_classification", "label_names": ["a", "b"]}
+
 
 @pytest.fixture
 def trained(kitchen):
@@ -79,6 +81,7 @@ def test_gold_of_classes_is_their_name():
         ({"label": "a", "score": 0.9}, {}, ("a", 0.9)),
         ({"label": "LABEL_0", "score": 3.5}, {"problem_type": "regression"}, (3.5, None)),
         ([{"label": "a", "score": 0.9}, {"label": "b", "score": 0.1}], {}, (["a"], {"a": 0.9, "b": 0.1})),
+        ([{"label": "a", "score": 0.2}], {**SETS, "threshold": 0.1}, (["a"], {"a": 0.2})),
         ({"score": 0.4, "start": 1, "end": 2, "answer": "x"}, {}, ("x", 0.4)),
         ({"index": 1, "choice": "x", "score": 0.4}, {}, (1, 0.4)),
         ({"generated_text": "x"}, {}, ("x", None)),
