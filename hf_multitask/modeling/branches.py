@@ -9,6 +9,7 @@ Learning (ICML 2020), https://arxiv.org/abs/2006.01895; here the groups are give
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -147,15 +148,19 @@ def kind_of_branch(task: TaskDict) -> str:
     return str(task["type"]) if branch is None else branch(task)
 
 
-def decision(task: TaskDict) -> tuple[Open, ...]:
+def decision(task: TaskDict, *, strict: bool = True) -> tuple[Open, ...]:
     """What a task decides: its kind with its labels, equal for tasks that decide the same on other texts.
 
-    Numbers, labels without names and labels that are not known yet are those of the task alone.
+    Args:
+        task: its dict.
+        strict: whether numbers and labels without names are those of the task alone; else they are those of all tasks
+            with as many. Labels that are not known yet are those of the task alone.
     """
     names = task.get("label_names") or ()
     named = not all(_NUMBER.fullmatch(str(name)) for name in names)
-    alone = not named and (names or not num_labels(task) or task.get("problem_type") == "regression")
-    labels = frozenset(map(str, names)) if named else None
+    numbers = not named and (names or task.get("problem_type") == "regression")
+    alone = not named and (not num_labels(task) or (numbers and strict))
+    labels = frozenset(map(str, names)) if named else num_labels(task)
     return kind_of_branch(task), task.get("problem_type"), labels, task["name"] if alone else None
 
 
@@ -191,7 +196,9 @@ def chosen(
         return NONE, f"no branches, which were not measured with backbones like {config.model_type}"
     if layers < LEAST_LAYERS:
         return NONE, f"no branches, as a backbone of {layers} layers has none to spare"
-    if len(groups) <= MOST_BRANCHES:
+    if len(groups) > MOST_BRANCHES:
+        groups = groups_of(tasks, partial(decision, strict=False))
+    if 2 <= len(groups) <= MOST_BRANCHES:
         reason = "a branch for each kind of task and labels, as tasks that decide other things lose by sharing all"
         return {own[0]: own for own in groups}, f"{reason} layers"
     groups = groups_of(tasks, kind_of_branch)
