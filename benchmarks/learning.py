@@ -117,6 +117,8 @@ SYSTEMS = {
     "branches": System(model={"branches": "kind"}),
     "branches-each": System(model={"branches": "each"}),
     "half-branches": System(model={"branches": "kind", "branch_layers": 3}),
+    "branches-decisions": System(model={"branches": "decisions"}),
+    "half-branches-decisions": System(model={"branches": "decisions", "branch_layers": 3}),
     "half-branches-each": System(model={"branches": "each", "branch_layers": 3}),
     "taught": System(model={"branches": "none"}, taught=True),
     "taught-branches": System(model={"branches": "kind"}, taught=True),
@@ -229,6 +231,10 @@ def fit(
     model_arguments = dict(system.model)
     if model_arguments.get("branches") == "each":
         model_arguments["branches"] = {name: [name] for name in names} if len(names) > 1 else "none"
+    elif model_arguments.get("branches") == "decisions":
+        own = [name for name in names if name not in STANCES]
+        stances = [name for name in names if name in STANCES]
+        model_arguments["branches"] = {name: [name] for name in own} | ({"stances": stances} if stances else {})
     tasks = {name: TASKS[name].task for name in names}
     trainer = MultiTaskTrainer(
         MultiTaskModel.from_backbone(path, tasks=tasks, **model_arguments),
@@ -446,7 +452,7 @@ def main(words: Sequence[str] | None = None) -> None:
         command = commands.add_parser(name)
         command.set_defaults(function=function)
         command.add_argument("--suite", choices=SUITES, default="small")
-        command.add_argument("--output", type=Path, default=Path("learning"))
+        command.add_argument("--output", type=Path, default=Path(__file__).with_suffix(""))
     more = {"action": "store_true", "help": "the validation metrics of all settings, and no test"}
     commands.choices["table"].add_argument("--validation", **more)
     command = commands.choices["run"]
