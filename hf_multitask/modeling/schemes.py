@@ -74,9 +74,9 @@ def check_structure(task: Settings) -> None:
     Raises:
         ValueError: a value is unknown, labels are not of the scheme, or there is nothing to decode by.
     """
-    scheme, decoding, names = task.get("scheme"), task.get("decoding", ARGMAX), task.get("label_names") or []
+    scheme, decoding, names = task.get("scheme"), decoding_in(task), task.get("label_names") or []
     for option, value, known in (("scheme", scheme, SCHEMES), ("decoding", decoding, DECODINGS)):
-        if value not in known and (value is not None or option == "decoding"):
+        if value is not None and value not in known:
             raise ValueError(
                 f"`{option}` should be one of {', '.join(known)}. Found `{option} = {value!r}`."
                 + close_match(str(value), list(known))

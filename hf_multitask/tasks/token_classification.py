@@ -60,9 +60,9 @@ class TokenClassification(Labelled):
         stride: tokens by which the windows of a long text overlap; a quarter of ``max_length`` if None.
         scheme: how the tags mark spans: ``"BIO"``, ``"BIOES"``, ``"BILOU"``, ``"IOB1"``, or ``"none"`` if they mark
             none; recognized from the labels if None, but never as IOB1.
-        decoding: how the tags of a text are found: ``"argmax"``, the best tag of each word; ``"constrained"``, the best
-            sequence of tags that the scheme allows; ``"crf"``, likewise, with trained scores of tags that follow each
-            other, see :class:`LinearChain`.
+        decoding: how the tags of a text are found: ``"argmax"``, the best tag of each word, also if None;
+            ``"constrained"``, the best sequence of tags that the scheme allows; ``"crf"``, likewise, with trained
+            scores of tags that follow each other, see :class:`LinearChain`.
         dataset: see :class:`Task`.
         max_length: tokens of a window; see :class:`Task`.
 
@@ -81,7 +81,7 @@ class TokenClassification(Labelled):
     spans_column: str | None = None
     stride: int | None = None
     scheme: str | None = None
-    decoding: str = ARGMAX
+    decoding: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -177,7 +177,7 @@ class TokenClassification(Labelled):
                 words = rows[self.tokens_column][row]
                 tags = self._tags(words, target, table, where)
                 # A sequence of words is decoded in evaluation, by their first tokens.
-                whole = self.label_all_tokens and (encoding.training or self.decoding == ARGMAX)
+                whole = self.label_all_tokens and (encoding.training or self._single)
                 later = self._later if whole else None
                 aligned.append(align_words(encoding.text(row), joined(words)[1], tags, later))
         encoding.notes[str(self.name)] = aligned
@@ -195,9 +195,14 @@ class TokenClassification(Labelled):
         aligned = encoding.notes[str(self.name)]
         columns: Columns = {"lost": [0 if one is None else one.lost for one in aligned]}
         names = self.label_names or []
-        if self.decoding != ARGMAX and self._scheme is not None:
+        if not self._single and self._scheme is not None:
             columns["impossible"] = [impossible(one, names, self._scheme) for one in aligned]
         return columns | ({} if training else {"gold": [None if one is None else one.gold for one in aligned]})
+
+    @property
+    def _single(self) -> bool:
+        """Whether each tag is found by itself."""
+        return self.decoding in (None, ARGMAX)
 
     @property
     def _scheme(self) -> str | None:
