@@ -16,6 +16,8 @@ from truth import TAGS, make_rows, measured
 from hf_multitask import MultiTaskModel, MultiTaskTrainer, SequenceClassification, TokenClassification
 from hf_multitask.modeling.chain import LinearChain
 from hf_multitask.modeling.schemes import is_allowed
+from hf_multitask.training.preparation.setup import begin_model
+from hf_multitask.training.runtime import PlainRuntime
 
 COMMON = {"dataset": "rows", "label_names": TAGS}
 WORDS = {"tags_column": "tags", **COMMON}
@@ -278,6 +280,16 @@ def test_unusable_structures_fail_when_built(options, message, build_model):
     if not {"label_all_tokens", "spans_column"} & options.keys():
         with pytest.raises(ValueError, match=f"Task 't': .*{message}"):
             build_model(tasks={"t": plain})
+
+
+def test_sharded_weights_are_refused_for_chains(build_model, arguments):
+    class Sharded(PlainRuntime):
+        engine = "FSDP"
+
+    model = build_model(tasks={"ner": crf()})
+    runtime = Sharded(arguments(), model, torch.optim.SGD(model.parameters()))
+    with pytest.raises(ValueError, match=r"Task 'ner': the loss of decoding='crf' .* FSDP shards them"):
+        begin_model(model, runtime)
 
 
 @pytest.mark.parametrize("option", [{"class_weights": {"B-A": 2}}, {"label_smoothing": 0.1}, {"loss": "focal"}])
