@@ -51,7 +51,10 @@ from hf_multitask.tasks import build_task
         ({"type": "token-classification", "tags_column": ""}, "`tags_column` should be the name of a column"),
         ({"type": "fill-mask", "name": "u"}, "also has the name 'u'"),
         ({"type": "fill-mask", "mlm_probability": "0.2"}, "`mlm_probability` should be a number.*Leave out the quotes"),
-        ({"type": "fill-mask", "text_column": None}, "`text_column` should be a string. Found `text_column = None`"),
+        (
+            {"type": "fill-mask", "text_column": None},
+            "`text_column` should be a string or a list of strings. Found `text_column = None`",
+        ),
         ({"type": "question-answering", "unanswerable": "no"}, "`unanswerable` should be true or false.*the quotes"),
         ({"type": "sentence-similarity", "score_range": ["0", 5]}, "`score_range` should be a list of numbers"),
     ],
