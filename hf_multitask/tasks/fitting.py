@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _BINS = 15
 _TEMPERATURES = (0.05, 20.0)
 _ROUNDS = 50  # at most; a handful suffices
+_APART = 1e-5  # of scores with a threshold between them; batches change scores by less
 
 
 @dataclass(kw_only=True)
@@ -220,8 +221,8 @@ def calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
 def tuned_thresholds(scores: np.ndarray, true: np.ndarray, *, together: bool) -> list[float]:
     """The thresholds of labels with the highest F1.
 
-    A threshold lies between two neighboring scores, and of equally good ones it is the one that is closest to 0.5. A
-    label that no row has keeps 0.5.
+    A threshold lies between two neighboring scores that are not almost equal, and of equally good ones it is the one
+    that is closest to 0.5. A label that no row has keeps 0.5.
 
     The micro-F1 of all labels is a ratio, ``2 hits / (answers + true labels)``. Its maximum is found exactly by
     Dinkelbach's method (On Nonlinear Fractional Programming, Management Science 13, 1967,
@@ -249,7 +250,7 @@ def _cuts(scores: np.ndarray, true: np.ndarray) -> Cuts:
     order = np.argsort(-scores, kind="stable")
     edges = np.concatenate([[1.0], scores[order], [0.0]])
     hits, answers = np.concatenate([[0], np.cumsum(true[order])]), np.arange(len(scores) + 1)
-    apart = edges[:-1] > edges[1:]
+    apart = edges[:-1] - edges[1:] > _APART
     return ((edges[:-1] + edges[1:]) / 2)[apart], hits[apart], answers[apart]
 
 

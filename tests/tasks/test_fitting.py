@@ -34,6 +34,12 @@ def test_a_threshold_lies_between_scores_near_a_half_and_a_label_without_rows_ke
     assert tuned_thresholds(scores, np.array([[1, 0], [0, 0], [0, 0]]), together=False) == [pytest.approx(0.65), 0.5]
 
 
+def test_no_threshold_lies_between_scores_that_are_almost_equal():
+    scores = np.array([[0.6], [0.3 + 1e-7], [0.3], [0.1]])  # as of a text that is in two batches
+    true = np.array([[1], [1], [0], [0]])
+    assert tuned_thresholds(scores, true, together=False) == [pytest.approx(0.2)]
+
+
 @pytest.mark.parametrize("kind", ["classes", "sets"])
 def test_the_temperature_maximizes_the_likelihood(kind):
     logits = DRAW.normal(size=(400, 3))
