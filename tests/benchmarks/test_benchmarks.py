@@ -205,6 +205,7 @@ def test_atis(benchmark, folder, backbone_path, capsys):
     assert [line.split()[0] for line in last] == ["seed", "1", "2", "mean"]
 
 
+@pytest.mark.slow
 def test_mixture(benchmark, folder, backbone_path, capsys):
     runs = ["none", "balancing=famo", "aggregation=pcgrad", "weights=3", "single"]
     words = ["--data", str(folder), "--backbone", backbone_path(), "--rows", "8", "--epochs", "1", "--cpu"]

@@ -82,6 +82,7 @@ def test_together_is_the_run_that_train_makes(kitchen):
         assert report["single"]["alone_loss"][task] != report["single"]["together_loss"][task]
 
 
+@pytest.mark.slow
 def test_a_long_run_is_cut_short_aloud(kitchen):
     recipe = kitchen.changed("training", num_train_epochs=100, warmup_steps=100)
     code, out, _ = kitchen.run(["diagnose"], recipe, "--parts", "cosines", "--max_train_samples", "24")

@@ -275,6 +275,7 @@ def test_sigterm_that_arrives_while_stopped_ends_the_run_with_143(kitchen, conte
     assert run.wait() == [143]
 
 
+@pytest.mark.slow
 def test_another_number_of_ranks_goes_on_with_the_same_rows(kitchen, context, record_property):
     table = Table(kitchen, context, model={"dropout": 0.0, "dtype": "float64"}, num_train_epochs=3, learning_rate=1e-3)
     table.finish("alone")

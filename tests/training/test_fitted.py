@@ -93,7 +93,7 @@ def test_fitted_values_do_not_depend_on_batches(build):
     assert one.evaluate()["eval_emotions_micro_f1"] == other.evaluate()["eval_emotions_micro_f1"]
     for task, values in fitted(one.model).items():
         assert values["threshold"] == pytest.approx(fitted(other.model)[task]["threshold"], abs=1e-5)
-        assert values["temperature"] == pytest.approx(fitted(other.model)[task]["temperature"], rel=1e-4)
+        assert values["temperature"] == pytest.approx(fitted(other.model)[task]["temperature"], rel=1e-3)
 
 
 def test_the_best_weights_have_the_values_that_were_fitted_with_them(build, tmp_path):

@@ -145,7 +145,7 @@ def shapes(trainer):
 
 
 @pytest.mark.parametrize("aggregation", ["none", "upgrad"])
-@pytest.mark.parametrize("norm", [{}, GROUP], ids=["layer", "group"])
+@pytest.mark.parametrize("norm", few([{}, GROUP], ["layer"], ids=["layer", "group"]))
 def test_forwards_bounded_by_seconds_make_the_same_update(norm, aggregation, trainer, build, monkeypatch):
     draw = np.random.default_rng(3)
     rows = recordings(40)
@@ -370,7 +370,10 @@ BAD = [
     ({"audio": {"array": [float("nan")] * 900, "sampling_rate": RATE}}, r"column 'audio': .* NaN or infinite"),
     ({"audio": {"array": [0.1, 0.2], "sampling_rate": RATE}}, r"column 'audio': the recording has 2 samples at 8000"),
     ({"text": " "}, r"column 'text': the transcript is empty. Fix the row, or leave it None.$"),
-    ({"text": LONG}, rf"column 'text': the transcript '{LONG}' needs 120 frames, .* and its recording has \d+\."),
+    (
+        {"text": LONG},
+        rf"column 'text': the transcript '{LONG[:30]}[abc.]+' needs 120 frames, .* and its recording has \d+\.",
+    ),
 ]
 
 

@@ -9,6 +9,7 @@ from adapting import BOTH
 from datasets import Dataset
 from fork_server import python
 from layouts import relative_difference
+from parameters import few
 from tiny import NER_LABELS, make_tokenizer
 from transformers import AutoModel, AutoModelForTokenClassification, pipeline
 from truth import TAGS, make_rows, measured
@@ -74,7 +75,7 @@ def trained(build_model, arguments):
     return run
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2"])
+@pytest.mark.parametrize("family", few(["bert", "gpt2"], ["bert"]))
 def test_metrics_are_those_of_the_answers(family, trained, caplog):
     trainer, rows = trained(family)
     assert (
@@ -145,6 +146,7 @@ def test_the_loss_is_divided_by_the_words_of_the_step(build_model, tokenizer):
     assert model.heads["ner"].loss(output.logits["ner"], labels).isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_saved_models_answer_alike_without_the_package(trained, tmp_path):
     trainer, rows = trained("bert")
@@ -186,6 +188,7 @@ def test_a_stock_model_becomes_a_task_with_a_chain(build_model, backbone_path, t
     torch.testing.assert_close(taken(**tokens).logits["ner"], model(**tokens).logits["ner"])
 
 
+@pytest.mark.slow
 def test_a_graph_says_how_its_logits_are_decoded(build_model, tokenizer, tmp_path):
     onnx = pytest.importorskip("onnx", reason="the extra 'onnx' is not installed")
     tasks = {"ner": TokenClassification(label_names=NER_LABELS, decoding="constrained"), "chain": crf()}
