@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..modeling.schemes import CRF, IOB1, NO_SCHEME, check_structure, is_allowed
-from .losses import LOSS_OPTIONS
 
 if TYPE_CHECKING:
     from .alignment import Aligned
@@ -28,11 +27,6 @@ def check_decoding(task: Task) -> None:
         raise task.error(
             "`decoding = 'crf'` scores tags of words that follow each other, and `label_all_tokens` labels parts of "
             "words. Leave one of them out."
-        )
-    if values["decoding"] == CRF and (given := [name for name in LOSS_OPTIONS if values.get(name) is not None]):
-        raise task.error(
-            f"`decoding = 'crf'` has a loss of whole sequences, to which `{given[0]}` does not apply. Leave it out, "
-            "or set decoding='constrained'."
         )
     if values["spans_column"] is not None and values["scheme"] in (IOB1, NO_SCHEME):
         raise task.error(
