@@ -183,6 +183,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         lambda power: -_log_probabilities(logits / math.exp(power), labels).mean(),
         bounds=[math.log(bound) for bound in _TEMPERATURES],
         method="bounded",
+        options={"xatol": 1e-9},  # by default 1e-5, which is more than batches change logits by
     )
     return math.exp(found.x)
 

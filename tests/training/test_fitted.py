@@ -90,10 +90,13 @@ def test_metrics_with_fitted_values_are_those_of_the_answers(build, tmp_path):
 
 def test_fitted_values_do_not_depend_on_batches(build):
     one, other = build(per_device_eval_batch_size=40), build(per_device_eval_batch_size=3)
+    for trainer in (one, other):  # in float32, logits that are nearly equal leave the temperature few digits
+        trainer.model.double()
+    other.model.load_state_dict(one.model.state_dict())
     assert one.evaluate()["eval_emotions_micro_f1"] == other.evaluate()["eval_emotions_micro_f1"]
     for task, values in fitted(one.model).items():
         assert values["threshold"] == pytest.approx(fitted(other.model)[task]["threshold"], abs=1e-5)
-        assert values["temperature"] == pytest.approx(fitted(other.model)[task]["temperature"], rel=1e-3)
+        assert values["temperature"] == pytest.approx(fitted(other.model)[task]["temperature"], rel=1e-6)
 
 
 def test_the_best_weights_have_the_values_that_were_fitted_with_them(build, tmp_path):
