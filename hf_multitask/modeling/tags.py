@@ -6,6 +6,7 @@ import torch
 
 from .aliases import Open, TaskDict, Values
 from .examples import TEXT
+from .fitted import scaled
 from .inputs import Encoder, as_text
 from .readers import Reader, Reading, Row, TokenWords, text_windows, window_stride
 from .schemes import ARGMAX, decoding_in, scheme_in
@@ -74,7 +75,7 @@ class TagReader(Reader):
         logits_GLC = logits if logits.dim() == 3 else logits.unsqueeze(0)
         index = torch.tensor(places, dtype=torch.long).reshape(-1, 2).clamp(min=0)
         placed = [token >= 0 for _, token in places]
-        logits_UC = logits_GLC[index[:, 0], index[:, 1]]
+        logits_UC = scaled(task, logits_GLC[index[:, 0], index[:, 1]])
         tagged = model.heads[task["name"]].tagged(logits_UC.unsqueeze(0), torch.tensor([placed], dtype=torch.bool))
         read = {"running": running, "words": words, "marks": marks, "tagged": tagged}
         return decode_units(dict(task), logits_UC, units, placed, text, **read)

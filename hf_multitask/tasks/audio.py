@@ -239,8 +239,7 @@ class AudioClassification(AudioTask, SoftLabels, Calibrated):
         """By default ``accuracy`` and ``macro_f1``, and ``f1`` for two classes."""
         calibrated = scaled(self.to_dict(), torch.from_numpy(predictions)).numpy()
         given, table = Classes(labels, calibrated.argmax(-1), probabilities(calibrated)), self.possible_metrics
-        values = measured(self.metrics or self.metric_names or [], table, given, self.tell)
-        return values | self.calibration_errors(predictions, labels)
+        return measured(self.metrics or self.metric_names or [], table, given, self.tell)
 
 
 register_task(AudioClassification)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 # The values of a column, which have the type that the dataset has.
 Cells = list[Any]
 # Rows of a batch, by column.
@@ -22,5 +24,7 @@ Inputs = dict[str, Any]
 TaskDict = dict[str, Any]
 # What encode_inputs of a type of task returns for its encode_labels: the tokens of a batch of rows, and more.
 Encoding = Any
+# Predictions or labels of rows; or by row, those of its labeled tokens.
+Ragged = np.ndarray | list[np.ndarray]
 # The index of each label, a name or a number.
 Table = Mapping[object, int]

@@ -28,6 +28,11 @@ def check_decoding(task: Task) -> None:
             "`decoding = 'crf'` scores tags of words that follow each other, and `label_all_tokens` labels parts of "
             "words. Leave one of them out."
         )
+    if values["decoding"] == CRF and values["calibration"] is not None:
+        raise task.error(
+            "`calibration` divides the logits of single words, and `decoding = 'crf'` answers sequences. Leave one "
+            "of them out, or set `decoding = 'constrained'`."
+        )
     if values["spans_column"] is not None and values["scheme"] in (IOB1, NO_SCHEME):
         raise task.error(
             f"`scheme = '{values['scheme']}'` is for tags of words, and `spans_column` holds spans. Set BIO, BIOES or "

@@ -16,7 +16,7 @@ from .labels import close
 from .measures import Classes, Numbers, Sets, default_names, measured, probabilities, table_of
 
 if TYPE_CHECKING:
-    from .columns import Cells
+    from .columns import Cells, Ragged
 
 _BINS = 15
 _TEMPERATURES = (0.05, 20.0)
@@ -59,20 +59,23 @@ class Calibrated(Labelled):
         """See :class:`Task`."""
         return [] if self.calibration is None else ["ece", "ece_uncalibrated"]
 
-    def fit(self, logits: np.ndarray, labels: np.ndarray) -> None:
+    def fit(self, logits: Ragged, labels: Ragged) -> None:
         """Fit what is to be fitted to validation rows.
 
         Args:
-            logits: (N, C).
-            labels: (N,), or (N, C) of 0 and 1; labels that the model does not have come after its own.
+            logits: (N, C), or by row those of its labeled tokens.
+            labels: (N,), or (N, C) of 0 and 1, or by row those of its tokens; labels that the model does not have come
+                after its own.
         """
         if self.calibration is not None:
-            self.fitted = {**fitted_values(self.to_dict()), "temperature": fit_temperature(logits, labels)}
+            temperature = fit_temperature(*decisions(logits, labels))
+            self.fitted = {**fitted_values(self.to_dict()), "temperature": temperature}
 
-    def calibration_errors(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """The metrics of the option ``calibration``: ``ece``, and ``ece_uncalibrated`` of the logits as they are."""
+    def extra(self, logits: Ragged, labels: Ragged) -> dict[str, float]:
+        """``ece`` where there is the option ``calibration``, and ``ece_uncalibrated`` of the logits as they are."""
         if self.calibration is None:
             return {}
+        logits, labels = decisions(logits, labels)
         calibrated = logits / (temperature_of(self.to_dict()) or 1.0)
         return {"ece": calibration_error(calibrated, labels), "ece_uncalibrated": calibration_error(logits, labels)}
 
@@ -105,9 +108,10 @@ class Thresholded(Calibrated):
         """See :class:`Calibrated`."""
         return [*super().fits, *(["threshold"] if self.threshold == TUNE else [])]
 
-    def fit(self, logits: np.ndarray, labels: np.ndarray) -> None:
+    def fit(self, logits: Ragged, labels: Ragged) -> None:
         """See :meth:`Calibrated.fit`; thresholds are those of the calibrated probabilities."""
         super().fit(logits, labels)
+        logits, labels = decisions(logits, labels)
         if self.threshold != TUNE or not np.isfinite(logits).all():
             return
         task = self.to_dict()
@@ -148,8 +152,14 @@ class Thresholded(Calibrated):
             given = Sets(labels.astype(int), _widen(told.numpy().astype(int), width), _widen(scores, width))
         else:
             given = Classes(labels, told.numpy(), probabilities(calibrated))
-        values = measured(self.metrics or self.metric_names or [], self.possible_metrics, given, self.tell)
-        return values | self.calibration_errors(predictions, labels)
+        return measured(self.metrics or self.metric_names or [], self.possible_metrics, given, self.tell)
+
+
+def decisions(logits: Ragged, labels: Ragged) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and labels of rows, or of all labeled tokens of all rows."""
+    if isinstance(logits, np.ndarray) and isinstance(labels, np.ndarray):
+        return logits, labels
+    return np.concatenate(logits), np.concatenate(labels)
 
 
 def _widen(array: np.ndarray, width: int) -> np.ndarray:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-    from .columns import Cells, References
+    from .columns import Cells, Ragged, References
 
 logger = logging.get_logger(__name__)
 
@@ -115,8 +115,12 @@ class Measured(ABC):
         """The options whose values are fitted on validation rows, see :meth:`fit`."""
         return []
 
-    def fit(self, logits: np.ndarray, labels: np.ndarray) -> None:  # noqa: B027 - most types have none
+    def fit(self, logits: Ragged, labels: Ragged) -> None:  # noqa: B027 - most types have none
         """Fit the values of :attr:`fits` to predictions and labels of validation rows."""
+
+    def extra(self, logits: Ragged, labels: Ragged) -> dict[str, float]:  # noqa: ARG002
+        """The values of :attr:`extra_metrics` that follow from predictions and labels."""
+        return {}
 
     def reduced(self, predictions: torch.Tensor) -> torch.Tensor:
         """The part of the predictions of a batch that :meth:`score` needs: all of them by default."""

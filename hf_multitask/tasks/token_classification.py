@@ -22,6 +22,7 @@ from .base import Task
 from .constant import of_classes
 from .decoding import check_decoding, impossible
 from .encodings import RowEncodings
+from .fitting import Calibrated
 from .losses import LabelLoss
 from .measures import SPANS, TAGS, Classes, Spans, measured
 from .registration import register_task
@@ -38,7 +39,7 @@ _SPANS = ["f1", "precision", "recall", *SPANS]
 
 
 @dataclass(kw_only=True)
-class TokenClassification(LabelLoss):
+class TokenClassification(Calibrated, LabelLoss):
     """Classify words: named entities in BIO, parts of speech, slots.
 
     Words are joined by single spaces and tokenized as running text. The first token of a word has its tag; the other
@@ -69,6 +70,9 @@ class TokenClassification(LabelLoss):
         decoding: how the tags of a text are found: ``"argmax"``, the best tag of each word, also if None;
             ``"constrained"``, the best sequence of tags that the scheme allows; ``"crf"``, likewise, with trained
             scores of tags that follow each other, see :class:`LinearChain`.
+        calibration: ``"temperature"`` divides logits by a number that is fitted to validation rows, before all
+            probabilities; not with ``"crf"``.
+        fitted: what was fitted; set by the trainer.
         dataset, weight_column: see :class:`Task`.
         max_length: tokens of a window; see :class:`Task`.
         metrics: see :class:`Task`.
@@ -292,8 +296,8 @@ class TokenClassification(LabelLoss):
         return _SPANS if self.spans_column is not None else [*_SPANS, "accuracy"]
 
     def reduced(self, predictions: torch.Tensor) -> torch.Tensor:
-        """See :meth:`Task.reduced`: the best tags."""
-        return predictions.argmax(-1)
+        """See :meth:`Task.reduced`: the best tags, or the logits where these are calibrated."""
+        return predictions if self.calibration is not None else predictions.argmax(-1)
 
     def score(
         self,

@@ -89,8 +89,8 @@ def test_fit_keeps_what_it_found_by_label():
     assert task.fits == ["calibration", "threshold"] and task.reported_metrics[-2:] == ["ece", "ece_uncalibrated"]
     task.fit(logits, true)
     assert list(task.fitted["threshold"]) == ["yes"] and task.fitted["temperature"] > 0
-    found = task.measure(logits, true, [])
-    assert found["f1"] == 1.0 and list(found)[-2:] == ["ece", "ece_uncalibrated"]
+    assert task.measure(logits, true, [])["f1"] == 1.0
+    assert list(task.extra(logits, true)) == ["ece", "ece_uncalibrated"]
     assert SequenceClassification(threshold=0.4, **PAIR).fits == []
 
 
@@ -113,3 +113,12 @@ def test_fit_keeps_what_it_found_by_label():
 def test_options_that_do_not_fit_fail_when_built(values, message):
     with pytest.raises(ValueError, match=f"Task 't': .*{message}"):
         build_task("t", {"type": "sequence-classification", **values})
+
+
+def test_the_tags_of_a_chain_cannot_be_calibrated():
+    values = {"type": "token-classification", "calibration": "temperature", "label_names": ["O", "B-X", "I-X"]}
+    assert build_task("t", {**values, "decoding": "constrained"}).fits == ["calibration"]
+    with pytest.raises(
+        ValueError, match=r"Task 't': `calibration` divides the logits .* set `decoding = 'constrained'`"
+    ):
+        build_task("t", {**values, "decoding": "crf"})

@@ -10,7 +10,7 @@ from datasets import Dataset
 from sklearn.metrics import f1_score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from hf_multitask import MultiTaskModel, MultiTaskTrainer, SequenceClassification
+from hf_multitask import MultiTaskModel, MultiTaskTrainer, SequenceClassification, TokenClassification
 
 LABELS = ["joy", "fear", "calm"]
 
@@ -176,3 +176,41 @@ def test_without_fitting_answers_are_as_before(build):
     answer = pipeline("multitask", model=trainer.model, tokenizer=trainer.processing_class)("happy day")
     assert {one["label"] for one in answer["emotions"]} == set(LABELS)
     assert trainer.model.config.task("mood")["fitted"] is None
+
+
+def tagged(seed, count):
+    """Words with their first letter as a tag, or their length, some of it noise."""
+    draw, rows = np.random.default_rng(seed), []
+    for row in rows_of(count, seed):
+        words = row["text"].split()
+        kinds = [word[0].upper() if draw.random() < 0.7 else "D" for word in words]
+        names = [f"B-{kind}" if kind in "HAQ" else "O" for kind in kinds]
+        rows.append({"tokens": words, "kinds": kinds, "names": names})
+    return Dataset.from_list(rows)
+
+
+@pytest.mark.parametrize("decoding", ["argmax", "constrained"])
+def test_tags_are_calibrated_as_they_are_served(decoding, build, tmp_path):
+    common = {"dataset": "rows", "calibration": "temperature"}
+    names = ["O", *(f"{mark}-{kind}" for kind in "HAQ" for mark in "BI")]
+    both = {
+        "kinds": TokenClassification(tags_column="kinds", **common),
+        "names": TokenClassification(tags_column="names", label_names=names, decoding=decoding, **common),
+    }
+    held = tagged(5, 30)
+    data = {"train_dataset": {"rows": tagged(4, 40)}, "eval_dataset": {"rows": held}}
+    trainer = build(tasks=both, data=data, max_steps=6)
+    trainer.train()
+    found, values = trainer.evaluate(), fitted(trainer.model)
+    assert found["eval_kinds_ece"] < found["eval_kinds_ece_uncalibrated"]
+    assert found["eval_names_ece_uncalibrated"] > 0 and values["names"]["temperature"] != 1
+    trainer.save_model(str(tmp_path / "model"))
+    served = pipeline("multitask", model=str(tmp_path / "model"))
+    scores, right = [], []
+    for row, answer in zip(held, served([{"tokens": words} for words in held["tokens"]]), strict=True):
+        scores += [word["score"] for word in answer["kinds"]]
+        right += [word["entity"] == kind for word, kind in zip(answer["kinds"], row["kinds"], strict=True)]
+    places, gaps = np.ceil(np.array(scores) * 15), np.array(scores) - np.array(right)
+    apart = sum(abs(gaps[places == place].sum()) for place in np.unique(places)) / len(scores)
+    assert apart == pytest.approx(found["eval_kinds_ece"], abs=1e-4)
+    assert np.mean(right) == pytest.approx(found["eval_kinds_accuracy"])

@@ -107,7 +107,7 @@ class Evaluator:
                     counts = (own != IGNORE).flatten(1).sum(1)
                 decided = None if name in self._metrics else heads[name].tagged(logits[name], own != IGNORE)
                 answers = torch.zeros(0, dtype=torch.long) if decided is None else decided.tags
-                if decided is None or self._keeps_predictions:
+                if decided is None or self._keeps_predictions or self._tasks[name].extra_metrics:
                     predictions = self._reduced_for_metrics(name, predictions, kept)
                 else:
                     predictions = decided.tags

@@ -123,7 +123,7 @@ def score(
         return Scores(predictions, labels, {}, ("none", 0.0))
     loss = float(losses.sum() / (items.sum() or 1))
     if fits:
-        task.fit(cast(np.ndarray, predictions), cast(np.ndarray, labels))
+        task.fit(predictions, labels)
     values: Mapping[str, float]
     if metric is None:
         values = task.score(
@@ -135,6 +135,7 @@ def score(
             loss=loss,
             tokenizer=tokenizer,
         )
+        values = {**values, **task.extra(predictions, labels)}
     else:
         values = metric(EvalPrediction(predictions=as_array(predictions), label_ids=as_array(labels)))
     values = check_results(task, values if metric is not None else task.chosen(values), own=metric is not None)
