@@ -9,7 +9,6 @@ import torch
 from huggingface_hub import CommitInfo
 from torch import nn
 from transformers import AutoConfig
-from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import can_return_tuple
 
 from .adapted import Adapted
@@ -17,6 +16,7 @@ from .adapter_rows import Routing
 from .adapters import require_peft
 from .aliases import Open, Settings
 from .backbone import check_backbone, check_loading, resolve_backbone, set_dropout
+from .beside import write_code
 from .branched import Branched
 from .branches import AUTO, resolved
 from .config import MultiTaskConfig
@@ -38,7 +38,6 @@ from .precision import HALF, is_mixed, keep_float32, narrow, without_float32
 from .saving import hub_arguments, whole, without_hub
 from .sizes import check_config, check_shapes
 from .subsampler import subsampler_settings
-from .travel import write_extensions
 from .trial import check_family, check_languages, check_own_code, check_reading
 
 _UNSAVED = "so the model is not saved, and what was saved before stays. Take an earlier checkpoint."
@@ -367,12 +366,9 @@ class MultiTaskModel(ExportableTasks, Adapted, Branched, HeadRuns):
                 kwargs["state_dict"] = weights
             check_weights(self, _UNSAVED, (weights or {}).items())
             super().save_pretrained(folder, is_main_process, *args, **without_hub(kwargs))
-            from .pipeline import MultiTaskPipeline
-
-            custom_object_save(MultiTaskPipeline, folder)
             if self.backbone.can_generate():
                 self.backbone.generation_config.save_pretrained(folder)
-            write_extensions(folder, self.config.tasks)
+            write_code(folder, self.config)
         if push_to_hub:
             self.push_to_hub(**hub_arguments(save_directory, kwargs), adapters_only=adapters_only)
 

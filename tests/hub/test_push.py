@@ -37,7 +37,15 @@ def check_every_commit(trees, folder):
             file = folder / str(number) / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
-        assert {"README.md", "tokenizer.json", "model.py", "pipeline.py", "extensions.py"} <= tree.keys(), name
+        assert {
+            "README.md",
+            "tokenizer.json",
+            "model.py",
+            "pipeline.py",
+            "extensions.py",
+            "handler.py",
+            "requirements.txt",
+        } <= tree.keys(), name
         tokenizer = AutoTokenizer.from_pretrained(folder / str(number))
         with torch.no_grad():
             logits = AutoModel.from_pretrained(folder / str(number))(**tokenizer(TEXT, return_tensors="pt")).logits

@@ -13,7 +13,7 @@ from hf_multitask.modeling.readers import TEXTS
 from hf_multitask.training.preparation.processors import ensure_pad_token
 
 READ = """
-import json, sys
+import importlib.util, json, sys
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, pipeline
 
@@ -46,6 +46,12 @@ for folder in folders:
     ask = pipeline("multitask", folder, trust_remote_code=trust)
     aligned(ask.model)
     found.append([read(model, tokenizer, asked[folder][0]), [ask(one) for one in asked[folder]]])
+    spec = importlib.util.spec_from_file_location("handler", folder + "/handler.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    handler = module.EndpointHandler(folder)
+    aligned(handler.pipeline.model)
+    assert json.loads(json.dumps([handler({"inputs": one}) for one in asked[folder]])) == found[-1][1]
     if trust:
         model.save_pretrained(folder + "-again")
         tokenizer.save_pretrained(folder + "-again")
