@@ -107,6 +107,7 @@ def test_insight(benchmark, backbone_path, capsys):
     assert "measured over plain" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_many_tasks(benchmark, backbone_path, capsys):
     benchmark("overhead")

@@ -35,6 +35,11 @@ QUICK = [
 NO_CHECKPOINTING = ("xlm", "albert", "mpnet")
 
 
+def some(left_out):
+    """All families but some, of which a few run always."""
+    return few(*([name for name in names if name not in left_out] for names in (CONFIGS, QUICK)))
+
+
 @pytest.fixture
 def tasks_of(tasks):
     def make(family: str) -> dict:
@@ -198,7 +203,7 @@ def test_texts_longer_than_the_positions_are_cut_or_read_in_windows(
     assert torch.isfinite(torch.tensor(trainer.state.log_history[0]["loss"]))
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", few(CONFIGS, QUICK))
 def test_dropout_reaches_every_layer(family, build):
     for probability in (0.0, 0.3):
         model, batch = build(family, dropout=probability)
@@ -214,13 +219,13 @@ def without_gradient(model, batch):
     return [name for name, value in model.named_parameters() if value.grad is None]
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", few(CONFIGS, QUICK))
 def test_every_weight_has_a_gradient(family, build):
     model, batch = build(family)
     assert without_gradient(model, batch) == []
 
 
-@pytest.mark.parametrize("family", [family for family in CONFIGS if family not in SEQUENCE_ONLY])
+@pytest.mark.parametrize("family", some(SEQUENCE_ONLY))
 def test_every_weight_of_a_tagger_has_a_gradient(family, build, tasks):
     """A pooler that no head reads is left out; a Longformer without global attention leaves its projections idle."""
     model, batch = build(family, tasks={"ner": tasks["ner"]})
@@ -234,7 +239,7 @@ def enable_checkpointing(model):
     getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
 
 
-@pytest.mark.parametrize("family", [family for family in CONFIGS if family not in NO_CHECKPOINTING])
+@pytest.mark.parametrize("family", some(NO_CHECKPOINTING))
 def test_activation_checkpointing_leaves_gradients_as_they_are(family, build):
     gradients, passes = [], []
     for checkpointing in (False, True):

@@ -176,7 +176,7 @@ def test_onnx_says_what_it_cannot_do_and_leaves_the_last_graph(build, tmp_path, 
     assert path.read_text() == "the last one"
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2"])
+@pytest.mark.parametrize("family", few(["bert", "gpt2"], ["bert"]))
 def test_torch_exports_the_model_with_any_batch_and_length(family, build, tmp_path):
     kinds = READ if family == "bert" else KINDS["gpt2"]
     model, tokenizer = build(family, kinds)
@@ -263,7 +263,7 @@ def assert_same_results(results, tolerance):
 CALLS = ["all", "tasks", "rows", "several", "labels", "step", "every type", "filler"]
 
 
-@pytest.mark.parametrize("name", few(CALLS, ["several", "step", "every type"]))
+@pytest.mark.parametrize("name", few(CALLS, ["step", "every type"]))
 def test_forward_compiles_without_a_break(name, compiled_call):
     assert_same_results(compiled_call("eager", name), 1e-6)
 

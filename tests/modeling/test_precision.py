@@ -118,7 +118,7 @@ def test_what_trains_is_float32_unless_dtype_is_given(dtype, half_path):
 
 
 @pytest.mark.parametrize("more", [{"dtype": "auto"}, FROZEN], ids=["auto", "adapters"])
-@pytest.mark.parametrize("family", few(["bert", "gpt2", "t5"], ["bert", "t5"]))
+@pytest.mark.parametrize("family", few(["bert", "gpt2", "t5"], ["bert"]))
 def test_float32_heads_on_half_a_backbone(family, more, half_path, tmp_path):
     """They run, generate, export and load again as they are, or in the dtype that is asked for."""
     kinds = {"bert": KINDS, "gpt2": [*KINDS[:2], "text-generation"], "t5": [*KINDS[:1], "summarization"]}[family]

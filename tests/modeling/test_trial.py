@@ -118,6 +118,7 @@ def test_families_that_read_no_text_of_any_length_are_refused(config, reason, tm
         MultiTaskModel.from_backbone(str(tmp_path), tasks={"classes": TASKS["classes"]})
 
 
+@pytest.mark.slow
 def test_canine_chooses_among_texts(arguments, tmp_path):
     torch.manual_seed(0)
     hashes = {"num_hash_functions": 2, "num_hash_buckets": 400, "max_position_embeddings": 400}

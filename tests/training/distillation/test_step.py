@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from layouts import describe, relative_difference
 from mixtures import KINDS
+from parameters import few
 from safetensors.torch import load_file
 from stopping import StopAt
 from tiny import NER_LABELS
@@ -93,7 +94,7 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", few(METHODS, ["plain", "upgrad"]))
 def test_accumulation_does_not_change_the_update(method, backbone_path, tmp_path, record_property):
     description = {**describe(method, max_steps=3, **METHODS[method]), "taught": EVERY}
     whole, alone = layouts.run(description, backbone_path(), tmp_path, 32, 1)
