@@ -18,6 +18,7 @@ from unittest import mock
 
 import pytest
 
+import hf_multitask_cli
 from hf_multitask import MultiTaskConfig, MultiTaskTrainingArguments
 from hf_multitask.cli import main
 from hf_multitask.cli.recipe import read_recipe
@@ -25,7 +26,7 @@ from hf_multitask.tasks import TASK_TYPES
 
 SURFACE = Path(__file__).parent / "surface"
 PACKAGES = ("", ".aggregation", ".balancing", ".data", ".hub", ".modeling", ".tasks", ".training")
-COMMANDS = ("", "train", "evaluate", "predict", "export", "diagnose")
+COMMANDS = ("", *hf_multitask_cli.COMMANDS)
 ENVIRONMENT = {"COLUMNS": "100", "NO_COLOR": "1"}
 BY_FIELD = (MultiTaskConfig, MultiTaskTrainingArguments)  # of which most are another library's
 
@@ -130,13 +131,13 @@ def describe_recipe(folder):
 
 
 def describe_help(command):
-    """What ``--help`` prints."""
+    """What ``--help`` prints, without the training arguments, of which most are another library's."""
     output = io.StringIO()
     with mock.patch.dict(os.environ, ENVIRONMENT), contextlib.redirect_stdout(output):
         with pytest.raises(SystemExit) as ended:
             main([*([command] if command else []), "--help"])
         assert ended.value.code == 0
-    return output.getvalue().splitlines()
+    return output.getvalue().partition("\ntraining arguments")[0].splitlines()
 
 
 def makers(folder):

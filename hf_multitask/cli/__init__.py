@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
+import importlib
 import io
 import os
 import sys
 import time
 from collections.abc import Sequence
 
+import hf_multitask_cli
+
 from ..modeling.finite import WeightsError
 from ..modeling.loading import PushError
 from ..modeling.saving import storage_failure
 from ..training.secrets import without_secrets
 from ..training.step.guard import LossError
-from . import diagnose, evaluate, export, predict, train
 from .secrets import blank, secrets_of
 
 MISTAKES = (ValueError, TypeError, OSError, ImportError)  # their messages explain the mistake in one sentence
 _GRACE = 15.0  # seconds
-_COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict, "export": export, "diagnose": diagnose}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -31,17 +31,17 @@ def main(words: Sequence[str] | None = None) -> int:
         training, with a message of one sentence; 130 if interrupted. A run that receives SIGTERM saves first and
         exits with 143.
     """
-    parser = argparse.ArgumentParser(
-        prog="hf-multitask", description="Multi-task fine-tuning on the Hugging Face stack."
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in _COMMANDS.values():
-        command.add_parser(commands)
-    namespace, rest = parser.parse_known_args(words)
+    given = list(sys.argv[1:] if words is None else words)
+    if not given or given[0] not in hf_multitask_cli.COMMANDS or given[0] == "version":
+        return hf_multitask_cli.main(given)
+    parser, commands = hf_multitask_cli.build_parser()
+    command = importlib.import_module(f".{given[0]}", __name__)
+    command.add_parser(commands)
+    namespace, rest = parser.parse_known_args(given)
     rank = os.environ.get("RANK", "0")  # set by a launcher
     try:
         with contextlib.nullcontext() if rank == "0" else contextlib.redirect_stdout(io.StringIO()):
-            _COMMANDS[namespace.command].run(namespace, rest)
+            command.run(namespace, rest)
     except MISTAKES as problem:
         told = isinstance(problem, PushError | LossError | WeightsError) or storage_failure(problem)
         if getattr(namespace, "prepared", False) and not told:

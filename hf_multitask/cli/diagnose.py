@@ -27,9 +27,7 @@ _FEW = 5
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
-        "diagnose", help="measure how tasks affect each other", description=(__doc__ or "").replace("``", "")
-    )
+    parser = commands.add_parser("diagnose", description=(__doc__ or "").replace("``", ""))
     parser.add_argument("recipe", help="a YAML file; any training argument may follow, as in --max_steps 500")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure (default: all)")
     parser.add_argument(

@@ -18,9 +18,7 @@ from .train import show_metrics, splits
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
-        "evaluate", help="evaluate a saved model", description=(__doc__ or "").replace("``", "")
-    )
+    parser = commands.add_parser("evaluate", description=(__doc__ or "").replace("``", ""))
     parser.add_argument("model", help="folder or Hub id of a multi-task model")
     parser.add_argument("recipe", help="a YAML file with the data")
     parser.add_argument("--split", default="test", help="split to evaluate (default: test)")

@@ -12,9 +12,7 @@ from .saved import load_saved
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
-        "export", help="export a task as a stock model", description=(__doc__ or "").replace("``", "")
-    )
+    parser = commands.add_parser("export", description=(__doc__ or "").replace("``", ""))
     parser.add_argument("model", help="folder or Hub id of a multi-task model")
     parser.add_argument("--task", nargs="+", help="name of the task; several are each saved in a folder of their name")
     parser.add_argument("--all", action="store_true", help="every task that has a stock class")

@@ -27,9 +27,7 @@ _OF_FILES = ("text_column", "text_pair_column", "id_column", "include_line_numbe
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
-        "predict", help="print the answers of a saved model", description=(__doc__ or "").replace("``", "")
-    )
+    parser = commands.add_parser("predict", description=(__doc__ or "").replace("``", ""))
     parser.add_argument("model", help="folder or Hub id of a multi-task model")
     parser.add_argument("text", nargs="?", help="the text, or the file of a recording")
     parser.add_argument(

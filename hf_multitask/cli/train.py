@@ -29,6 +29,7 @@ from ..training.preparation.tasks import resolve_tasks, without_streams
 from ..training.report.console import FEW, MANY, table
 from ..training.state.checkpoint import last_whole_checkpoint
 from .arguments import Resume, build_arguments, parse_overrides, typed
+from .helps import add_help
 from .recipe import Recipe, read_recipe
 from .saved import processor_of
 from .splits import Splits
@@ -37,9 +38,8 @@ from .teachers import Apprenticeship, auto_teachers, given_teachers
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
-        "train", help="train the tasks of a recipe", description=(__doc__ or "").replace("``", "")
-    )
+    parser = commands.add_parser("train", description=(__doc__ or "").replace("``", ""), add_help=False)
+    add_help(parser)
     parser.add_argument("recipe", help="a YAML file; any training argument may follow, as in --learning_rate 5e-5")
     parser.add_argument(
         "--teachers",
