@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 # By command, what its line in the help says. The command is the module of its name in hf_multitask.cli.
 COMMANDS = {
+    "init": "write a recipe for your data",
     "train": "train the tasks of a recipe",
     "evaluate": "evaluate a saved model",
     "predict": "print the answers of a saved model",

@@ -39,11 +39,13 @@ def test_wheel_and_source_distribution_build_pass_the_check_and_run(tmp_path):
     files = sorted(map(str, built.iterdir()))
     wheel, archive = files[::-1] if files[0].endswith(".gz") else files
     assert "PASSED" in run(sys.executable, "-m", "twine", "check", "--strict", *files, folder=tmp_path)
-    names = set(zipfile.ZipFile(wheel).namelist())
+    with zipfile.ZipFile(wheel) as packing:
+        names = set(packing.namelist())
     assert {"hf_multitask_cli.py", "hf_multitask/py.typed", "hf_multitask/modeling/handler.py"} <= names
     assert not [name for name in names if name.split("/")[0] in ("tests", "examples", "benchmarks")]
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    packed = {name.partition("/")[2] for name in tarfile.open(archive).getnames()}
+    with tarfile.open(archive) as packing:
+        packed = {name.partition("/")[2] for name in packing.getnames()}
     assert {"README.md", "LICENSE", "setup.cfg", "pyproject.toml", "hf_multitask/py.typed"} <= packed
     run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), wheel, folder=tmp_path)
     where = {"PYTHONPATH": str(site)}
