@@ -69,8 +69,8 @@ def test_the_demo_has_its_backbone_where_the_examples_look():
 def test_command_lines_run(folder):
     (commands,) = [block for block in blocks("bash") if "hf-multitask evaluate" in block]
     (folder / "texts.jsonl").write_text('{"text": "A fine place."}\n')
-    outputs = [said(shell(command, folder=folder)) for command in commands.splitlines()]
-    assert len(outputs) == 6
+    first, *outputs = [said(shell(command, folder=folder)) for command in commands.splitlines()]
+    assert len(outputs) == 6 and "hf-multitask train reviews.yaml" in first
     assert "Resuming from" in outputs[1] and "checkpoint-10" in outputs[1]
     assert "average" in outputs[2]
     assert set(json.loads(outputs[3])) == {"sentiment", "ner"}
