@@ -1,0 +1,29 @@
+"""The documentation site builds without a warning, with every page and every public name."""
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs", reason="the extra 'docs' is not installed")
+    pytest.importorskip("mkdocstrings", reason="the extra 'docs' is not installed")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")} | {"api", "changelog", "contributing", "benchmarks"}
+    assert all((tmp_path / page / "index.html").is_file() for page in pages) and (tmp_path / "index.html").is_file()
+    api = (tmp_path / "api" / "index.html").read_text(encoding="utf-8")
+    assert not re.search(r":(class|func|meth|data|mod|math):<code>", api)
+    for package in ("hf_multitask", "hf_multitask.aggregation", "hf_multitask.hub"):
+        module = importlib.import_module(package)
+        names = [name for name in module.__all__ if callable(getattr(module, name))]
+        assert names and all(f'.{getattr(module, name).__qualname__}"' in api for name in names)
