@@ -29,7 +29,7 @@ class AnswerFile:
     """
 
     def __init__(self, path: Path, settings: dict[str, object]) -> None:
-        self.path, self.beside = path, path.with_name(path.name + ".unfinished.json")
+        self.path, self.beside = path, self.beside_of(path)
         self.settings, self.digest = settings, hashlib.sha256()
         self.read = self.done = 0  # inputs that this run has read, and answers that the file contained before
         if self.beside.is_file() and path.exists():
@@ -46,6 +46,11 @@ class AnswerFile:
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._note()
+
+    @staticmethod
+    def beside_of(path: Path) -> Path:
+        """The file with the state of the run."""
+        return path.with_name(path.name + ".unfinished.json")
 
     def _check_settings(self) -> None:
         before = self._before["settings"]
@@ -91,10 +96,18 @@ class AnswerFile:
         Raises:
             ValueError: there were fewer than the interrupted run has read.
         """
-        if self.read < self._before["read"]:
-            self._refuse_input()
+        self.check_end()
         self.path.touch()
         self.beside.unlink(missing_ok=True)
+
+    def check_end(self) -> None:
+        """Check that all inputs that the interrupted run has read were there again.
+
+        Raises:
+            ValueError: there were fewer.
+        """
+        if self.read < self._before["read"]:
+            self._refuse_input()
 
     def _refuse_input(self) -> None:
         raise ValueError(

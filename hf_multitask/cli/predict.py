@@ -15,11 +15,12 @@ from ..modeling import MultiTaskModel, MultiTaskPipeline
 from ..modeling.chunks import LENGTH, STRIDE
 from ..modeling.pipeline import InputError
 from ..modeling.sound import SoundError
-from .answers import WINDOW, AnswerFile
+from .answers import WINDOW
 from .inputs import USUAL, Columns, Input
 from .jsonl import HALF
 from .rows import RowFile, open_rows
 from .saved import load_saved, processor_of
+from .shares import Shares, own_device, ranks
 
 _LONG = 10_000  # rows, from which on progress is also shown in a log
 _OF_FILES = ("text_column", "text_pair_column", "id_column", "include_line_numbers")
@@ -32,7 +33,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("text", nargs="?", help="the text, or the file of a recording")
     parser.add_argument(
         "--input",
-        help="a file instead: CSV, TSV, a JSON list, or JSON lines, with the columns of the tasks or with 'text' (and "
+        help="a file instead: CSV, TSV, Parquet, a JSON list, or JSON lines, with the columns of the tasks or with 'text' (and "
         "'text_pair'), or 'question' and 'context' or 'choices'; or one text, "
         "or one file of a recording, per line; or any of them in gzip; or a folder of recordings",
     )
@@ -71,7 +72,7 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
     asked = {"tasks": namespace.tasks, "batch_size": namespace.batch_size}
     chunks = {LENGTH: namespace.chunk_length_s, STRIDE: _stride(namespace.stride_length_s)}
     asked |= {name: value for name, value in chunks.items() if value is not None}
-    pipeline = MultiTaskPipeline(model=model.eval(), **processor_of(tokenizer), **asked)
+    pipeline = MultiTaskPipeline(model=model.eval(), **processor_of(tokenizer), **asked, **own_device())
     names = namespace.tasks or model.config.task_names
     told = {"id": namespace.id_column or namespace.include_line_numbers, "input": namespace.include_inputs}
     clash = next((key for key, wanted in told.items() if wanted and key in names), None)
@@ -87,15 +88,15 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
     file = None if namespace.input is None else open_rows(Path(namespace.input), reader.names, USUAL)
     inputs = read_inputs(file, reader, namespace.text)
     settings = {"model": namespace.model, "weights": _version(namespace.model, model), **asked, **columns}
-    output = None if namespace.output is None else AnswerFile(Path(namespace.output), settings)
+    output = None if namespace.output is None else Shares(Path(namespace.output), settings, WINDOW)
     answering = Answering(pipeline, namespace.tasks, file)
     with _progress(file) as progress:
         while window := list(islice(inputs, WINDOW)):
             if output is None:
                 sys.stdout.writelines(answering.lines(window))
                 sys.stdout.flush()
-            elif output.takes(window):
-                output.write(answering.lines(window))
+            elif output.own_next() and output.file.takes(window):
+                output.file.write(answering.lines(window))
             progress.update(len(window))
     if output is not None:
         output.finish()
@@ -115,6 +116,8 @@ def _check(namespace: argparse.Namespace, words: Sequence[str]) -> None:
         raise ValueError(
             f"The text {namespace.text!r} is not in UTF-8. Set the terminal to UTF-8, or use --input FILE."
         )
+    if ranks() > 1 and namespace.output is None:
+        raise ValueError(f"{ranks()} processes answer together, and print nothing. Set --output FILE.")
     if namespace.batch_size < 1:
         raise ValueError(f"--batch_size should be 1 or more. Found {namespace.batch_size}.")
     of_files = next((name for name in _OF_FILES if getattr(namespace, name)), None)

@@ -1,4 +1,4 @@
-"""The rows of a file of CSV, TSV, JSON, JSON lines or text, whose format is detected from its content."""
+"""The rows of a file of CSV, TSV, JSON, JSON lines, Parquet or text, whose format is detected from its content."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .jsonl import parse_json, read_values
 from .lines import count_lines, read_lines
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
 
 TABLES = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _JSON = (".json", ".jsonl", ".ndjson")
@@ -32,7 +36,7 @@ class RowFile:
     Args:
         path: of the file.
         kind: ``"text"``, one text per line; ``"lines"``, one JSON value per line; ``"list"``, one JSON list, or one
-            object; ``"table"``, cells below a header; ``"folder"``, recordings.
+            object; ``"table"``, cells below a header; ``"parquet"``; ``"folder"``, recordings.
         delimiter: between the cells.
     """
 
@@ -50,6 +54,8 @@ class RowFile:
         """
         if self.kind == "folder":
             return enumerate(({"audio": name, "file": name} for name in recordings_in(self.path)), 1)
+        if self.kind == "parquet":
+            return enumerate(_parquet(self.path), 1)
         if self.kind == "text":
             return ((number, line.rstrip("\r\n")) for number, line in read_lines(self.path))
         if self.kind == "lines":
@@ -63,10 +69,12 @@ class RowFile:
         """The name of a row in messages."""
         if self.kind == "folder":
             return f"file '{recordings_in(self.path)[number - 1]}' of '{self.path}'"
-        return f"{'row' if self.kind == 'list' else 'line'} {number} of '{self.path}'"
+        return f"{'row' if self.kind in ('list', 'parquet') else 'line'} {number} of '{self.path}'"
 
     def count(self) -> int:
         """The approximate number of rows."""
+        if self.kind == "parquet":
+            return _opened(self.path).metadata.num_rows
         return sum(1 for _ in self.rows()) if self.kind in ("list", "folder") else count_lines(self.path)
 
     @property
@@ -101,6 +109,10 @@ def open_rows(path: Path, own: Collection[str], usual: Collection[str]) -> RowFi
         return RowFile(path, "folder")
     if not path.is_file():
         raise ValueError(f"There is no file '{path}'. Check --input.")
+    with path.open("rb") as file:
+        if file.read(4) == b"PAR1":
+            _opened(path)
+            return RowFile(path, "parquet")
     ending = Path(path.name.lower().removesuffix(".gz")).suffix
     filled = ((number, line.strip("\r\n")) for number, line in read_lines(path) if line.strip())
     head = [line for _, line in islice(filled, 2)]
@@ -190,6 +202,22 @@ def _table(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, str]]]:
                     f"that contain {delimiter!r} in double quotes."
                 )
             yield number, dict(zip(header, cells, strict=False))
+
+
+def _opened(path: Path) -> ParquetFile:
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        return ParquetFile(path)
+    except (ArrowException, OSError) as problem:
+        raise ValueError(f"'{path}' is not a whole Parquet file ({' '.join(str(problem).split())}).") from None
+
+
+def _parquet(path: Path) -> Iterator[dict[str, object]]:
+    with _opened(path) as file:
+        for batch in file.iter_batches(batch_size=2048):
+            yield from batch.to_pylist()
 
 
 def _whole(path: Path) -> str:
