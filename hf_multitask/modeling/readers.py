@@ -182,7 +182,7 @@ class Reader:
         }
 
     def own_part(self, task: Row, given: Row, answer: Open) -> Open:  # noqa: ARG002
-        """The part of an answer that is compared with the label of a row, for types whose answers repeat their input."""
+        """The part of an answer that is compared with a label, for types whose answers repeat their input."""
         return answer
 
     def read(self, task: Row, row: Row, encoder: Encoder) -> Reading:
