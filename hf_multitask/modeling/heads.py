@@ -183,9 +183,7 @@ class Head(nn.Module, ABC):
 
     def beyond_stock(self) -> str | None:
         """What of the head no stock class has, in words; None if there is nothing."""
-        if self.layer is None:
-            return None
-        return f"a head on {'a mix of layers' if self.layer == MIX else f'layer {self.layer}'} (`layer`)"
+        return None
 
     def described(self) -> Values:
         """What a reader of its logits needs beside the labels, as plain values."""
@@ -370,9 +368,7 @@ class TokenClassificationHead(Head):
 
     def beyond_stock(self) -> str | None:
         """See :meth:`Head.beyond_stock`: the chain."""
-        if self.crf is None:
-            return super().beyond_stock()
-        return "the scores of tags that follow each other (decoding='crf')"
+        return None if self.crf is None else "the scores of tags that follow each other (decoding='crf')"
 
     def described(self) -> Values:
         """See :meth:`Head.described`: the scheme, the decoding, and the scores of the chain."""

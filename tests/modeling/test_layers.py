@@ -230,7 +230,9 @@ def test_only_the_last_layer_is_exported(build, tmp_path):
     with torch.no_grad():
         assert torch.equal(stock(**batch()).logits, model(**batch()).logits["sentiment"])
     for name, what in (("ner", "a mix of layers"), ("choices", "layer 1"), ("alike", "layer 0")):
-        with pytest.raises(ValueError, match=rf"Task '{name}' has a head on {what} \(`layer`\), which no stock class"):
+        with pytest.raises(
+            ValueError, match=rf"Task '{name}' has a head on {what} \(`layer`\), and stock classes read"
+        ):
             model.export_task(name, tmp_path / name)
 
 
@@ -251,7 +253,7 @@ def test_graphs_have_the_layers_of_all_tasks(build, tmp_path):
 
 @pytest.mark.parametrize("layerdrop", [0.0, 1.0])
 def test_recordings_are_read_at_a_layer(layerdrop, tmp_path):
-    path = save_encoder(tmp_path / "encoder", layerdrop=layerdrop, apply_spec_augment=False)
+    path = save_encoder(tmp_path / "encoder", layerdrop=layerdrop, apply_spec_augment=False, do_stable_layer_norm=False)
 
     def build(layer):
         torch.manual_seed(1)
