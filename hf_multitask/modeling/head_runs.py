@@ -205,7 +205,7 @@ class HeadRuns(SharedModel):
         """The states that a head reads, of single rows: those of its layer."""
         if head.layer is None:
             return states_of(shared, rows)
-        early = None if head.needs_pooler else rows  # what pools reads all rows, which an aggregator tells apart
+        early = None if head.needs_pooler else rows  # a pooler reads all rows, as the row split needs
         if isinstance(head.layer, int):
             hidden = rows_of(shared.hidden_states[head.layer], early)  # type: ignore[index]
         else:
