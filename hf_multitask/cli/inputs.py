@@ -16,8 +16,8 @@ from ..modeling.readers import Row
 from ..modeling.sound import located
 from .rows import RowFile
 
-KEYS = ("text", "text_pair", "question", "context", "choices", "audio")
-_FIRST = {"text", "question", "audio"}  # one of which an input has
+KEYS = ("text", "text_pair", "question", "context", "choices", "audio", "messages")
+_FIRST = {"text", "question", "audio", "messages"}  # one of which an input has
 # Common column names, for files without the columns of a task or of the pipeline; lower case, the first match is used.
 _TEXTS = ("text", "sentence", "tokens", "words", "sentence1", "premise", "content", "document", "review", "utterance")
 _PAIRS = ("text_pair", "sentence2", "hypothesis")

@@ -84,9 +84,10 @@ def _lines(
     for start in range(0, len(numbers), _WINDOW):
         own = numbers[start : start + _WINDOW]
         window = [rows[number] for number in own]
-        answers = pipeline([reader_of(values).example(values, row) for row in window], tasks=[name])
-        for number, row, answer in zip(own, window, answers, strict=True):
-            told, score = _parts(answer[name], task)
+        reader = reader_of(values)
+        asked = [reader.example(values, row) for row in window]
+        for number, row, given, answer in zip(own, window, asked, pipeline(asked, tasks=[name]), strict=True):
+            told, score = _parts(reader.own_part(values, given, answer[name]), task)
             yield {
                 "id": row["id"] if row.get("id") is not None else number,
                 "task": name,

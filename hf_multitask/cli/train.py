@@ -301,7 +301,9 @@ def _shown(value: object) -> str:
         return str(value.get("path") or "a recording")
     if isinstance(value, bytes):
         return "a recording"
-    return " | ".join(value) if isinstance(value, list) else as_text(value)
+    if isinstance(value, list):
+        return " | ".join(one["content"] if isinstance(one, Mapping) else one for one in value)
+    return as_text(value)
 
 
 def _short(text: str) -> str:
@@ -315,7 +317,7 @@ def _readable(answer: object) -> str:
     if isinstance(answer, dict) and "embedding" in answer:
         return f"an embedding with {len(answer['embedding'])} numbers"
     if isinstance(answer, dict) and "generated_text" in answer:
-        return _short(answer["generated_text"])
+        return _short(_shown(answer["generated_text"]))
     if isinstance(answer, dict) and answer.keys() == {"text"}:
         return _short(answer["text"])
     if not isinstance(answer, dict) or "score" not in answer:  # a task type of the user

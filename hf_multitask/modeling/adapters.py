@@ -24,7 +24,7 @@ from .aliases import Values
 from .branches import branch_parameters
 from .config import SHARED, close_match
 from .heads import Head
-from .reach import unread_backbone
+from .reach import unread_backbone, unread_layers
 from .shared import SharedModel, adapter_settings
 
 _ADAPTER = re.compile(r"\.lora_[AB]\.([^.]+)\.")
@@ -254,13 +254,14 @@ def follow_backbone(model: SharedModel, old: PreTrainedModel, fresh: set[int]) -
 
 
 def unread_adapters(model: SharedModel) -> Iterator[nn.Parameter]:
-    """What of a task's adapter its own head does not read: parts in a decoder, a pooler, a language model's layers."""
-    unread: dict[tuple[bool, bool, bool], set[int]] = {}
+    """What of a task's adapter its own head does not read: in a decoder, a pooler, a language model, layers above."""
+    unread: dict[tuple[object, ...], set[int]] = {}
     heads = {name: cast(Head, head) for name, head in model.heads.items() if name in adapter_settings(model)["tasks"]}
     for name, head in heads.items():
-        kind = (bool(head.reads_decoder), bool(head.language_model), bool(head.needs_pooler))
+        kind = (bool(head.reads_decoder), bool(head.language_model), bool(head.needs_pooler), head.layer)
         if kind not in unread:
-            unread[kind] = {id(one) for one in unread_backbone(model.backbone, [head])}
+            parts = (unread_backbone(model.backbone, [head]), unread_layers(model.backbone, [head]))
+            unread[kind] = {id(one) for part in parts for one in part}
         elsewhere = {
             id(one)
             for branch in (model.config.branches or {})

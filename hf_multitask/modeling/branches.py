@@ -20,6 +20,7 @@ from .adapter_rows import Routing
 from .aliases import Open, TaskDict
 from .config import check_branch_layers, check_branches, close_match
 from .kinds import kind_of, num_labels
+from .layers import number_of_layers
 from .native import family_kind, reading_part
 from .readers import TEXTS
 
@@ -119,12 +120,6 @@ def layers_of(backbone: PreTrainedModel) -> nn.ModuleList:
 def _alike(layers: nn.ModuleList) -> bool:
     kinds = {type(next(iter(one.branches.values())) if isinstance(one, BranchedLayer) else one) for one in layers}
     return len(kinds) == 1 and not isinstance(layers[0], nn.Linear | nn.LayerNorm | nn.Conv1d)
-
-
-def number_of_layers(config: PreTrainedConfig) -> int:
-    """The layers of the part of a backbone that reads: of an encoder-decoder, those of the encoder."""
-    count = getattr(config, "encoder_layers", None) if config.is_encoder_decoder else None
-    return int(count or getattr(config.get_text_config(), "num_hidden_layers", None) or 0)
 
 
 def heads_of(config: PreTrainedConfig) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from .aliases import Settings, TaskDict
 from .inputs import as_text
 
-_NAMES = ("text_column", "tokens_column", "source_column", "context_column")
+_NAMES = ("prompt_column", "messages_column", "text_column", "tokens_column", "source_column", "context_column")
 
 
 def text_columns(task: TaskDict) -> tuple[str, str | None]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .aliases import Settings, Values
 from .config import MultiTaskConfig
-from .examples import AUDIO, PAIR, SPOKEN, TEXT, TRANSCRIBED, Example
+from .examples import AUDIO, CHAT, PAIR, SPOKEN, TEXT, TRANSCRIBED, Example
 from .kinds import KINDS, all_kinds, reader_of
 
 MANY = 20  # longer lists are cut, and tables of more tasks are folded
@@ -55,7 +55,7 @@ _GENERATE = """from transformers import AutoModel, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{repository}", trust_remote_code=True)
 model = AutoModel.from_pretrained("{repository}", trust_remote_code=True)
-tokens = tokenizer({text}, return_tensors="pt")
+tokens = {tokens}
 written = model.generate(tokens["input_ids"], tokens["attention_mask"], task="{task}", max_new_tokens=50)
 print(tokenizer.batch_decode(written, skip_special_tokens=True))"""
 
@@ -165,8 +165,9 @@ def usage(config: MultiTaskConfig, repository: str) -> str:
     known = dict.fromkeys(example for kind in all_kinds() for example in kind.reader.examples)
     order = sorted(by_example, key=[*(one for one in known if one is not SPOKEN), SPOKEN].index)
     first, readers = order[0], by_example[order[0]]
-    written = next((example for example in order if example.writes and example is not SPOKEN), first)
-    more = f"\nprint(multitask({SPOKEN.asked}))" if SPOKEN in order[1:] else ""
+    apart = [example for example in (SPOKEN, CHAT) if example in order[1:]]
+    written = next((example for example in order if example.writes and example not in apart), first)
+    more = "".join(f"\nprint(multitask({example.asked}))" for example in apart)
     parts = [_USE.format(repository=repository, text=(first if first is PAIR else written).asked, more=more)]
     names = [task["name"] for task in readers]
     if first is AUDIO:
@@ -183,7 +184,10 @@ def usage(config: MultiTaskConfig, repository: str) -> str:
         parts.append(_WITHOUT.format(what="Logits", code=code))
     elif first is not SPOKEN and not readers[0].get("target_lang"):  # whose code the pipeline sets
         text = json.dumps((readers[0].get("prefix") or "") + TEXT, ensure_ascii=False)
-        code = _GENERATE.format(repository=repository, text=text, task=names[0])
+        tokens = f'tokenizer({text}, return_tensors="pt")'
+        if first is CHAT:
+            tokens = f'tokenizer.apply_chat_template({first.tokens}, add_generation_prompt=True, return_tensors="pt")'
+        code = _GENERATE.format(repository=repository, tokens=tokens, task=names[0])
         parts.append(_WITHOUT.format(what="A text", code=code))
     return "\n\n".join(parts)
 

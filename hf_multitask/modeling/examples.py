@@ -26,4 +26,6 @@ AUDIO = Example('"recording.wav"', "")
 SPOKEN = Example('{"audio": "recording.wav"}', "", writes=True)
 TRANSCRIBED = Example('"recording.wav"', "", writes=True)
 ONE = Example(f'"{TEXT}"', f'"{TEXT}"')
+_MESSAGES = f'[{{"role": "user", "content": "{TEXT}"}}]'
+CHAT = Example(_MESSAGES, _MESSAGES, writes=True)
 PAIR = Example(f'{{"text": "{TEXT}", "text_pair": "She liked it."}}', f'"{TEXT}", "She liked it."')

@@ -20,6 +20,7 @@ from .fitted import DECISIONS
 from .graphs import write_onnx
 from .heads import Head
 from .inputs import longest_input
+from .layers import MIX
 from .lifecycle import TaskLifecycle
 from .native import WRITING, backbone_class, base_name, reading_part, stock_class
 from .processors import tokenizer_of
@@ -154,6 +155,12 @@ def stock_of(task: TaskDict, head: Head, backbone: PreTrainedModel) -> PreTraine
         raise ValueError(
             f"Task '{task['name']}' has a head that is not the family's own, so no stock class can hold it. "
             "Only heads with pooling='native' of a family that has a class for the task are exported."
+        )
+    if head.layer is not None:
+        what = "a mix of layers" if head.layer == MIX else f"layer {head.layer}"
+        raise ValueError(
+            f"Task '{task['name']}' has a head on {what} (`layer`), and stock classes read the last layer, so it is "
+            "not exported. Save the whole model instead, or train it on the last layer."
         )
     if (beyond := head.beyond_stock()) is not None:
         raise ValueError(

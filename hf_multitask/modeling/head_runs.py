@@ -1,24 +1,26 @@
 """Running the heads of a batch, each over its own rows of the shared states."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 
 from .adapter_rows import Block
 from .aliases import Open, Settings, Values
-from .branches import heads_of
+from .branches import heads_of, layers_of
 from .forks import as_task, fork
 from .generation import check_generate_kwargs
 from .heads import Head
 from .keywords import check_keywords
 from .language import LanguageHead
+from .layers import all_states, drops_layers, number_of_layers, pooled, recorded
 from .losses import divisor
 from .native import WRITING, decoder_states, reading_part
 from .padded_norm import ignoring_padding
 from .parts import in_parts, part_of, rows_of_a_pass
 from .precision import fitted, in_dtype
-from .routing import States, rows_of, spread, states_of
+from .routing import States, rows_of, spread, states_of, with_layers
 from .shared import SharedModel
 from .spec_augment import masked_spectrogram, masking
 from .subsampler import embedded
@@ -120,12 +122,37 @@ class HeadRuns(SharedModel):
         seeds, mask, config = given.pop("mask_seeds", None), given.get("attention_mask"), self.config.backbone_config
         given = masked_spectrogram(config, given, seeds) if part.training else given
         passes = self.routing.of(blocks), self.routing.forked(parting)
-        with passes[0], passes[1], ignoring_padding(part, config, mask), masking(part, seeds, mask):
+        alone = ignoring_padding(part, config, mask), masking(part, seeds, mask)
+        with passes[0], passes[1], alone[0], alone[1], self._layers_shown(given, runs) as layers:
             read = part(**given)
         states, ids, mask = states_of(read, None), given.get("input_ids"), given["attention_mask"]
         if parting is not None:
             states, ids, mask = parting.above(states), parting.above(ids), parting.above(mask)
+        if layers is not None:
+            hidden = layers or [one for one in read.hidden_states or () if one is not None]
+            last = cast(torch.Tensor, states.last_hidden_state)
+            shown = all_states(hidden, last, number_of_layers(config))
+            if parting is not None:
+                shown = tuple(one if one.shape[0] == last.shape[0] else parting.above(one) for one in shown)
+            states = with_layers(states, shown)
         return task_rows, read, (states, ids, mask)
+
+    @contextmanager
+    def _layers_shown(self, given: Values, runs: list[str]) -> Iterator[list[torch.Tensor | None] | None]:
+        """Have a pass show the states of its layers if a head reads some; None if none does.
+
+        Layers with branches, and layers that are left out at random, show them themselves.
+        """
+        part, config = reading_part(self.backbone), self.config.backbone_config
+        heads = [cast(Head, self.heads[name]) for name in (self.heads if part.training or not runs else runs)]
+        if all(head.layer is None for head in heads):
+            yield None
+        elif self.routing.branches or (part.training and drops_layers(config)):
+            with recorded(list(layers_of(self.backbone))) as found:
+                yield found
+        else:
+            given["output_hidden_states"] = True
+            yield []
 
     def _read_in_parts(
         self, given: Values, task_rows: dict[str, torch.Tensor], labels: Labels
@@ -165,17 +192,28 @@ class HeadRuns(SharedModel):
     ) -> torch.Tensor:
         """Outputs of one task for single rows, (M, ...); of all of the batch where None."""
         head = self._head(name)
-        states, input_ids, attention_mask = (
-            states_of(inputs[0], rows),
-            rows_of(inputs[1], rows),
-            rows_of(inputs[2], rows),
-        )
+        input_ids, attention_mask = rows_of(inputs[1], rows), rows_of(inputs[2], rows)
         with as_task(self.routing, name):
+            states = self._states_at(head, inputs[0], rows)
             if head.reads_decoder:
                 states = self._decoder_states(name, states, attention_mask, head.decoder_ids(input_ids, labels))
             if head.language_model:
                 return cast(LanguageHead, head).read(self.backbone, states, labels)
         return head(fitted(states, head), input_ids, attention_mask)
+
+    def _states_at(self, head: Head, shared: States, rows: torch.Tensor | None) -> States:
+        """The states that a head reads, of single rows: those of its layer."""
+        if head.layer is None:
+            return states_of(shared, rows)
+        early = None if head.needs_pooler else rows  # a pooler reads all rows, as the row split needs
+        if isinstance(head.layer, int):
+            hidden = rows_of(shared.hidden_states[head.layer], early)  # type: ignore[index]
+        else:
+            hidden = head.mix([rows_of(one, early) for one in shared.hidden_states])  # type: ignore[misc, union-attr]
+        if not head.needs_pooler:
+            return States(last_hidden_state=hidden)
+        pooler_output = pooled(self.backbone.base_model, cast(torch.Tensor, hidden))
+        return states_of(States(last_hidden_state=hidden, pooler_output=pooler_output), rows)
 
     def _of_items(self, name: str, outputs: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
         """Outputs of rows as the logits of items: of one row each, or of several where ``rows`` is (N, G)."""

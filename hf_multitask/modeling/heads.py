@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 from .aliases import AutoClass, Open, TaskDict, Values
 from .chain import LinearChain
 from .config import close_match
+from .layers import MIX, LayerMix, layer_of, number_of_layers
 from .losses import IGNORE, class_losses, label_weights, loss_options, number_losses, precise, set_losses
 from .native import States, stock_head
 from .structure import Structure, Tagged
@@ -104,6 +105,8 @@ class Head(nn.Module, ABC):
     needs_pooler = False
     # Whether it reads the decoder's states, in place of the encoder's.
     reads_decoder = False
+    # The hidden states that it reads, or the mix of all; None for those of the last layer.
+    layer: int | str | None = None
     problem_type: str | None = None
 
     def __init__(self, task: TaskDict, config: PreTrainedConfig, *, pooling: str) -> None:
@@ -111,6 +114,8 @@ class Head(nn.Module, ABC):
         self.num_labels = self.outputs(task)
         self.loss_options = loss_options(task)
         self.build(task, config, pooling)
+        self.layer = layer_of(task, config, decodes=self.reads_decoder or self.language_model is not None)
+        self.mix = LayerMix(number_of_layers(config) + 1) if self.layer == MIX else None
 
     @classmethod
     def outputs(cls, task: TaskDict) -> int:

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .aliases import Open, TaskDict, Values
-from .examples import ONE, TEXT, Example
+from .chats import ASSISTANT, chat_template, is_chat, is_prompted, prompt_ids
+from .examples import CHAT, ONE, TEXT, Example
 from .generation import generation_kwargs, languages
 from .heads import IGNORE, Head, at_least_float32
 from .inputs import Encoder, as_text, cut_rows, encode, one_at_a_time, rows_of
@@ -200,19 +201,78 @@ class WritingReader(Reader):
 
 
 class ContinuingReader(WritingReader):
-    """A text to continue, padded on the left."""
+    """A text or a chat to continue, padded on the left.
+
+    What a prompt is follows from the task: for one that was trained on prompts, the tokens that the tokenizer makes of
+    it, as in the pipeline of Transformers; else a text that begins with the beginning-of-text token.
+    """
 
     input_names: ClassVar[tuple[str, ...]] = Reader.input_names
+    examples: ClassVar[tuple[Example, ...]] = (_WRITTEN, CHAT)
+
+    def columns(self, task: Row) -> dict[str, str]:
+        """See :class:`Reader`."""
+        column = task.get("messages_column")
+        return super().columns(task) if column is None else {"messages": column}
+
+    def example_of(self, task: Row) -> Example:
+        """See :class:`Reader`."""
+        return self.examples[task.get("messages_column") is not None]
+
+    def example(self, task: Row, row: Row) -> Values:
+        """See :class:`Reader`: a chat without the answer that the row has."""
+        found = super().example(task, row)
+        if is_chat(messages := found.get("messages")):
+            places = [place for place, one in enumerate(messages) if one["role"] == ASSISTANT]
+            found["messages"] = messages[: places[-1]] if places and places[-1] else messages
+        return found
+
+    def own_part(self, task: Row, given: Row, answer: Open) -> Open:
+        """See :class:`Reader`: what is written after a prompt; of a chat as a whole its label is the whole chat."""
+        written, prompt = answer["generated_text"], given.get("text")
+        if prompt is None or task.get("prompt_column") is None:
+            return answer
+        return {"generated_text": written[len(prompt if is_chat(prompt) else as_text(prompt)) :]}
+
+    def takes(self, task: Row) -> str:  # noqa: ARG002
+        """See :class:`Reader`."""
+        return "single texts, and chats where the tokenizer has a chat template"
+
+    def accepts(self, task: Row, row: Row, encoder: Encoder) -> bool:
+        """See :class:`Reader`."""
+        if row.get("messages") is not None:
+            return is_chat(row["messages"]) and chat_template(encoder.tokenizer) is not None
+        return super().accepts(task, row, encoder)
 
     def read(self, task: Row, row: Row, encoder: Encoder) -> Reading:
         """See :class:`Reader`: the end of a text, as far as the backbone has positions for it and for what follows."""
-        text = as_text(row["text"])
-        return Reading([(("write", task["name"], text), self._prompt(task, text, encoder))], text)
+        given = row["text"] if row.get("messages") is None else row["messages"]
+        text = given if is_chat(given) else as_text(given)
+        whole = is_chat(text) or is_prompted(task)
+        inputs = self._prompt(task, text, encoder) if whole else self._begun(task, as_text(text), encoder)
+        return Reading([(("write", task["name"], str(text)), inputs)], text)
 
-    def _prompt(self, task: Row, text: str, encoder: Encoder) -> dict[str, list[int]]:
-        tokenizer, most = encoder.tokenizer, encoder.limit
+    def _most(self, task: Row, encoder: Encoder) -> int | None:
+        most = encoder.limit
         if most is not None and (positions := getattr(encoder.config, "max_position_embeddings", None)) is not None:
-            most = min(most, positions - generation_kwargs(tokenizer, task, encoder.config)["max_new_tokens"])
+            new = generation_kwargs(encoder.tokenizer, task, encoder.config)["max_new_tokens"]
+            most = min(most, positions - new)
+        return most
+
+    def _prompt(self, task: Row, prompt: Open, encoder: Encoder) -> dict[str, list[int]]:
+        tokenizer, most = encoder.tokenizer, self._most(task, encoder)
+        ids = prompt_ids(tokenizer, prompt)
+        if not ids:  # as generate begins without a prompt
+            ids = [next(one for one in (tokenizer.bos_token_id, tokenizer.eos_token_id, 0) if one is not None)]
+        if most is not None and len(ids) > most:
+            ids = ids[-most:]
+            self._tell_continued(task, most, encoder)
+        begin = {"input_ids": ids, "attention_mask": [1] * len(ids), "token_type_ids": [0] * len(ids)}
+        (row,) = rows_of(encoder.inputs({name: [values] for name, values in begin.items()}))
+        return row
+
+    def _begun(self, task: Row, text: str, encoder: Encoder) -> dict[str, list[int]]:
+        tokenizer, most = encoder.tokenizer, self._most(task, encoder)
         with one_at_a_time():
             side, tokenizer.truncation_side = tokenizer.truncation_side, "left"
             try:
@@ -222,10 +282,7 @@ class ContinuingReader(WritingReader):
                 tokenizer.truncation_side = side
         (row,) = rows_of(encoder.inputs(encoding))
         if cut:
-            encoder.tell(
-                f"Task '{task['name']}': an input is longer than {most} tokens, and is continued from its last ones; "
-                "this is said once."
-            )
+            self._tell_continued(task, most, encoder)
         first = tokenizer.bos_token_id
         if first is not None and row["input_ids"][0] != first:  # as in training
             begin = {"input_ids": first, "attention_mask": 1}
@@ -233,15 +290,33 @@ class ContinuingReader(WritingReader):
             row = {name: [begin.get(name, 0), *values[drop:]] for name, values in row.items()}
         return row
 
-    def stock_example(self, task: Row, tokenizer: Open) -> tuple[str, str]:  # noqa: ARG002
+    @staticmethod
+    def _tell_continued(task: Row, most: int | None, encoder: Encoder) -> None:
+        encoder.tell(
+            f"Task '{task['name']}': an input is longer than {most} tokens, and is continued from its last ones; "
+            "this is said once."
+        )
+
+    def stock_example(self, task: Row, tokenizer: Open) -> tuple[Open, str]:
         """See :class:`Reader`."""
-        return f"{getattr(tokenizer, 'bos_token', None) or ''}Ada Lovelace", ""
+        if task.get("messages_column") is not None:
+            return [{"role": "user", "content": TEXT}], ""
+        begin = "" if is_prompted(task) else getattr(tokenizer, "bos_token", None) or ""
+        return f"{begin}Ada Lovelace", ""
 
     def _written(
         self, model: Open, task: Row, batch: dict[str, torch.Tensor], tokenizer: Open, kwargs: Values
     ) -> torch.Tensor:
         return super()._written(model, task, batch, tokenizer, kwargs)[:, batch["input_ids"].shape[1] :]
 
-    def text(self, task: Row, rest: str, written: str) -> Open:  # noqa: ARG002
-        """As ``text-generation``: the text with its continuation."""
-        return {"generated_text": rest + written}
+    def text(self, task: Row, rest: Open, written: str) -> Open:  # noqa: ARG002
+        """As ``text-generation``: the text with its continuation, or the chat with the answer.
+
+        The last message of a chat is continued if it is the assistant's, and else answered.
+        """
+        if not is_chat(rest):
+            return {"generated_text": rest + written}
+        *before, last = rest
+        if last["role"] == ASSISTANT:
+            return {"generated_text": [*before, {**last, "content": last["content"] + written}]}
+        return {"generated_text": [*rest, {"role": ASSISTANT, "content": written}]}

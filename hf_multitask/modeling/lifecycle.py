@@ -13,6 +13,7 @@ from .branches import branch_parameters
 from .config import MultiTaskConfig, check_task_name
 from .heads import Head
 from .kinds import check_input, fitted, head_class, num_labels
+from .layers import LayerMix
 from .native import (
     asked_inputs,
     backbone_class,
@@ -23,7 +24,7 @@ from .native import (
     refitted,
     take_pooler,
 )
-from .reach import unread_backbone
+from .reach import unread_backbone, unread_layers
 from .shared import SharedModel
 from .subsampler import Convolution, ScaledNorm, Subsampler
 from .trial import check_family
@@ -157,6 +158,11 @@ class TaskLifecycle(SharedModel):
                 f"Task '{name}' has a head for {num_labels(old)} labels, and {num_labels(new)} are given. "
                 "Keep the labels, or start from the backbone again."
             )
+        if name in self.heads and new.get("layer") != old.get("layer"):
+            raise ValueError(
+                f"Task '{name}' has a head on `layer = {old.get('layer')!r}`, and {new.get('layer')!r} is given. Keep "
+                "the layer, or start from the backbone again."
+            )
         if head_class(new) is not head_class(old):
             raise ValueError(
                 f"Task '{name}' has the type '{old['type']}', and '{new['type']}' is given. Keep the type."
@@ -169,8 +175,13 @@ class TaskLifecycle(SharedModel):
             self._fit_backbone()
             self._rest_unread()
 
-    def unread_parameters(self, tasks: Iterable[str]) -> Iterator[nn.Parameter]:
-        """The parameters that none of some tasks reads: other heads and adapters, parts of the backbone."""
+    def unread_parameters(self, tasks: Iterable[str], *, layers: bool = True) -> Iterator[nn.Parameter]:
+        """The parameters that none of some tasks reads: other heads and adapters, parts of the backbone.
+
+        Args:
+            tasks: their names.
+            layers: whether layers of the backbone count.
+        """
         readers = set(tasks)
         for name, head in self.heads.items():
             if name not in readers:
@@ -182,7 +193,9 @@ class TaskLifecycle(SharedModel):
             yield from branch_parameters(self.backbone, branch)
         if self.subsampler is not None and not any(self.config.task(name).get("subsampler") for name in readers):
             yield from self.subsampler.parameters()
-        yield from unread_backbone(self.backbone, [cast(Head, self.heads[name]) for name in readers])
+        heads = [cast(Head, self.heads[name]) for name in readers]
+        yield from unread_backbone(self.backbone, heads)
+        yield from unread_layers(self.backbone, heads) if layers else ()
 
     def set_pad_token_id(self, pad_token_id: int) -> None:
         """Tell backbone and heads which token is padding, for families whose checkpoints name none."""
@@ -264,7 +277,7 @@ class TaskLifecycle(SharedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         """Set the weights of a module that are not loaded."""
-        if isinstance(module, Convolution | ScaledNorm):
+        if isinstance(module, Convolution | ScaledNorm | LayerMix):
             module.set_fresh()
         else:
             super()._init_weights(module)
@@ -291,7 +304,9 @@ class TaskLifecycle(SharedModel):
             self.subsampler = made.to(device=self.backbone.device, dtype=dtype).train(self.training)
 
     def _unread_by_all(self) -> list[nn.Parameter]:
-        return list(self.unread_parameters(self.heads)) if self.config.backbone_config.is_encoder_decoder else []
+        below = any(cast(Head, head).layer is not None for head in self.heads.values())
+        anything = below or self.config.backbone_config.is_encoder_decoder
+        return list(self.unread_parameters(self.heads)) if anything else []
 
     def _rest_unread(self) -> None:
         """Freeze what no head reads, a decoder or parts of adapters, once all heads are known."""

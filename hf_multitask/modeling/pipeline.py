@@ -9,6 +9,7 @@ import torch
 from transformers import Pipeline
 
 from .aliases import Open, Settings, TaskDict, Values
+from .chats import keyed
 from .chunks import LENGTH, STRIDE, Chunking
 from .finite import check_weights
 from .generation import check_generate_kwargs, generation_settings
@@ -19,7 +20,7 @@ from .readers import Reading
 from .sound import SoundError
 
 _INPUTS = "a text or a dict with 'text', 'question' and 'context', or 'question' and 'choices'"
-_FIRST = ("text", "question")  # one of which such an input has
+_FIRST = ("text", "question", "messages")  # one of which such an input has
 _KNOWN = ("tasks", "generate_kwargs", LENGTH, STRIDE, "batch_size", "num_workers")
 _OPTION = "It is an option of the task, which the model's configuration holds."
 _LOGITS = "model(**tokens).logits[task] holds the scores of all labels."
@@ -58,8 +59,9 @@ class MultiTaskPipeline(Pipeline):
 
     An input of a model that reads texts is a string, a list of words, or a dict: ``{"tokens": [...]}`` for a list of
     words, ``{"text": ..., "text_pair": ...}`` for tasks on pairs, ``{"question": ..., "context": ...}``,
-    ``{"question": ..., "choices": [...]}``. An input of a model that reads recordings is a file name, the bytes of a
-    file, samples at the rate of the feature extractor, or ``{"array": ..., "sampling_rate": ...}``.
+    ``{"question": ..., "choices": [...]}``, or a chat, a list of messages with ``role`` and ``content``. An input of a
+    model that reads recordings is a file name, the bytes of a file, samples at the rate of the feature extractor, or
+    ``{"array": ..., "sampling_rate": ...}``.
 
     ``tasks=["ner"]`` asks some of the tasks only, ``generate_kwargs={...}`` goes to ``generate`` of those that write.
     ``chunk_length_s`` has ``automatic-speech-recognition`` by CTC and by Whisper read long recordings in chunks of so
@@ -155,11 +157,12 @@ class MultiTaskPipeline(Pipeline):
         given = {name: value for name, value in kwargs.items() if name not in ("batch_size", "num_workers")}
         reading = self._preprocess_params | self._sanitize_parameters(**given)[0]
         self._chunking(reading)
+        inputs = keyed(inputs)
         if isinstance(inputs, Iterator):
             return self._stream(inputs, reading, kwargs)
         if not isinstance(inputs, Sequence) or isinstance(inputs, str | bytes):
             return super().__call__(inputs, **kwargs)
-        inputs = list(inputs)  # a column of a dataset, a tuple
+        inputs = [keyed(one) for one in inputs]  # of a column of a dataset, a tuple
         if not inputs:
             return []
         order = sorted(range(len(inputs)), key=lambda number: _length(inputs[number]), reverse=True)
@@ -239,7 +242,7 @@ class MultiTaskPipeline(Pipeline):
 
     def _row_of(self, inputs: object) -> Settings:
         """An input by key; one without keys is a text, or what else all tasks read."""
-        readers = [reader_of(task) for task in self.model.config.tasks]
+        inputs, readers = keyed(inputs), [reader_of(task) for task in self.model.config.tasks]
         if len({reader.modality for reader in readers}) == 1 and (row := readers[0].row_of(inputs)) is not None:
             return row
         return inputs if isinstance(inputs, Mapping) else {"text": inputs}

@@ -5,7 +5,9 @@ from collections.abc import Iterable, Iterator
 from torch import nn
 from transformers import PreTrainedModel
 
+from .branches import layers_of
 from .heads import Head
+from .layers import MIX
 from .native import reading_part
 
 
@@ -24,3 +26,16 @@ def unread_backbone(backbone: PreTrainedModel, heads: Iterable[Head]) -> Iterato
     if not any(head.language_model for head in heads):
         read |= {id(parameter) for parameter in decoder}
         yield from (parameter for parameter in backbone.parameters() if id(parameter) not in read)
+
+
+def unread_layers(backbone: PreTrainedModel, heads: Iterable[Head]) -> Iterator[nn.Parameter]:
+    """The layers of a backbone above the highest one that any of some heads reads."""
+    read = [head.layer for head in heads]
+    if not read or None in read or MIX in read:
+        return
+    try:
+        layers = layers_of(backbone)
+    except ValueError:  # of ALBERT, whose layers are one
+        return
+    for layer in list(layers)[max(one for one in read if isinstance(one, int)) :]:
+        yield from layer.parameters()

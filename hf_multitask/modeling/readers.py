@@ -181,6 +181,10 @@ class Reader:
             for key, column in self.columns(task).items()
         }
 
+    def own_part(self, task: Row, given: Row, answer: Open) -> Open:  # noqa: ARG002
+        """The part of an answer that is compared with a label, for types whose answers repeat their input."""
+        return answer
+
     def read(self, task: Row, row: Row, encoder: Encoder) -> Reading:
         """The input as model inputs."""
         text = as_text(row["text"])

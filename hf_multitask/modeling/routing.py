@@ -1,5 +1,6 @@
 """Which rows of a batch belong to which task."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,12 @@ def states_of(states: States, rows: torch.Tensor | None) -> States:
         last_hidden_state=rows_of(states.last_hidden_state, rows),
         pooler_output=rows_of(getattr(states, "pooler_output", None), rows),
     )
+
+
+def with_layers(states: States, hidden: Sequence[torch.Tensor]) -> States:
+    """The shared states with those of all layers."""
+    pooled = getattr(states, "pooler_output", None)
+    return States(last_hidden_state=states.last_hidden_state, pooler_output=pooled, hidden_states=tuple(hidden))
 
 
 def spread(outputs: torch.Tensor, rows_NG: torch.Tensor, absent: float) -> torch.Tensor:

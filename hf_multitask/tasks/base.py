@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, ClassVar
 from ..modeling.columns import text_columns
 from ..modeling.config import close_match
 from ..modeling.inputs import WINDOWS, as_text
-from ..modeling.kinds import reader_of
+from ..modeling.kinds import kind_of, reader_of
+from ..modeling.layers import check_layer
 from ..modeling.readers import TEXTS
 from .encodings import RowEncodings, read_rows
 from .joining import check_joined, stored_columns
@@ -47,6 +48,8 @@ class Task(Measured):
         max_length: tokens to which a row is truncated; the maximum of tokenizer and backbone if None.
         language: of the texts, for backbones with a language input, such as XLM with its ``lang2id``.
         weight_column: column of the weights of the rows in the loss, numbers of 0 or more; 1 for every row if None.
+        layer: the layer that its head reads, as an index of the hidden states (0 for the embeddings), or ``"mix"`` for
+            a learned mix of all; the last one if None.
         metrics: names of the metrics of its evaluations, the primary one first; those of the type if None.
     """
 
@@ -66,11 +69,24 @@ class Task(Measured):
     max_length: int | None = None
     language: str | None = None
     weight_column: str | None = None
+    layer: int | str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_number("max_length", 1)
         check_joined(self)
+        self._check_layer()
+
+    def _check_layer(self) -> None:
+        try:
+            check_layer(self.layer)
+        except ValueError as problem:
+            raise self.error(str(problem)) from None
+        if self.layer is not None and kind_of({"type": self.type, "name": self.name}).head.language_model:
+            raise self.error(
+                f"`layer` is for types with a head of their own, and {self.type} reads the last layers of a language "
+                f"model. Found `layer = {self.layer!r}`. Leave it out."
+            )
 
     def check_number(self, argument: str, least: int, *, none: bool = True) -> None:
         """Check that an argument is a whole number of at least ``least``, or None if that is allowed.

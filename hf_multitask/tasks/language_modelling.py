@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from ..modeling.chats import chat_template, is_prompted
 from ..modeling.heads import IGNORE
 from . import labels as lab
 from .base import Task
 from .constant import entropy
 from .joining import stored_columns
+from .prompts import COMPLETION, MESSAGES, PROMPT, REMARKS, Prompted, check_prompted, read_prompted
 from .registration import register_task
 
 if TYPE_CHECKING:
@@ -173,23 +175,34 @@ class FillMask(LanguageModelling):
 
 @dataclass(kw_only=True)
 class TextGeneration(LanguageModelling):
-    """Predict every next word of a text with a causal language model.
+    """Predict every next word of a text with a causal language model, or the answers to prompts and in chats.
 
     A text begins with the beginning-of-text token, if the tokenizer has one, and ends with the end-of-text token. It is
     split into blocks; no block contains words of two texts. A block begins with the last token of the previous one, so
     that every token is predicted once.
 
+    With a ``prompt_column`` and a ``completion_column``, or a ``messages_column``, a row is one prompt with its answer,
+    of which only the answer trains. The formats are those of TRL: two texts, of which the second one gets the
+    end-of-text token; two lists of messages; or one list of messages.
+
     Args:
         text_column: column of the text, or a list of columns, whose texts are joined by a space.
+        prompt_column: column of the prompt, in place of ``text_column``.
+        completion_column: column of the answer to it; None in a row without an answer.
+        messages_column: column of a chat, in place of both.
         block_size: tokens of a block; the maximum of tokenizer and backbone, but at most 1024, if None.
         num_beams: beams of the search in the pipeline.
         max_new_tokens: tokens that the pipeline adds to a text.
         dataset: see :class:`Task`.
-        max_length: not used; texts are not truncated.
+        max_length: tokens to which a prompt with its answer is truncated; not used for texts, which are not truncated.
         language: see :class:`Task`.
     """
 
     type: ClassVar[str] = "text-generation"
+    remarks: ClassVar[Mapping[str, str]] = REMARKS
+    prompt_column: str | None = None
+    completion_column: str | None = None
+    messages_column: str | None = None
     block_size: int | None = None
     num_beams: int | None = None
     max_new_tokens: int | None = None
@@ -199,16 +212,42 @@ class TextGeneration(LanguageModelling):
         self.check_number("block_size", 2)
         self.check_number("num_beams", 1)
         self.check_number("max_new_tokens", 1)
+        own = {name: getattr(self, name) for name in (PROMPT, COMPLETION, MESSAGES, "block_size")}
+        check_prompted(self, {**own, "text_column": None if self.text_column == "text" else self.text_column})
+
+    @property
+    def prompted(self) -> bool:
+        """Whether it reads prompts or chats."""
+        return is_prompted(self.to_dict())
+
+    @property
+    def target_column(self) -> str:
+        """The answers; the text itself, or the chat, where a column has both."""
+        return self.completion_column or super().target_column
+
+    @property
+    def columns(self) -> list[str]:
+        """See :class:`Task`."""
+        return super().columns if self.prompt_column is None else [self.prompt_column, self.target_column]
 
     @property
     def keeps_rows(self) -> bool:
-        """False, because a row is split into blocks."""
-        return False
+        """See :class:`Task`: a text is split into blocks, and a prompt is not."""
+        return self.prompted
 
     @property
     def input_key(self) -> tuple[Hashable, ...]:
         """See :class:`Task`: blocks are not shared."""
-        return (*super().input_key, self.type, self.block_size)
+        return (*super().input_key, self.type, self.block_size, self.completion_column, self.messages_column)
+
+    def check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """See :meth:`Task.check_tokenizer`."""
+        super().check_tokenizer(tokenizer)
+        if self.messages_column is not None and chat_template(tokenizer) is None:
+            raise self.error(
+                f"`messages_column` needs a chat template, and the tokenizer {type(tokenizer).__name__} has none. Set "
+                "tokenizer.chat_template, or use the tokenizer of a chat model."
+            )
 
     def constant_loss(
         self,
@@ -217,7 +256,7 @@ class TextGeneration(LanguageModelling):
         tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
     ) -> float | None:
         """See :meth:`Task.constant_loss`: entropy of the single tokens."""
-        return entropy(token for row in labels for token in row[1:])
+        return entropy(token for row in labels for token in row[1:] if token != IGNORE)
 
     def encode_inputs(
         self,
@@ -228,7 +267,11 @@ class TextGeneration(LanguageModelling):
         *,
         offsets: bool,  # noqa: ARG002
     ) -> tuple[Columns, Encoding, list[bool]]:
-        """See :meth:`Task.encode_inputs`: the blocks of every row, each as a row."""
+        """See :meth:`Task.encode_inputs`: prompts with their answers, or the blocks of every text, each as a row."""
+        if self.prompted:
+            found = read_prompted(self, rows, indices, encoder.tokenizer, split)
+            cut = [one.cut(encoder.limit) for one in found]
+            return _inputs([one.ids for one in found], encoder), found, cut
         tokenizer = encoder.tokenizer
         size = min(self.block_size or 1024, encoder.limit or self.block_size or 1024)
         texts = self.texts(rows[self.target_column], self.target_column, indices, split)
@@ -238,26 +281,42 @@ class TextGeneration(LanguageModelling):
             end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
             ids = [*begin, *ids, *end]
             blocks += [ids[start : start + size] for start in range(0, max(len(ids) - 1, 1), size - 1)]
-        inputs = {"input_ids": blocks, "attention_mask": [[1] * len(block) for block in blocks]}
-        inputs["token_type_ids"] = [[0] * len(block) for block in blocks]
-        return {name: inputs[name] for name in inputs if name in encoder.names}, blocks, [False] * len(blocks)
+        return _inputs(blocks, encoder), blocks, [False] * len(blocks)
 
     def encode_labels(
         self,
         rows: Columns,  # noqa: ARG002
         indices: list[int],  # noqa: ARG002
-        encoding: list[list[int]],
+        encoding: list[list[int]] | list[Prompted],
         unseen: Cells,  # noqa: ARG002
         split: str,  # noqa: ARG002
     ) -> Labels:
-        """See :meth:`Task.encode_labels`: the tokens themselves."""
-        return encoding
+        """See :meth:`Task.encode_labels`: the tokens themselves; of a prompt with its answer, those of the answer."""
+        return [one.labels if isinstance(one, Prompted) else one for one in encoding]
+
+    def more_columns(
+        self,
+        rows: Columns,  # noqa: ARG002
+        labels: Labels,  # noqa: ARG002
+        encoding: list[list[int]] | list[Prompted],
+        *,
+        training: bool,  # noqa: ARG002
+    ) -> Columns:
+        """See :meth:`Task.more_columns`: what is reported of prompts."""
+        prompted = [one for one in encoding if isinstance(one, Prompted)]
+        return {kind: [getattr(one, kind) for one in prompted] for kind in REMARKS} if self.prompted else {}
 
     def targets(self, labels: np.ndarray) -> np.ndarray:
         """See :class:`LanguageModelling`: the token after each position."""
         import numpy as np
 
         return np.pad(labels[:, 1:], ((0, 0), (0, 1)), constant_values=IGNORE)
+
+
+def _inputs(rows: list[list[int]], encoder: Encoder) -> Columns:
+    inputs = {"input_ids": rows, "attention_mask": [[1] * len(ids) for ids in rows]}
+    inputs["token_type_ids"] = [[0] * len(ids) for ids in rows]
+    return {name: inputs[name] for name in inputs if name in encoder.names}
 
 
 register_task(FillMask)

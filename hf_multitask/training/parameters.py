@@ -12,10 +12,11 @@ from ..modeling.adapters import adapter_of
 from ..modeling.branches import branch_of, branch_parameters
 from ..modeling.chain import LinearChain
 from ..modeling.config import SHARED
+from ..modeling.layers import LayerMix
 from ..modeling.precision import HALF
 
 if TYPE_CHECKING:
-    from ..modeling import MultiTaskModel
+    from ..modeling import Head, MultiTaskModel
     from .arguments import MultiTaskTrainingArguments
 
 BACKBONE = "backbone"
@@ -73,7 +74,7 @@ def freeze(model: MultiTaskModel, parts: Iterable[str]) -> None:
     """
     frozen = set(parts)
     tasks = frozen & set(model.heads)
-    spared = {id(parameter) for parameter in model.unread_parameters(tasks)} if tasks else set()
+    spared = {id(parameter) for parameter in model.unread_parameters(tasks, layers=False)} if tasks else set()
     if model.config.backbone_config.is_encoder_decoder:
         spared -= {id(parameter) for parameter in model.backbone.get_decoder().parameters()}
     for name, parameter in model.named_parameters():
@@ -110,7 +111,7 @@ def check_precision(model: MultiTaskModel, *, fp16: bool) -> str:
 
 
 def last_shared_matrix(model: MultiTaskModel) -> torch.nn.Parameter:
-    """The last matrix of the top layer that all tasks share and that trains; of the encoder's where there is a decoder.
+    """The last matrix of the top layer that all tasks read and that trains; of the encoder's where there is a decoder.
 
     All tasks read it, and a gradient reaches it by the shortest way.
 
@@ -120,6 +121,15 @@ def last_shared_matrix(model: MultiTaskModel) -> torch.nn.Parameter:
     named = (name for name, _ in model.named_parameters() if branch_of(name) is None)
     shared = (name for name in named if part_of(name) == BACKBONE)
     layers = {name: int(found[1]) for name in shared if (found := _LAYER.match(name))}
+    read = {name: cast("Head", head).layer for name, head in model.heads.items()}
+    lowest = min((layer for layer in read.values() if isinstance(layer, int)), default=None)
+    if lowest == 0:
+        name = next(name for name, layer in read.items() if layer == 0)
+        raise ValueError(
+            f"The balancing reads gradients of a layer that all tasks read, and task '{name}' reads the embeddings "
+            "(`layer = 0`). Choose another balancing, or another layer."
+        )
+    layers = {name: layer for name, layer in layers.items() if lowest is None or layer < lowest}
     encoders = {name: layer for name, layer in layers.items() if ".decoder." not in name} or layers
     top = max(encoders.values(), default=-1)
     matrices = [
@@ -192,10 +202,10 @@ def regroup(
         model: whose parameters it has.
         decaying: names of the parameters that weight decay is for, which biases and norms are not.
         args: with ``learning_rates`` and ``weight_decays`` by task or ``backbone``, in place of the group's own, and
-            ``layerwise_lr_decay``, see :func:`layer_factors`. The scores of a :class:`LinearChain` have a multiple of
-            the rate of their head.
+            ``layerwise_lr_decay``, see :func:`layer_factors`. The scores of a :class:`LinearChain` and the numbers of
+            a :class:`LayerMix` have a multiple of the rate of their head.
     """
-    chains = [module for module in model.modules() if isinstance(module, LinearChain)]
+    chains = [module for module in model.modules() if isinstance(module, LinearChain | LayerMix)]
     if not (chains or args.learning_rates or args.weight_decays or args.layerwise_lr_decay is not None):
         return optimizer
     learning_rates = cast("Mapping[str, float]", args.learning_rates or {})
