@@ -28,7 +28,8 @@ from .head_runs import HeadRuns
 from .heads import Head
 from .importing import ImportedTasks
 from .keywords import backbone_inputs
-from .kinds import check_input, fitted, head_class, kind_of, num_labels
+from .kinds import check_input, fitted, kind_of, num_labels
+from .labels import build_head
 from .lifecycle import language_model, task_dict
 from .loading import explained, load_model, pushing
 from .native import asked_inputs, build_backbone, reading_part
@@ -69,10 +70,9 @@ class MultiTaskModel(ExportableTasks, ImportedTasks, Adapted, Branched, HeadRuns
         self.routing = Routing()
         heads: dict[str, Head] = {}
         for task in config.tasks:
-            head_type = head_class(task)
             check_input(task, config.backbone_config)
             if num_labels(task):
-                heads[task["name"]] = head_type(task, config.backbone_config, pooling=config.pooling)
+                heads[task["name"]] = build_head(config, task)
         needs_pooler = any(head.needs_pooler for head in heads.values()) or len(heads) < len(config.task_names)
         self.backbone = build_backbone(
             config.backbone_config, language_model=language_model(config), needs_pooler=needs_pooler
