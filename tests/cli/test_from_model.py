@@ -1,7 +1,11 @@
 """Recipes that continue a saved model: its heads stay or train on, new ones come, and unnamed ones are frozen."""
 
+import shutil
+
 import pytest
 import torch
+import yaml
+from launch import start
 from tiny import NER_LABELS, read_rows
 from transformers import AutoTokenizer
 
@@ -179,3 +183,14 @@ def test_labels_that_a_saved_head_lacks_are_refused_with_the_fix(kitchen, saved)
     recipe = kitchen.changed("tasks", "sentiment", add_labels=["neutral"])
     code, _, err = kitchen.run(["train"], recipe)
     assert code == 2 and "the recipe has no `from_model`. Set `label_names` instead" in err
+
+
+def test_a_model_of_the_hub_is_continued(hub, call, kitchen, saved):
+    recipe, _ = saved
+    uploaded = start(["hf", "upload", "me/saved", "saved", "."], cwd=kitchen.folder)
+    assert uploaded.returncode == 0, uploaded.stderr
+    shutil.rmtree(kitchen.folder / "saved")
+    recipe["from_model"] = "me/saved"
+    (kitchen.folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    call("hf-multitask train recipe.yaml")
+    assert MultiTaskModel.from_pretrained(kitchen.folder / "out").config.task_names == ["sentiment", "ner"]
