@@ -27,4 +27,4 @@ def test_the_page_on_the_life_of_tasks_runs(build_model, backbone_path, tasks, d
             assert program == "hf-multitask"
             assert main(words) == 0
     assert names["model"].config.task_names == ["ner", "sentiment"]
-    assert names["joint"].config.task("sentiment")["label_names"] == ["negative", "positive"]
+    assert names["joint"].config.task("sentiment")["label_names"] == ["negative", "positive", "neutral"]

@@ -11,13 +11,13 @@ from pathlib import Path
 from transformers import set_seed
 
 from ..hub.diagnosis import Report, diagnosis_page, not_measured_in_words
-from ..modeling import MultiTaskModel
 from ..training.diagnosis.diagnosis import MEASURED_STEPS, PARTS, Diagnosis
 from ..training.diagnosis.trainer import DiagnosingTrainer, quiet
 from ..training.report.console import table
 from ..version import __version__
 from .arguments import build_arguments, parse_overrides, typed
 from .recipe import read_recipe
+from .start import build_model, freeze_unnamed
 from .train import load_tokenizer, read_data, splits
 
 FOLDER = "diagnosis"
@@ -53,9 +53,10 @@ def prepare(namespace: argparse.Namespace, words: Sequence[str]) -> tuple[Diagno
         recipe.training, overrides | changes | ({"output_dir": str(folder)} if output_dir else {})
     )
     data, tasks = read_data(recipe, args)
+    freeze_unnamed(recipe, args)
     tokenizer = load_tokenizer(recipe)
     set_seed(args.seed)
-    model = MultiTaskModel.from_backbone(recipe.backbone, tasks=tasks, **recipe.model)
+    model = build_model(recipe, tasks)
     trainer = DiagnosingTrainer(
         args=args,
         model_init=lambda: copy.deepcopy(model),

@@ -17,14 +17,18 @@ from .document import Values, read_document
 from .labels import LabelMap, label_maps, read_label_maps
 from .source import check_source, find_folder, folders_of, is_read_here, load_source, local_path
 from .splits import SPLITS, Splits
+from .start import KEY, LOADING, Continued, read_continued
 
-_KEYS = ("backbone", "model", "datasets", "tasks", "teachers", "training")
+_KEYS = ("backbone", KEY, "model", "datasets", "tasks", "teachers", "training")
 _PATH_ARGUMENTS = ("output_dir", "resume_from_checkpoint", *JSON_FILES)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A checked recipe; paths in it are absolute."""
+    """A checked recipe; paths in it are absolute.
+
+    ``backbone`` is the saved model if the recipe is ``continued``.
+    """
 
     path: Path
     backbone: str
@@ -34,6 +38,7 @@ class Recipe:
     training: Values
     teachers: dict[str, str]
     label_maps: dict[str, LabelMap]
+    continued: Continued | None = None
 
     @property
     def hub_datasets(self) -> dict[str, str]:
@@ -45,16 +50,17 @@ class Recipe:
         }
 
     def check_backbone(self) -> None:
-        """Check that the backbone may exist; an evaluation does not need it.
+        """Check that the backbone, or the saved model, may exist; an evaluation does not need it.
 
         Raises:
             ValueError: it is a path without a model.
         """
+        key = f"Key '{'backbone' if self.continued is None else KEY}'"
         if self.backbone.startswith("package:"):
             return
-        local = find_folder(self.backbone, self.path.resolve().parent, "Key 'backbone'")
+        local = find_folder(self.backbone, self.path.resolve().parent, key)
         if local is not None and not (local / "config.json").is_file():
-            raise ValueError(f"Key 'backbone' names the folder '{local}', which has no model: there is no config.json.")
+            raise ValueError(f"{key} names the folder '{local}', which has no model: there is no config.json.")
 
     def load(self, wanted: Iterable[str] = SPLITS) -> dict[str, Splits]:
         """The datasets by name, each with its splits; with ``streaming``, the training split is a stream.
@@ -92,12 +98,21 @@ def read_recipe(path: str | Path) -> Recipe:
         raise ValueError(f"There is no recipe '{path}'. Check the path.")
     recipe = _mapping(read_document(path), f"Recipe '{path}'", "Write a line 'key: value' for each of its keys.")
     _check_keys(recipe, _KEYS, f"Recipe '{path}'")
-    for key in ("backbone", "tasks"):
+    start = KEY if recipe.get(KEY) else "backbone"
+    if start == KEY and recipe.get("backbone"):
+        raise ValueError(f"Recipe '{path}' has both 'backbone' and '{KEY}'. Keep the one that it starts from.")
+    for key in (start, "tasks"):
         if not recipe.get(key):
             raise ValueError(f"Recipe '{path}' has no '{key}'. Add it.")
     folder = path.resolve().parent
     model = _mapping(recipe.get("model"), "Key 'model'", "Write it as model: {dropout: 0.1}.")
     _check_keys(model, _model_keys(), "Key 'model'")
+    for key in model if start == KEY else ():
+        if key not in LOADING:
+            raise ValueError(
+                f"Key 'model' has '{key}', which is for a new model, and '{KEY}' keeps what the saved one has. Remove "
+                f"it; the keys beside '{KEY}' are {', '.join(LOADING)}."
+            )
     if isinstance(model.get("cache_dir"), str):
         model["cache_dir"] = str(local_path(folder, model["cache_dir"]))
     given = {
@@ -105,6 +120,7 @@ def read_recipe(path: str | Path) -> Recipe:
         for name, values in _mapping(recipe["tasks"], "Key 'tasks'", "Name each task, and set its type.").items()
     }
     maps = read_label_maps(given)
+    continued = read_continued(given, saved=start == KEY)
     tasks = {name: build_task(name, values) for name, values in given.items()}
     datasets = {
         name: check_source(_mapping(values, f"Dataset '{name}'", "Write it as {path: NAME}."), name, folder)
@@ -124,7 +140,18 @@ def read_recipe(path: str | Path) -> Recipe:
             training[key] = _path_argument(training[key], key, folder)
     teachers = _teachers(recipe.get("teachers"), tasks)
     labels = label_maps(tasks, maps)
-    return Recipe(path, _backbone(recipe["backbone"], folder), model, datasets, tasks, training, teachers, labels)
+    backbone = _backbone(recipe[start], folder, start)
+    return Recipe(
+        path,
+        backbone,
+        model,
+        datasets,
+        tasks,
+        training,
+        teachers,
+        labels,
+        continued=continued if start == KEY else None,
+    )
 
 
 def _teachers(value: object, tasks: Mapping[str, Task]) -> dict[str, str]:
@@ -155,9 +182,9 @@ def _path_argument(value: object, key: str, folder: Path) -> object:
     return str(local_path(folder, value))
 
 
-def _backbone(value: object, folder: Path) -> str:
+def _backbone(value: object, folder: Path, key: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"Key 'backbone' should be a name or a path. Found {shown(value)}.")
+        raise ValueError(f"Key '{key}' should be a name or a path. Found {shown(value)}.")
     local = local_path(folder, value)
     return str(local.absolute()) if os.path.isdir(local) else value
 
@@ -193,4 +220,4 @@ def _model_keys() -> tuple[str, ...]:
         for name in inspect.signature(MultiTaskModel.from_backbone).parameters
         if name not in ("backbone", "tasks", "kwargs")
     ]
-    return (*own, "attn_implementation", "dtype", "revision", "token", "cache_dir", "trust_remote_code", "device_map")
+    return (*own, *LOADING)

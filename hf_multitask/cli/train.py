@@ -17,7 +17,7 @@ from transformers import (
 
 from ..hub.beside import Beside, beside_in_words, beside_rows
 from ..hub.records import Orders, average_of, by_task, ranked
-from ..modeling import MultiTaskModel, MultiTaskPipeline
+from ..modeling import MultiTaskPipeline
 from ..modeling.backbone import resolve_backbone
 from ..modeling.inputs import as_text
 from ..modeling.kinds import fitted, kind_of, loading_reader, reader_of
@@ -33,6 +33,7 @@ from .helps import add_help
 from .recipe import Recipe, read_recipe
 from .saved import processor_of
 from .splits import Splits
+from .start import build_model, check_labels, fit_saved, freeze_unnamed, saved_config, tell_unnamed, unnamed
 from .teachers import Apprenticeship, auto_teachers, given_teachers
 
 
@@ -59,12 +60,18 @@ def prepare(
     if {**recipe.training, **overrides}.get("do_train") is False:  # the default of the arguments is False as well
         raise ValueError("Parameter `do_train` is False, but this command trains. Remove it, or use evaluate.")
     teachers = given_teachers(recipe)
+    if namespace.teachers == "auto" and recipe.continued is not None:
+        raise ValueError(
+            "--teachers auto trains single-task models from the backbone of the recipe, which continues a saved model. "
+            "Name teachers under 'teachers' instead."
+        )
     data, tasks = read_data(recipe, args)
+    freeze_unnamed(recipe, args)
     tokenizer = load_tokenizer(recipe)
 
     def build(args: MultiTaskTrainingArguments, teachers: Mapping[str, str]) -> MultiTaskTrainer:
         set_seed(args.seed)
-        model = MultiTaskModel.from_backbone(recipe.backbone, tasks=tasks, **recipe.model)
+        model = build_model(recipe, tasks)
         trainer = MultiTaskTrainer(
             model=model,
             args=args,
@@ -87,6 +94,7 @@ def prepare(
     if namespace.teachers == "auto":  # which were measured on the same rows
         found = trainer.teachers.results
         trainer.single_results |= {name: own for name, own in found.items() if name not in named and own}
+    tell_unnamed(trainer, unnamed(recipe))
     trainer.hub_datasets = recipe.hub_datasets
     checkpoint = _checkpoint(resume, trainer)
     if checkpoint is not None:
@@ -116,12 +124,16 @@ def read_data(recipe: Recipe, args: MultiTaskTrainingArguments) -> tuple[dict[st
         for split, rows in {**data[task.source], "train": whole[task.source]}.items():
             task.check_columns(rows, split)
     tasks = resolve_tasks(recipe.tasks, [whole, *(splits(data, name) for name in ("validation", "test"))])
+    check_labels(recipe, tasks, whole)
     return data, tasks
 
 
 def fit_tasks(recipe: Recipe) -> None:
-    """Make the tasks of a recipe those of its backbone, which decides how some read their data."""
+    """Make the tasks of a recipe those of its backbone, which decides how some read their data, or saved model."""
     recipe.check_backbone()
+    if recipe.continued is not None:
+        fit_saved(recipe)
+        return
     if not any(kind_of({"type": task.type}).architectures for task in recipe.tasks.values()):
         return
     with explained(recipe.backbone, recipe.model.get("revision")):
@@ -145,7 +157,8 @@ def splits(data: Mapping[str, Splits], split: str) -> Splits:
 def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase | FeatureExtractionMixin:
     """The tokenizer of the backbone, its feature extractor, or the processor that holds both."""
     hub = _of_hub(recipe)
-    reader = loading_reader({**task.to_dict(), "name": name} for name, task in recipe.tasks.items())
+    tasks = [] if recipe.continued is None else saved_config(recipe).tasks
+    reader = loading_reader([*tasks, *({**task.to_dict(), "name": name} for name, task in recipe.tasks.items())])
     path = resolve_backbone(recipe.backbone)
     with explained(recipe.backbone, recipe.model.get("revision")):
         try:
@@ -281,7 +294,8 @@ def _show_example(trainer: MultiTaskTrainer, data: Mapping[str, Splits]) -> None
     """
     tokenizer: Any = trainer.processing_class
     pipeline = MultiTaskPipeline(model=trainer.model.eval(), **processor_of(tokenizer))
-    tasks = [task for task in trainer.model.config.tasks if reader_of(task).answers_rows]
+    tasks = [task for task in trainer.model.config.tasks if (task["dataset"] or task["name"]) in data]
+    tasks = [task for task in tasks if reader_of(task).answers_rows]
     for modality in dict.fromkeys(reader_of(task).modality for task in tasks):
         own = [task for task in tasks if reader_of(task).modality == modality]
         task = next((task for task in own if isinstance(reader_of(task), TagReader)), own[0])

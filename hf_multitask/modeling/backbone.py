@@ -119,8 +119,8 @@ def check_backbone(name: str, config: PreTrainedConfig) -> None:
         tasks = ", ".join(task["name"] for task in getattr(config, "tasks", None) or ())
         raise ValueError(
             f"Backbone '{name}' is a multi-task model already, with the tasks {tasks or 'none'}. Load it with "
-            "MultiTaskModel.from_pretrained and add tasks with add_task(name, task), or name the backbone it was built "
-            "from."
+            "MultiTaskModel.from_pretrained and add tasks with add_task(name, task), in a recipe with from_model, or "
+            "name the backbone it was built from."
         )
 
 

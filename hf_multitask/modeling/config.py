@@ -108,6 +108,7 @@ class MultiTaskConfig(PreTrainedConfig):
             :mod:`branches`; None where all tasks share all layers.
         branch_layers: how many layers these are.
         subsampler: of recordings for an encoder-decoder of texts, see :func:`subsampler_settings`; None without one.
+        label_groups: by task whose labels came one group after the other, see ``add_labels``, the sizes of the groups.
         float32_heads: whether heads and adapters are float32 on a backbone in half precision; written by the model.
         format_version: version of this format, written by the package that saved the model.
 
@@ -126,6 +127,7 @@ class MultiTaskConfig(PreTrainedConfig):
     branches: dict[str, list[str]] | None = None
     branch_layers: int | None = None
     subsampler: Values | None = None
+    label_groups: dict[str, list[int]] | None = None
     float32_heads: bool = False
     format_version: int = FORMAT_VERSION
 
@@ -199,6 +201,14 @@ class MultiTaskConfig(PreTrainedConfig):
             raise ValueError(f"Task name '{twice[0]}' is used {names.count(twice[0])} times. Rename all but one.")
         if self.branches is not None:
             check_branches(self.branches, self.branch_layers, names)
+        for name, sizes in (self.label_groups or {}).items():
+            known = self.task(name).get("label_names") or []
+            whole = isinstance(sizes, list) and all(isinstance(one, int) and one > 0 for one in sizes)
+            if not whole or sum(sizes) != len(known):
+                raise ValueError(
+                    f"Task '{name}': `label_groups` should be numbers whose sum is that of the labels, {len(known)}. "
+                    f"Found {sizes!r}. Use the configuration as it was saved."
+                )
         if self.adapters is not None:
             self._check_adapters(self.adapters)
 

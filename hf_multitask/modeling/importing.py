@@ -16,16 +16,18 @@ from transformers import (
 )
 
 from .aliases import AutoClass, Open, Settings, Values
+from .backbone import check_loading, resolve_backbone
 from .config import MultiTaskConfig, check_task_name, close_match
 from .heads import Head
 from .kinds import KINDS, head_class, num_labels
 from .lifecycle import TaskLifecycle, language_model, task_dict
+from .merging import DENSITY, SCALE, TIES, Ties, check_ties, mean
 from .native import LANGUAGE_MODELS, WRITING, backbone_class, family_kind
 from .speech import PAD
 from .symbols import own_symbols
 from .trial import check_family, check_reading
 
-Model = TypeVar("Model", bound=TaskLifecycle)
+Model = TypeVar("Model", bound="ImportedTasks")
 AVERAGE = "average"
 
 # What configurations may differ in: it does not change what a model computes from its weights.
@@ -33,14 +35,78 @@ _FREE = re.compile(r"dropout|pdrop|drop_rate|use_cache|initializer|init_std|grad
 _OF_CTC = re.compile(r"vocab_size|ctc_")  # of speech encoders, which have no tokens
 
 
-def from_stock(cls: type[Model], models: Settings, *, backbone: str, tasks: Settings | None, kwargs: Values) -> Model:
-    """See :meth:`MultiTaskModel.from_task_models`."""
+class ImportedTasks(TaskLifecycle):
+    """The part of :class:`MultiTaskModel` that is made of stock models."""
+
+    @classmethod
+    def from_task_models(
+        cls: type[Model],
+        models: Settings,
+        *,
+        backbone: str,
+        tasks: Settings | None = None,
+        base: Open = None,
+        density: float = DENSITY,
+        scale: float = SCALE,
+        **kwargs: Any,
+    ) -> Model:
+        """Put the heads of stock models of single tasks on one backbone of theirs.
+
+        A head was trained on its own backbone: on another one, or on a merged one, it has to be trained on.
+
+        Args:
+            models: by task name, stock models such as ``BertForTokenClassification``, or folders or Hub ids of such.
+            backbone: the task whose model's backbone is shared unchanged; or ``"average"`` for the mean of all their
+                weights (Model soups, ICML 2022, section 2, https://arxiv.org/abs/2203.05482: the uniform soup), or
+                ``"ties"``, see :class:`Ties`. What another task reads and the backbone, or ``base``, does not have, a
+                pooler or a language model's last layers, is the mean of those that have it.
+            tasks: by name, task objects or their dicts where columns, or another of the types that a class serves, are
+                wanted; type, labels and problem type are the models' own where None.
+            base: of ``"ties"``, the checkpoint that the models were fine-tuned from: a model, a folder or a Hub id.
+            density: of ``"ties"``, the share of a model's changes that is kept.
+            scale: of ``"ties"``, the factor of the merged changes.
+            kwargs: handed to ``from_pretrained`` of every model: ``dtype``, ``attn_implementation``, ``token``...
+
+        Raises:
+            ValueError: a model does no task there is a type for, the models cannot share a backbone, or an argument is
+                not usable.
+
+        Example::
+
+            MultiTaskModel.from_task_models({"ner": "me/ner", "sentiment": "me/sentiment"}, backbone="ner")
+        """
+        check_loading(kwargs)
+        if backbone == TIES:
+            check_ties(base, density, scale)
+        else:
+            for name, value, usual in (("base", base, None), ("density", density, DENSITY), ("scale", scale, SCALE)):
+                if value is not usual and value != usual:
+                    raise ValueError(
+                        f"`{name}` is for `backbone = 'ties'`. Found `backbone = {backbone!r}`. Leave `{name}` out, or "
+                        "set backbone='ties'."
+                    )
+        return _from_stock(
+            cls, models, backbone=backbone, tasks=tasks, kwargs=kwargs, ties=(base, float(density), float(scale))
+        )
+
+
+def _from_stock(
+    cls: type[Model],
+    models: Settings,
+    *,
+    backbone: str,
+    tasks: Settings | None,
+    kwargs: Values,
+    ties: tuple[Open, float, float],
+) -> Model:
     if not models:
         raise ValueError("The model has no tasks. Give at least one in `models`.")
     for name in models:
         check_task_name(name)
-    if backbone != AVERAGE and backbone not in models:
-        known = [*models, AVERAGE]
+    if backbone == TIES and TIES in models:
+        raise ValueError("`backbone = 'ties'` is a method and the name of a task as well. Rename the task in `models`.")
+    if backbone not in (AVERAGE, TIES) and backbone not in models:
+        known = [*models, AVERAGE, TIES]
         raise ValueError(
             f"Parameter `backbone` should be one of {', '.join(known)}. Found `backbone = {backbone!r}`."
             + close_match(backbone, known)
@@ -52,17 +118,25 @@ def from_stock(cls: type[Model], models: Settings, *, backbone: str, tasks: Sett
                 + close_match(name, list(models))
             )
     stocks = {name: _loaded(name, given, kwargs) for name, given in models.items()}
-    first = next(iter(stocks)) if backbone == AVERAGE else backbone
+    first = backbone if backbone in stocks else next(iter(stocks))
     for name, stock in stocks.items():
-        _check_alike(first, stocks[first], name, stock)
+        _check_alike(f"Tasks '{first}' and '{name}'", stocks[first], stock)
     dicts = [_task_of(name, stock, (tasks or {}).get(name), models[name], kwargs) for name, stock in stocks.items()]
     model = cls(MultiTaskConfig(backbone_config=_shared_config(stocks, first), tasks=dicts))
     model.to(stocks[first].dtype)  # type: ignore[arg-type]
     model.config.dtype = stocks[first].dtype
     if (attention := stocks[first].config._attn_implementation) != model.backbone.config._attn_implementation:
         model.set_attn_implementation(attention)
-    shared = {name: _backbone_weights(stock, model.backbone, model._head(name)) for name, stock in stocks.items()}
-    weights = {f"backbone.{key}": value for key, value in _merged(shared, model.backbone, backbone).items()}
+    shared = {
+        name: _backbone_weights(stock, model.backbone, pooler=model._head(name).needs_pooler)
+        for name, stock in stocks.items()
+    }
+    merges = None
+    if backbone == TIES:
+        base, density, scale = ties
+        start = _base_weights(base, f"Task '{first}' and `base`", stocks[first], model.backbone, kwargs)
+        merges = Ties(start, shared, density, scale)
+    weights = {f"backbone.{key}": value for key, value in _merged(shared, model.backbone, backbone, merges).items()}
     for name, stock in stocks.items():
         weights |= _head_weights(name, stock, model._head(name))
     model.load_state_dict(weights)
@@ -176,36 +250,80 @@ def _shared_config(stocks: Mapping[str, PreTrainedModel], first: str) -> PreTrai
     return config
 
 
-def _check_alike(first: str, one: PreTrainedModel, name: str, other: PreTrainedModel) -> None:
-    """Check that two models can share a backbone."""
+def _differ(who: str, what: str, found: object, expected: object) -> ValueError:
+    return ValueError(
+        f"{who} cannot share a backbone: {what} is {expected} of the first and {found} of the other. Take models that "
+        "were made from one backbone."
+    )
 
-    def differ(what: str, found: object, expected: object) -> ValueError:
-        return ValueError(
-            f"Tasks '{first}' and '{name}' cannot share a backbone: {what} is {expected} of the first and {found} of "
-            "the other. Take models that were made from one backbone."
-        )
 
-    if type(one.config) is not type(other.config):
-        raise differ("the family", other.config.model_type, one.config.model_type)
-    speech = hasattr(one.config, "conv_kernel")
-    general = {field.name for field in dataclasses.fields(PreTrainedConfig)} - {"tie_word_embeddings"}
-    for field in dataclasses.fields(type(one.config)):
-        mine, theirs = getattr(one.config, field.name, None), getattr(other.config, field.name, None)
-        free = _FREE.search(field.name) or (speech and _OF_CTC.match(field.name))
-        if field.name not in general and not free and mine != theirs:
-            raise differ(field.name, theirs, mine)
-    pads = {config.get_text_config().pad_token_id for config in (one.config, other.config)} - {None}
-    if len(pads) > 1 and not speech:
-        raise differ("pad_token_id", other.config.pad_token_id, one.config.pad_token_id)
-    if one.dtype != other.dtype:
-        raise differ("the dtype", other.dtype, one.dtype)
+def _check_alike(who: str, one: PreTrainedModel, other: PreTrainedModel, *, dtype: bool = True) -> None:
+    """Check that two models can share a backbone.
+
+    Args:
+        who: the two of them, for the message.
+        one: a stock model.
+        other: another.
+        dtype: whether they need the same.
+    """
+    _check_configs(who, one.config, other.config)
+    if dtype and one.dtype != other.dtype:
+        raise _differ(who, "the dtype", other.dtype, one.dtype)
     mine, theirs = one.base_model.state_dict(), other.base_model.state_dict()
     for key in mine.keys() & theirs.keys():
         if mine[key].shape != theirs[key].shape:
-            raise differ(f"the shape of {key}", tuple(theirs[key].shape), tuple(mine[key].shape))
+            raise _differ(who, f"the shape of {key}", tuple(theirs[key].shape), tuple(mine[key].shape))
 
 
-def _backbone_weights(stock: PreTrainedModel, backbone: PreTrainedModel, head: Head) -> dict[str, torch.Tensor]:
+def _check_configs(who: str, one: PreTrainedConfig, other: PreTrainedConfig) -> None:
+    if type(one) is not type(other):
+        raise _differ(who, "the family", other.model_type, one.model_type)
+    speech = hasattr(one, "conv_kernel")
+    general = {field.name for field in dataclasses.fields(PreTrainedConfig)} - {"tie_word_embeddings"}
+    for field in dataclasses.fields(type(one)):
+        mine, theirs = getattr(one, field.name, None), getattr(other, field.name, None)
+        free = _FREE.search(field.name) or (speech and _OF_CTC.match(field.name))
+        if field.name not in general and not free and mine != theirs:
+            raise _differ(who, field.name, theirs, mine)
+    pads = {config.get_text_config().pad_token_id for config in (one, other)} - {None}
+    if len(pads) > 1 and not speech:
+        raise _differ(who, "pad_token_id", other.pad_token_id, one.pad_token_id)
+
+
+def _base_weights(
+    base: Open, who: str, stock: PreTrainedModel, backbone: PreTrainedModel, kwargs: Values
+) -> dict[str, torch.Tensor]:
+    """The weights that merged models were fine-tuned from, by their names in the shared backbone.
+
+    Those that it does not have, and tied ones, which follow others, are left out, and so are buffers.
+
+    Args:
+        base: a model, a folder or a Hub id.
+        who: a stock model and the base, for messages.
+        stock: the stock model.
+        backbone: the shared one.
+        kwargs: of ``from_pretrained``.
+    """
+    missing: set[str] = set()
+    if not isinstance(base, PreTrainedModel):
+        given, base = base, resolve_backbone(str(base))
+        _check_configs(who, stock.config, AutoConfig.from_pretrained(base, **_of_hub(kwargs)))
+        loaded: Any = type(backbone).from_pretrained(base, output_loading_info=True, **kwargs)
+        base, missing = loaded[0], loaded[1]["missing_keys"]
+        prefix = "" if backbone.base_model is backbone else f"{backbone.base_model_prefix}."
+        if lost := [key for key in missing if key.startswith(prefix) and "pooler." not in key]:
+            raise ValueError(
+                f"`base` should be the checkpoint that the models were fine-tuned from, and '{given}' has no weights "
+                f"for '{min(lost)}' ({len(lost)} tensors). Name another."
+            )
+    _check_alike(who, stock, base, dtype=False)
+    aside = {*missing, *backbone.all_tied_weights_keys, *(name for name, _ in backbone.named_buffers())}
+    return {key: value for key, value in _backbone_weights(base, backbone).items() if key not in aside}
+
+
+def _backbone_weights(
+    stock: PreTrainedModel, backbone: PreTrainedModel, *, pooler: bool = True
+) -> dict[str, torch.Tensor]:
     """A stock model's weights that the shared backbone has, by their names there.
 
     A pooler that the task's head does not read is left out: that of a bare backbone may never have been trained.
@@ -217,13 +335,13 @@ def _backbone_weights(stock: PreTrainedModel, backbone: PreTrainedModel, head: H
         base = backbone.base_model
         prefix = "" if base is backbone else f"{backbone.base_model_prefix}."
         found = {f"{prefix}{key}": value for key, value in stock.base_model.state_dict().items()}
-    return {key: value for key, value in found.items() if key in known and (head.needs_pooler or "pooler." not in key)}
+    return {key: value for key, value in found.items() if key in known and (pooler or "pooler." not in key)}
 
 
 def _merged(
-    shared: Mapping[str, dict[str, torch.Tensor]], backbone: PreTrainedModel, wanted: str
+    shared: Mapping[str, dict[str, torch.Tensor]], backbone: PreTrainedModel, wanted: str, ties: Ties | None
 ) -> dict[str, torch.Tensor]:
-    """The backbone's weights: those of the wanted model where it has them, or else the mean of all that have them."""
+    """The backbone's weights: those of the wanted model where it has them, or else the merged ones of all that do."""
     result = {}
     for key, own in backbone.state_dict().items():
         found = [weights[key] for weights in shared.values() if key in weights]
@@ -231,11 +349,10 @@ def _merged(
             found = [shared[wanted][key]]
         if not found:
             result[key] = own
-        elif not own.is_floating_point() or all(torch.equal(found[0], one) for one in found[1:]):
-            result[key] = found[0]
+        elif ties is not None and key in ties.base:
+            result[key] = ties.merged(key).to(own.dtype)
         else:
-            mean = torch.stack([one.to("cpu", torch.promote_types(one.dtype, torch.float32)) for one in found]).mean(0)
-            result[key] = mean.to(own.dtype)
+            result[key] = mean(found)
     # Of tied weights the source counts: a language model's last layer follows the embeddings.
     return result | {key: result[source] for key, source in backbone.all_tied_weights_keys.items() if key in result}
 

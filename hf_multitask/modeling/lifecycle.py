@@ -1,11 +1,12 @@
 """Adding, changing and removing tasks: the head of each, and the parts of the backbone that they read."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from .adapters import adapter_parameters, follow_backbone, fresh_parameters, unread_adapters
 from .aliases import Settings, Values
@@ -13,6 +14,7 @@ from .branches import branch_parameters
 from .config import MultiTaskConfig, check_task_name
 from .heads import Head
 from .kinds import check_input, fitted, head_class, num_labels
+from .labels import OF_CLASSES, build_head, more_labels, take_labels
 from .layers import LayerMix
 from .native import (
     asked_inputs,
@@ -28,6 +30,8 @@ from .reach import unread_backbone, unread_layers
 from .shared import SharedModel
 from .subsampler import Convolution, ScaledNorm, Subsampler
 from .trial import check_family
+
+logger = logging.get_logger(__name__)
 
 
 def language_model(config: MultiTaskConfig) -> str | None:
@@ -109,6 +113,43 @@ class TaskLifecycle(SharedModel):
             parameter.requires_grad_(True)
         self._rest_unread()
 
+    def add_labels(self, task: str, names: Sequence[str]) -> None:
+        """Add labels to a trained head; the logits of those that it has, and of other tasks, stay bit-identical.
+
+        The new labels come behind the others, and their weights begin as those of a fresh head. They have the class
+        weight 1 and, in label sets, the threshold 0.5; what was fitted to the classes of single labels is removed, with
+        a warning.
+
+        Args:
+            task: name of a task with ``label_names``.
+            names: of the new labels.
+
+        Raises:
+            ValueError: there is no such task, it has no named labels, or a name is not usable.
+
+        Example::
+
+            model = MultiTaskModel.from_pretrained("me/sentiment-model")
+            model.add_labels("sentiment", ["neutral"])
+        """
+        old, tasks, groups = self.config.task(task), self.config.tasks, self.config.label_groups
+        head, new = self._head(task), more_labels(old, names)
+        known = (groups or {}).get(task) or [len(old["label_names"])]
+        self.config.tasks = [new if entry["name"] == task else entry for entry in tasks]
+        self.config.label_groups = {**(groups or {}), task: [*known, len(names)]}
+        try:
+            self._replace_heads([task])
+            take_labels(self._head(task), head)
+        except ValueError:
+            self.heads[task], self.config.tasks, self.config.label_groups = head, tasks, groups
+            raise
+        dropped = [f"`{key} = {old[key]}`" for key in OF_CLASSES if old.get(key) and not new.get(key)]
+        if dropped:
+            logger.warning(
+                f"Task '{task}': {' and '.join(dropped)} belonged to the {len(old['label_names'])} classes that it "
+                "had, and is removed. Evaluate again to fit what is fitted."
+            )
+
     def remove_task(self, name: str) -> None:
         """Remove a task with its head; the logits of the other tasks stay bit-identical.
 
@@ -120,6 +161,7 @@ class TaskLifecycle(SharedModel):
             raise ValueError(f"Task '{name}' is the model's only one. Add another before you remove it.")
         self._check_inputs([head for key, head in self.heads.items() if key != name], f"Removing '{name}'")
         self.config.tasks = [task for task in self.config.tasks if task["name"] != name]
+        self._rename_groups({name: None})
         if name in self.heads:
             del self.heads[name]
         self.drop_adapter(name)
@@ -142,6 +184,7 @@ class TaskLifecycle(SharedModel):
         renamed = nn.ModuleDict({new if name == old else name: head for name, head in self.heads.items()})
         renamed.training = self.heads.training
         self.heads = renamed
+        self._rename_groups({old: new})
         self.rename_adapter(old, new)
         self._rename_in_branches(old, new)
 
@@ -210,6 +253,11 @@ class TaskLifecycle(SharedModel):
             raise ValueError(f"Task '{name}' has no head, because its labels are not known. Give it label_names.")
         return cast(Head, self.heads[name])
 
+    def _rename_groups(self, names: Mapping[str, str | None]) -> None:
+        """Follow a task to its new name in the groups of labels, or out of the model."""
+        groups = {names.get(name, name): own for name, own in (self.config.label_groups or {}).items()}
+        self.config.label_groups = {name: own for name, own in groups.items() if name is not None} or None
+
     def _check_new(self, name: str) -> None:
         check_task_name(name)
         if name in self.config.task_names:
@@ -238,7 +286,7 @@ class TaskLifecycle(SharedModel):
         for name in names:
             task = self.config.task(name)
             with torch.device("cpu"):
-                head = head_class(task)(task, self.config.backbone_config, pooling=self.config.pooling)
+                head = build_head(self.config, task)
             self.heads[name] = head.to(device=device, dtype=dtype).train(self.training)
         self.initialize_weights()  # of the new modules only: the others are marked as set
 

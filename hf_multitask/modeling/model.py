@@ -26,9 +26,10 @@ from .export import ExportableTasks
 from .finite import check_weights
 from .head_runs import HeadRuns
 from .heads import Head
-from .importing import from_stock
+from .importing import ImportedTasks
 from .keywords import backbone_inputs
-from .kinds import check_input, fitted, head_class, kind_of, num_labels
+from .kinds import check_input, fitted, kind_of, num_labels
+from .labels import build_head
 from .lifecycle import language_model, task_dict
 from .loading import explained, load_model, pushing
 from .native import asked_inputs, build_backbone, reading_part
@@ -43,7 +44,7 @@ from .trial import check_family, check_languages, check_own_code, check_reading
 _UNSAVED = "so the model is not saved, and what was saved before stays. Take an earlier checkpoint."
 
 
-class MultiTaskModel(ExportableTasks, Adapted, Branched, HeadRuns):
+class MultiTaskModel(ExportableTasks, ImportedTasks, Adapted, Branched, HeadRuns):
     """A pretrained backbone shared by several tasks, each with a head of its own.
 
     Build one with :meth:`from_backbone`; a saved one loads with ``from_pretrained`` here or from ``AutoModel``.
@@ -69,10 +70,9 @@ class MultiTaskModel(ExportableTasks, Adapted, Branched, HeadRuns):
         self.routing = Routing()
         heads: dict[str, Head] = {}
         for task in config.tasks:
-            head_type = head_class(task)
             check_input(task, config.backbone_config)
             if num_labels(task):
-                heads[task["name"]] = head_type(task, config.backbone_config, pooling=config.pooling)
+                heads[task["name"]] = build_head(config, task)
         needs_pooler = any(head.needs_pooler for head in heads.values()) or len(heads) < len(config.task_names)
         self.backbone = build_backbone(
             config.backbone_config, language_model=language_model(config), needs_pooler=needs_pooler
@@ -186,34 +186,6 @@ class MultiTaskModel(ExportableTasks, Adapted, Branched, HeadRuns):
         check_family(model)
         check_languages(model)
         return model
-
-    @classmethod
-    def from_task_models(
-        cls, models: Settings, *, backbone: str, tasks: Settings | None = None, **kwargs: Any
-    ) -> "MultiTaskModel":
-        """Put the heads of stock models of single tasks on one backbone of theirs.
-
-        A head was trained on its own backbone: on another one, or on the mean, it has to be trained on.
-
-        Args:
-            models: by task name, stock models such as ``BertForTokenClassification``, or folders or Hub ids of such.
-            backbone: the task whose model's backbone is shared unchanged; or ``"average"`` for the mean of all their
-                weights (Model soups, ICML 2022, section 2, https://arxiv.org/abs/2203.05482: the uniform soup). What
-                another task reads and the backbone does not have, a pooler or a language model's last layers, is the
-                mean of those that have it.
-            tasks: by name, task objects or their dicts where columns, or another of the types that a class serves, are
-                wanted; type, labels and problem type are the models' own where None.
-            kwargs: handed to ``from_pretrained`` of every model: ``dtype``, ``attn_implementation``, ``token``...
-
-        Raises:
-            ValueError: a model does no task there is a type for, or the models cannot share a backbone.
-
-        Example::
-
-            MultiTaskModel.from_task_models({"ner": "me/ner", "sentiment": "me/sentiment"}, backbone="ner")
-        """
-        check_loading(kwargs)
-        return from_stock(cls, models, backbone=backbone, tasks=tasks, kwargs=kwargs)
 
     @can_return_tuple
     def forward(

@@ -5,6 +5,7 @@ from copy import deepcopy
 import pytest
 import torch
 from reading import TASKS, TEXT, refusal
+from stocks import auto_class, stocks_of
 from tiny import ALL, WRITERS
 from transformers import (
     AutoModelForMaskedLM,
@@ -36,20 +37,6 @@ KINDS = {
 IMPORTED = [kind for kind in TYPES if kind not in ("translation", "summarization", "sentence-similarity")]
 
 
-def stocks_of(backbone_path, folder, family, kinds):
-    """By type, a folder with a stock model, each of a backbone of its own."""
-    folders = {}
-    for number, kind in enumerate(kinds):
-        torch.manual_seed(number)
-        model = MultiTaskModel.from_backbone(backbone_path(family), tasks={kind: TASKS[kind]()})
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn_like(parameter) * 0.02)
-        model.export_task(kind, folder / kind)
-        folders[kind] = str(folder / kind)
-    return folders
-
-
 def assert_equal(found, expected):
     assert found.keys() == expected.keys()
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
@@ -71,10 +58,6 @@ def check_round_trip(backbone_path, folder, family, kinds):
         model.save_pretrained(folder / "saved")
         loaded = MultiTaskModel.from_pretrained(folder / "saved")
         assert_equal(loaded.task_model(kind).state_dict(), stock.state_dict())
-
-
-def auto_class(kind):
-    return TYPES[kind].stock_class
 
 
 @pytest.mark.parametrize("family", KINDS)

@@ -7,14 +7,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ...modeling import MultiTaskModel
 from ...modeling.adapters import adapter_of
@@ -33,7 +33,8 @@ def check_checkpoint(folder: str, model: MultiTaskModel) -> None:
     The Trainer only warns.
 
     Raises:
-        ValueError: it is torn, a head or an adapter is missing or foreign, or the folder holds no safetensors.
+        ValueError: it is torn, a head or an adapter is missing or foreign, a head has other labels, or the folder holds
+            no safetensors.
     """
     if isinstance(model, MultiTaskModel):
         saved = _own_keys(_keys(Path(folder)))
@@ -56,6 +57,25 @@ def check_checkpoint(folder: str, model: MultiTaskModel) -> None:
                 f"{', '.join(model.config.task_names)}. Resume with the tasks, adapters and branches that it was saved "
                 "with."
             )
+    path = Path(folder) / CONFIG_NAME
+    then = {task["name"]: task.get("label_names") for task in _tasks_in(path)}
+    for task in model.config.tasks:
+        labels, before = task.get("label_names"), then.get(task["name"])
+        if labels and before and list(labels) != list(before):
+            raise ValueError(
+                f"Checkpoint '{folder}' has head '{task['name']}' for other labels: {_shown(before)} then, "
+                f"{_shown(labels)} now. Resume with those labels, or start a new run from its weights with "
+                "MultiTaskModel.from_pretrained."
+            )
+
+
+def _tasks_in(path: Path) -> list[State]:
+    """The tasks in a configuration; none if there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")).get("tasks") or [] if path.is_file() else []
+
+
+def _shown(labels: Sequence[str]) -> str:
+    return f"{len(labels)} ({', '.join([*(['...'] if len(labels) > 12 else []), *labels[-12:]])})"
 
 
 def _own_keys(keys: Iterable[str]) -> set[str]:
