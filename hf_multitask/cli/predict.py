@@ -33,8 +33,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("text", nargs="?", help="the text, or the file of a recording")
     parser.add_argument(
         "--input",
-        help="a file instead: CSV, TSV, Parquet, a JSON list, or JSON lines, with the columns of the tasks or with 'text' "
-        "(and 'text_pair'), or 'question' and 'context' or 'choices'; or one text, "
+        help="a file instead: CSV, TSV, Parquet, a JSON list, or JSON lines, with the columns of the tasks or with "
+        "'text' (and 'text_pair'), or 'question' and 'context' or 'choices'; or one text, "
         "or one file of a recording, per line; or any of them in gzip; or a folder of recordings",
     )
     parser.add_argument(
