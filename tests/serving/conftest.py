@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 
-from asking import Gated, Running  # noqa: E402
+from asking import Gated, Running
 from reading import TASKS
 from transformers import AutoTokenizer
 

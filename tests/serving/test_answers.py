@@ -71,14 +71,19 @@ def test_texts_are_written_with_the_parameters_of_each_client(serve, build_pipel
 
 
 def test_passes_are_within_the_limits(serve, monkeypatch):
-    monkeypatch.setattr(batching, "TOKENS", 60)
+    monkeypatch.setattr(batching, "TOKENS", 160)
     server = serve(max_wait_ms=20, max_batch_size=4)
     texts = [row["text"] for row in read_rows("sentiment", "test", 24)]
-    names = ["sequence-classification"]
-    assert_same(server.ask(texts, tasks=names), server.pipeline(texts, tasks=names))
-    assert max(server.pipeline.passes) <= 4 and sum(server.pipeline.passes) == 24
-    lines = server.get("/metrics")[1].decode()
-    assert 'hf_multitask_batch_tokens_bucket{le="64.0"} ' + f"{float(len(server.pipeline.passes))}" in lines
+    names, sizes = ["sequence-classification"], []
+    expected = server.pipeline(texts, tasks=names)
+    backbone = server.pipeline.model.backbone.base_model
+    backbone.register_forward_pre_hook(
+        lambda _, __, given: sizes.append(given["attention_mask"].shape), with_kwargs=True
+    )
+    assert_same(server.ask(texts, tasks=names), expected)
+    assert sum(server.pipeline.passes) == 24 and max(server.pipeline.passes) == 4
+    assert max(rows * length for rows, length in sizes) <= 160 and len(sizes) > 6
+    assert server.figure("hf_multitask_batch_tokens_sum") == sum(rows * length for rows, length in sizes)
 
 
 def test_a_large_request_does_not_delay_a_small_one(serve):

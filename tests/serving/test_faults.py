@@ -34,7 +34,7 @@ BAD = {
         ["body", "inputs"],
         "'question'",
     ),
-    "parameters of another type": (json.dumps(BODY | {"parameters": 1}).encode(), ["body", "parameters"], "dict"),
+    "parameters of another type": (json.dumps(BODY | {"parameters": 1}).encode(), ["body", "parameters"], "an object"),
     "another parameter": (
         json.dumps(BODY | {"parameters": {"top_k": 2}}).encode(),
         ["body", "parameters", "top_k"],
@@ -57,20 +57,14 @@ BAD = {
     ),
     "nothing to write": (
         json.dumps(BODY | {"parameters": {"generate_kwargs": {"max_new_tokens": 3}}}).encode(),
-        ["body", "parameters"],
+        ["body", "parameters", "generate_kwargs"],
         "the model has none",
     ),
 }
 
 
-@pytest.fixture(scope="module")
-def shared(request):
-    """One server for all bad bodies, which answers after each of them."""
-    return {}
-
-
 @pytest.fixture
-def server(shared, serve):
+def server(serve):
     return serve(max_queue=8)
 
 
@@ -185,7 +179,7 @@ def test_a_token_is_needed_where_there_is_one(serve, capfd):
     server = serve(token="s3cret-token")
     body = json.dumps(BODY)
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic s3cret-token"}):
-        status, content, answered = server.send("POST", "/predict", body, **headers)
+        status, _, answered = server.send("POST", "/predict", body, **headers)
         assert status == 401 and answered["WWW-Authenticate"] == "Bearer"
         assert [server.get(path, **headers)[0] for path in ("/tasks", "/metrics")] == [401, 401]
     own = {"Authorization": "Bearer s3cret-token"}
