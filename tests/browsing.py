@@ -26,7 +26,7 @@ class Browser:
         self.process = subprocess.Popen(
             [DRIVER, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-        line = next(line for line in self.process.stdout if "on port" in line)
+        line = next(line for line in self.process.stdout if "successfully on port" in line)
         self.base = f"http://127.0.0.1:{line.rstrip().rstrip('.').rpartition(' ')[2]}/session"
         options = {"binary": CHROMIUM, "args": [*OPTIONS, f"--user-data-dir={folder}"]}
         wanted = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}}

@@ -23,7 +23,7 @@ def test_a_person_pastes_a_text_and_reads_the_answers(width, browser, serve, tmp
     browser.open(f"http://127.0.0.1:{server.port}/", width)
     browser.wait("return !document.getElementById('go').disabled")
     assert browser.run("return document.getElementById('model').textContent") == "out"
-    assert "token-classification (token-classification)" in browser.run("return document.body.innerText")
+    assert "sequence-classification, token-classification, " in browser.run("return document.body.innerText")
 
     expected = server.pipeline(HOSTILE)
     browser.run("document.getElementById('field-text').value = arguments[0];" + ASK, HOSTILE)
@@ -40,6 +40,7 @@ def test_a_person_pastes_a_text_and_reads_the_answers(width, browser, serve, tmp
     )
     answer = expected["sequence-classification"]
     assert answer["label"] in label and f"{answer['score']:.3f}" in label
+    assert "An embedding of 32 numbers" in browser.run("return document.body.innerText")
     assert browser.run("return window.hit") is None
     assert browser.run("return document.documentElement.scrollWidth") <= width
     browser.screenshot(tmp_path / f"page-{width}.png")
