@@ -16,6 +16,7 @@ from .served import Item, ServedPipeline
 from .settings import TOKENS, Settings
 
 _MEMORY = 0.1  # how much of the mean cost of an input the last pass is
+_GLANCE = 0.05  # seconds, after which a signal is noticed
 
 
 class Busy(Exception):
@@ -140,7 +141,7 @@ class Batcher:
                     return
                 until = self.jobs[0].since + self.settings.max_wait_ms / 1000
                 while not self._full() and (left := until - time.monotonic()) > 0:
-                    self._changed.wait(left)
+                    self._changed.wait(min(left, _GLANCE))
                 batch = self._take()
             if batch:
                 self._run(batch)

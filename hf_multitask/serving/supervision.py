@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -36,7 +37,7 @@ def serve(settings: Settings, load: Load) -> None:
     """
     with bound(settings) as listener:
         if settings.workers == 1:
-            _run(settings, load(), listener)
+            _run(settings, load(), listener, lambda tasks: _tell(settings, listener, tasks))
         else:
             _supervise(settings, load, listener)
 
@@ -70,15 +71,14 @@ def _explained(settings: Settings) -> Iterator[None]:
         raise OSError(f"The address {where} cannot be used ({problem.strerror}). Choose another --port.") from None
 
 
-def _run(settings: Settings, pipeline: Open, listener: socket.socket, *, told: bool = True) -> None:
-    """Serve in this process."""
+def _run(settings: Settings, pipeline: Open, listener: socket.socket, tell: Callable[[str], None]) -> None:
+    """Serve in this process; the tasks are told when it accepts connections."""
     from .app import make_server
 
     with _explained(settings):
         listener.listen(_BACKLOG)
     server = make_server(pipeline, settings)
-    if told:
-        server.when_started = lambda: _tell(settings, listener, ", ".join(pipeline.served))
+    server.when_started = lambda: tell(", ".join(pipeline.served))
     before = signal.signal(signal.SIGTERM, lambda *_: None)  # which uvicorn raises again, when all is answered
     try:
         server.run(sockets=[listener])
@@ -99,15 +99,20 @@ def _work(settings: Settings, load: Load, listener: socket.socket, told: Open) -
     import torch
 
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // settings.workers))
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     try:
-        pipeline = load()
-        told.put((True, ", ".join(pipeline.served)))
-        _run(settings, pipeline, listener, told=False)
+        _run(settings, load(), listener, lambda tasks: told.put((True, tasks)))
     except (ValueError, TypeError, OSError, ImportError) as problem:
         told.put((False, str(problem)))
         sys.exit(_MISTAKE)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _end_with(parent: Open) -> None:
+    """End this process as a signal does when the one that supervises it is gone."""
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _supervise(settings: Settings, load: Load, listener: socket.socket) -> None:
@@ -147,7 +152,9 @@ def _supervise(settings: Settings, load: Load, listener: socket.socket) -> None:
                         _tell(settings, listener, said)
                 for process in [one for one in processes if not one.is_alive()]:
                     lived = time.monotonic() - processes.pop(process)
-                    if lived < _SHORT and told.empty():
+                    if not told.empty():
+                        break  # which says why
+                    if lived < _SHORT:
                         raise ValueError(f"A worker ended with exit code {process.exitcode} after {lived:.0f} s.")
                     sys.stderr.write(f"A worker ended with exit code {process.exitcode}; another one is started.\n")
                     start()

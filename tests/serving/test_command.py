@@ -101,7 +101,7 @@ def started(lines):
 
 @pytest.mark.process
 def test_sigterm_ends_the_server_when_all_is_answered(saved, context, tmp_path, build_model, tokenizer):
-    process = Script(context, tmp_path, SERVE, str(saved), "--port", "0", "--max_wait_ms", "3000")
+    process = Script(context, tmp_path, SERVE, str(saved), "--port", "0", "--max_wait_ms", "20000")
     wait(lambda: process.files[0].exists() and "Serving" in process.files[0].read_text(), 60)
     said = process.files[0].read_text()
     assert said.startswith(f"Serving {saved} (sentiment, ner) at http://127.0.0.1:")
@@ -129,7 +129,7 @@ def check_drain(client, pipeline, count, send):
 def test_workers_share_the_port_and_the_figures(saved, build_model, tokenizer):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [*WORKERS, str(saved), "--max_wait_ms", "3000"],
+        [*WORKERS, str(saved), "--max_wait_ms", "20000"],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
