@@ -145,7 +145,7 @@ def test_workers_share_the_port_and_the_figures(saved, build_model, tokenizer):
         )
         check_drain(client, pipeline, 24, lambda: process.send_signal(signal.SIGTERM))
         assert process.wait(60) == 0
-        assert not [child for child in children if Path(f"/proc/{child}").exists()]
+        wait(lambda: not [child for child in children if Path(f"/proc/{child}").exists()])
         assert "Traceback" not in process.stderr.read()
     finally:
         process.kill()
