@@ -96,6 +96,8 @@ class Connections:
 
     async def post(self, body: bytes) -> tuple[int, Any]:
         """Status and content of a response."""
+        while self.free and self.free[-1][0].at_eof():  # which the server has closed
+            self.free.pop()[1].close()
         reader, writer = self.free.pop() if self.free else await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -118,7 +120,7 @@ async def measure(
     due, clock = [], 0.0
     while (clock := clock + draw.expovariate(rate)) < given.seconds and len(due) < given.most:
         due.append((clock, draw.randrange(len(texts))))
-    latencies, counts = [], {"refused": 0, "late": 0, "wrong": 0}
+    latencies, counts = [], {"refused": 0, "late": 0, "lost": 0, "wrong": 0}
     start = time.perf_counter()
 
     async def ask(at: float, place: int) -> None:
@@ -128,6 +130,9 @@ async def measure(
             found = await asyncio.wait_for(asyncio.gather(*(pool.post(body) for pool in pools)), given.patience)
         except (asyncio.TimeoutError, TimeoutError):
             counts["late"] += 1
+            return
+        except (OSError, EOFError):
+            counts["lost"] += 1
             return
         if any(status != 200 for status, _ in found):
             counts["refused"] += 1
@@ -173,7 +178,7 @@ def run_system(folders: Sequence[Path], texts: list[str], expected: list[Any], g
             )
             print(
                 f"  {one['rate']:g} requests/s: {one['answered_per_second']:.1f} answered/s, {times}; {one['refused']} "
-                f"refused, {one['late']} late, {one['wrong']} wrong"
+                f"refused, {one['late']} late, {one['lost']} lost, {one['wrong']} wrong"
             )
             if one["refused"] or one["late"] > 0.1 * one["sent"]:
                 break

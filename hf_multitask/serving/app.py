@@ -25,7 +25,7 @@ from .batching import Batcher, Busy, Draining, Job
 from .metrics import Metrics
 from .requests import Question, Refused, arguments_of, inputs_of, parsed, read
 from .served import ServedPipeline
-from .settings import BODY, BODY_SECONDS, DRAIN_SECONDS, Settings
+from .settings import BODY, BODY_SECONDS, DRAIN_SECONDS, KEEP_SECONDS, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -259,7 +259,12 @@ class Server(uvicorn.Server):
     def __init__(self, service: Service) -> None:
         self.service = service
         self.when_started: Callable[[], None] = lambda: None
-        options: Values = {"log_config": None, "access_log": False, "server_header": False}
+        options: Values = {
+            "log_config": None,
+            "access_log": False,
+            "server_header": False,
+            "timeout_keep_alive": KEEP_SECONDS,
+        }
         super().__init__(uvicorn.Config(create_app(service), timeout_graceful_shutdown=DRAIN_SECONDS, **options))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -9,6 +9,7 @@ BODY = 8 << 20  # bytes of a body
 CHARACTERS = 100_000  # of an input
 TOKENS = 16_384  # of a pass, padding included, and of an input
 BODY_SECONDS = 60.0  # in which a body has to be there
+KEEP_SECONDS = 75  # that a connection is kept for the next request, longer than proxies keep theirs
 DRAIN_SECONDS = 300  # for what was accepted, after a signal
 
 _PACKAGES = ("fastapi", "uvicorn", "prometheus_client")

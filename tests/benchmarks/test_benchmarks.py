@@ -249,7 +249,7 @@ def test_serving_load(benchmark, folder, backbone_path, monkeypatch):
     assert figures == json.loads((folder / "load.json").read_text()) and list(figures) == ["shared", "single"]
     for rates in figures.values():
         assert [one["rate"] for one in rates] == [5, 10] and all(one["sent"] for one in rates)
-        assert not any(one["wrong"] or one["refused"] for one in rates)
+        assert not any(one["wrong"] or one["refused"] or one["lost"] for one in rates)
 
 
 @pytest.mark.slow
