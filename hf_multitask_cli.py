@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "train the tasks of a recipe",
     "evaluate": "evaluate a saved model",
     "predict": "print the answers of a saved model",
+    "serve": "answer requests over HTTP",
     "export": "export a task as a stock model",
     "diagnose": "measure how tasks affect each other",
     "version": "print the versions of the package and of what it runs on",

@@ -24,6 +24,7 @@ FOLDERS = {
     "data": "unit",
     "hub": "trainer",
     "modeling": "unit",
+    "serving": "unit",
     "tasks": "unit",
     "training": "trainer",
 }

@@ -2,10 +2,15 @@
 
 import json
 import re
+import signal
+import time
 
 import pytest
+from killing import Script
 from pages import DOCS
+from reading import assert_same
 
+from hf_multitask import MultiTaskPipeline
 from hf_multitask.cli import main
 
 PAGE = (DOCS / "serving.md").read_text(encoding="utf-8")
@@ -24,7 +29,7 @@ def kitchen(build_model, tokenizer, tmp_path, monkeypatch):
 def test_commands_run(kitchen):
     pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
     for command in re.findall(r"```bash\nhf-multitask (.*)\n```", PAGE):
-        assert main(command.split()) == 0
+        assert command.startswith("serve") or main(command.split()) == 0
     assert (kitchen / "graph" / "model.onnx").exists() and (kitchen / "graph" / "tokenizer.json").exists()
     answers = [json.loads(line) for line in (kitchen / "answers.jsonl").read_text().splitlines()]
     assert [list(answer) for answer in answers] == [["sentiment", "ner"]] * 2
@@ -37,7 +42,28 @@ def test_python_blocks_run_one_after_the_other(kitchen, capsys):
     pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
     names = {}
     for block in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL):
+        if "urlopen" in block:
+            continue  # see below
         exec(compile(block, "docs/serving.md", "exec"), names)
     assert [list(answer) for answer in names["answers"]] == [["sentiment", "ner"]] * 2
     assert re.search(r"\['(negative|positive)', '(negative|positive)'\]", capsys.readouterr().out)
     assert names["logits"].shape[0] == 2
+
+
+@pytest.mark.process
+def test_the_server_answers_the_request_of_the_page(kitchen, context, build_model, tokenizer):
+    pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
+    (words,) = re.findall(r"```bash\nhf-multitask serve (.*)\n```", PAGE)
+    (block,) = re.findall(r"```python\n([^`]*urlopen[^`]*)```", PAGE)
+    code = "import sys; from hf_multitask.cli import main; sys.exit(main(['serve', *sys.argv[1:]]))"
+    process = Script(context, kitchen, code, *words.replace("8000", "0").split())
+    until = time.monotonic() + 60
+    while not (said := process.files[0].read_text() if process.files[0].exists() else "").endswith("\n"):
+        assert process.process.is_alive() and time.monotonic() < until, process.files[1].read_text()
+        time.sleep(0.01)
+    names = {}
+    exec(block.replace(":8000", re.search(r"http://127\.0\.0\.1(:\d+)\n", said)[1]), names)
+    pipeline = MultiTaskPipeline(model=build_model().eval(), tokenizer=tokenizer)
+    assert_same(names["served"], pipeline(names["body"]["inputs"], tasks=names["body"]["tasks"]))
+    process.send(signal.SIGTERM)
+    assert process.wait(60) == 0

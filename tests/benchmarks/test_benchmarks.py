@@ -242,6 +242,18 @@ def test_serving(benchmark, folder, backbone_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.process
+def test_serving_load(benchmark, folder, backbone_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS.parent))
+    words = ["--data", str(folder), "--backbone", backbone_path(), "--tasks", "2", "--seconds", "1", "--steps", "2"]
+    figures = benchmark("serving_load").main([*words, "--output", str(folder / "load.json")])
+    assert figures == json.loads((folder / "load.json").read_text()) and list(figures) == ["shared", "single"]
+    for rates in figures.values():
+        assert [one["rate"] for one in rates] == [5, 10] and all(one["sent"] for one in rates)
+        assert not any(one["wrong"] or one["refused"] or one["lost"] for one in rates)
+
+
+@pytest.mark.slow
+@pytest.mark.process
 def test_import(benchmark):
     assert benchmark("serving").main(["import", "--rounds", "1"])["seconds"]["median"] > 0
 
