@@ -263,12 +263,12 @@ class RankedLabels(Ranked, Thresholded):
         super().__post_init__()
         if self.group_column is None:
             return
-        names = self.label_names or []
-        outputs = {SETS: 0, SINGLE: len(names) - 1}.get(self.problem_type or "", len(names)) if names else 1
-        if self.problem_type == SETS or (self.problem_type is not None and outputs != 1):
+        names, problem = len(self.label_names or []), self.problem_type
+        scores = {SINGLE: [0, 2], SETS: [], None: [0, 1, 2]}.get(problem, [0, 1])  # 0 while they are not known
+        if names not in scores:
             raise self.error(
                 "`group_column` ranks rows by one score, that of the second of two classes or a number. Found "
-                f"problem_type {self.problem_type} with {len(names)} label_names. Remove `group_column`."
+                f"{names} label_names{'' if problem is None else f' of {problem}'}. Remove `group_column`."
             )
 
     def ranking_of(self, predictions: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
