@@ -157,6 +157,22 @@ def test_pairs_make_one_update_however_it_is_accumulated(build, record_property)
             assert metrics[name] == pytest.approx(other[name], abs=1e-7)
 
 
+def test_a_training_on_pairs_resumes_to_the_bit(build, tmp_path):
+    tasks = {
+        "group": SentenceSimilarity(negatives=3, matryoshka_dims=[8, 32], **HARD),
+        "triplet": SentenceSimilarity(loss="triplet", **HARD),
+    }
+
+    def run(checkpoint=None):
+        saving = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "output_dir": str(tmp_path / "out")}
+        trainer = build(tasks, rows_of(20), dtype=torch.float32, **saving)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        return trainer.model.state_dict()
+
+    alone, resumed = run(), run(str(tmp_path / "out" / "checkpoint-2"))
+    assert all(torch.equal(value, resumed[name]) for name, value in alone.items())
+
+
 def test_a_hard_negative_that_is_right_does_not_count(build):
     rows = [{"sentence1": "a b", "sentence2": "c", "hard": hard} for hard in (["c"], ["a b", "d"], ["C"], ["e"])]
     tasks = {

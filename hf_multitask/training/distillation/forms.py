@@ -42,7 +42,9 @@ def form_of(task: Task) -> str:
                 return form
     why = "its outputs are not classes, numbers, tags, choices or scores of texts"
     if issubclass(head, SentenceSimilarityHead):
-        why = "without scores a pair has no output of its own, but is compared with the other pairs of its group"
+        why = (
+            "without scores a pair has no output of its own, but is compared with negatives or other pairs of its group"
+        )
     elif issubclass(head, QuestionAnsweringHead):
         why = "its outputs are positions among the tokens of the teacher's own tokenizer"
     elif head.writes or head.language_model:
