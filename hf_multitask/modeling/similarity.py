@@ -107,7 +107,7 @@ class SentenceSimilarityHead(Head):
         """See :meth:`Head.adopt`: the loss."""
         super().adopt(task)
         self.pair_loss = pair_loss(task)
-        self.scored, self.scale = self.pair_loss.name == COSINE, self.pair_loss.scale
+        self.scale = self.pair_loss.scale
         self.prompt = task.get("prompt") or None
         if (most := max(self.pair_loss.dims or (1,))) > self.width:
             raise ValueError(
@@ -164,7 +164,7 @@ class SentenceSimilarityHead(Head):
         Of triplets, by how much the cosine of the pair is larger than that of the first text and a negative, (N, P, H).
         """
         first_NPD, second_NPD, negatives_NPHD = self._texts(logits, labels)
-        if self.scored:
+        if labels.dim() == 2:
             return _cosines(first_NPD, second_NPD)
         if negatives_NPHD is not None and self.pair_loss.name == TRIPLET:
             own_NP = _cosines(first_NPD, second_NPD)
@@ -185,7 +185,7 @@ class SentenceSimilarityHead(Head):
     def _losses_of(self, texts: Texts, labels: torch.Tensor) -> torch.Tensor:
         first_NPD, second_NPD, negatives_NPHD = texts
         there_NP = self._there(labels)
-        if self.scored:
+        if labels.dim() == 2:
             errors_NP = (_cosines(first_NPD, second_NPD) - labels.to(first_NPD.dtype)) ** 2
             return errors_NP.masked_fill(~there_NP, 0.0)
         if self.pair_loss.name == TRIPLET and negatives_NPHD is not None:
@@ -205,7 +205,7 @@ class SentenceSimilarityHead(Head):
 
     def _there(self, labels: torch.Tensor) -> torch.Tensor:
         """Which pairs are there, (N, P)."""
-        return (labels if self.scored else labels[..., 0]) != IGNORE
+        return (labels if labels.dim() == 2 else labels[..., 0]) != IGNORE
 
     def _counts(self, labels: torch.Tensor) -> torch.Tensor:
         """Items of the pairs, (N, P)."""
@@ -216,7 +216,7 @@ class SentenceSimilarityHead(Head):
 
         The texts of an item are those of its pairs one after the other, of which each has as many as its label.
         """
-        if self.scored or labels.shape[2] == 2:
+        if labels.dim() == 2 or labels.shape[2] == 2:
             return logits[:, 0::2], logits[:, 1::2], None
         counts_NP = (labels != IGNORE).sum(2)
         starts_NP = counts_NP.cumsum(1) - counts_NP

@@ -168,24 +168,24 @@ class Ranked(Task):
     @property
     def metric_names(self) -> list[str] | None:
         """See :class:`Task`: with groups, first those of rankings."""
-        return self.with_ranking(super().metric_names)
+        return self._with_ranking(super().metric_names)
 
     @property
     def possible_metrics(self) -> Collection[str] | None:
         """See :class:`Task`: with groups, also those of rankings."""
         names = super().possible_metrics
-        return None if names is None else self.possible_with_ranking(names)
+        return None if names is None else self._possible_with_ranking(names)
 
     @property
     def measured_names(self) -> list[str]:
         """See :class:`Task`: all but those of rankings."""
         return [name for name in super().measured_names if not _NAME.fullmatch(name)]
 
-    def with_ranking(self, names: list[str] | None) -> list[str] | None:
+    def _with_ranking(self, names: list[str] | None) -> list[str] | None:
         """Default metrics of a type; with groups, those of rankings come first."""
         return names if names is None or self.group_column is None else [*_DEFAULTS, *names]
 
-    def possible_with_ranking(self, names: Collection[str]) -> Collection[str]:
+    def _possible_with_ranking(self, names: Collection[str]) -> Collection[str]:
         """The metrics that a type can have, with groups also those of rankings."""
         if self.group_column is None:
             return names

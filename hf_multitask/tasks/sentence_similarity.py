@@ -239,12 +239,12 @@ class SentenceSimilarity(Ranked, PairOptions):
     @property
     def metric_names(self) -> list[str] | None:
         """See :class:`Task`."""
-        return self.with_ranking(["accuracy"] if self.label_column is None else ["pearson", "spearmanr"])
+        return self._with_ranking(["accuracy"] if self.label_column is None else ["pearson", "spearmanr"])
 
     @property
     def possible_metrics(self) -> Collection[str]:
         """See :class:`Task`."""
-        return self.possible_with_ranking(["accuracy"] if self.label_column is None else NUMBERS)
+        return self._possible_with_ranking(["accuracy"] if self.label_column is None else NUMBERS)
 
     def ranking_of(self, predictions: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`Ranked.ranking_of`: by cosine; the relevance is the score."""
