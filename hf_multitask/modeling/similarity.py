@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from transformers import PreTrainedConfig
+from transformers.utils import logging
 
 from .aliases import Open, Settings, TaskDict
 from .examples import ONE, Example
@@ -16,6 +17,8 @@ from .keywords import check_whole
 from .losses import precise
 from .native import States, family_kind
 from .readers import Reader, Reading, Row
+
+logger = logging.get_logger(__name__)
 
 # Embeddings of first and second texts, (N, P, D), and of hard negatives, (N, P, H, D), where there are some.
 Texts = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
@@ -101,11 +104,19 @@ class SentenceSimilarityHead(Head):
         native = "last" if family_kind(config) == "causal" else "mean"
         self.pooling = native if pooling == "native" else pooling
         self.width: int = config.hidden_size
-        self.adopt(task)
+        self._set_options(task)
 
     def adopt(self, task: TaskDict) -> None:
-        """See :meth:`Head.adopt`: the loss."""
+        """See :meth:`Head.adopt`: the loss and the prompt."""
         super().adopt(task)
+        self._set_options(task)
+        if self.pair_loss.dims and self.width not in self.pair_loss.dims:
+            logger.warning(
+                f"Task '{task.get('name')}': `matryoshka_dims` are without {self.width}, so whole embeddings, which "
+                f"the pipeline answers without truncate_dim, are not trained. Add {self.width}."
+            )
+
+    def _set_options(self, task: TaskDict) -> None:
         self.pair_loss = pair_loss(task)
         self.scale = self.pair_loss.scale
         self.prompt = task.get("prompt") or None

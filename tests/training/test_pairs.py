@@ -257,6 +257,34 @@ def test_the_pipeline_keeps_the_first_dimensions(build, tokenizer):
             ask("A fine place.", truncate_dim=dim)
 
 
+def test_whole_embeddings_that_are_not_trained_are_reported(build, caplog):
+    build({"e": SentenceSimilarity(matryoshka_dims=[8, 32])}, rows_of(4))
+    assert "matryoshka_dims" not in caplog.text
+    build({"e": SentenceSimilarity(matryoshka_dims=[8, 4])}, rows_of(4))
+    assert "Task 'e': `matryoshka_dims` are without 32, so whole embeddings" in caplog.text
+
+
+def test_a_teacher_of_pairs_answers_cosines_with_its_own_prompt(build, arguments, tokenizer, backbone_path):
+    rows = rows_of(4)
+    teacher = build({"e": SentenceSimilarity(prompt="query: ", **TRIPLET)}, rows, dtype=torch.float32).model
+    student = MultiTaskModel.from_backbone(backbone_path(), tasks={"e": SentenceSimilarity(label_column="score")})
+    trainer = MultiTaskTrainer(
+        student, arguments(), train_dataset={"e": rows}, processing_class=tokenizer, teachers={"e": teacher}
+    )
+    ask = MultiTaskPipeline(model=teacher, tokenizer=tokenizer)
+    told = [ask({"text": row["sentence1"], "text_pair": row["sentence2"]})["e"]["score"] for row in rows]
+    assert [score for (score,) in trainer.train_dataset.datasets[0].rows["soft:e"]] == pytest.approx(told, abs=1e-6)
+    with pytest.raises(ValueError, match=r"Task 'e': .* cannot have a teacher: without scores a pair has no output"):
+        MultiTaskTrainer(
+            teacher, arguments(), train_dataset={"e": rows}, processing_class=tokenizer, teachers={"e": teacher}
+        )
+
+
+def test_a_graph_says_with_which_prompt_its_texts_begin(build_model):
+    heads = build_model(tasks={"e": SentenceSimilarity(prompt="query: "), "f": SentenceSimilarity()}).heads
+    assert heads["e"].described() == {"prompt": "query: "} and heads["f"].described() == {}
+
+
 def test_no_embedding_is_no_embedding_to_truncate(build_model, tokenizer):
     with pytest.raises(ValueError, match=r"`truncate_dim` is for tasks that answer embeddings, and the model has none"):
         MultiTaskPipeline(model=build_model(), tokenizer=tokenizer, truncate_dim=8)
