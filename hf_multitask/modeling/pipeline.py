@@ -13,7 +13,7 @@ from .chats import keyed
 from .chunks import LENGTH, STRIDE, Chunking
 from .finite import check_weights
 from .generation import check_generate_kwargs, generation_settings
-from .keywords import check_keywords, check_whole
+from .keywords import check_keywords, check_sizes
 from .kinds import reader_of
 from .processors import Processors
 from .readers import Reading
@@ -91,7 +91,7 @@ class MultiTaskPipeline(Pipeline):
             ValueError: a value is not usable, or there is no such task.
         """
         kwargs.pop("local_files_only", None)  # pipeline(...) has read it, and passes it on
-        _check_sizes(kwargs)
+        check_sizes(kwargs)
         super().__init__(*args, **kwargs)
         if self.task != "multitask" and self.task in self.model.config.task_names:
             raise ValueError(
@@ -158,7 +158,7 @@ class MultiTaskPipeline(Pipeline):
             TypeError: an argument is unknown, or the input is of another kind.
             ValueError: the input or a value is not usable.
         """
-        _check_sizes(kwargs)
+        check_sizes(kwargs)
         given = {name: value for name, value in kwargs.items() if name not in ("batch_size", "num_workers")}
         reading = self._preprocess_params | self._sanitize_parameters(**given)[0]
         self._chunking(reading)
@@ -385,11 +385,6 @@ class MultiTaskPipeline(Pipeline):
     def postprocess(self, model_outputs: Values) -> Values:
         """The answers for one input, by task."""
         return model_outputs["answers"]
-
-
-def _check_sizes(kwargs: Settings) -> None:
-    check_whole("batch_size", kwargs.get("batch_size"), 1)
-    check_whole("num_workers", kwargs.get("num_workers"), 0)
 
 
 def _length(value: object) -> int:
