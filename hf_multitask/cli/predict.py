@@ -54,6 +54,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         nargs="+",
         help="seconds by which chunks overlap on each side, or left and right (default: a sixth of a chunk)",
     )
+    parser.add_argument("--truncate_dim", type=int, help="the first dimensions of embeddings to keep (default: all)")
     parser.add_argument("--text_column", help="the column of the text (default: detected)")
     parser.add_argument("--text_pair_column", help="the column of the second text of pairs (default: detected)")
     parser.add_argument("--id_column", help="a column that is repeated in the output, as 'id'")
@@ -70,8 +71,9 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
     _check(namespace, words)
     model, tokenizer = load_saved(namespace.model)
     asked = {"tasks": namespace.tasks, "batch_size": namespace.batch_size}
-    chunks = {LENGTH: namespace.chunk_length_s, STRIDE: _stride(namespace.stride_length_s)}
-    asked |= {name: value for name, value in chunks.items() if value is not None}
+    more = {LENGTH: namespace.chunk_length_s, STRIDE: _stride(namespace.stride_length_s)}
+    more["truncate_dim"] = namespace.truncate_dim
+    asked |= {name: value for name, value in more.items() if value is not None}
     pipeline = MultiTaskPipeline(model=model.eval(), **processor_of(tokenizer), **asked, **own_device())
     names = namespace.tasks or model.config.task_names
     told = {"id": namespace.id_column or namespace.include_line_numbers, "input": namespace.include_inputs}

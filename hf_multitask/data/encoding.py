@@ -358,7 +358,8 @@ def digest_of(tokenizer: object) -> str:
 
 def _encoded_by(task: Task) -> TaskDict:
     """The arguments of a task that its encoded rows depend on."""
-    return {key: value for key, value in task.to_dict().items() if key not in (*LOSS_OPTIONS, *MEASURING, "layer")}
+    apart = {*MEASURING, "layer", *(() if task.groups_by_loss else LOSS_OPTIONS)}
+    return {key: value for key, value in task.to_dict().items() if key not in apart}
 
 
 def _fingerprint(

@@ -110,7 +110,7 @@ class ExportableTasks(TaskLifecycle):
                 reads.save_pretrained(new)
             if isinstance(head, SentenceSimilarityHead):
                 limit = task.get("max_length") if reads is None else longest_input(reads, backbone)
-                write_sentence_transformers(new, head.pooling, stock.config.hidden_size, limit)
+                write_sentence_transformers(new, head.pooling, stock.config.hidden_size, limit, head.prompt)
             card = export_card(
                 task,
                 stock,
@@ -208,8 +208,13 @@ def _base(backbone: PreTrainedModel) -> dict[str, torch.Tensor]:
     return backbone.base_model.state_dict()
 
 
-def write_sentence_transformers(folder: str | Path, pooling: str, width: int, limit: int | None) -> None:
-    """The files beside a backbone that make it a model of sentence-transformers: pooling and normalization."""
+def write_sentence_transformers(
+    folder: str | Path, pooling: str, width: int, limit: int | None, prompt: str | None = None
+) -> None:
+    """The files beside a backbone that make it a model of sentence-transformers: pooling, normalization, prompt.
+
+    The prompt is that of all of its methods: ``encode`` uses the default, and the others those of their names.
+    """
     folder = Path(folder)
     kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
     modules = [
@@ -219,6 +224,12 @@ def write_sentence_transformers(folder: str | Path, pooling: str, width: int, li
     files: Values = {
         "modules.json": modules,
         "sentence_bert_config.json": {"max_seq_length": limit, "do_lower_case": False},
+        "config_sentence_transformers.json": {
+            "model_type": "SentenceTransformer",
+            "prompts": dict.fromkeys(("query", "document"), prompt or ""),
+            "default_prompt_name": None if prompt is None else "query",
+            "similarity_fn_name": "cosine",
+        },
         "1_Pooling/config.json": {
             "word_embedding_dimension": width,
             "pooling_mode_mean_tokens": pooling == "mean",
@@ -226,6 +237,7 @@ def write_sentence_transformers(folder: str | Path, pooling: str, width: int, li
             "pooling_mode_lasttoken": pooling == "last",
             "pooling_mode_max_tokens": False,
             "pooling_mode_mean_sqrt_len_tokens": False,
+            "include_prompt": True,
         },
     }
     for name, content in files.items():

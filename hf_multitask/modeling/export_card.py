@@ -85,6 +85,12 @@ def _facts(task: Settings, pooling: str | None) -> list[str]:
         facts.append(note)
     if task.get("prefix"):
         facts.append(f"Every text begins with {json.dumps(task['prefix'], ensure_ascii=False)}.")
+    if pooling is not None and task.get("prompt"):
+        prompt = json.dumps(task["prompt"], ensure_ascii=False)
+        facts.append(f"Every text begins with {prompt}, which sentence-transformers adds by itself.")
+    if pooling is not None and task.get("matryoshka_dims"):
+        dims = ", ".join(map(str, sorted(task["matryoshka_dims"], reverse=True)))
+        facts.append(f"The first {dims} dimensions are trained as embeddings of their own (`truncate_dim`).")
     return [*facts, *answer_facts(task)]
 
 

@@ -12,7 +12,10 @@ from .saving import whole
 
 CARD = "README.md"
 # What an earlier export may have left beside weights that the new one has no counterpart of.
-_STALE = ("modules.json", "sentence_bert_config.json", "generation_config.json")
+_STALE = (
+    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+    "generation_config.json",
+)
 
 
 @contextmanager

@@ -48,6 +48,12 @@ def check_whole(name: str, value: object, least: int) -> None:
         raise ValueError(f"`{name}` should be a whole number of {least} or more. Found `{name} = {value!r}`.")
 
 
+def check_sizes(given: Mapping[str, object]) -> None:
+    """Check the sizes among the arguments of a pipeline."""
+    check_whole("batch_size", given.get("batch_size"), 1)
+    check_whole("num_workers", given.get("num_workers"), 0)
+
+
 def check_keywords(
     caller: str, given: Iterable[str], known: Iterable[str], hints: Mapping[str, str] | None = None
 ) -> None:

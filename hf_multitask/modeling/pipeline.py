@@ -13,15 +13,16 @@ from .chats import keyed
 from .chunks import LENGTH, STRIDE, Chunking
 from .finite import check_weights
 from .generation import check_generate_kwargs, generation_settings
-from .keywords import check_keywords, check_whole
+from .keywords import check_keywords, check_sizes
 from .kinds import reader_of
 from .processors import Processors
 from .readers import Reading
+from .similarity import check_truncation
 from .sound import SoundError
 
 _INPUTS = "a text or a dict with 'text', 'question' and 'context', or 'question' and 'choices'"
 _FIRST = ("text", "question", "messages")  # one of which such an input has
-_KNOWN = ("tasks", "generate_kwargs", LENGTH, STRIDE, "batch_size", "num_workers")
+_KNOWN = ("tasks", "generate_kwargs", LENGTH, STRIDE, "truncate_dim", "batch_size", "num_workers")
 _OPTION = "It is an option of the task, which the model's configuration holds."
 _LOGITS = "model(**tokens).logits[task] holds the scores of all labels."
 _LOADING = "Give it in model_kwargs={...} of pipeline(...)."
@@ -66,6 +67,7 @@ class MultiTaskPipeline(Pipeline):
     ``tasks=["ner"]`` asks some of the tasks only, ``generate_kwargs={...}`` goes to ``generate`` of those that write.
     ``chunk_length_s`` has ``automatic-speech-recognition`` by CTC and by Whisper read long recordings in chunks of so
     many seconds, which overlap by ``stride_length_s`` on each side, a sixth of a chunk where None.
+    ``truncate_dim`` keeps the first dimensions of embeddings, as in sentence-transformers.
 
     Returns:
         A dict by task: a label with its score, a list of spans or tags, or the answer of the task's type.
@@ -89,7 +91,7 @@ class MultiTaskPipeline(Pipeline):
             ValueError: a value is not usable, or there is no such task.
         """
         kwargs.pop("local_files_only", None)  # pipeline(...) has read it, and passes it on
-        _check_sizes(kwargs)
+        check_sizes(kwargs)
         super().__init__(*args, **kwargs)
         if self.task != "multitask" and self.task in self.model.config.task_names:
             raise ValueError(
@@ -107,6 +109,7 @@ class MultiTaskPipeline(Pipeline):
         generate_kwargs: Settings | None = None,
         chunk_length_s: float | None = None,
         stride_length_s: float | Sequence[float] | None = None,
+        truncate_dim: int | None = None,
         **unknown: Any,
     ) -> tuple[Values, ...]:
         if unknown:
@@ -122,7 +125,9 @@ class MultiTaskPipeline(Pipeline):
                 self.model.config.task(name)
         if generate_kwargs is not None:
             self._check_generate_kwargs(generate_kwargs)
+        check_truncation(truncate_dim, self.model.heads.values())
         given = {"tasks": None if tasks is None else names, LENGTH: chunk_length_s, STRIDE: stride_length_s}
+        given["truncate_dim"] = truncate_dim
         reading = {name: value for name, value in given.items() if value is not None}
         return reading, dict(generate_kwargs or {}), {}
 
@@ -153,7 +158,7 @@ class MultiTaskPipeline(Pipeline):
             TypeError: an argument is unknown, or the input is of another kind.
             ValueError: the input or a value is not usable.
         """
-        _check_sizes(kwargs)
+        check_sizes(kwargs)
         given = {name: value for name, value in kwargs.items() if name not in ("batch_size", "num_workers")}
         reading = self._preprocess_params | self._sanitize_parameters(**given)[0]
         self._chunking(reading)
@@ -232,7 +237,7 @@ class MultiTaskPipeline(Pipeline):
                     if chunking is not None and self.model.heads[name].joins_chunks:
                         readings[name] = reader.read_chunks(task, row, encoder, chunking)
                     else:
-                        readings[name] = reader.read(task, row, encoder)
+                        readings[name] = reader.truncated(reader.read(task, row, encoder), chunks.get("truncate_dim"))
         wrong = [name for name in tasks or [] if name not in readings]
         if wrong or not readings:
             task = config.task(wrong[0] if wrong else config.task_names[0])
@@ -380,11 +385,6 @@ class MultiTaskPipeline(Pipeline):
     def postprocess(self, model_outputs: Values) -> Values:
         """The answers for one input, by task."""
         return model_outputs["answers"]
-
-
-def _check_sizes(kwargs: Settings) -> None:
-    check_whole("batch_size", kwargs.get("batch_size"), 1)
-    check_whole("num_workers", kwargs.get("num_workers"), 0)
 
 
 def _length(value: object) -> int:

@@ -200,6 +200,10 @@ class Reader:
             windows = windows[:1]
         return Reading(windows, (text, self._token_words(row["text"], text, encoder) if self.reads_words else []))
 
+    def truncated(self, reading: Reading, dim: int | None) -> Reading:  # noqa: ARG002
+        """A reading whose answer has only the first dimensions of an embedding, if some, of types that answer these."""
+        return reading
+
     def answer(self, task: Row, logits: torch.Tensor, rest: Open, model: Open, tokenizer: Open) -> Open:  # noqa: ARG002
         """What a person reads of the logits of one item."""
         return model.decode(task["name"], logits, *rest)

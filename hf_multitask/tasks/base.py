@@ -65,6 +65,7 @@ class Task(Measured):
     # Whether the labels of a row are those of its tokens, by window if it has several.
     labels_tokens: ClassVar[bool] = False
     joins_texts: ClassVar[bool] = False  # whether text_column may be a list of columns
+    groups_by_loss: ClassVar[bool] = False  # whether its encoded rows depend on the loss
     dataset: str | None = None
     max_length: int | None = None
     language: str | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +130,7 @@ class Thresholded(Calibrated):
         return default_names(self.problem_type, None if self.label_names is None else len(self.label_names))
 
     @property
-    def possible_metrics(self) -> Mapping[str, Callable[..., float]]:
+    def possible_metrics(self) -> Collection[str] | None:
         """See :class:`Task`."""
         return table_of(self.problem_type, None if self.label_names is None else len(self.label_names))
 
@@ -152,7 +152,8 @@ class Thresholded(Calibrated):
             given = Sets(labels.astype(int), _widen(told.numpy().astype(int), width), _widen(scores, width))
         else:
             given = Classes(labels, told.numpy(), probabilities(calibrated))
-        return measured(self.metrics or self.metric_names or [], self.possible_metrics, given, self.tell)
+        table = table_of(self.problem_type, None if self.label_names is None else len(self.label_names))
+        return measured(self.measured_names, table, given, self.tell)
 
 
 def decisions(logits: Ragged, labels: Ragged) -> tuple[np.ndarray, np.ndarray]:

@@ -106,6 +106,11 @@ class Measured(ABC):
         return None if names is None else [*names, *self.extra_metrics]
 
     @property
+    def measured_names(self) -> list[str]:
+        """Names of the metrics that :meth:`measure` gives: all of them, unless :meth:`score` adds some."""
+        return list(self.metrics or self.metric_names or [])
+
+    @property
     def extra_metrics(self) -> list[str]:
         """Names of metrics that other options than ``metrics`` add."""
         return []

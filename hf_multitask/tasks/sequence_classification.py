@@ -16,8 +16,8 @@ from . import label_sets
 from . import labels as lab
 from .base import Task
 from .constant import of_classes, of_numbers, of_sets
-from .fitting import Thresholded
 from .losses import SoftLabels
+from .ranking import RankedLabels
 from .registration import register_task
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ logger = logging.get_logger(__name__)
 
 
 @dataclass(kw_only=True)
-class SequenceClassification(SoftLabels, Thresholded):
+class SequenceClassification(SoftLabels, RankedLabels):
     """Classify a text or a pair of texts, or predict numbers for it.
 
     The label column contains a name, a number or a ClassLabel for ``single_label_classification``; a list of names or
@@ -60,6 +60,8 @@ class SequenceClassification(SoftLabels, Thresholded):
             answered if it is more probable than not.
         calibration: ``"temperature"`` divides logits by a number that is fitted likewise, before all probabilities.
         fitted: what was fitted; set by the trainer.
+        group_column: see :class:`hf_multitask.tasks.ranking.Ranked`; rows are ranked by the second of two classes, or
+            by the number.
 
     Example::
 

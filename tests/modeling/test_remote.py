@@ -8,6 +8,7 @@ from processes import BLOCK, REFUSED, run
 from reading import INPUTS, TASKS, TEXT
 from transformers import AutoModel, AutoTokenizer
 
+from hf_multitask import SentenceSimilarity
 from hf_multitask.modeling.kinds import KINDS
 from hf_multitask.modeling.readers import TEXTS
 from hf_multitask.training.preparation.processors import ensure_pad_token
@@ -73,6 +74,18 @@ MODELS = {
     "t5": ("summarization", "sequence-classification"),
 }
 
+MORE = {
+    "bert": {
+        "near": SentenceSimilarity(
+            loss="triplet",
+            negatives_column="hard",
+            matryoshka_dims=[8, 32],
+            prompt="query: ",
+            loss_kwargs={"margin": 1},
+        )
+    }
+}
+
 
 @pytest.fixture
 def saved(build_model, backbone_path, tmp_path):
@@ -80,7 +93,7 @@ def saved(build_model, backbone_path, tmp_path):
     asked = {}
     for family, kinds in MODELS.items():
         folder = str(tmp_path / family)
-        model = build_model(family, tasks={kind: TASKS[kind]() for kind in kinds})
+        model = build_model(family, tasks={kind: TASKS[kind]() for kind in kinds} | MORE.get(family, {}))
         tokenizer = AutoTokenizer.from_pretrained(backbone_path(family))
         ensure_pad_token(tokenizer)
         model.set_pad_token_id(tokenizer.pad_token_id)

@@ -235,6 +235,54 @@ def test_a_mask_is_needed_to_fill_it(encode):
         ({"type": "text-generation", "block_size": 1}, "`block_size` should be a whole number of tokens, 2 or more"),
         ({"type": "question-answering", "doc_stride": -1}, "`doc_stride` should be a whole number"),
         ({"type": "sentence-similarity", "negatives": 1}, "`negatives` should be a whole number, 2 or more"),
+        ({"type": "sentence-similarity", "loss": "tripplet"}, "`loss` should be one of .* Did you mean 'triplet'"),
+        ({"type": "sentence-similarity", "loss": "triplet"}, ".* there is no negatives_column. Set negatives_column"),
+        ({"type": "sentence-similarity", "loss": "cosine"}, ".* there is no label_column. Set label_column"),
+        (
+            {"type": "sentence-similarity", "loss": "multiple_negatives", "label_column": "score"},
+            ".* reads no scores. Found `label_column = 'score'`. Leave out one",
+        ),
+        (
+            {"type": "sentence-similarity", "label_column": "score", "negatives_column": "hard"},
+            "`negatives_column` is for the losses multiple_negatives and triplet, and the loss is cosine",
+        ),
+        (
+            {"type": "sentence-similarity", "loss_kwargs": {"margin": 1}},
+            ".* unknown key 'margin'; .* Set loss to triplet",
+        ),
+        (
+            {"type": "sentence-similarity", "loss_kwargs": {"scale": 0}},
+            "`scale` of `loss_kwargs` should be a number, above 0",
+        ),
+        ({"type": "sentence-similarity", "loss_kwargs": {"scale": 5}, "scale": 7}, "`scale` is given twice"),
+        ({"type": "sentence-similarity", "scale": -1}, "`scale` should be a number above 0"),
+        (
+            {"type": "sentence-similarity", "loss": "triplet", "negatives_column": "n", "loss_kwargs": {"margin": -1}},
+            "`margin` of `loss_kwargs` should be a number, 0 or more",
+        ),
+        (
+            {
+                "type": "sentence-similarity",
+                "loss": "triplet",
+                "negatives_column": "n",
+                "loss_kwargs": {"distance": "cos"},
+            },
+            "`distance` of `loss_kwargs` should be one of euclidean, cosine",
+        ),
+        (
+            {"type": "sentence-similarity", "matryoshka_dims": [8, 0]},
+            "`matryoshka_dims` should be a list of different whole",
+        ),
+        (
+            {"type": "sentence-similarity", "matryoshka_dims": [8, 8]},
+            "`matryoshka_dims` should be a list of different whole",
+        ),
+        (
+            {"type": "sentence-similarity", "matryoshka_dims": []},
+            "`matryoshka_dims` should be a list of different whole",
+        ),
+        ({"type": "sentence-similarity", "matryoshka_dims": 8}, "`matryoshka_dims` should be a list"),
+        ({"type": "sentence-similarity", "prompt": 3}, "`prompt` should be a string"),
         (
             {"type": "sentence-similarity", "score_range": [5, 0]},
             "`score_range` should be two numbers in ascending order",

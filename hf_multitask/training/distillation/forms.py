@@ -38,11 +38,13 @@ def form_of(task: Task) -> str:
             (MultipleChoiceHead, "choices"),
             (SentenceSimilarityHead, "scores"),
         ):
-            if issubclass(head, kind) and not _chained(task.to_dict()):
+            if issubclass(head, kind) and not _chained(task.to_dict()) and (form != "scores" or task.target_column):
                 return form
     why = "its outputs are not classes, numbers, tags, choices or scores of texts"
     if issubclass(head, SentenceSimilarityHead):
-        why = "without scores a pair is compared with the other pairs of its group, and has no output of its own"
+        why = (
+            "without scores a pair has no output of its own, but is compared with negatives or other pairs of its group"
+        )
     elif issubclass(head, QuestionAnsweringHead):
         why = "its outputs are positions among the tokens of the teacher's own tokenizer"
     elif head.writes or head.language_model:

@@ -50,9 +50,9 @@ class Teacher:
     digest: str
 
     def reading(self, task: Task) -> Task:
-        """A task with the columns of another, read with the lengths that the model was made for."""
+        """A task with the columns of another, read with the lengths and the prompt that the model was made for."""
         own = self.model.config.task(self.name)
-        names = {field.name for field in fields(task)} & {"max_length", "stride", "language"}
+        names = {field.name for field in fields(task)} & {"max_length", "stride", "language", "prompt"}
         return replace(task, name=self.name, weight_column=None, **{name: own.get(name) for name in names})
 
 
