@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from ..hub.beside import Beside, beside_in_words, beside_rows
-from ..hub.records import Orders, average_of, by_task, ranked
+from ..hub.records import Orders, average_of, by_task, ranked, whole
 from ..modeling import MultiTaskModel, MultiTaskPipeline
 from ..modeling.backbone import resolve_backbone
 from ..modeling.inputs import as_text
@@ -260,7 +260,10 @@ def show_metrics(
     rows: dict[tuple[str, str], dict[str, float]] = {}
     for split, own in found.items():
         for task, values in own.items():
+            primary = next((metric for metric in values if metric != "loss"), None)
             for metric, value in values.items() if task in shown else ():
+                if whole(metric) not in (metric, primary):
+                    continue  # of the metrics of slices, those of the primary one
                 rows.setdefault((task, metric), {})[split] = value
     rows[("average", "")] = {split: average_of(metrics) for split, metrics in measured.items()}
     for line, values in rows.items():

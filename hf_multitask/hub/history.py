@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from .records import MEAN_COSINE, Log, Orders, average_of, by_task, is_end, pairs, prefix_of
+from .records import MEAN_COSINE, Log, Orders, average_of, by_task, is_end, pairs, prefix_of, whole
 
 SPLITS = {"eval": "validation", "test": "test"}
 Points = list[tuple[int, float]]  # optimizer steps, and what was measured there
@@ -50,7 +50,7 @@ def results(
     *,
     best: int | None = None,
 ) -> list[Result]:
-    """The last figures of each split that were measured on the saved model, task by task.
+    """The last figures of each split that were measured on the saved model, task by task, without those of slices.
 
     Args:
         history: the trainer's log.
@@ -63,7 +63,8 @@ def results(
     for split, entry in _evaluations(history, best):
         step = entry.get("step", 0) if best is None else best
         for task, own in by_task(entry, tasks, metrics)[0].items():
-            found |= {(split, task, metric): Result(split, task, metric, own[metric], step) for metric in own}
+            metrics_of_all = [metric for metric in own if whole(metric) == metric]
+            found |= {(split, task, one): Result(split, task, one, own[one], step) for one in metrics_of_all}
         found[split, None, "average"] = Result(split, None, "average", average_of(entry), step)
     place = {task: number for number, task in enumerate([*tasks, None])}
     orders = {task: {name: number for number, name in enumerate(names)} for task, names in (metrics or {}).items()}

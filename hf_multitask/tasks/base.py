@@ -16,6 +16,7 @@ from ..modeling.readers import TEXTS
 from .encodings import RowEncodings, read_rows
 from .joining import check_joined, stored_columns
 from .measured import Measured
+from .slicing import check_slice_columns
 from .sources import code_of
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Task(Measured):
         language: of the texts, for backbones with a language input, such as XLM with its ``lang2id``.
         weight_column: column of the weights of the rows in the loss, numbers of 0 or more; 1 for every row if None.
         metrics: names of the metrics of its evaluations, the primary one first; those of the type if None.
+        slice_columns: columns by whose values the metrics are reported as well.
     """
 
     type: ClassVar[str]
@@ -71,6 +73,7 @@ class Task(Measured):
         super().__post_init__()
         self.check_number("max_length", 1)
         check_joined(self)
+        check_slice_columns(self)
 
     def check_number(self, argument: str, least: int, *, none: bool = True) -> None:
         """Check that an argument is a whole number of at least ``least``, or None if that is allowed.

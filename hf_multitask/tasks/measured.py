@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ class Measured(ABC):
 
     name: str | None = dataclasses.field(default=None, repr=False)
     metrics: list[str] | None = None
+    slice_columns: list[str] | None = None
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         """Accept a method ``metrics``, and reset the names of a type whose metrics differ from those of its base."""
@@ -87,7 +89,20 @@ class Measured(ABC):
 
     def tell(self, sentence: str) -> None:
         """Log a warning that begins with the name of the task."""
-        logger.warning(f"Task '{self.name}': {sentence}")
+        told: list[str] | None = vars(self).get("_told")
+        if told is None:
+            logger.warning(f"Task '{self.name}': {sentence}")
+        else:
+            told.append(sentence)
+
+    @contextmanager
+    def listening(self) -> Iterator[list[str]]:
+        """Collect the sentences of :meth:`tell` in a list, in place of the log."""
+        told = vars(self)["_told"] = []
+        try:
+            yield told
+        finally:
+            del vars(self)["_told"]
 
     @property
     def metric_names(self) -> list[str] | None:

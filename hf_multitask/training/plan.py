@@ -123,7 +123,7 @@ class Plan:
             ValueError: there are none, a row is not usable, or processes have different data.
         """
         data, unlabeled = with_placeholders(self.tasks, data) if predicts else (data, set[str]())
-        check_split(self.tasks, data, split)
+        check_split(self.tasks, data, split, sliced=not predicts)
         if not data:
             raise ValueError(f"The {split} data have no dataset. Add one that a task reads.")
         check_extras(self.tasks, data, {*own_metrics, *unlabeled})

@@ -179,7 +179,7 @@ class Evaluator:
         self.measured_rows[prefix] = rows.sizes
         start = time.time()
         scores = self.scores(rows, "Evaluation", validation)
-        metrics = flat({name: result.metrics for name, result in scores.items()}, prefix)
+        metrics = flat({name: result.metrics | result.slices for name, result in scores.items()}, prefix)
         self.primary = {name: result.primary for name, result in scores.items()}
         self.metric_names = {name: list(result.metrics) for name, result in scores.items()}
         average = sum(value for _, value in self.primary.values() if math.isfinite(value)) / len(scores)
@@ -199,5 +199,5 @@ class Evaluator:
         for name, result in scores.items():
             predictions, labels = result.arrays()
             known = None if name in rows.unlabeled else labels
-            found[name] = PredictionOutput(predictions, known, flat({name: result.metrics}, prefix))
+            found[name] = PredictionOutput(predictions, known, flat({name: result.metrics | result.slices}, prefix))
         return found
