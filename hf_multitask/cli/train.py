@@ -290,12 +290,15 @@ def _show_example(trainer: MultiTaskTrainer, data: Mapping[str, Splits]) -> None
         task = next((task for task in own if isinstance(reader_of(task), TagReader)), own[0])
         rows = data[task["dataset"] or task["name"]]
         row = reader_of(task).example(task, next(iter(rows["test" if "test" in rows else "train"])))
-        shown = [_shown(value) for value in row.values()]
-        if isinstance(reader_of(task), TagReader):
-            shown = [as_text(row["text"])]
-        print(f"\nExample: {_short(' / '.join(shown))}")
+        text = as_text(row["text"]) if isinstance(reader_of(task), TagReader) else shown_inputs(row)
+        print(f"\nExample: {_short(text)}")
         for name, answer in pipeline(row).items():
             print(f"  {name}: {_readable(answer)}")
+
+
+def shown_inputs(row: Mapping[str, object]) -> str:
+    """The inputs of a row in one line."""
+    return " / ".join(map(_shown, row.values()))
 
 
 def _shown(value: object) -> str:

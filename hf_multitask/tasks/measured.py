@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
 
@@ -162,6 +162,26 @@ class Measured(ABC):
             tokenizer: of the backbone.
         """
         return self.measure(predictions, labels, unseen)
+
+    def details(
+        self,
+        predictions: np.ndarray,  # noqa: ARG002
+        labels: np.ndarray,  # noqa: ARG002
+        *,
+        unseen: Cells,  # noqa: ARG002
+        references: References,  # noqa: ARG002
+        tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """What a report of an evaluation has beside the metrics, as plain values; nothing by default.
+
+        The arguments are those of :meth:`score`. The pages of a report show ``classes``, ``confusion_matrix``,
+        ``calibration`` and ``errors``, see :mod:`hf_multitask.tasks.reports`.
+        """
+        return {}
+
+    def extra_details(self, logits: Ragged, labels: Ragged) -> dict[str, Any]:  # noqa: ARG002
+        """Details that follow from predictions and labels, whatever is answered."""
+        return {}
 
     @abstractmethod
     def measure(self, predictions: np.ndarray, labels: np.ndarray, unseen: Cells) -> dict[str, float]:

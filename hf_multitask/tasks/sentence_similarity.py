@@ -6,10 +6,11 @@ import math
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..modeling.heads import IGNORE
 from . import labels as lab
+from . import reports
 from .base import Task
 from .constant import variance
 from .measures import NUMBERS, Numbers, measured
@@ -195,6 +196,18 @@ class SentenceSimilarity(Task):
     def possible_metrics(self) -> Collection[str]:
         """See :class:`Task`."""
         return ["accuracy"] if self.label_column is None else NUMBERS
+
+    def details(
+        self,
+        predictions: np.ndarray,
+        labels: np.ndarray,
+        *,
+        unseen: Cells,  # noqa: ARG002
+        references: References,  # noqa: ARG002
+        tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """See :class:`Task`: the sizes of the errors of scores, which are from 0 to 1."""
+        return {} if self.label_column is None else reports.of_numbers(labels, predictions)
 
     def measure(
         self,

@@ -396,5 +396,5 @@ class MultiTaskTrainer(Trainer):
         return self.running_loss.finalize(super()._finalize_training, *args, **kwargs)
 
     def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
-        """Save metrics, as in ``Trainer``; a damaged file of all results is replaced."""
-        self.saver.save_metrics(super().save_metrics, split, metrics, combined)
+        """Save metrics, as in ``Trainer``, and ``eval_report.json``; a damaged file of all results is replaced."""
+        self.saver.save_metrics(self.evaluator.with_report(super().save_metrics), split, metrics, combined)

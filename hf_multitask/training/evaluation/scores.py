@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from transformers import EvalPrediction, PreTrainedTokenizerBase
@@ -38,7 +38,8 @@ class Ordered(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """Predictions, labels and metrics of one task, the name and value of its primary metric, and metrics of slices.
+    """Predictions, labels and metrics of one task, the name and value of its primary metric, and metrics of slices;
+    what computes them, and why some are missing.
 
     Predictions and labels are those of :func:`in_order`; of tokens, padded with -100 to the most that a row has.
     """
@@ -48,6 +49,8 @@ class Scores:
     metrics: dict[str, float]
     primary: tuple[str, float]
     slices: dict[str, float] = field(default_factory=dict)
+    measure: Measure | None = None
+    told: Sequence[str] = ()
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """Predictions and labels as arrays, a row each."""
@@ -123,7 +126,7 @@ class Measure:
         tokenizer: PreTrainedTokenizerBase,
     ) -> None:
         self.task, self.found, self._metric, self._tokenizer = task, found, metric, tokenizer
-        self._rows, self._name = rows, str(task.name)
+        self.rows, self._name = rows, str(task.name)
 
     def loss(self, part: Slice | None = None) -> float:
         """The sum of the losses of all items over their number or weight, whatever the batches and ranks."""
@@ -152,9 +155,14 @@ class Measure:
         return self.found.predictions if part is None else _some(self.found.predictions, part.places)
 
     @property
+    def owned(self) -> bool:
+        """Whether the metrics are the user's."""
+        return self._metric is not None
+
+    @property
     def unseen(self) -> list[object]:
         """The labels that are numbered after the known ones."""
-        return self._rows.unseen[self._name]
+        return self.rows.unseen[self._name]
 
     def answers(self, part: Slice | None = None) -> tuple[Answers, Answers]:
         """What the metrics are computed from, and the labels."""
@@ -171,12 +179,26 @@ class Measure:
     def references(self, part: Slice | None = None) -> Sequence[object]:
         """What the answers are compared with."""
         if part is None:
-            return self._rows.references(self._name)
+            return self.rows.references(self._name)
         return [self._every_reference[place] for place in part.places.tolist()]
 
     @cached_property
     def _every_reference(self) -> Sequence[object]:
-        return self._rows.references(self._name)[:]
+        return self.rows.references(self._name)[:]
+
+    def details(self) -> dict[str, Any]:
+        """What the type of the task reports beside metrics; nothing where the user computes these."""
+        if self._metric is not None:
+            return {}
+        answers, labels = self.answers()
+        found = self.task.details(
+            cast(np.ndarray, answers),
+            cast(np.ndarray, labels),
+            unseen=self.unseen,
+            references=self.references(),
+            tokenizer=self._tokenizer,
+        )
+        return {**found, **self.task.extra_details(self.predictions(), labels)}
 
     def sliced(self, part: Slice, names: Sequence[str]) -> tuple[dict[str, float], dict[str, str]]:
         """The metrics of a slice, and why those that are NaN are missing; nothing is logged.
@@ -256,4 +278,4 @@ def score(
     }
     primary = next(iter(values.items()), ("none", 0.0))
     all_of_it = {"loss": measure.loss(), **values}
-    return Scores(found.predictions, found.labels, all_of_it, primary, slices)
+    return Scores(found.predictions, found.labels, all_of_it, primary, slices, measure, told)
