@@ -37,6 +37,18 @@ def _evaluations(history: Sequence[Log], best: int | None) -> Iterator[tuple[str
             yield SPLITS[prefix], entry
 
 
+def splits_of_saved(history: Sequence[Log], best: int | None) -> set[str]:
+    """The splits whose last evaluation tells of the saved model.
+
+    Args:
+        history: the trainer's log.
+        best: see :func:`_evaluations`.
+    """
+    last = {SPLITS[prefix]: id(entry) for entry in history if (prefix := prefix_of(entry)) in SPLITS}
+    telling = {id(entry) for _, entry in _evaluations(history, best)}
+    return {split for split, entry in last.items() if entry in telling}
+
+
 def _end(history: Sequence[Log]) -> int:
     """Where the log's entry of the end of training stands."""
     ends = [number for number, entry in enumerate(history) if is_end(entry)]

@@ -19,6 +19,7 @@ from hf_multitask import (
     TokenClassification,
 )
 from hf_multitask.tasks import QuestionAnswering, reports
+from hf_multitask.training.report.picture import color
 
 LABELS = ["negative", "positive"]
 TAGS = sorted({tag for row in read_rows("ner", "validation") for tag in row["ner_tags"]})
@@ -165,3 +166,22 @@ def test_other_types_report_their_metrics(build):
     trainer.save_metrics("eval", trainer.evaluate())
     own = written(trainer)["validation"]["qa"]
     assert own["metrics"].keys() == {"f1", "exact_match"} and own["type"] == "question-answering"
+
+
+def test_tensorboard_shows_the_confusions_of_every_evaluation(build, tmp_path, monkeypatch):
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path))
+    tensorboard = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    image = pytest.importorskip("PIL.Image")
+    rows = Dataset.from_list([{**row, "label": "positive"} for row in read_rows("sentiment", "validation", 6)])
+    kwargs = {"report_to": "tensorboard"}
+    trainer = build({"sentiment": SequenceClassification(label_names=LABELS)}, {"sentiment": rows}, **kwargs)
+    found = trainer.evaluate()
+    (file,) = tmp_path.rglob("events.out.*")
+    (picture,) = tensorboard.EventAccumulator(str(file)).Reload().Images("eval/sentiment_confusions")
+    path = tmp_path / "confusions.png"
+    path.write_bytes(picture.encoded_image_string)
+    drawn = image.open(path)
+    share = found["eval_sentiment_accuracy"]
+    bottom = drawn.size[1] - 20
+    assert drawn.getpixel((drawn.size[0] - 20, bottom)) == color(share)
+    assert drawn.getpixel((drawn.size[0] - 84, bottom)) == color(1 - share)
