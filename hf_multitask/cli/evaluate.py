@@ -13,8 +13,8 @@ from .predictions import check_file, save_predictions
 from .recipe import read_recipe
 from .report import PAGE, check_folder, write_report
 from .saved import load_saved
-from .splits import split_name
-from .train import show_metrics, splits
+from .splits import evaluation_data, split_name
+from .train import show_metrics, splits, with_sets
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -49,7 +49,8 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
     recipe = read_recipe(namespace.recipe)
     overrides = parse_overrides(words)
     split = split_name(namespace.split)
-    data = splits(recipe.load([split]), split)
+    loaded = recipe.load([split])
+    data = splits(loaded, split)
     if not data:
         raise ValueError(f"No dataset of the recipe has a split '{split}'. Set another with --split.")
     model, tokenizer = load_saved(namespace.model)
@@ -59,7 +60,8 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
         training = {**recipe.training, **quiet, "load_best_model_at_end": False, "early_stopping_patience": None}
         args, _ = build_arguments(training, overrides)
         trainer = MultiTaskTrainer(model=model, args=args, processing_class=tokenizer, tasks=recipe.tasks)
-        metrics = trainer.evaluate(data, metric_key_prefix=prefix)
+        measured = evaluation_data(loaded) if split == "validation" else data
+        metrics = trainer.evaluate(measured, metric_key_prefix=prefix)
         if "output_dir" in overrides:
             trainer.save_metrics(prefix, metrics, combined=False)
         if file is not None and trainer.is_world_process_zero():
@@ -67,4 +69,4 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
         if folder is not None and trainer.is_world_process_zero():
             write_report(folder, trainer, data, prefix, namespace.model)
             print(f"The report is in {folder / PAGE}, its numbers are in eval_report.json.")
-    show_metrics({split: metrics}, model.config.task_names, trainer.progress.metrics)
+    show_metrics(with_sets({split: metrics}, trainer), model.config.task_names, trainer.progress.metrics)

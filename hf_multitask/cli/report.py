@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..hub.evaluation import evaluation_page
-from ..hub.history import SPLITS as PREFIXES
+from ..hub.history import split_of
 from ..modeling.kinds import reader_of
 from ..training import MultiTaskTrainer
 from .splits import Splits
@@ -43,7 +43,7 @@ def write_report(folder: Path, trainer: MultiTaskTrainer, data: Splits, prefix: 
         name: of the model.
     """
     reports = trainer.evaluator.reports
-    split = PREFIXES.get(prefix, prefix)
+    split = split_of(prefix) or prefix
     found = reports.of(split)
     texts = {task: _inputs(trainer, task, report.get("worst", ()), data) for task, report in found.items()}
     facts = [f"split {split}", f"{len(found):,} tasks"]

@@ -24,7 +24,7 @@ from .beside import Beside, beside, beside_in_words, beside_rows
 from .classes import PICTURE_NAME, Reports, best_split, draw_matrices, matrices, tables
 from .curves import draw
 from .edits import Card, UnreadableCard, digest, merge
-from .history import Result, curves, gradients, primary_metrics, results
+from .history import Result, curves, gradients, in_order, primary_metrics, results
 
 if TYPE_CHECKING:
     from ..modeling import MultiTaskConfig
@@ -279,7 +279,7 @@ def _eval_results(config: MultiTaskConfig, run: Run, found: Sequence[Result]) ->
 
 
 def _splits(found: Sequence[Result]) -> list[str]:
-    return list(dict.fromkeys(sorted((result.split for result in found), key=["validation", "test"].index)))
+    return in_order(result.split for result in found)
 
 
 def _measured(found: Sequence[Result], primary: Mapping[str, str]) -> dict[str, dict[str, str]]:

@@ -65,6 +65,11 @@ def average_of(log: Log) -> float:
     return log[f"{prefix_of(log)}{_AVERAGE}"]
 
 
+def of_set(metrics: Log, name: str) -> dict[str, Any]:
+    """The part of an evaluation that is of a further evaluation set."""
+    return {key: value for key, value in metrics.items() if key.startswith(f"eval_{name}_")}
+
+
 def by_task(log: Log, tasks: Collection[str], metrics: Orders | None = None) -> tuple[ByTask, dict[str, object]]:
     """Split a log into what belongs to each task, by task and metric, and the rest.
 

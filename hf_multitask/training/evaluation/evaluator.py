@@ -189,7 +189,7 @@ class Evaluator:
             for name, result in scores.items()
             if result.measure is not None
         }
-        self.reports.add(prefix, makers, self._runtime.step)
+        self.reports.add(prefix, makers)
         self.primary = {name: result.primary for name, result in scores.items()}
         self.metric_names = {name: list(result.metrics) for name, result in scores.items()}
         average = sum(value for _, value in self.primary.values() if math.isfinite(value)) / len(scores)
@@ -197,6 +197,19 @@ class Evaluator:
         metrics[f"{prefix}_average"] = average
         metrics.update(speed_metrics(prefix, start, num_samples=len(rows.order()), num_steps=self._steps))
         return metrics
+
+    def evaluate_sets(
+        self, rows: EvaluationRows, prefix: str, validation: EvaluationRows | None = None
+    ) -> list[dict[str, float]]:
+        """The metrics of some rows, whose primary ones count, and of each of their further evaluation sets.
+
+        For the arguments, see :meth:`scores`.
+        """
+        found = [self.evaluate(rows, prefix, validation)]
+        primary, names = self.primary, self.metric_names
+        found += [self.evaluate(part, f"{prefix}_{name}", validation) for name, part in rows.sets.items()]
+        self.primary, self.metric_names = primary, {**self.metric_names, **names}
+        return found
 
     def with_report(self, save: Callable[..., None]) -> Callable[..., None]:
         """A function that saves metrics of a split, and then its report into ``output_dir``."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...hub.history import SPLITS
+from ...hub.history import split_of
 from .scores import Measure, reasons
 from .slices import Slice, slices_by_column
 
@@ -84,27 +84,23 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - JSON
 
 
 class Reports:
-    """The reports of the last evaluation of every split, made when they are read.
-
-    Attributes:
-        steps: by split, the optimizer step of the evaluation.
-    """
+    """The reports of the last evaluation of every split, made when they are read."""
 
     def __init__(self) -> None:
-        self.steps: dict[str, int] = {}
         self._makers: dict[str, dict[str, Callable[[], Report]]] = {}
         self._made: dict[str, dict[str, Report]] = {}
+        self._prefixes: dict[str, str] = {}
 
-    def add(self, prefix: str, makers: Mapping[str, Callable[[], Report]], step: int) -> None:
+    def add(self, prefix: str, makers: Mapping[str, Callable[[], Report]]) -> None:
         """Add an evaluation.
 
         Args:
             prefix: of the names of its metrics, such as ``eval``.
             makers: by task, what makes its report.
-            step: the optimizer step.
         """
-        split = SPLITS.get(prefix, prefix)
-        self._makers[split], self.steps[split] = dict(makers), step
+        split = split_of(prefix) or prefix
+        self._prefixes[prefix] = split
+        self._makers[split] = dict(makers)
         self._made.pop(split, None)
 
     @property
@@ -119,14 +115,14 @@ class Reports:
         return self._made.get(split, {})
 
     def save(self, folder: Path, prefix: str) -> None:
-        """Write the reports of a split into ``eval_report.json``, which keeps those of other splits.
+        """Write the reports of a split and its further sets into ``eval_report.json``, which keeps those of others.
 
         Args:
             folder: where the file is; a damaged one is replaced.
             prefix: of the names of the metrics of the split.
         """
-        split = SPLITS.get(prefix, prefix)
-        if split not in self._makers:
+        splits = [split for one, split in self._prefixes.items() if f"{one}_".startswith(f"{prefix}_")]
+        if not splits:
             return
         path = folder / FILE_NAME
         try:
@@ -134,9 +130,14 @@ class Reports:
         except ValueError:
             before = {}
         # The wrong answers name rows by their numbers in this evaluation, which may be of a part of the data.
-        own = {name: {key: part for key, part in one.items() if key != "worst"} for name, one in self.of(split).items()}
+        own = {
+            split: {
+                name: {key: part for key, part in one.items() if key != "worst"} for name, one in self.of(split).items()
+            }
+            for split in splits
+        }
         folder.mkdir(parents=True, exist_ok=True)
         written = path.with_name(f"{FILE_NAME}.new")
         known = before if isinstance(before, dict) else {}
-        written.write_text(json.dumps({**known, split: own}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        written.write_text(json.dumps({**known, **own}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(written, path)

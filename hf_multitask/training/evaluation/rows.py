@@ -28,6 +28,7 @@ class EvaluationRows(Mixture):
         self.unseen: dict[str, list[object]] = {}
         self.by_task: dict[str, np.ndarray] = {}
         self.unlabeled: set[str] = set()  # tasks whose labels are placeholders
+        self.sets: dict[str, EvaluationRows] = {}  # further evaluation sets by name
         self.encoded = list(datasets)
         for dataset, start in zip(self.encoded, self._offsets.tolist(), strict=True):
             for task in dataset.tasks:

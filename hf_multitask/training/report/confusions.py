@@ -8,7 +8,7 @@ import numpy as np
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ...hub.classes import matrices
-from ...hub.history import SPLITS
+from ...hub.history import split_of
 from ...hub.records import prefix_of
 from .console import MANY
 from .picture import draw_cells, writers
@@ -49,7 +49,7 @@ class ConfusionsCallback(TrainerCallback):
         into = writers(self.trainer) if state.is_world_process_zero and len(self.trainer.tasks) <= MANY else []
         if prefix is None or not into:
             return
-        reports = self.trainer.evaluator.reports.of(SPLITS.get(prefix, prefix))
+        reports = self.trainer.evaluator.reports.of(split_of(prefix) or prefix)
         for name, found in matrices(reports).items():
             picture = draw_confusions(found["labels"], found["rows"])
             for writer in into:
