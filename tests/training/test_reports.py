@@ -49,7 +49,7 @@ def test_the_report_counts_the_answers_of_the_pipeline(build):
     ner = [row for row in read_rows("ner", "validation", 12) if len(row["tokens"]) < 25]
     tasks = {
         "sentiment": SequenceClassification(label_names=LABELS, slice_columns=["kind"]),
-        "ner": TokenClassification(label_names=TAGS),
+        "ner": TokenClassification(label_names=TAGS, calibration="temperature"),
     }
     trainer = build(tasks, {"sentiment": Dataset.from_list(rows), "ner": Dataset.from_list(ner)})
     metrics = trainer.evaluate()
@@ -86,6 +86,8 @@ def test_the_report_counts_the_answers_of_the_pipeline(build):
     for kind, found in report["ner"]["classes"].items():
         assert found["f1"] == pytest.approx(seqeval[kind]["f1-score"]) and found["support"] == seqeval[kind]["support"]
     matrix = report["ner"]["confusion_matrix"]
+    assert report["ner"]["calibration"]["ece"] == metrics["eval_ner_ece"]
+    assert sum(one["rows"] for one in report["ner"]["calibration"]["bins"]) == np.sum(matrix["rows"])
     counts = Counter(tag for row in ner for tag in row["ner_tags"])
     assert {tag: sum(row) for tag, row in zip(matrix["labels"], matrix["rows"])} == {
         tag: counts[tag] for tag in matrix["labels"]
