@@ -23,7 +23,7 @@ from .document import Values
 from .folders import is_audio_folder, load_audio_folder
 from .formats import FORMATS, load_format
 from .jsonl import read_jsonl
-from .splits import KEYS, SPLITS, Splits, arranged, by_split, check_splits
+from .splits import KEYS, SETS, SPLITS, Splits, arranged, by_split, check_splits
 from .tables import check_cells, check_words, with_labels_kept
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -125,7 +125,9 @@ def _check_keys(values: Values, known: list[str], name: str) -> None:
 
 def _data_files(values: Values, name: str, folder: Path | None) -> dict[str, list[str]]:
     files = values["data_files"]
-    named = by_split(files if isinstance(files, Mapping) else {"train": files}, "data_files", name)
+    named = by_split(
+        files if isinstance(files, Mapping) else {"train": files}, "data_files", name, values.get(SETS) or ()
+    )
     return {split: _files(given, f"Dataset '{name}'", folder) for split, given in named.items()}
 
 

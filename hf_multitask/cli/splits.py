@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from ..modeling.config import close_match
 from ..modeling.values import shown
+from ..training.preparation.sets import check_set_name
 from .document import Values
 
 logger = logging.get_logger(__name__)
@@ -20,7 +21,8 @@ logger = logging.get_logger(__name__)
 # By split, a Dataset, or an IterableDataset for a stream.
 Splits = Mapping[str, Any]
 SPLITS = ("train", "validation", "test")
-KEYS = ("splits", "validation_fraction")
+SETS = "evaluation_sets"
+KEYS = ("splits", "validation_fraction", SETS)
 _SYNONYMS = {"dev": "validation", "val": "validation", "valid": "validation"}
 _SEED = 20  # of the rows that `validation_fraction` takes, whatever the seed of the run is
 
@@ -30,8 +32,14 @@ def split_name(name: str) -> str:
     return _SYNONYMS.get(name, name)
 
 
-def by_split(given: Mapping[str, object], key: str, name: str) -> dict[str, object]:
+def by_split(given: Mapping[str, object], key: str, name: str, sets: Iterable[str] = ()) -> dict[str, object]:
     """The values of a key of a dataset by split.
+
+    Args:
+        given: the values by name.
+        key: of the dataset, for messages.
+        name: of the dataset, for messages.
+        sets: names of further evaluation sets.
 
     Raises:
         ValueError: a name is unknown, or two names mean the same split.
@@ -39,10 +47,11 @@ def by_split(given: Mapping[str, object], key: str, name: str) -> dict[str, obje
     found: dict[str, str] = {}
     for own in given:
         split = split_name(own) if isinstance(own, str) else ""
-        if split not in SPLITS:
+        if split not in (*SPLITS, *sets):
+            fix = close_match(str(own).lower(), [*SPLITS, *_SYNONYMS]) or f" Rename it, or name it in {SETS}."
             raise ValueError(
                 f"Dataset '{name}' names the split {shown(own)} in {key}; the splits are train, validation (or "
-                f"dev, val, valid) and test.{close_match(str(own).lower(), [*SPLITS, *_SYNONYMS]) or ' Rename it.'}"
+                f"dev, val, valid) and test.{fix}"
             )
         _check_one(found, split, own, name, key)
     return {split: given[own] for split, own in found.items()}
@@ -62,13 +71,22 @@ def check_splits(values: Values, name: str) -> Values:
         ValueError: a value is invalid, or both set the validation split.
     """
     result: Values = {}
+    if (names := values.get(SETS)) is not None:
+        if not isinstance(names, list) or not names or len(set(map(str, names))) < len(names):
+            raise ValueError(
+                f"Dataset '{name}': `{SETS}` should be a list of different splits, such as [shifted]. Found "
+                f"{shown(names)}."
+            )
+        for one in names:
+            check_set_name(split_name(one) if isinstance(one, str) else one, f"Dataset '{name}'", ())
+        result[SETS] = list(names)
     if (given := values.get("splits")) is not None:
         if not isinstance(given, Mapping) or not given:
             raise ValueError(
                 f"Dataset '{name}': `splits` should be a mapping of splits to parts of the data, such as "
                 f"{{train: 'train[:90%]', validation: 'train[90%:]'}}. Found {shown(given)}."
             )
-        result["splits"] = by_split(given, "splits", name)
+        result["splits"] = by_split(given, "splits", name, result.get(SETS, ()))
         for split, part in result["splits"].items():
             _instruction(part, split, name, streaming=bool(values.get("streaming")))
     if (fraction := values.get("validation_fraction")) is not None:
@@ -116,12 +134,37 @@ def arranged(name: str, loaded: Splits, arguments: Values, wanted: Iterable[str]
         found: dict[str, str] = {}
         for own in loaded:
             _check_one(found, split_name(own), own, name, "data_files")
-        if extra := [own for split, own in found.items() if split not in wanted and split not in SPLITS]:
+        known = (*SPLITS, *wanted, *arguments.get(SETS, ()))
+        if extra := [own for split, own in found.items() if split not in known]:
             logger.warning(f"Dataset '{name}' also has the splits {', '.join(extra)}, which are not read.")
         parts = {split: loaded[own] for split, own in found.items()}
     if (fraction := arguments.get("validation_fraction")) is not None:
         parts = _with_validation(name, parts, fraction)
+    wanted = [*wanted]
+    if "validation" in wanted and (sets := arguments.get(SETS)):
+        for one in sets:
+            if one not in parts or "validation" not in parts:
+                lacking = one if one not in parts else "validation"
+                raise ValueError(
+                    f"Dataset '{name}' has the evaluation sets {', '.join(sets)}, and no split '{lacking}': it has "
+                    f"{', '.join(parts)}. Add it, or change {SETS}."
+                )
+        wanted += sets
     return {split: rows for split, rows in parts.items() if split in wanted}
+
+
+def evaluation_data(data: Mapping[str, Splits]) -> dict[str, Any]:
+    """The validation data of every dataset, or where it has further evaluation sets, all of them by name.
+
+    Args:
+        data: the splits of every dataset.
+    """
+    found: dict[str, Any] = {}
+    for name, parts in data.items():
+        if "validation" in parts:
+            sets = {split: rows for split, rows in parts.items() if split not in SPLITS}
+            found[name] = {"validation": parts["validation"], **sets} if sets else parts["validation"]
+    return found
 
 
 def _divided(name: str, loaded: Splits, given: Mapping[str, str], *, streaming: bool) -> dict[str, Any]:

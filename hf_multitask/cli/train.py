@@ -16,7 +16,8 @@ from transformers import (
 )
 
 from ..hub.beside import Beside, beside_in_words, beside_rows
-from ..hub.records import Orders, average_of, by_task, ranked
+from ..hub.history import in_order
+from ..hub.records import Orders, average_of, by_task, of_set, ranked, whole
 from ..modeling import MultiTaskPipeline
 from ..modeling.backbone import resolve_backbone
 from ..modeling.inputs import as_text
@@ -32,7 +33,7 @@ from .arguments import Resume, build_arguments, parse_overrides, typed
 from .helps import add_help
 from .recipe import Recipe, read_recipe
 from .saved import processor_of
-from .splits import Splits
+from .splits import SPLITS, Splits, evaluation_data
 from .start import build_model, check_labels, fit_saved, freeze_unnamed, saved_config, tell_unnamed, unnamed
 from .teachers import Apprenticeship, auto_teachers, given_teachers
 
@@ -76,7 +77,7 @@ def prepare(
             model=model,
             args=args,
             train_dataset=splits(data, "train"),
-            eval_dataset=splits(data, "validation") or None,
+            eval_dataset=evaluation_data(data) or None,
             processing_class=tokenizer,
             teachers=teachers or None,
         )
@@ -123,7 +124,8 @@ def read_data(recipe: Recipe, args: MultiTaskTrainingArguments) -> tuple[dict[st
             )
         for split, rows in {**data[task.source], "train": whole[task.source]}.items():
             task.check_columns(rows, split)
-    tasks = resolve_tasks(recipe.tasks, [whole, *(splits(data, name) for name in ("validation", "test"))])
+    names = dict.fromkeys(["validation", "test", *(split for parts in data.values() for split in parts)])
+    tasks = resolve_tasks(recipe.tasks, [whole, *(splits(data, name) for name in names if name != "train")])
     check_labels(recipe, tasks, whole)
     return data, tasks
 
@@ -202,7 +204,7 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
     if trainer.is_world_process_zero():
         if measured:
             print()
-            show_metrics(measured, trainer.model.config.task_names, trainer.progress.metrics)
+            show_metrics(with_sets(measured, trainer), trainer.model.config.task_names, trainer.progress.metrics)
             show_beside(trainer.card.beside_single(), trainer.model.config.task_names)
         _show_example(trainer, data)
         print(f"\nModel, card and results are in {trainer.args.output_dir}")
@@ -230,7 +232,7 @@ def finish(
     trainer.save_metrics("train", dict(metrics))
     measured = {}
     for split, prefix in (("validation", "eval"), ("test", "test")):
-        if rows := splits(data, split):
+        if rows := evaluation_data(data) if split == "validation" else splits(data, split):
             measured[split] = trainer.evaluate(rows, metric_key_prefix=prefix)
             if split == "validation" and any(task.fits for task in trainer.tasks.values()):
                 trainer.save_model(_internal_call=True)  # with what was fitted to the weights as they are
@@ -273,12 +275,29 @@ def show_metrics(
     rows: dict[tuple[str, str], dict[str, float]] = {}
     for split, own in found.items():
         for task, values in own.items():
+            primary = next((metric for metric in values if metric != "loss"), None)
             for metric, value in values.items() if task in shown else ():
+                if whole(metric) not in (metric, primary):
+                    continue  # of the metrics of slices, those of the primary one
                 rows.setdefault((task, metric), {})[split] = value
     rows[("average", "")] = {split: average_of(metrics) for split, metrics in measured.items()}
     for line, values in rows.items():
         lines.append([*line, *(f"{values[split]:.4f}" if split in values else "-" for split in measured)])
     print(table(lines))
+
+
+def with_sets(measured: Mapping[str, Mapping[str, float]], trainer: MultiTaskTrainer) -> dict[str, Mapping[str, float]]:
+    """The metrics by split, and by further evaluation set as well.
+
+    Args:
+        measured: the metrics by split.
+        trainer: that has measured them.
+    """
+    names = [split for split in trainer.evaluator.reports.splits if split not in SPLITS]
+    found = {split: dict(metrics) for split, metrics in measured.items()}
+    sets = {name: of_set(found.get("validation", {}), name) for name in names}
+    every = {**found, **{name: own for name, own in sets.items() if own}}
+    return {split: every[split] for split in in_order(every)}
 
 
 def show_beside(compared: Sequence[Beside], tasks: Sequence[str]) -> None:
@@ -301,12 +320,15 @@ def _show_example(trainer: MultiTaskTrainer, data: Mapping[str, Splits]) -> None
         task = next((task for task in own if isinstance(reader_of(task), TagReader)), own[0])
         rows = data[task["dataset"] or task["name"]]
         row = reader_of(task).example(task, next(iter(rows["test" if "test" in rows else "train"])))
-        shown = [_shown(value) for value in row.values()]
-        if isinstance(reader_of(task), TagReader):
-            shown = [as_text(row["text"])]
-        print(f"\nExample: {_short(' / '.join(shown))}")
+        text = as_text(row["text"]) if isinstance(reader_of(task), TagReader) else shown_inputs(row)
+        print(f"\nExample: {_short(text)}")
         for name, answer in pipeline(row).items():
             print(f"  {name}: {_readable(answer)}")
+
+
+def shown_inputs(row: Mapping[str, object]) -> str:
+    """The inputs of a row in one line."""
+    return " / ".join(map(_shown, row.values()))
 
 
 def _shown(value: object) -> str:

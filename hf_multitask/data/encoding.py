@@ -21,6 +21,7 @@ from ..tasks.joining import joining
 from ..tasks.labels import class_names
 from ..tasks.losses import LOSS_OPTIONS
 from ..tasks.measured import MEASURING
+from ..tasks.slicing import slice_column, sliced_columns, slices_of
 from ..version import __version__
 from .stream import Stream, declared_rows, first_rows
 from .weights import encode_weights, weights_column
@@ -114,6 +115,7 @@ class Encoded:
         digest = hashlib.blake2b(digest_size=16)
         names = [self.reader.input_names[0], *(label_column(task) for task in self.tasks)]
         names += [column for task in self.tasks if (column := weights_column(task)) in self.rows.column_names]
+        names += [column for column in self.rows.column_names if column.startswith("slice:")]
         for batch in self.rows.select_columns(names).with_format("arrow").iter(10_000):
             sink = pa.BufferOutputStream()
             table = batch.replace_schema_metadata(None).combine_chunks()
@@ -288,7 +290,10 @@ class RowEncoder:
         self.lead = next((task for task in tasks if task.windows_key is not None), tasks[0])
         reads = next((task for task in tasks if task.reader.writes), tasks[0])  # with a tokenizer, whatever it reads
         self.encoder = reads.reader.encoder(tokenizer, config, reads.to_dict() | {"name": reads.name})
-        self.columns = sorted({column for task in tasks for column in task.all_columns})
+        present = [] if training else sample.column_names
+        self.sliced = {str(task.name): sliced_columns(task, present) for task in tasks}
+        read = {column for task in tasks for column in task.all_columns}
+        self.columns = sorted(read.union(*self.sliced.values()))
         self.classes = {column: names for column in self.columns if (names := class_names(sample, column)) is not None}
         fast = getattr(self.encoder.processor, "is_fast", False)
         self.offsets = fast and any(task.aligns_words for task in tasks)
@@ -316,9 +321,27 @@ class RowEncoder:
                 columns[weights_column(name)] = encode_weights(task, rows[task.weight_column], labels, indices, split)
             for kind, values in task.more_columns(rows, labels, encoding, training=self.training).items():
                 columns[f"{kind}:{name}"] = values
+            for column in self.sliced[name]:
+                columns[slice_column(name, column)] = self._slices(slices_of(rows[column]), rows, indices, len(labels))
         if all(task.windows_key is not None for task in self.tasks):
             cut = [False] * len(cut)
         return {**inputs, CUT: cut, **columns}
+
+    def _slices(self, cells: Cells, rows: Columns, indices: list[int], count: int) -> Cells:
+        """The slices of encoded rows, which may be parts of rows, or groups of them."""
+        lead = self.lead
+        if lead.keeps_rows:
+            return [cell[0] if isinstance(cell, list) else cell for cell in cells]
+        if len(cells) == count:
+            return cells
+        result: Cells = []
+        for place, (cell, index) in enumerate(zip(cells, indices, strict=True)):
+            one = {column: [values[place]] for column, values in rows.items()}
+            parts = lead.encode_inputs(one, [index], self.encoder, self.split, offsets=self.offsets)[2]
+            result += [cell] * len(parts)
+        if len(result) != count:
+            raise lead.error(f"`slice_columns` is not for {lead.type}, which combines the rows of its data. Remove it.")
+        return result
 
 
 def _named(cells: Cells, names: Sequence[object]) -> Cells:

@@ -69,8 +69,10 @@ def beside(found: Sequence[Result], alone: Mapping[str, Log], rows: Mapping[str,
         rows: by split, the rows of each task that were measured.
     """
     primary, compared = primary_metrics(found), []
-    for split in dict.fromkeys(result.split for result in found):
-        prefix = next(prefix for prefix, name in SPLITS.items() if name == split)
+    there = {result.split for result in found}
+    for prefix, split in SPLITS.items():
+        if split not in there:
+            continue
         for result in found:
             task = str(result.task)
             count = rows.get(split, {}).get(task)

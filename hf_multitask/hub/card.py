@@ -8,8 +8,9 @@ import math
 import os
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,9 +21,10 @@ from transformers import TrainingArguments
 from ..modeling.description import MANY, hub_name, introduction, markdown_table, metadata_of, task_table, usage
 from ..version import __version__
 from .beside import Beside, beside, beside_in_words, beside_rows
+from .classes import PICTURE_NAME, Reports, best_split, draw_matrices, matrices, tables
 from .curves import draw
 from .edits import Card, UnreadableCard, digest, merge
-from .history import Result, curves, gradients, primary_metrics, results
+from .history import Result, curves, gradients, in_order, primary_metrics, results
 
 if TYPE_CHECKING:
     from ..modeling import MultiTaskConfig
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 FILE_NAME = "README.md"
 CURVES_NAME = "learning_curves.png"
 _CURVES_MARK = "learning curves by hf_multitask, "
+_MATRICES_MARK = "confusion matrices by hf_multitask, "
 _TAGS = ("generated_from_trainer",)
 
 # The arguments of the Trainer that are shown, in addition to those of MultiTaskTrainingArguments.
@@ -83,6 +86,7 @@ class Run:
         processes: number of processes of the training.
         alone: by task, the flat results of a model of the task alone, for those that have one.
         taught: the tasks that learned from a teacher as well.
+        reports: by split, the reports of the evaluation of the saved model.
     """
 
     arguments: TrainingArguments
@@ -98,6 +102,7 @@ class Run:
     processes: int = 1
     alone: Mapping[str, Log] = field(default_factory=dict)
     taught: Sequence[str] = ()
+    reports: Mapping[str, Reports] = field(default_factory=dict)
 
     def beside(self, config: MultiTaskConfig, found: Sequence[Result]) -> list[Beside]:
         """The results beside those of single-task models."""
@@ -144,7 +149,8 @@ def write_card(
     path = folder / FILE_NAME
     before = _read(path)
     has_curves = _write_curves(folder / CURVES_NAME, run, config.task_names)
-    card = _card(config, run, name, repository, given, has_curves=has_curves)
+    has_matrices = _write_matrices(folder / PICTURE_NAME, run)
+    card = _card(config, run, name, repository, given, has_curves=has_curves, has_matrices=has_matrices)
     text = merge(before, card)
     theirs, fresh = text if on_hub is None else merge(on_hub, card), merge("", card)
     if text == fresh:
@@ -183,22 +189,44 @@ def _write_curves(path: Path, run: Run, tasks: Sequence[str]) -> bool:
         return False
     norms, cosines = gradients(run.history, tasks)
     measured = [norms, sorted(cosines.items())] if norms else []
-    mark = _CURVES_MARK + digest([losses, metrics, *measured])
+    mark = digest([losses, metrics, *measured])
+    return _write_picture(path, _CURVES_MARK, mark, partial(draw, losses, metrics, norms=norms, cosines=cosines))
+
+
+def _write_matrices(path: Path, run: Run) -> bool:
+    """Draw the confusions, likewise."""
+    split = best_split(run.reports)
+    found = matrices(run.reports[split]) if split is not None else {}
+    return bool(found) and _write_picture(path, _MATRICES_MARK, digest(found), partial(draw_matrices, found))
+
+
+def _write_picture(path: Path, kind: str, values: str, make: Callable[..., bytes | None]) -> bool:
+    mark = kind + values
     there = path.read_bytes() if path.is_file() else b""
-    if mark.encode() in there or (there and _CURVES_MARK.encode() not in there):  # a picture of the user
+    if mark.encode() in there or (there and kind.encode() not in there):  # a picture of the user
         return True
-    picture = draw(losses, metrics, norms=norms, cosines=cosines, description=mark)
+    picture = make(description=mark)
     if picture is not None:
         _replace(path, picture)
     return picture is not None
 
 
-def _card(config: MultiTaskConfig, run: Run, name: str, repository: str, given: Metadata, *, has_curves: bool) -> Card:
+def _card(
+    config: MultiTaskConfig,
+    run: Run,
+    name: str,
+    repository: str,
+    given: Metadata,
+    *,
+    has_curves: bool,
+    has_matrices: bool,
+) -> Card:
     found = results(run.history, config.task_names, run.metrics, best=run.best)
     primary = primary_metrics(found)
     vague = set()
     if not run.step:
         vague |= {"training", "datasets"} | (set() if found else {"results", "model-index", "metrics"})
+    text = _results_text(config, run, found, has_curves=has_curves)
     metadata = metadata_of(config)
     metadata["tags"] += _TAGS
     metadata["datasets"] = sorted(set(run.hub_datasets.values())) or None
@@ -212,7 +240,7 @@ def _card(config: MultiTaskConfig, run: Run, name: str, repository: str, given: 
             "intro": ("", introduction(config, name)),
             "tasks": ("Tasks", task_table(config, _measured(found, primary))),
             "use": ("Use", usage(config, repository)),
-            "results": ("Results", _results_text(config, run, found, has_curves=has_curves)),
+            "results": ("Results", "\n\n".join([text, *_class_texts(run, has_matrices)])),
             "training": ("Training", _training_text(run)),
             "versions": ("Versions", _versions_text()),
         },
@@ -251,7 +279,7 @@ def _eval_results(config: MultiTaskConfig, run: Run, found: Sequence[Result]) ->
 
 
 def _splits(found: Sequence[Result]) -> list[str]:
-    return list(dict.fromkeys(sorted((result.split for result in found), key=["validation", "test"].index)))
+    return in_order(result.split for result in found)
 
 
 def _measured(found: Sequence[Result], primary: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -295,6 +323,14 @@ def _results_text(config: MultiTaskConfig, run: Run, found: Sequence[Result], *,
             shown += ", norms of the per-task gradients and the cosines between them"
         parts.append(f"![{shown}]({CURVES_NAME})")
     return "\n\n".join(parts)
+
+
+def _class_texts(run: Run, has_matrices: bool) -> list[str]:
+    split = best_split(run.reports)
+    if split is None:
+        return []
+    picture = [f"![Confusion matrices on {split}: labels by row, answers by column]({PICTURE_NAME})"]
+    return [*tables(run.reports[split], split), *(picture if has_matrices else [])]
 
 
 def _training_text(run: Run) -> str:

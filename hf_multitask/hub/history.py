@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from .records import MEAN_COSINE, Log, Orders, average_of, by_task, is_end, pairs, prefix_of
+from .records import MEAN_COSINE, Log, Orders, average_of, by_task, is_end, pairs, prefix_of, whole
 
 SPLITS = {"eval": "validation", "test": "test"}
+_SET = "eval_"  # before the name of a further evaluation set
 Points = list[tuple[int, float]]  # optimizer steps, and what was measured there
 Cosines = dict[tuple[str, str], float]  # by pair of tasks
 
@@ -23,6 +24,18 @@ class Result:
     step: int
 
 
+def split_of(prefix: str) -> str | None:
+    """The split, or the further evaluation set of validation, for a prefix of metrics; None if it is of neither."""
+    if prefix in SPLITS:
+        return SPLITS[prefix]
+    return prefix.removeprefix(_SET) if prefix.startswith(_SET) else None
+
+
+def in_order(splits: Iterable[str]) -> list[str]:
+    """Splits in the order of tables: validation, its further sets, test."""
+    return sorted(dict.fromkeys(splits), key=lambda split: {"validation": 0, "test": 2}.get(split, 1))
+
+
 def _evaluations(history: Sequence[Log], best: int | None) -> Iterator[tuple[str, Log]]:
     """Splits and log entries of the evaluations that tell of the saved model, the later ones last.
 
@@ -33,8 +46,21 @@ def _evaluations(history: Sequence[Log], best: int | None) -> Iterator[tuple[str
     end = _end(history)
     for number, entry in enumerate(history):
         prefix = prefix_of(entry)
-        if prefix in SPLITS and (best is None or number > end or entry.get("step") == best):
-            yield SPLITS[prefix], entry
+        split = None if prefix is None else split_of(prefix)
+        if split is not None and (best is None or number > end or entry.get("step") == best):
+            yield split, entry
+
+
+def splits_of_saved(history: Sequence[Log], best: int | None) -> set[str]:
+    """The splits whose last evaluation tells of the saved model.
+
+    Args:
+        history: the trainer's log.
+        best: see :func:`_evaluations`.
+    """
+    last = {split_of(prefix): id(entry) for entry in history if (prefix := prefix_of(entry)) is not None}
+    telling = {id(entry) for _, entry in _evaluations(history, best)}
+    return {split for split, entry in last.items() if split is not None and entry in telling}
 
 
 def _end(history: Sequence[Log]) -> int:
@@ -50,7 +76,7 @@ def results(
     *,
     best: int | None = None,
 ) -> list[Result]:
-    """The last figures of each split that were measured on the saved model, task by task.
+    """The last figures of each split that were measured on the saved model, task by task, without those of slices.
 
     Args:
         history: the trainer's log.
@@ -63,7 +89,8 @@ def results(
     for split, entry in _evaluations(history, best):
         step = entry.get("step", 0) if best is None else best
         for task, own in by_task(entry, tasks, metrics)[0].items():
-            found |= {(split, task, metric): Result(split, task, metric, own[metric], step) for metric in own}
+            metrics_of_all = [metric for metric in own if whole(metric) == metric]
+            found |= {(split, task, one): Result(split, task, one, own[one], step) for one in metrics_of_all}
         found[split, None, "average"] = Result(split, None, "average", average_of(entry), step)
     place = {task: number for number, task in enumerate([*tasks, None])}
     orders = {task: {name: number for number, name in enumerate(names)} for task, names in (metrics or {}).items()}

@@ -28,6 +28,17 @@ def key_of(task: str, metric: str, prefix: str | None = None) -> str:
     return f"{task}_{metric}" if prefix is None else f"{prefix}_{task}_{metric}"
 
 
+def slice_metric(metric: str, column: str, value: str) -> str:
+    """The name of a metric of the rows that have a value in a column, both quoted: ``f1/language=de``."""
+    return f"{metric}/{column}={value}"
+
+
+def whole(metric: str) -> str:
+    """The name of a metric of a task without that of a slice."""
+    name, _, part = metric.partition("/")
+    return name if "=" in part else metric
+
+
 def flat(own: Mapping[str, Mapping[str, Value]], prefix: str | None = None) -> dict[str, Value]:
     """Metrics by task under their flat keys."""
     return {key_of(task, metric, prefix): value for task, found in own.items() for metric, value in found.items()}
@@ -52,6 +63,11 @@ def is_end(log: Log) -> bool:
 def average_of(log: Log) -> float:
     """The mean of the primary metrics in the log of an evaluation."""
     return log[f"{prefix_of(log)}{_AVERAGE}"]
+
+
+def of_set(metrics: Log, name: str) -> dict[str, Any]:
+    """The part of an evaluation that is of a further evaluation set."""
+    return {key: value for key, value in metrics.items() if key.startswith(f"eval_{name}_")}
 
 
 def by_task(log: Log, tasks: Collection[str], metrics: Orders | None = None) -> tuple[ByTask, dict[str, object]]:
@@ -86,7 +102,7 @@ def _owner(name: str, tasks: set[str], prefix: str | None, metrics: Mapping[str,
         return None
     rest = name.removeprefix(f"{prefix}_")
     pairs = list(_pairs(rest, tasks))
-    exact = next((pair for pair in pairs if pair[1] in metrics.get(pair[0], ())), None)
+    exact = next((pair for pair in pairs if {pair[1], whole(pair[1])} & set(metrics.get(pair[0], ()))), None)
     return exact or next(iter(pairs if rest not in _SPEED else ()), None)
 
 

@@ -17,6 +17,7 @@ from ..modeling.readers import TEXTS
 from .encodings import RowEncodings, read_rows
 from .joining import check_joined, stored_columns
 from .measured import Measured
+from .slicing import check_slice_columns
 from .sources import code_of
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Task(Measured):
         layer: the layer that its head reads, as an index of the hidden states (0 for the embeddings), or ``"mix"`` for
             a learned mix of all; the last one if None.
         metrics: names of the metrics of its evaluations, the primary one first; those of the type if None.
+        slice_columns: columns by whose values the metrics are reported as well.
     """
 
     type: ClassVar[str]
@@ -76,6 +78,7 @@ class Task(Measured):
         super().__post_init__()
         self.check_number("max_length", 1)
         check_joined(self)
+        check_slice_columns(self)
         self._check_layer()
 
     def _check_layer(self) -> None:

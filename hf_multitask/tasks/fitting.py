@@ -11,12 +11,15 @@ import numpy as np
 import torch
 
 from ..modeling.fitted import SETS, SINGLE, TEMPERATURE, TUNE, answered, fitted_values, scaled, temperature_of
+from . import reports
 from .labelled import Labelled
 from .labels import close
 from .measures import Classes, Numbers, Sets, default_names, measured, probabilities, table_of
 
 if TYPE_CHECKING:
-    from .columns import Cells, Ragged
+    from transformers import PreTrainedTokenizerBase
+
+    from .columns import Cells, Ragged, References
 
 _BINS = 15
 _TEMPERATURES = (0.05, 20.0)
@@ -70,6 +73,47 @@ class Calibrated(Labelled):
         if self.calibration is not None:
             temperature = fit_temperature(*decisions(logits, labels))
             self.fitted = {**fitted_values(self.to_dict()), "temperature": temperature}
+
+    def details(
+        self,
+        predictions: np.ndarray,
+        labels: np.ndarray,
+        *,
+        unseen: Cells,
+        references: References,  # noqa: ARG002
+        tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """See :class:`Task`: classes and their confusions, and the wrong answers with high scores."""
+        calibrated = scaled(self.to_dict(), torch.from_numpy(predictions)).numpy()
+        return self.details_of_classes(calibrated, calibrated.argmax(-1), labels, unseen)
+
+    def details_of_classes(
+        self, calibrated: np.ndarray, told: np.ndarray, labels: np.ndarray, unseen: Cells
+    ) -> dict[str, Any]:
+        """The details of answers in classes.
+
+        Args:
+            calibrated: logits (N, C).
+            told: the answers (N,).
+            labels: (N,).
+            unseen: labels that the model does not have.
+        """
+        names = [*(self.label_names or []), *map(str, unseen)]
+        found = reports.of_classes(labels, told, names)
+        if np.isfinite(calibrated).all() and len(calibrated):
+            scores = probabilities(calibrated)[np.arange(len(told)), told]
+            found |= {"worst": reports.worst_of_classes(labels, told, scores, names)}
+        return found
+
+    def extra_details(self, logits: Ragged, labels: Ragged) -> dict[str, Any]:
+        """See :class:`Task`: ``calibration``, after the temperature."""
+        logits, labels = decisions(logits, labels)
+        if getattr(self, "problem_type", None) == "regression" or logits.ndim < 2:  # or tags alone
+            return {}
+        calibrated = logits / (temperature_of(self.to_dict()) or 1.0)
+        error = calibration_error(calibrated, labels)
+        bins = calibration_bins(calibrated, labels)
+        return {} if math.isnan(error) else {"calibration": {"ece": error, "bins": bins}}
 
     def extra(self, logits: Ragged, labels: Ragged) -> dict[str, float]:
         """``ece`` where there is the option ``calibration``, and ``ece_uncalibrated`` of the logits as they are."""
@@ -133,6 +177,25 @@ class Thresholded(Calibrated):
     def possible_metrics(self) -> Collection[str] | None:
         """See :class:`Task`."""
         return table_of(self.problem_type, None if self.label_names is None else len(self.label_names))
+
+    def details(
+        self,
+        predictions: np.ndarray,
+        labels: np.ndarray,
+        *,
+        unseen: Cells,
+        references: References,  # noqa: ARG002
+        tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """See :class:`Task`: those of :class:`Calibrated`; for numbers, the sizes of the errors."""
+        if self.problem_type == "regression":
+            return reports.of_numbers(labels, predictions, self.label_names)
+        task, logits = self.to_dict(), torch.from_numpy(predictions)
+        calibrated, told = scaled(task, logits).numpy(), answered(task, logits)[1].numpy().astype(int)
+        if self.problem_type != SETS:
+            return self.details_of_classes(calibrated, told, labels, unseen)
+        names = [*(self.label_names or []), *map(str, unseen)]
+        return reports.of_sets(labels.astype(int), _widen(told, labels.shape[1]), names)
 
     def measure(
         self,

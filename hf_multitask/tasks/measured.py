@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transformers.utils import logging
 
@@ -37,6 +38,7 @@ class Measured(ABC):
 
     name: str | None = dataclasses.field(default=None, repr=False)
     metrics: list[str] | None = None
+    slice_columns: list[str] | None = None
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         """Accept a method ``metrics``, and reset the names of a type whose metrics differ from those of its base."""
@@ -87,7 +89,20 @@ class Measured(ABC):
 
     def tell(self, sentence: str) -> None:
         """Log a warning that begins with the name of the task."""
-        logger.warning(f"Task '{self.name}': {sentence}")
+        told: list[str] | None = vars(self).get("_told")
+        if told is None:
+            logger.warning(f"Task '{self.name}': {sentence}")
+        else:
+            told.append(sentence)
+
+    @contextmanager
+    def listening(self) -> Iterator[list[str]]:
+        """Collect the sentences of :meth:`tell` in a list, in place of the log."""
+        told = vars(self)["_told"] = []
+        try:
+            yield told
+        finally:
+            del vars(self)["_told"]
 
     @property
     def metric_names(self) -> list[str] | None:
@@ -152,6 +167,26 @@ class Measured(ABC):
             tokenizer: of the backbone.
         """
         return self.measure(predictions, labels, unseen)
+
+    def details(
+        self,
+        predictions: np.ndarray,  # noqa: ARG002
+        labels: np.ndarray,  # noqa: ARG002
+        *,
+        unseen: Cells,  # noqa: ARG002
+        references: References,  # noqa: ARG002
+        tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """What a report of an evaluation has beside the metrics, as plain values; nothing by default.
+
+        The arguments are those of :meth:`score`. The pages of a report show ``classes``, ``confusion_matrix``,
+        ``calibration`` and ``errors``, see :mod:`hf_multitask.tasks.reports`.
+        """
+        return {}
+
+    def extra_details(self, logits: Ragged, labels: Ragged) -> dict[str, Any]:  # noqa: ARG002
+        """Details that follow from predictions and labels, whatever is answered."""
+        return {}
 
     @abstractmethod
     def measure(self, predictions: np.ndarray, labels: np.ndarray, unseen: Cells) -> dict[str, float]:

@@ -6,11 +6,12 @@ import math
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..modeling.heads import IGNORE
 from ..modeling.similarity import TRIPLET, pair_loss, prompted
 from . import labels as lab
+from . import reports
 from .base import Task
 from .constant import variance
 from .measures import NUMBERS, Numbers, measured
@@ -249,6 +250,18 @@ class SentenceSimilarity(Ranked, PairOptions):
     def ranking_of(self, predictions: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`Ranked.ranking_of`: by cosine; the relevance is the score."""
         return predictions[:, 0], labels[:, 0]
+
+    def details(
+        self,
+        predictions: np.ndarray,
+        labels: np.ndarray,
+        *,
+        unseen: Cells,  # noqa: ARG002
+        references: References,  # noqa: ARG002
+        tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """See :class:`Task`: the sizes of the errors of scores, which are from 0 to 1."""
+        return {} if self.label_column is None else reports.of_numbers(labels, predictions)
 
     def measure(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -14,8 +14,7 @@ from ..modeling.inputs import as_text
 from ..modeling.losses import loss_options
 from ..modeling.readers import window_stride
 from ..modeling.schemes import ARGMAX, scheme_in
-from ..modeling.tags import spans_of as decoded_spans
-from ..modeling.words import groups, joined, split_tag, tags_of, trimmed
+from ..modeling.words import joined, split_tag, trimmed
 from . import labels as lab
 from .alignment import Aligned, align_spans, align_words
 from .base import Task
@@ -24,16 +23,17 @@ from .decoding import check_decoding, impossible
 from .encodings import RowEncodings
 from .fitting import Calibrated
 from .losses import LabelLoss
-from .measures import SPANS, TAGS, Classes, Spans, measured
+from .measures import SPANS, TAGS, Classes, measured
 from .registration import register_task
 from .span_labels import Span, spans_of
+from .tag_pairs import Pairs, details_of_tags, spans_of_pairs, tag_pairs
 
 if TYPE_CHECKING:
     import torch
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from .columns import Cells, Columns, Gold, Labels, References, Table
+    from .columns import Cells, Columns, Labels, References, Table
 
 _SPANS = ["f1", "precision", "recall", *SPANS]
 
@@ -319,40 +319,32 @@ class TokenClassification(Calibrated, LabelLoss):
             loss: not used.
             tokenizer: the backbone's, whose special tokens are words of running text.
         """
-        names = self.label_names or []
-        known = [*names, *map(str, unseen)]
-        pairs, marks = [], tokenizer.all_special_tokens
-        for best, gold in zip(predictions, references, strict=True):
-            tags = best.argmax(-1) if best.ndim > 1 else best
-            told = [names[tags[place]] if place >= 0 else None for place in gold["places"]]
-            pairs.append(
-                (told, [known[tag] for tag in gold["tags"]])
-                if "tags" in gold
-                else self._segments(told, gold, known, marks)
-            )
-        return self._metrics(pairs)
+        return self._metrics(self._pairs(predictions, unseen, references, tokenizer))
 
-    @staticmethod
-    def _segments(
-        told: list[str | None], gold: Gold, known: list[str], marks: Sequence[str]
-    ) -> tuple[list[str | None], list[str]]:
-        """Spans of characters, told and true, as tags of the segments between all of their edges."""
-        units = list(zip(gold["starts"], gold["ends"], strict=True))
-        found = decoded_spans([tag or "O" for tag in told], units, gold["text"], marks)
-        spans = [(start, end, kind) for _, _, kind, start, end in found]
-        true = [(start, end, split_tag(known[label])[1]) for start, end, label in gold["spans"]]
-        edges = sorted({edge for start, end, _ in (*spans, *true) for edge in (start, end)})
-        number = {edge: place for place, edge in enumerate(edges)}
-        both = []
-        for those in (spans, true):
-            whole = [(number[start], number[end] - 1, kind) for start, end, kind in those if start < end]
-            both.append(tags_of(whole, len(edges)))
-        blank = [
-            f"B-{kind}" for start, end, kind in true if start == end
-        ]  # spans of white space, which are never answers
-        return [*both[0], *["O"] * len(blank)], [*both[1], *blank]
+    def details(
+        self,
+        predictions: Sequence[np.ndarray] | np.ndarray,
+        labels: np.ndarray,  # noqa: ARG002
+        *,
+        unseen: Cells,
+        references: References,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> dict[str, Any]:
+        """See :class:`Task`: the labels of spans, and the confusions of the tags of words."""
+        pairs = self._pairs(predictions, unseen, references, tokenizer)
+        return details_of_tags(pairs, self.label_names or [], spans=self._scheme is not None)
 
-    def _metrics(self, pairs: Sequence[tuple[Sequence[str | None], Sequence[str]]]) -> dict[str, float]:
+    def _pairs(
+        self,
+        predictions: Sequence[np.ndarray] | np.ndarray,
+        unseen: Cells,
+        references: References,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> Pairs:
+        """Predicted and true tags by row; None for a word without a token."""
+        return tag_pairs(predictions, references, self.label_names or [], unseen, tokenizer.all_special_tokens)
+
+    def _metrics(self, pairs: Pairs) -> dict[str, float]:
         """Metrics of predicted and true tags by row; None for a word without a token."""
         told, true = ([tag for pair in pairs for tag in pair[side]] for side in (0, 1))
         names = self.metrics or self.metric_names or []
@@ -362,7 +354,7 @@ class TokenClassification(Calibrated, LabelLoss):
             return measured(names, TAGS, Classes(*numbers), self.tell)
         from .metrics import SpanF1
 
-        given = Spans(*([_canonical([tag or "O" for tag in pair[side]]) for pair in pairs] for side in (1, 0)))
+        given = spans_of_pairs(pairs)
         values = SpanF1().compute(predictions=given.told, references=given.true)
         values["accuracy"] = TAGS["accuracy"](Classes(np.array(true, object), np.array(told, object)))
         values |= measured([name for name in names if name in SPANS], SPANS, given, self.tell)
@@ -385,11 +377,6 @@ class TokenClassification(Calibrated, LabelLoss):
                 for row, mask in enumerate(kept)
             ]
         )
-
-
-def _canonical(tags: Sequence[str]) -> list[str]:
-    """The spans of tags of any scheme in BIO."""
-    return tags_of(groups(tags), len(tags))
 
 
 register_task(TokenClassification)

@@ -11,6 +11,7 @@ from .course import Course, new_engine
 from .evaluation.evaluator import Evaluator
 from .evaluation.rows import EvaluationRows, Preprocess
 from .report.card import CardCallback, CardWriter
+from .report.confusions import ConfusionsCallback
 from .report.console import SEVERAL, PlanCallback, summary_callbacks
 from .report.picture import CosinesCallback
 from .runtime import EngineCallback
@@ -57,7 +58,7 @@ def assemble(trainer: MultiTaskTrainer, preprocess: Mapping[str, Preprocess]) ->
     engine.probe.begin()
     return (
         evaluator,
-        CardWriter(runtime, trainer, measured=evaluator.measured_rows),
+        CardWriter(runtime, trainer, measured=evaluator.measured_rows, reports=evaluator.reports),
         Best(),
         Saver(trainer, runtime, lambda folder: trainer.progress.save(folder), trainer.teachers.digests),
         RunningLoss(trainer, lambda: trainer.engine.tally),
@@ -76,6 +77,7 @@ def add_callbacks(trainer: MultiTaskTrainer) -> None:
         EngineCallback(trainer),
         PlanCallback(trainer),
         CosinesCallback(trainer),
+        ConfusionsCallback(trainer),
     ]
     for callback in parts:
         trainer.add_callback(callback)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -154,6 +154,17 @@ class Course:
         restore_fitted(self._trainer.model, self._trainer.tasks, checkpoint)
 
     # Evaluations and checkpoints
+
+    def log(self, found: Sequence[dict[str, float]]) -> dict[str, float]:
+        """Log an evaluation of one or more sets, and return the metrics of all.
+
+        Args:
+            found: the metrics of every set.
+        """
+        self.metrics.update(self._trainer.evaluator.metric_names)
+        for of_set in found:
+            self._trainer.log(of_set)
+        return {key: value for of_set in found for key, value in of_set.items()}
 
     def evaluated(self, metrics: Mapping[str, float], folder: str) -> None:
         """Note an evaluation: the balancer sees its losses, the best models are saved, tasks stop.

@@ -28,8 +28,10 @@ from .plain import Saved, State
 from .preparation.class_weights import balance, describe_class_weights
 from .preparation.processors import Processing
 from .preparation.requirements import check_extras
+from .preparation.sets import EvaluationData, split_sets
 from .preparation.tasks import Datasets, check_split, draw_rows, encode_datasets
 from .preparation.unlabeled import with_placeholders
+from .ranks import check_alike
 from .report.console import Reader, describe_shares
 from .runtime import Runtime
 from .step.rows import Batch
@@ -109,12 +111,12 @@ class Plan:
         return self.mixture
 
     def evaluation_rows(
-        self, data: Datasets, split: str, own_metrics: Collection[str], *, predicts: bool = False
+        self, data: EvaluationData, split: str, own_metrics: Collection[str], *, predicts: bool = False
     ) -> EvaluationRows:
-        """Rows of every task that has data in a split, checked and tokenized.
+        """Rows of every task that has data in a split, checked and tokenized, and those of further evaluation sets.
 
         Args:
-            data: raw rows by dataset name.
+            data: raw rows by dataset name, or evaluation sets of these by name.
             split: what messages call it.
             own_metrics: tasks whose metrics the user computes.
             predicts: whether tasks may have no labels at all.
@@ -122,8 +124,11 @@ class Plan:
         Raises:
             ValueError: there are none, a row is not usable, or processes have different data.
         """
+        data, sets = (cast(Datasets, data), {}) if predicts else split_sets(data, self.tasks)
+        if self.runtime.processes > 1 and sets:
+            check_alike({"evaluation sets": {name: sorted(of_set) for name, of_set in sets.items()}})
         data, unlabeled = with_placeholders(self.tasks, data) if predicts else (data, set[str]())
-        check_split(self.tasks, data, split)
+        check_split(self.tasks, data, split, sliced=not predicts)
         if not data:
             raise ValueError(f"The {split} data have no dataset. Add one that a task reads.")
         check_extras(self.tasks, data, {*own_metrics, *unlabeled})
@@ -131,6 +136,7 @@ class Plan:
         rows = EvaluationRows(cast("list[Encoded]", self._encode(capped, split, training=False)))
         rows.check(split, self.runtime.processes)
         rows.unlabeled = unlabeled
+        rows.sets = {name: self.evaluation_rows(own, f"{split} ({name})", own_metrics) for name, own in sets.items()}
         return rows
 
     def measured(self, data: Datasets) -> Datasets:

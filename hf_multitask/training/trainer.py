@@ -28,6 +28,7 @@ from .evaluation.rows import EvaluationRows, Metric, Preprocess
 from .parameters import check_optimizer, regroup
 from .plan import Plan
 from .preparation.processors import Processing
+from .preparation.sets import EvaluationData
 from .preparation.setup import adopt, begin_model, check_setup, settle_tasks
 from .preparation.tasks import Datasets, check_kinds, preprocessing
 from .ranks import release_group_at_exit
@@ -51,7 +52,7 @@ class MultiTaskTrainer(Trainer):
         args: see :class:`MultiTaskTrainingArguments`.
         train_dataset: raw rows by dataset name, ``Dataset`` or ``IterableDataset``; a task reads the dataset of its own
             name unless it names another.
-        eval_dataset: likewise, for evaluation.
+        eval_dataset: likewise, for evaluation; in place of rows a dict of evaluation sets, of which the first counts.
         processing_class: the backbone's tokenizer; for tasks that read something else, what processes that, or a
             processor that holds both.
         tasks: by name, tasks in place of the model's: other columns, the same labels.
@@ -86,7 +87,7 @@ class MultiTaskTrainer(Trainer):
         args: MultiTaskTrainingArguments | None = None,
         *,
         train_dataset: Datasets | None = None,
-        eval_dataset: Datasets | None = None,
+        eval_dataset: EvaluationData | None = None,
         processing_class: Processing | None = None,
         tasks: Mapping[str, Task] | None = None,
         model_init: Callable[..., MultiTaskModel] | None = None,
@@ -233,7 +234,7 @@ class MultiTaskTrainer(Trainer):
             logs["train_loss"] = self.running_loss.mean()
         self.saver.log(super().log, logs, start_time)
 
-    def evaluation_rows(self, data: Datasets, split: str) -> EvaluationRows:
+    def evaluation_rows(self, data: EvaluationData, split: str) -> EvaluationRows:
         """Rows of every task that has data in a split, checked and tokenized."""
         return self.plan.evaluation_rows(data, split, self.metric_by_task)
 
@@ -250,21 +251,19 @@ class MultiTaskTrainer(Trainer):
 
     def evaluate(
         self,
-        eval_dataset: Datasets | None = None,
+        eval_dataset: EvaluationData | None = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Measure every task that has data: ``eval_<task>_<metric>``, ``eval_<task>_loss``, and ``eval_average``.
 
-        The last is the mean of the primary metrics. ``eval_dataset`` holds raw rows by dataset name, of all tasks or of
-        some; those of the trainer are used if None. A ValueError says that there are none, or which row is not usable.
+        The last is the mean of the primary metrics; further sets add ``eval_<set>_<task>_<metric>``. ``eval_dataset``
+        is that of the trainer if None. A ValueError says that there are no rows, or which one is not usable.
         """
         rows = self.eval_dataset if eval_dataset is None else self.evaluation_rows(eval_dataset, metric_key_prefix)
         if rows is None:
             raise ValueError("There is nothing to evaluate. Give eval_dataset.")
-        metrics = self.evaluator.evaluate(rows, metric_key_prefix, self.eval_dataset)
-        self.course.metrics.update(self.evaluator.metric_names)
-        self.log(metrics)
+        metrics = self.course.log(self.evaluator.evaluate_sets(rows, metric_key_prefix, self.eval_dataset))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
@@ -396,5 +395,5 @@ class MultiTaskTrainer(Trainer):
         return self.running_loss.finalize(super()._finalize_training, *args, **kwargs)
 
     def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
-        """Save metrics, as in ``Trainer``; a damaged file of all results is replaced."""
-        self.saver.save_metrics(super().save_metrics, split, metrics, combined)
+        """Save metrics, as in ``Trainer``, and ``eval_report.json``; a damaged file of all results is replaced."""
+        self.saver.save_metrics(self.evaluator.with_report(super().save_metrics), split, metrics, combined)

@@ -156,6 +156,20 @@ print({{task: tuple(tensor.shape) for task, tensor in logits.items()}})
 
 Measured on validation at step 4, on test at step 4.
 {curves}
+### By class, on test
+
+sentiment:
+
+| label | precision | recall | F1 | support |
+|---|---|---|---|---|
+{sentiment_classes}
+
+ner:
+
+| label | precision | recall | F1 | support |
+|---|---|---|---|---|
+{ner_classes}
+{matrices}
 <!-- end of results -->
 
 ## Training
@@ -216,6 +230,15 @@ ner              ner    24        24        9  37.5%    0.50
 <!-- hf_multitask keeps what you change here: {digests} -->
 """
 PICTURE = "\n![Training loss and primary metric of each task by optimizer step](learning_curves.png)\n"
+MATRICES = "\n![Confusion matrices on test: labels by row, answers by column](confusion_matrices.png)\n"
+
+
+def classes(report):
+    """The rows of a table of classes."""
+    return "\n".join(
+        f"| `{label}` | {own['precision']:.4f} | {own['recall']:.4f} | {own['f1']:.4f} | {own['support']} |"
+        for label, own in report["classes"].items()
+    )
 
 
 @pytest.mark.process
@@ -230,7 +253,10 @@ def test_card_of_a_real_run_is_as_expected(build, data, tmp_path):
         found |= {key: value for key, value in entry.items() if key.startswith(("eval_", "test_"))}
     text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     index = text.index("\n---\n")
-    figures = {**found, "curves": PICTURE if find_spec("matplotlib") else "", "optimizer": trainer.args.optim.value}
+    has_pictures, reports = find_spec("matplotlib"), trainer.evaluator.reports.of("test")
+    figures = {**found, "curves": PICTURE if has_pictures else "", "optimizer": trainer.args.optim.value}
+    figures |= {"matrices": MATRICES if has_pictures else ""}
+    figures |= {f"{task}_classes": classes(report) for task, report in reports.items()}
     versions = {name: version(name) for name in ("torch", "transformers", "datasets", "tokenizers")}
     versions |= {"python": platform.python_version(), "own": hf_multitask.__version__}
     digests = re.findall(r"here: (\{.*\}) -->\n$", text)[0]

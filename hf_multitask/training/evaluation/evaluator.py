@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -21,6 +22,7 @@ from ...modeling.processors import tokenizer_of
 from ...tasks import Task
 from ..preparation.processors import Processing
 from ..runtime import Inputs, Runtime
+from .reports import Reports, reporting
 from .rows import NUMBERS, EvaluationRows, Metric, Preprocess, sweep_loader
 from .scores import Part, Scores, score
 
@@ -41,6 +43,7 @@ class Evaluator:
         primary: name and value of each task's primary metric in the last evaluation, and under ``average`` their mean.
         metric_names: by task, the names of its metrics in the last evaluation, in their order.
         measured_rows: by prefix of the metric names, such as ``eval``, the rows of each dataset.
+        reports: of the last evaluation of every split.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Evaluator:
         self.primary: dict[str, tuple[str, float]] = {}
         self.metric_names: dict[str, list[str]] = {}
         self.measured_rows: dict[str, dict[str, int]] = {}
+        self.reports = Reports()
         self._runtime, self._tasks, self._collator, self._given = runtime, tasks, collator, given
         self._metrics, self._preprocess, self._sweep = metrics, preprocess, sweep
         self._parts: dict[str, list[Part]] = {}
@@ -179,7 +183,13 @@ class Evaluator:
         self.measured_rows[prefix] = rows.sizes
         start = time.time()
         scores = self.scores(rows, "Evaluation", validation)
-        metrics = flat({name: result.metrics for name, result in scores.items()}, prefix)
+        metrics = flat({name: result.metrics | result.slices for name, result in scores.items()}, prefix)
+        makers = {
+            name: reporting(result.measure, result.metrics, result.told)
+            for name, result in scores.items()
+            if result.measure is not None
+        }
+        self.reports.add(prefix, makers)
         self.primary = {name: result.primary for name, result in scores.items()}
         self.metric_names = {name: list(result.metrics) for name, result in scores.items()}
         average = sum(value for _, value in self.primary.values() if math.isfinite(value)) / len(scores)
@@ -187,6 +197,29 @@ class Evaluator:
         metrics[f"{prefix}_average"] = average
         metrics.update(speed_metrics(prefix, start, num_samples=len(rows.order()), num_steps=self._steps))
         return metrics
+
+    def evaluate_sets(
+        self, rows: EvaluationRows, prefix: str, validation: EvaluationRows | None = None
+    ) -> list[dict[str, float]]:
+        """The metrics of some rows, whose primary ones count, and of each of their further evaluation sets.
+
+        For the arguments, see :meth:`scores`.
+        """
+        found = [self.evaluate(rows, prefix, validation)]
+        primary, names = self.primary, self.metric_names
+        found += [self.evaluate(part, f"{prefix}_{name}", validation) for name, part in rows.sets.items()]
+        self.primary, self.metric_names = primary, {**self.metric_names, **names}
+        return found
+
+    def with_report(self, save: Callable[..., None]) -> Callable[..., None]:
+        """A function that saves metrics of a split, and then its report into ``output_dir``."""
+
+        def saving(split: str, *args: object) -> None:
+            save(split, *args)
+            if self._runtime.is_main:
+                self.reports.save(Path(str(self._runtime.args.output_dir)), split)
+
+        return saving
 
     def predict(self, rows: EvaluationRows, prefix: str) -> dict[str, PredictionOutput]:
         """Predictions and labels, whole, and metrics of every task that has rows; only predictions without labels."""
@@ -199,5 +232,5 @@ class Evaluator:
         for name, result in scores.items():
             predictions, labels = result.arrays()
             known = None if name in rows.unlabeled else labels
-            found[name] = PredictionOutput(predictions, known, flat({name: result.metrics}, prefix))
+            found[name] = PredictionOutput(predictions, known, flat({name: result.metrics | result.slices}, prefix))
         return found

@@ -28,6 +28,7 @@ class EvaluationRows(Mixture):
         self.unseen: dict[str, list[object]] = {}
         self.by_task: dict[str, np.ndarray] = {}
         self.unlabeled: set[str] = set()  # tasks whose labels are placeholders
+        self.sets: dict[str, EvaluationRows] = {}  # further evaluation sets by name
         self.encoded = list(datasets)
         for dataset, start in zip(self.encoded, self._offsets.tolist(), strict=True):
             for task in dataset.tasks:
@@ -66,6 +67,11 @@ class EvaluationRows(Mixture):
         if processes > 1:
             facts = {name: [size, self.digests[name]] for name, size in self.sizes.items()}
             check_alike({f"numbers of rows and contents of the {split} data": facts})
+
+    def rows_of(self, task: str) -> list[int]:
+        """The numbers of the rows of a task in their dataset, as encoded."""
+        (start,) = (int(start) for one, start in zip(self.encoded, self._offsets, strict=True) if task in one.tasks)
+        return (self.by_task[task] - start).tolist()
 
     def references(self, task: str) -> Sequence[object]:
         """What a task's answers are compared with, in the order of the dataset."""

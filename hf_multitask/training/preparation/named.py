@@ -6,8 +6,10 @@ from collections.abc import Container, Iterable, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, cast
 
+from ...hub.records import whole
 from ...modeling.config import close_match
 from ...tasks import Task
+from ...tasks.slicing import quoted
 from ..evaluation.results import check_primary
 from ..parameters import BACKBONE
 
@@ -92,8 +94,8 @@ def check_watched(metric: str | None, tasks: Mapping[str, Task], own: Container[
         )
     for task in reversed(owners):
         measured, of_task = (None if task in own else _metrics_of(tasks[task])), name.removeprefix(f"{task}_")
-        if measured is None or of_task in measured:
-            return of_task
+        if measured is None or of_task in measured or _is_sliced(of_task, tasks[task], measured):
+            return whole(of_task)
     task = owners[-1]
     of_task, known = name.removeprefix(f"{task}_"), _metrics_of(tasks[task]) or []
     near = get_close_matches(of_task, known, n=1, cutoff=0.5)  # of words as short as f1 and f2
@@ -102,6 +104,12 @@ def check_watched(metric: str | None, tasks: Mapping[str, Task], own: Container[
         f"{', '.join(known)}. Found `metric_for_best_model = {metric!r}`."
         + (f" Did you mean '{task}_{near[0]}'?" if near else " Name one of those.")
     )
+
+
+def _is_sliced(metric: str, task: Task, measured: Container[str]) -> bool:
+    """Whether a metric is one of a slice; whether a row has its value is known in an evaluation only."""
+    column = metric.partition("/")[2].partition("=")[0]
+    return whole(metric) in measured and column in map(quoted, task.slice_columns or ())
 
 
 def _metrics_of(task: Task) -> list[str] | None:

@@ -20,11 +20,13 @@ from .class_weights import check_balanced
 from .named import check_arguments_by_name, check_metrics, check_names
 from .processors import Processing, check_processors, check_vocabulary, ensure_pad_token
 from .requirements import check_output_dir, check_trackers
+from .sets import EvaluationData, split_sets
 from .tasks import (
     Datasets,
     adopt_model,
     build_tasks,
     check_datasets,
+    check_split,
     resolve_tasks,
     without_streams,
 )
@@ -63,7 +65,7 @@ def settle_tasks(
     args: MultiTaskTrainingArguments,
     overrides: Mapping[str, Task] | None,
     given: Processing,
-    data: tuple[Datasets | None, Datasets | None],
+    data: tuple[Datasets | None, EvaluationData | None],
     *,
     own: Mapping[str, Metric],
     measured: bool,
@@ -75,23 +77,26 @@ def settle_tasks(
         args: of the run.
         overrides: tasks in place of the model's.
         given: the trainer's ``processing_class``; its tokenizer has a padding token then.
-        data: raw rows by dataset, to train on and to evaluate.
+        data: raw rows by dataset, to train on and to evaluate; the latter may have several sets.
         own: by task, metrics of the user's.
         measured: whether the evaluation is ours.
 
     Raises:
         ValueError: something does not fit, or is not the same on all ranks.
     """
-    tasks, (train, evaluation) = build_tasks(model.config, overrides), data
+    tasks, (train, given_sets) = build_tasks(model.config, overrides), data
+    evaluation, sets = (None, {}) if given_sets is None else split_sets(given_sets, tasks)
     check_processors(tasks, given)
     check_names("compute_metrics", own, tasks)
     check_arguments_by_name(args, tasks)
     whole = without_streams(tasks, train)
     frozen = [name for name in args.freeze or () if name in model.heads]
     check_datasets(tasks, whole, evaluation, evaluates=args.eval_strategy != "no", frozen=frozen)
+    for name, own_set in sets.items():
+        check_split(tasks, own_set, f"evaluation ({name})", sliced=True)
     check_balanced(tasks, train, model.config)
     set_seed(args.seed)
-    tasks = resolve_tasks(tasks, [whole, evaluation])
+    tasks = resolve_tasks(tasks, [whole, evaluation, *sets.values()])
     check_metrics(args, tasks, own, measured=measured and args.eval_strategy != "no")
     if args.world_size > 1:
         check_alike(facts_of(tasks))

@@ -24,6 +24,7 @@ from ...data import (
 from ...modeling.config import FORMAT_VERSION, MultiTaskConfig, close_match
 from ...modeling.readers import TEXTS
 from ...tasks import Task, build_task
+from ...tasks.slicing import check_sliced
 from ..evaluation.rows import Preprocess
 from ..report.rows import report_rows
 from .named import check_names
@@ -159,7 +160,7 @@ def check_datasets(
     """
     for data, split in ((train, "train"), (evaluation, "evaluation")):
         if data is not None:
-            check_split(tasks, data, split)
+            check_split(tasks, data, split, sliced=split != "train")
     for name, task in tasks.items():
         if train is not None and task.source not in train:
             if name in frozen:
@@ -179,8 +180,14 @@ def check_datasets(
             )
 
 
-def check_split(tasks: Mapping[str, Task], data: Datasets, split: str) -> None:
+def check_split(tasks: Mapping[str, Task], data: Datasets, split: str, *, sliced: bool = False) -> None:
     """Check that every dataset is read by a task, and has the columns it reads.
+
+    Args:
+        tasks: by name.
+        data: raw rows by dataset name.
+        split: what messages call it.
+        sliced: whether the columns of ``slice_columns`` are read as well.
 
     Raises:
         ValueError: a dataset is read by no task, or a column is missing.
@@ -214,6 +221,8 @@ def check_split(tasks: Mapping[str, Task], data: Datasets, split: str) -> None:
     for task in tasks.values():
         if task.source in data:
             task.check_columns(cast(datasets.Dataset, data[task.source]), split)
+            if sliced:
+                check_sliced(task, cast(datasets.Dataset, data[task.source]), split)
 
 
 def without_streams(tasks: Mapping[str, Task], train: D) -> D:

@@ -15,14 +15,16 @@ from transformers.utils import logging
 from ...data import Mixture
 from ...hub import Run, UnreadableCard, write_card
 from ...hub.beside import Beside
-from ...hub.history import results
+from ...hub.history import results, splits_of_saved
 from ...hub.records import Log
 from ..distillation.teachers import Teachers
+from ..evaluation.reports import Report, Reports
 from ..evaluation.rows import EvaluationRows
 from ..plan import Plan
 from ..runtime import Runtime
 from ..secrets import arguments_without_secrets
 from ..state.progress import Progress
+from .console import MANY
 
 logger = logging.get_logger(__name__)
 
@@ -95,13 +97,21 @@ class CardWriter:
         runtime: where it runs.
         trainer: that the card describes.
         measured: by prefix of the metric names, such as ``eval``, the rows of each dataset that was measured.
+        reports: of the last evaluation of every split.
 
     Attributes:
         given: metadata that the user gives, which stay in all cards that are written later.
     """
 
-    def __init__(self, runtime: Runtime, trainer: Described, *, measured: Mapping[str, Mapping[str, int]]) -> None:
-        self._runtime, self._trainer, self._measured = runtime, trainer, measured
+    def __init__(
+        self,
+        runtime: Runtime,
+        trainer: Described,
+        *,
+        measured: Mapping[str, Mapping[str, int]],
+        reports: Reports,
+    ) -> None:
+        self._runtime, self._trainer, self._measured, self._reports = runtime, trainer, measured, reports
         self.given: dict[str, str | list[str]] = {}
 
     def give(self, **metadata: str | list[str] | None) -> None:
@@ -161,13 +171,14 @@ class CardWriter:
         rows["validation"] = {} if trainer.eval_dataset is None else trainer.eval_dataset.sizes
         rows["validation"] = {**rows["validation"], **self._measured.get("eval", {})}
         rows["test"] = self._measured.get("test", {})
+        best = state.best_global_step if loaded else None
         return Run(
             arguments=arguments_without_secrets(self._runtime.args),
             history=state.log_history,
             step=state.global_step,
             epoch=state.epoch or 0.0,
             metrics=trainer.progress.metrics,
-            best=state.best_global_step if loaded else None,
+            best=best,
             plan=trainer.plan.describe(state.max_steps) if trained and mixture is not None else None,
             readers={} if mixture is None else mixture.tasks,
             rows=rows,
@@ -175,7 +186,15 @@ class CardWriter:
             processes=self._runtime.processes,
             alone=trainer.single_results,
             taught=list(trainer.teachers.forms),
+            reports=self._reports_of_saved(best),
         )
+
+    def _reports_of_saved(self, best: int | None) -> dict[str, dict[str, Report]]:
+        """The reports that a card shows, which takes time: not those of many tasks, which have a file."""
+        if len(self._runtime.model.config.task_names) > MANY:
+            return {}
+        known = splits_of_saved(self._trainer.state.log_history, best)
+        return {split: self._reports.of(split) for split in self._reports.splits if split in known}
 
     def beside_single(self) -> list[Beside]:
         """The last results of every task beside those of its single-task model, where it has one."""
