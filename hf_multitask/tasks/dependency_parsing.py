@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -12,6 +13,7 @@ from ..modeling.heads import IGNORE
 from ..modeling.readers import window_stride
 from ..modeling.words import NO_TOKEN, first_tokens, joined
 from . import labels as lab
+from .constant import entropy
 from .encodings import RowEncodings
 from .labelled import Labelled
 from .registration import register_task
@@ -20,9 +22,10 @@ from .sentences import NOTHING, heads_of
 if TYPE_CHECKING:
     import torch
     from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
     from .base import Task
-    from .columns import Cells, Columns, Labels, Table
+    from .columns import Cells, Columns, Labels, References, Table
 
 _PARTS = 4  # of a word's label: window, place in it, head and relation
 
@@ -182,6 +185,16 @@ class DependencyParsing(Labelled):
                 at = NO_TOKEN if place == NO_TOKEN else window * length + place
                 padded[row, number] = torch.tensor([at, head, deprel])
         return padded
+
+    def constant_loss(
+        self,
+        labels: References,
+        rows: Dataset,  # noqa: ARG002
+        tokenizer: PreTrainedTokenizerBase,  # noqa: ARG002
+    ) -> float | None:
+        """See :meth:`Task.constant_loss`: any other word or the root as the head, and the entropy of the relations."""
+        of_heads = sum(len(words) * math.log(len(words)) for words in labels if words)
+        return of_heads / sum(map(len, labels)) + entropy(relation for words in labels for *_, relation in words)
 
     @property
     def metric_names(self) -> list[str]:

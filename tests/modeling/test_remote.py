@@ -65,6 +65,7 @@ READERS = (
     "question-answering",
     "multiple-choice",
     "sentence-similarity",
+    "dependency-parsing",
 )
 MODELS = {
     "bert": (*READERS, "fill-mask"),
