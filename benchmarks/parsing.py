@@ -1,10 +1,10 @@
 """UAS and LAS of dependencies beside parts of speech: one shared model, and a model for each task.
 
 ``ud_french_sequoia``: the first ``--rows`` training rows, the whole test split, ``--epochs`` epochs in steps of
-``--batch`` rows, pretrained all-MiniLM-L6-v2. It is a model of English, so only the comparison counts. ``shared`` has all layers in
-common, ``branches`` has copies of the top layers as ``branches="auto"`` chooses them, ``single`` is a model of its own
-for each task. All of them see the same rows as often. ``PATH`` is a folder with a folder per dataset; runs that are
-already in ``--output`` are not repeated::
+``--batch`` rows, pretrained all-MiniLM-L6-v2. It is a model of English, so only the comparison counts. ``shared`` has
+all layers in common, ``branches`` has copies of the top layers as ``branches="auto"`` chooses them, ``parse`` and
+``pos`` are models of a single task. All of them see the same rows equally often. ``PATH`` is a folder with a
+folder per dataset; runs that are already in ``--output`` are not repeated::
 
     OMP_NUM_THREADS=1 python benchmarks/parsing.py --data PATH --rows 600 --epochs 5 --seeds 1 2 3 --output runs.jsonl
 
