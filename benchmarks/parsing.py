@@ -119,7 +119,7 @@ def cost(given: argparse.Namespace) -> None:
     names, texts, words = [f"relation-{number}" for number in range(50)], 32, 30
     tasks = build_tasks(names, names[:17])
     model = MultiTaskModel.from_backbone(given.backbone, tasks=tasks, branches="none", dropout=0.0)
-    ids = torch.randint(1000, 2000, (texts, words + 2))
+    ids = torch.randint(5, model.config.backbone_config.vocab_size, (texts, words + 2))
     places = torch.arange(1, words + 1).expand(texts, words)
     arcs = [places, torch.arange(words).expand(texts, words), torch.randint(50, (texts, words))]
     tags = torch.cat([torch.full((texts, 1), -100), arcs[2] % 17, torch.full((texts, 1), -100)], 1)
