@@ -6,6 +6,7 @@ from .modeling import MultiTaskConfig, MultiTaskModel, MultiTaskOutput, MultiTas
 from .tasks import (
     AudioClassification,
     AutomaticSpeechRecognition,
+    DependencyParsing,
     FillMask,
     MultipleChoice,
     QuestionAnswering,
@@ -26,6 +27,7 @@ __all__ = [
     "AudioClassification",
     "AutomaticSpeechRecognition",
     "Balancer",
+    "DependencyParsing",
     "FillMask",
     "MultiTaskConfig",
     "MultiTaskModel",

@@ -6,6 +6,7 @@ from datasets import Dataset
 from tiny import ALL, NER_LABELS, read_rows
 
 from hf_multitask import (
+    DependencyParsing,
     FillMask,
     MultipleChoice,
     MultiTaskModel,
@@ -23,6 +24,7 @@ from hf_multitask.modeling.config import MultiTaskConfig
 TASKS = {
     "sequence-classification": lambda: SequenceClassification(label_names=["negative", "positive"]),
     "token-classification": lambda: TokenClassification(label_names=NER_LABELS),
+    "dependency-parsing": lambda: DependencyParsing(label_names=["root", "left", "right"]),
     "question-answering": lambda: QuestionAnswering(doc_stride=8, max_length=40),
     "multiple-choice": lambda: MultipleChoice(),
     "sentence-similarity": lambda: SentenceSimilarity(label_column="label"),
@@ -35,6 +37,7 @@ TASKS = {
 PRIMARY = {
     "sequence-classification": "accuracy",
     "token-classification": "f1",
+    "dependency-parsing": "las",
     "question-answering": "f1",
     "multiple-choice": "accuracy",
     "sentence-similarity": "pearson",
@@ -73,6 +76,8 @@ def rows_of(kind: str, count: int = 12, split: str = "train") -> Dataset:
             return {"text": text}
         if kind == "token-classification":
             return wiki[row]
+        if kind == "dependency-parsing":
+            return {"tokens": wiki[row]["tokens"], **({"head": None, "deprel": None} if last else tree_of(wiki[row]))}
         if kind == "summarization":
             return {"document": text, "summary": None if last else other}
         if kind in ("translation", "text2text-generation"):
@@ -80,6 +85,18 @@ def rows_of(kind: str, count: int = 12, split: str = "train") -> Dataset:
         return {"text": text, "label": ["negative", "positive"][row % 2]}
 
     return Dataset.from_list([make(row) for row in range(count)])
+
+
+def tree_of(row: dict) -> dict:
+    """A tree of a row of tagged words: a name hangs on the word behind it, any other word on the one before it."""
+    names = [tag != "O" for tag in row["ner_tags"]]
+    count = len(names)
+    root = next((word for word, name in enumerate(names) if not name), count - 1)
+    heads = [0 if word == root else word + 2 if word < root else word for word in range(count)]
+    return {
+        "head": heads,
+        "deprel": ["root" if head == 0 else "left" if head <= word else "right" for word, head in enumerate(heads)],
+    }
 
 
 def refusal(family: str, kind: str) -> str | None:

@@ -79,7 +79,7 @@ def _lines(
 ) -> Iterator[dict[str, object]]:
     values = {**task.to_dict(), "name": name}
     rows = task.stored(rows).with_format(None)
-    target = task.target_column
+    targets, target = task.label_columns, task.target_column
     classes = leaf(rows.features[target])[0] if target in rows.column_names else None
     for start in range(0, len(numbers), _WINDOW):
         own = numbers[start : start + _WINDOW]
@@ -88,10 +88,12 @@ def _lines(
         asked = [reader.example(values, row) for row in window]
         for number, row, given, answer in zip(own, window, asked, pipeline(asked, tasks=[name]), strict=True):
             told, score = _parts(reader.own_part(values, given, answer[name]), task)
+            gold = {column: row.get(column) for column in targets}
+            gold[target] = _gold(row.get(target), classes, task)
             yield {
                 "id": row["id"] if row.get("id") is not None else number,
                 "task": name,
-                "gold": _gold(row.get(target), classes, task),
+                "gold": gold if len(targets) > 1 else gold[target],
                 "answer": told,
                 "score": score,
             }

@@ -132,6 +132,8 @@ def _readable(model: SharedModel, tasks: Sequence[str] | None) -> list[str]:
         name = task["name"]
         if model.heads[name].language_model in WRITING:
             problems[name] = f"writes texts token by token ({task['type']}), which one graph does not"
+        elif (beyond := model.heads[name].beyond_graph) is not None:
+            problems[name] = f"{beyond} ({task['type']})"
         elif model.heads[name].reads_audio and not isinstance(reader_of(task), AudioReader):
             problems[name] = f"reads audio by a reader of its own ({task['type']}), whose inputs are not known"
         elif task.get("language") is not None:

@@ -98,6 +98,8 @@ class Head(nn.Module, ABC):
     reads_audio: ClassVar[bool] = False
     # Whether its outputs for chunks of a recording, joined, are those of the recording.
     joins_chunks: ClassVar[bool] = False
+    # Why its outputs are not those of a graph, in words that follow the name of a task.
+    beyond_graph: ClassVar[str | None] = None
     # Whether the stock model of a task is the backbone alone.
     stock_is_backbone: ClassVar[bool] = False
     # Names of the outputs of a task that names none.

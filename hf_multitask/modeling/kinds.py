@@ -22,6 +22,7 @@ from .language import (
     WritingReader,
 )
 from .native import LANGUAGE_MODELS, backbone_class
+from .parsing import DependencyParsingHead, ParseReader
 from .readers import TEXTS, Decoder, Reader
 from .sequences import SequenceReader, decode_sequence
 from .similarity import SentenceSimilarityHead, SimilarityReader
@@ -128,6 +129,13 @@ KINDS: dict[str, Kind] = {
         columns={"tokens_column": "tokens", "tags_column": "ner_tags"},
         branch=_by_task,
         aliases=("ner", "named-entity-recognition", "pos", "tagging"),
+    ),
+    "dependency-parsing": Kind(
+        head=DependencyParsingHead,
+        reader=ParseReader(),
+        hub="token-classification",  # which has none of its own
+        columns={"tokens_column": "tokens", "heads_column": "head", "deprels_column": "deprel"},
+        aliases=("parsing", "parser", "dependency-parser", "depparse", "biaffine"),
     ),
     "sentence-similarity": Kind(
         head=SentenceSimilarityHead,

@@ -26,6 +26,7 @@ from .native import (
     refitted,
     take_pooler,
 )
+from .parsing import Projection
 from .reach import unread_backbone, unread_layers
 from .shared import SharedModel
 from .subsampler import Convolution, ScaledNorm, Subsampler
@@ -325,7 +326,7 @@ class TaskLifecycle(SharedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         """Set the weights of a module that are not loaded."""
-        if isinstance(module, Convolution | ScaledNorm | LayerMix):
+        if isinstance(module, Convolution | LayerMix | Projection | ScaledNorm):
             module.set_fresh()
         else:
             super()._init_weights(module)

@@ -52,7 +52,7 @@ class TagReader(Reader):
         places = [home[token] if token >= 0 else (0, NO_TOKEN) for token in tokens]
         return Reading(text_windows(text, encoder, stride), (text, units, places, running, words, marks))
 
-    def stock_example(self, task: Row, tokenizer: Open) -> tuple[str, str]:  # noqa: ARG002
+    def stock_example(self, task: Row, tokenizer: Open) -> tuple[str, str] | None:  # noqa: ARG002
         """See :class:`Reader`."""
         grouped = is_bio(task.get("label_names") or []) and scheme_in(task) is not None
         return TEXT, ', aggregation_strategy="first"' if grouped else ""

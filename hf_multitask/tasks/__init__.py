@@ -9,6 +9,7 @@ from ..modeling.readers import Row
 from ..modeling.values import check_values, hints_of, shown
 from .audio import AudioClassification
 from .base import Task
+from .dependency_parsing import DependencyParsing
 from .labelled import Labelled
 from .language_modelling import FillMask, TextGeneration
 from .multiple_choice import MultipleChoice
@@ -66,6 +67,7 @@ def build_task(name: str, values: Row) -> Task:
 __all__ = [
     "AudioClassification",
     "AutomaticSpeechRecognition",
+    "DependencyParsing",
     "FillMask",
     "Labelled",
     "MultipleChoice",

@@ -127,6 +127,11 @@ class Task(Measured):
         """Column of the labels."""
 
     @property
+    def label_columns(self) -> list[str]:
+        """All columns of labels, for types that read more than one."""
+        return [self.target_column]
+
+    @property
     def keeps_rows(self) -> bool:
         """Whether rows of the data are drawn as they are, neither split nor combined."""
         return True
@@ -140,7 +145,7 @@ class Task(Measured):
     @property
     def columns(self) -> list[str]:
         """The columns of inputs and labels."""
-        return stored_columns(self, *self.input_columns, self.target_column)
+        return stored_columns(self, *self.input_columns, *self.label_columns)
 
     @property
     def all_columns(self) -> list[str]:
@@ -313,7 +318,10 @@ class Task(Measured):
         return self.error(f"row {index} of the {split} data, {sentence}")
 
     def placeholder(self, row: Columns) -> object:  # noqa: ARG002
-        """A label for a row without one, of which nothing but the prediction is used; each type has its own."""
+        """A label for a row without one, of which nothing but the prediction is used; each type has its own.
+
+        For a type with several :attr:`label_columns`, the cells of each.
+        """
         raise self.error(f"{self.type} predicts rows with a label only. Add the column '{self.target_column}'.")
 
     @abstractmethod
@@ -351,6 +359,10 @@ class Task(Measured):
             training: whether the rows are for training.
         """
         return {}
+
+    def label_classes(self, labels: np.ndarray) -> np.ndarray:
+        """The classes among the numbers of encoded labels, (M,): all of them, unless labels have other parts."""
+        return labels
 
     def collate(self, labels: Labels, length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
         """Labels of N rows as one tensor, (N,) or (N, ...); ``length`` is L, the width of the batch in tokens."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from reading import tree_of
 from tiny import DATA, read_rows
 from torch.nn.modules.module import register_module_forward_hook
 from transformers import BertModel
@@ -53,6 +54,7 @@ def folder(tmp_path):
             {"sentence1": row["text"], "sentence2": "A film.", "label": row["label"] + 0.5} for row in numbered
         ],
         "ud_english_ewt": [{"tokens": row["tokens"], "upos": row["ner_tags"]} for row in sentences],
+        "ud_french_sequoia": [{"tokens": row["tokens"], "upos": row["ner_tags"], **tree_of(row)} for row in sentences],
         "tiny_shakespeare": reviews,
         "multi30k_en_de": [{"source": row["text"], "target": row["text"][:20]} for row in reviews],
     }.items():
@@ -170,6 +172,18 @@ def test_tags(benchmark, folder, backbone_path, capsys):
     assert [line.split()[1:5:3] for line in lines] == [
         [name, f"{one}:"] for name in ("demo/ner", "atis") for one in decodings
     ]
+
+
+def test_parsing(benchmark, folder, backbone_path, capsys):
+    output = folder / "runs.jsonl"
+    words = ["--data", str(folder), "--seeds", "1", "--epochs", "1", "--output", str(output)]
+    for _ in range(2):  # of which the second finds all runs
+        benchmark("parsing").main([*words, "--rows", "8", "--backbone", backbone_path()])
+    assert len(output.read_text().splitlines()) == 4
+    out = capsys.readouterr().out
+    assert all(f"{system:<9} {key:<13} 0." in out for system, key in (("shared", "parse_las"), ("pos", "pos_accuracy")))
+    benchmark("parsing").main(["--turns", "1", "--backbone", backbone_path()])
+    assert "COST parse + pos: " in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -91,6 +91,9 @@ def assert_answers(kind: str, answer) -> None:
     """The answer has the form that docs/tasks.md names."""
     if kind == "token-classification":
         assert all(TEXT[span["start"] : span["end"]] == span["word"] for span in answer)
+    elif kind == "dependency-parsing":
+        assert [one["head"] for one in answer].count(0) == 1
+        assert all(TEXT[one["start"] : one["end"]] == one["word"] for one in answer)
     elif kind == "question-answering":
         assert set(answer) == {"score", "start", "end", "answer"}
         assert (TEXT * 3)[answer["start"] : answer["end"]] == answer["answer"]

@@ -66,6 +66,7 @@ READERS = (
     "question-answering",
     "multiple-choice",
     "sentence-similarity",
+    "dependency-parsing",
 )
 MODELS = {
     "bert": (*READERS, "fill-mask"),

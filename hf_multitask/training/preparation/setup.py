@@ -131,11 +131,12 @@ def begin_model(model: MultiTaskModel, runtime: Runtime) -> None:
         ValueError: nothing is left to train, fp16 could not scale its gradients back, or weights that a loss reads are
             sharded.
     """
-    for name, head in model.heads.items() if runtime.engine else ():
-        if any(True for _ in cast(Head, head).loss_parameters()):
+    for name, head in cast("dict[str, Head]", model.heads).items() if runtime.engine else ():
+        if any(True for _ in head.loss_parameters()):
             raise ValueError(
-                f"Task '{name}': the loss of decoding='crf' reads weights outside of a forward pass, and "
-                f"{runtime.engine} shards them. Set decoding='constrained', or train with plain data parallelism."
+                f"Task '{name}': its loss reads weights outside of a forward pass, and {runtime.engine} shards them. "
+                "Train with plain data parallelism"
+                + (", or set decoding='constrained'." if head.beyond_stock() else ".")
             )
     model.reads_in_parts = runtime.engine is None  # one that shards gathers weights at every pass
     freeze(model, runtime.args.freeze or ())

@@ -35,9 +35,12 @@ def with_placeholders(tasks: Mapping[str, Task], data: Datasets) -> tuple[Datase
             continue
         unlabeled.add(name)
         cells = [task.placeholder(row) for row in rows.with_format(None).select_columns(inputs)]
-        if target in rows.column_names:
-            rows = rows.remove_columns([target])
-        result[task.source] = rows.add_column(target, cells)
+        columns = task.label_columns
+        for column, own in zip(columns, zip(*cells, strict=True) if len(columns) > 1 else [cells], strict=True):
+            if column in rows.column_names:
+                rows = rows.remove_columns([column])
+            rows = rows.add_column(column, list(own))
+        result[task.source] = rows
     return result, unlabeled
 
 

@@ -86,7 +86,7 @@ def _known_labels(encoded: Encoded, task: Task) -> set[str]:
     width = len(names) + len(encoded.unseen[str(task.name)])
     while hasattr(labels.type, "value_type"):
         labels = pc.list_flatten(labels)
-    found = labels.to_numpy()
+    found = task.label_classes(labels.to_numpy())
     if getattr(task, "problem_type", None) == "multi_label_classification":
         found = np.flatnonzero(found.reshape(-1, width).any(0))
     return {names[number] for number in np.unique(found).tolist() if 0 <= number < len(names)}
