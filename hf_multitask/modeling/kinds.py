@@ -25,6 +25,7 @@ from .native import LANGUAGE_MODELS, backbone_class
 from .readers import TEXTS, Decoder, Reader
 from .sequences import SequenceReader, decode_sequence
 from .similarity import SentenceSimilarityHead, SimilarityReader
+from .span_classification import SpanClassificationHead, SpanReader
 from .spans import QuestionAnsweringHead, QuestionReader
 from .speech import (
     AudioClassificationHead,
@@ -128,6 +129,14 @@ KINDS: dict[str, Kind] = {
         columns={"tokens_column": "tokens", "tags_column": "ner_tags"},
         branch=_by_task,
         aliases=("ner", "named-entity-recognition", "pos", "tagging"),
+    ),
+    "span-classification": Kind(
+        head=SpanClassificationHead,
+        reader=SpanReader(),
+        hub="token-classification",
+        columns={"text_column": "text", "spans_column": "spans"},
+        branch=_by_task,
+        aliases=("nested-ner", "nested-named-entity-recognition", "spancat", "span-categorization"),
     ),
     "sentence-similarity": Kind(
         head=SentenceSimilarityHead,
