@@ -12,6 +12,7 @@ from hf_multitask import (
     QuestionAnswering,
     SentenceSimilarity,
     SequenceClassification,
+    SpanClassification,
     Summarization,
     Text2TextGeneration,
     TextGeneration,
@@ -23,6 +24,9 @@ from hf_multitask.modeling.config import MultiTaskConfig
 TASKS = {
     "sequence-classification": lambda: SequenceClassification(label_names=["negative", "positive"]),
     "token-classification": lambda: TokenClassification(label_names=NER_LABELS),
+    "span-classification": lambda: SpanClassification(
+        label_names=["ORG", "PER", "NAME"], text_column="tokens", max_span_length=6, negative_spans=20
+    ),
     "question-answering": lambda: QuestionAnswering(doc_stride=8, max_length=40),
     "multiple-choice": lambda: MultipleChoice(),
     "sentence-similarity": lambda: SentenceSimilarity(label_column="label"),
@@ -35,6 +39,7 @@ TASKS = {
 PRIMARY = {
     "sequence-classification": "accuracy",
     "token-classification": "f1",
+    "span-classification": "f1",
     "question-answering": "f1",
     "multiple-choice": "accuracy",
     "sentence-similarity": "pearson",
@@ -50,6 +55,20 @@ INPUTS = {
     "multiple-choice": {"question": "It is", "choices": ["a place.", "late.", "so."]},
     "fill-mask": "A fine [MASK].",
 }
+
+
+def spans_of(row: dict) -> list[dict]:
+    """Spans that nest and overlap for words with tags: two words that begin a name, the first of them, and the last."""
+    words, spans = row["tokens"], []
+    for place, tag in enumerate(row["ner_tags"]):
+        start = len(" ".join(words[:place])) + (place > 0)
+        ends = [start + len(" ".join(words[place : place + count])) for count in (1, 2)]
+        if tag.startswith("B-"):
+            spans += [
+                {"start": start, "end": end, "label": name} for end, name in zip(ends, ["NAME", "PER"], strict=True)
+            ]
+            spans.append({"start": start + len(words[place]) // 2, "end": ends[1], "label": "ORG"})
+    return spans
 
 
 def rows_of(kind: str, count: int = 12, split: str = "train") -> Dataset:
@@ -71,6 +90,8 @@ def rows_of(kind: str, count: int = 12, split: str = "train") -> Dataset:
             return {"sentence1": text, "sentence2": other, "label": None if last else len(other) % 6}
         if kind in ("fill-mask", "text-generation"):
             return {"text": text}
+        if kind == "span-classification":
+            return {"tokens": wiki[row]["tokens"], "spans": None if last else spans_of(wiki[row])}
         if kind == "token-classification":
             return wiki[row]
         if kind == "summarization":

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from .aliases import Open, TaskDict, Values
-from .heads import Head, at_least_float32
+from .heads import Head, at_least_float32, dropout_of
 from .inputs import Encoder, Windows, as_text
 from .losses import IGNORE
 from .native import States
@@ -46,7 +46,7 @@ class SpanClassificationHead(Head):
     def build(self, task: TaskDict, config: PreTrainedConfig, pooling: str) -> None:  # noqa: ARG002
         """Make the layers."""
         self.width = int(task["max_span_length"])
-        self.dropout = nn.Dropout(getattr(config, "hidden_dropout_prob", 0.1))
+        self.dropout = nn.Dropout(dropout_of(config))
         self.first = nn.Linear(config.hidden_size, HIDDEN)
         self.last = nn.Linear(config.hidden_size, HIDDEN, bias=False)
         self.widths = nn.Embedding(self.width, HIDDEN)

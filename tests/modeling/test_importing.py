@@ -33,7 +33,9 @@ KINDS = {
     "t5": ["token-classification", "text2text-generation"],
 }
 
-IMPORTED = [kind for kind in TYPES if kind not in ("translation", "summarization", "sentence-similarity")]
+# Other types are stock models of one of these, or of none.
+OTHERS = ("span-classification", "sentence-similarity", "translation", "summarization")
+IMPORTED = [kind for kind in TYPES if kind not in OTHERS]
 
 
 def stocks_of(backbone_path, folder, family, kinds):
