@@ -130,10 +130,6 @@ class SpanClassificationHead(Head):
         score_M = at_least_float32(logits[row_M, first_M, width_M, class_M]).sigmoid()
         return row_M, torch.stack([first_M, first_M + width_M, class_M, score_M.float()], 1)
 
-    def beyond_stock(self) -> str | None:
-        """See :meth:`Head.beyond_stock`."""
-        return "scores of spans"
-
     def described(self) -> Values:
         """See :meth:`Head.described`: the longest span, in tokens."""
         return {"max_span_length": self.width}
