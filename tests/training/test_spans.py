@@ -64,7 +64,7 @@ def f1_of(told, gold):
 
 @pytest.fixture
 def build(backbone_path, arguments):
-    def make(task, rows, evaluation=None, model=None, others=None, **kwargs):
+    def make(task, rows, evaluation=None, model=None, others=None, side="right", **kwargs):
         torch.manual_seed(1)
         names = {"spans": task, **(others or {})}
         for one in names.values():
@@ -75,7 +75,7 @@ def build(backbone_path, arguments):
             arguments(**kwargs),
             train_dataset={"d": Dataset.from_list(rows)},
             eval_dataset={"d": Dataset.from_list(rows if evaluation is None else evaluation)},
-            processing_class=AutoTokenizer.from_pretrained(backbone_path()),
+            processing_class=AutoTokenizer.from_pretrained(backbone_path(), truncation_side=side),
         )
 
     return make
@@ -256,6 +256,22 @@ def test_a_long_text_shares_its_first_window_with_tags(build):
     assert row.spans[:, 0].tolist() == [1, 1] and row.tokens.max() == 14  # between the special tokens
     trainer.train()
     assert {"eval_spans_recall", "eval_ner_f1"} <= trainer.evaluate().keys()
+
+
+def test_of_a_text_that_is_cut_at_its_beginning_the_end_is_read(build, caplog):
+    text = "London was good, and Paris was not. " * 40  # so long that not all of it is tokenized
+    places = [(0, len("London")), (text.rindex("not"), text.rindex("."))]
+    spans = [{"start": start, "end": end, "label": "PLACE"} for start, end in places]
+    trainer = build(SpanClassification(max_length=14, max_span_length=1), [{"text": text, "spans": spans}], side="left")
+    assert "1 labels (train) are of spans that were cut off" in caplog.text
+    head = trainer.model.heads["spans"]
+    with torch.no_grad():
+        head.classifier.weight.zero_()
+        head.classifier.bias.fill_(1.0)
+    pipe = MultiTaskPipeline(model=trainer.model, tokenizer=trainer.processing_class)
+    (told,) = told_of([pipe(text, tasks=["spans"])])
+    assert (spans[1]["start"], spans[1]["end"], "PLACE") in told and trainer.evaluate()["eval_spans_recall"] == 0.5
+    assert trainer.evaluate()["eval_spans_precision"] == pytest.approx(1 / len(told))
 
 
 SPAN = {"start": 0, "end": 6, "label": "PLACE"}
