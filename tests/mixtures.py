@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset, SplitDict, SplitInfo
+from reading import spans_of
 from rooting import MASK, add_root
 from sounds import WIDE, recordings
 from tiny import NER_LABELS, read_rows
@@ -24,6 +25,7 @@ from hf_multitask import (
     QuestionAnswering,
     SentenceSimilarity,
     SequenceClassification,
+    SpanClassification,
     TokenClassification,
     Translation,
 )
@@ -31,7 +33,7 @@ from hf_multitask import (
 NO_ANSWER = {"text": [], "answer_start": []}
 TOPICS = ["and", "the", "was", "not"]
 KINDS = ("sentiment", "topics", "stars", "pairs", "ner", "person")
-TEXTS = ("answers", "choices", "scored", "groups", "masks")  # rows of several texts, and masks
+TEXTS = ("answers", "choices", "scored", "groups", "masks", "nested")  # rows of several texts, masks, spans
 # By task, options of its loss.
 LOSSES = {
     "sentiment": {"class_weights": {"negative": 0.3}, "weight_column": "weight"},
@@ -41,7 +43,7 @@ LOSSES = {
     "ner": {"class_weights": "balanced", "label_smoothing": 0.2, "weight_column": "weight"},
     "person": {"loss": "focal", "class_weights": {"yes": 4.0}},
     "choices": {"label_smoothing": 0.3, "weight_column": "weight"},
-    **{name: {"weight_column": "weight"} for name in ("answers", "scored", "groups", "turned")},
+    **{name: {"weight_column": "weight"} for name in ("answers", "scored", "groups", "turned", "nested")},
 }
 NO_WEIGHTS = {"scored", "groups", "masks", "turned", "heard"}  # tasks whose head has none of its own
 DATASET = {
@@ -57,6 +59,7 @@ DATASET = {
     "ner": "wiki",
     "person": "wiki",
     "chained": "wiki",
+    "nested": "wiki",
     "turned": "pairs",
     "heard": "tones",
 }
@@ -75,6 +78,13 @@ def make_tasks(names):
         "pairs": SequenceClassification(label_names=["no", "yes"], text_pair_column="other"),
         "ner": TokenClassification(label_names=NER_LABELS, dataset="wiki"),
         "chained": TokenClassification(label_names=NER_LABELS, dataset="wiki", decoding="crf"),
+        "nested": SpanClassification(
+            label_names=["PER", "NAME", "ORG"],
+            text_column="tokens",
+            dataset="wiki",
+            max_span_length=5,
+            negative_spans=30,
+        ),
         "person": SequenceClassification(
             label_names=["no", "yes"], text_column="tokens", label_column="person", dataset="wiki"
         ),
@@ -131,6 +141,7 @@ def make_data(sizes, missing, seed, split="train"):
         "wiki": lambda row: {
             "tokens": wiki[row]["tokens"],
             "ner_tags": maybe(row, wiki[row]["ner_tags"]),
+            "spans": maybe(row, spans_of(wiki[row])),
             "person": maybe(row, ["no", "yes"]["B-PER" in wiki[row]["ner_tags"]]),
         },
     }

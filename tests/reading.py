@@ -13,6 +13,7 @@ from hf_multitask import (
     QuestionAnswering,
     SentenceSimilarity,
     SequenceClassification,
+    SpanClassification,
     Summarization,
     Text2TextGeneration,
     TextGeneration,
@@ -25,6 +26,9 @@ TASKS = {
     "sequence-classification": lambda: SequenceClassification(label_names=["negative", "positive"]),
     "token-classification": lambda: TokenClassification(label_names=NER_LABELS),
     "dependency-parsing": lambda: DependencyParsing(label_names=["root", "left", "right"]),
+    "span-classification": lambda: SpanClassification(
+        label_names=["ORG", "PER", "NAME"], text_column="tokens", max_span_length=6, negative_spans=20
+    ),
     "question-answering": lambda: QuestionAnswering(doc_stride=8, max_length=40),
     "multiple-choice": lambda: MultipleChoice(),
     "sentence-similarity": lambda: SentenceSimilarity(label_column="label"),
@@ -38,6 +42,7 @@ PRIMARY = {
     "sequence-classification": "accuracy",
     "token-classification": "f1",
     "dependency-parsing": "las",
+    "span-classification": "f1",
     "question-answering": "f1",
     "multiple-choice": "accuracy",
     "sentence-similarity": "pearson",
@@ -53,6 +58,20 @@ INPUTS = {
     "multiple-choice": {"question": "It is", "choices": ["a place.", "late.", "so."]},
     "fill-mask": "A fine [MASK].",
 }
+
+
+def spans_of(row: dict) -> list[dict]:
+    """Spans that nest and overlap for words with tags: two words that begin a name, the first of them, and the last."""
+    words, spans = row["tokens"], []
+    for place, tag in enumerate(row["ner_tags"]):
+        start = len(" ".join(words[:place])) + (place > 0)
+        ends = [start + len(" ".join(words[place : place + count])) for count in (1, 2)]
+        if tag.startswith("B-"):
+            spans += [
+                {"start": start, "end": end, "label": name} for end, name in zip(ends, ["NAME", "PER"], strict=True)
+            ]
+            spans.append({"start": start + len(words[place]) // 2, "end": ends[1], "label": "ORG"})
+    return spans
 
 
 def rows_of(kind: str, count: int = 12, split: str = "train") -> Dataset:
@@ -74,6 +93,8 @@ def rows_of(kind: str, count: int = 12, split: str = "train") -> Dataset:
             return {"sentence1": text, "sentence2": other, "label": None if last else len(other) % 6}
         if kind in ("fill-mask", "text-generation"):
             return {"text": text}
+        if kind == "span-classification":
+            return {"tokens": wiki[row]["tokens"], "spans": None if last else spans_of(wiki[row])}
         if kind == "token-classification":
             return wiki[row]
         if kind == "dependency-parsing":

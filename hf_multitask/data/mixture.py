@@ -232,13 +232,13 @@ class MixtureCollator:
 
     def _masked(self, feature: Feature) -> Feature:
         """A row with the random changes of its task, which depend on seed, step and row only."""
-        for name in feature["labels"]:
-            if self.tasks[name].masks:
+        for name, label in feature["labels"].items():
+            task = self.tasks[name]
+            if task.masks:
                 generator = np.random.default_rng([self.seed, 6, *feature.get("draw", (0, 0))])
-                task = self.tasks[name]
                 processor = task.reader.processor(self.tokenizer)
-                inputs, label = task.masked(feature["inputs"], feature["labels"][name], processor, generator)
-                return {**feature, "inputs": inputs, "labels": {name: label}}  # a row that masks has one task
+                inputs, label = task.masked(feature["inputs"], label, processor, generator)
+                feature = {**feature, "inputs": inputs, "labels": {**feature["labels"], name: label}}
         return feature
 
 

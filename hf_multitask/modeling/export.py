@@ -151,7 +151,13 @@ def stock_of(task: TaskDict, head: Head, backbone: PreTrainedModel) -> PreTraine
             f"Task '{task['name']}' reads recordings through the subsampler, which no stock class has, so it is not "
             "exported. Save the whole model instead."
         )
-    if native is None and not head.language_model and not head.stock_is_backbone:
+    elsewhere = bool(head.language_model) or head.stock_is_backbone
+    if native is None and not elsewhere and getattr(head, "auto_class", None) is None:
+        raise ValueError(
+            f"Task '{task['name']}' of type {task['type']} has a head for which Transformers has no class, so it is "
+            "not exported. Save the whole model instead."
+        )
+    if native is None and not elsewhere:
         raise ValueError(
             f"Task '{task['name']}' has a head that is not the family's own, so no stock class can hold it. "
             "Only heads with pooling='native' of a family that has a class for the task are exported."

@@ -56,14 +56,19 @@ def with_one_end(input_ids_NL: torch.Tensor, attention_mask_NL: torch.Tensor | N
     return ordinary_NL.masked_fill(last_NL, end)
 
 
+def dropout_of(config: PreTrainedConfig) -> float:
+    """The probability of dropout before the layers of a head that are not the family's own."""
+    dropout = getattr(config, "classifier_dropout", None)
+    return getattr(config, "hidden_dropout_prob", 0.1) if dropout is None else dropout
+
+
 class PooledLinear(nn.Module):
     """Dropout and a linear layer over one pooled state, for those who do not want the family's own head."""
 
     def __init__(self, config: PreTrainedConfig, *, num_labels: int, pooling: str) -> None:
         super().__init__()
         self.pooling = pooling
-        dropout = getattr(config, "classifier_dropout", None)
-        self.dropout = nn.Dropout(getattr(config, "hidden_dropout_prob", 0.1) if dropout is None else dropout)
+        self.dropout = nn.Dropout(dropout_of(config))
         self.classifier = nn.Linear(config.hidden_size, num_labels)
 
     def forward(self, hidden_NLD: torch.Tensor, attention_mask_NL: torch.Tensor | None) -> torch.Tensor:

@@ -126,9 +126,18 @@ def _encode(
         texts = [text or tokenizer.eos_token or tokenizer.pad_token or "" for text in texts]
     if max_length is None:
         return tokenizer(texts, pairs, **kwargs)
-    texts = [_shortened(tokenizer, text, max_length) for text in texts]
+    whole, texts = texts, [_shortened(tokenizer, text, max_length) for text in texts]
     pairs = None if pairs is None else [_shortened(tokenizer, pair, max_length) for pair in pairs]
-    return tokenizer(texts, pairs, truncation=True, max_length=max_length, **kwargs)
+    encoding = tokenizer(texts, pairs, truncation=True, max_length=max_length, **kwargs)
+    if tokenizer.truncation_side == "left" and "offset_mapping" in encoding:
+        for row, (text, rest) in enumerate(zip(whole, texts, strict=True)):
+            if before := len(text) - len(rest):
+                places = zip(encoding["offset_mapping"][row], encoding.sequence_ids(row), strict=True)
+                encoding["offset_mapping"][row] = [
+                    (start + before, end + before) if sequence == 0 else (start, end)
+                    for (start, end), sequence in places
+                ]
+    return encoding
 
 
 def _shortened(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int) -> str:

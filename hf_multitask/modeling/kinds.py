@@ -26,6 +26,7 @@ from .parsing import DependencyParsingHead, ParseReader
 from .readers import TEXTS, Decoder, Reader
 from .sequences import SequenceReader, decode_sequence
 from .similarity import SentenceSimilarityHead, SimilarityReader
+from .span_classification import SpanClassificationHead, SpanReader
 from .spans import QuestionAnsweringHead, QuestionReader
 from .speech import (
     AudioClassificationHead,
@@ -136,6 +137,14 @@ KINDS: dict[str, Kind] = {
         hub="token-classification",  # which has none of its own
         columns={"tokens_column": "tokens", "heads_column": "head", "deprels_column": "deprel"},
         aliases=("parsing", "parser", "dependency-parser", "depparse", "biaffine"),
+    ),
+    "span-classification": Kind(
+        head=SpanClassificationHead,
+        reader=SpanReader(),
+        hub="token-classification",
+        columns={"text_column": "text", "spans_column": "spans"},
+        branch=_by_task,
+        aliases=("nested-ner", "nested-named-entity-recognition", "spancat", "span-categorization"),
     ),
     "sentence-similarity": Kind(
         head=SentenceSimilarityHead,

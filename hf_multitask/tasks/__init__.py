@@ -17,6 +17,7 @@ from .question_answering import QuestionAnswering
 from .registration import register_task
 from .sentence_similarity import SentenceSimilarity
 from .sequence_classification import SequenceClassification
+from .span_classification import SpanClassification
 from .speech_recognition import AutomaticSpeechRecognition
 from .text2text import Summarization, Text2TextGeneration, Translation
 from .token_classification import TokenClassification
@@ -74,6 +75,7 @@ __all__ = [
     "QuestionAnswering",
     "SentenceSimilarity",
     "SequenceClassification",
+    "SpanClassification",
     "Summarization",
     "Task",
     "Text2TextGeneration",

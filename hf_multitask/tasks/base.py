@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+    import pyarrow as pa
     import torch
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
@@ -64,6 +65,10 @@ class Task(Measured):
     aligns_words: ClassVar[bool] = False
     # What is reported of rows that an additional column marks, by its kind.
     remarks: ClassVar[Mapping[str, str]] = {}
+    # What is reported of labels that are never answered, by the kind of the additional column that counts them.
+    unreachable: ClassVar[Mapping[str, str]] = {
+        "lost": "are of words or spans without a token of their own, so no token carries them"
+    }
     # Whether the labels of a row are those of its tokens, by window if it has several.
     labels_tokens: ClassVar[bool] = False
     joins_texts: ClassVar[bool] = False  # whether text_column may be a list of columns
@@ -245,6 +250,14 @@ class Task(Measured):
         """Labels of a dataset that are unknown to the task, sorted; they are numbered after the known ones."""
         return []
 
+    def class_numbers(self, labels: pa.ChunkedArray) -> np.ndarray:
+        """The numbers of the classes in encoded labels, in any order."""
+        import pyarrow.compute as pc
+
+        while hasattr(labels.type, "value_type"):
+            labels = pc.list_flatten(labels)
+        return labels.to_numpy()
+
     def stored(self, dataset: Dataset) -> Dataset:
         """The data as they are stored, where reading a column would decode it."""
         return dataset
@@ -359,10 +372,6 @@ class Task(Measured):
             training: whether the rows are for training.
         """
         return {}
-
-    def label_classes(self, labels: np.ndarray) -> np.ndarray:
-        """The classes among the numbers of encoded labels, (M,): all of them, unless labels have other parts."""
-        return labels
 
     def collate(self, labels: Labels, length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
         """Labels of N rows as one tensor, (N,) or (N, ...); ``length`` is L, the width of the batch in tokens."""

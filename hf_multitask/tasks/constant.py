@@ -63,6 +63,17 @@ def of_sets(labels: Sequence[Sequence[float]], options: LossOptions) -> float:
     return sum(losses) / len(losses)
 
 
+def of_decisions(counts: Iterable[int], total: int) -> float:
+    """The entropies of decisions for or against each of several labels, summed.
+
+    Args:
+        counts: for how many of the items each label is decided.
+        total: number of items.
+    """
+    shares = [share for count in counts for share in (count / total, 1 - count / total)]
+    return 0.0 - math.fsum(share * math.log(share) for share in shares if share)
+
+
 def _cross_entropy(wanted: Sequence[float], options: LossOptions) -> float:
     """The cross-entropy, or focal loss, of weights of classes and their shares."""
     gamma, total = options.gamma if options.loss == "focal" else 0.0, sum(wanted)

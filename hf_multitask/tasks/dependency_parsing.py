@@ -20,6 +20,7 @@ from .registration import register_task
 from .sentences import NOTHING, heads_of
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import torch
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
@@ -170,9 +171,9 @@ class DependencyParsing(Labelled):
         """See :meth:`Task.more_columns`."""
         return {"lost": [sum(place == NO_TOKEN for _, place, *_ in words or []) for words in labels]}
 
-    def label_classes(self, labels: np.ndarray) -> np.ndarray:
-        """See :meth:`Task.label_classes`: the relations."""
-        return labels.reshape(-1, _PARTS)[:, -1]
+    def class_numbers(self, labels: pa.ChunkedArray) -> np.ndarray:
+        """See :meth:`Task.class_numbers`: the relations."""
+        return super().class_numbers(labels).reshape(-1, _PARTS)[:, -1]
 
     def collate(self, labels: Labels, length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
         """For each word its place among the tokens of all windows, head and relation: (N, T, 3), padded with -100."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from transformers import BatchEncoding
 
@@ -12,20 +12,24 @@ from ..modeling.inputs import Windows
 if TYPE_CHECKING:
     from ..modeling.inputs import Encoder
     from ..modeling.readers import Reader, Reading, Row
-    from .alignment import Aligned
     from .columns import Cells, Columns
 
 
 class RowEncodings(BatchEncoding):
     """The tokens of a batch of rows; of a text that is too long, those of its first window.
 
-    ``windows`` contains, by row, all windows of the long texts, and ``notes``, by task, its aligned labels.
+    ``windows`` contains, by row, all windows of the long texts, and ``notes``, by task, what it keeps of
+    each row, such as aligned labels.
     """
 
     training: bool = True  # whether the rows are for training, not for evaluation
 
     windows: dict[int, Windows]
-    notes: dict[str, list[Aligned | None]]
+    notes: dict[str, list[Any]]
+
+    def is_cut(self, row: int) -> bool:
+        """Whether a row's text is longer than its first window."""
+        return row in self.windows or bool((self.encodings or [])[row].overflowing)
 
     def text(self, row: int) -> Windows:
         """The windows of a row's text."""

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
+
+from ..modeling.words import trimmed
+
+if TYPE_CHECKING:
+    from .base import Task
 
 Span = tuple[int, int, str]
 _WANTED = (
@@ -39,6 +44,31 @@ def spans_of(cell: object) -> list[Span] | None:
             f"the spans of a row should be a list of spans. Found the single span {cell!r}. Put it in a list."
         )
     return [span_of(value) for value in cell]
+
+
+def placed_spans(task: Task, text: str, cell: object, where: str) -> list[Span] | None:
+    """The spans of a row in ascending order, without white space at their edges; see :func:`spans_of`.
+
+    Args:
+        task: for messages.
+        text: that they are in.
+        cell: see :func:`spans_of`.
+        where: the row, for messages.
+
+    Raises:
+        ValueError: the value has another format, or a span is not in the text.
+    """
+    try:
+        found = spans_of(cell)
+    except ValueError as problem:
+        raise task.error(f"{where}, column '{task.target_column}': {problem} Fix the row.") from None
+    for start, end, _ in found or ():
+        if end > len(text):
+            raise task.error(
+                f"{where} has a span from {start!r} to {end!r} in column '{task.target_column}', but the text has "
+                f"{len(text)} characters. Fix the row."
+            )
+    return None if found is None else [(*trimmed(text, (start, end)), kind) for start, end, kind in sorted(found)]
 
 
 def span_of(value: object) -> Span:

@@ -14,7 +14,7 @@ from ..modeling.inputs import as_text
 from ..modeling.losses import loss_options
 from ..modeling.readers import window_stride
 from ..modeling.schemes import ARGMAX, scheme_in
-from ..modeling.words import joined, split_tag, trimmed
+from ..modeling.words import joined, split_tag
 from . import labels as lab
 from .alignment import Aligned, align_spans, align_words
 from .base import Task
@@ -25,7 +25,7 @@ from .fitting import Calibrated
 from .losses import LabelLoss
 from .measures import SPANS, TAGS, Classes, measured
 from .registration import register_task
-from .span_labels import Span, spans_of
+from .span_labels import Span, placed_spans, spans_of
 from .tag_pairs import Pairs, details_of_tags, spans_of_pairs, tag_pairs
 
 if TYPE_CHECKING:
@@ -243,26 +243,17 @@ class TokenClassification(Calibrated, LabelLoss):
 
     def _spans(self, text: str, cell: object, table: Table, where: str) -> list[Span] | None:
         """The spans of a row in ascending order, without white space at their edges."""
-        try:
-            found = spans_of(cell)
-        except ValueError as problem:
-            raise self.error(f"{where}, column '{self.spans_column}': {problem} Fix the row.") from None
-        if found is None:
-            return None
-        spans: list[Span] = []
-        for start, end, kind in sorted(found):
-            if not 0 <= start < end <= len(text):
-                raise self.error(
-                    f"{where} has a span from {start!r} to {end!r} in column '{self.spans_column}', but the text has "
-                    f"{len(text)} characters. Fix the row."
-                )
+        spans = placed_spans(self, text, cell, where)
+        behind = 0
+        for start, end, kind in spans or ():
             if f"B-{kind}" not in table:
                 raise self.unknown_label(f"B-{kind}", where)
-            if spans and start < spans[-1][1]:
+            if start < behind:
                 raise self.error(
-                    f"{where} has spans that overlap at character {start}. A token has one tag: remove one."
+                    f"{where} has spans that overlap at character {start}. A token has one tag: remove one, or make "
+                    "the task one of span-classification."
                 )
-            spans.append((*trimmed(text, (start, end)), kind))
+            behind = max(behind, end)
         return spans
 
     def collate(self, labels: Labels, length: int, padding_side: str) -> torch.Tensor:

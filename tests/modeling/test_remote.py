@@ -63,6 +63,7 @@ SAME_BITS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MKL_CBWR": "COMPAT
 READERS = (
     "sequence-classification",
     "token-classification",
+    "span-classification",
     "question-answering",
     "multiple-choice",
     "sentence-similarity",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow.compute as pc
 from transformers.utils import logging
 
 from ...data import Encoded
@@ -54,12 +53,12 @@ def report_cut(name: str, encoded: Encoded, tasks: Sequence[Task], split: str) -
                 f"Task '{task.name}': {cut} of {rows} targets ({split}) are longer than its max_target_length and were "
                 "cut."
             )
-        if lost := encoded.total("lost", str(task.name)):
-            logger.warning(
-                f"Task '{task.name}': {lost} labels ({split}) are of words or spans without a token of their own, so "
-                "no token carries them. "
-                + ("They do not train." if split == "train" else "They count as gold, and as not found.")
-            )
+        for kind, what in task.unreachable.items():
+            if lost := encoded.total(kind, str(task.name)):
+                logger.warning(
+                    f"Task '{task.name}': {lost} labels ({split}) {what}. "
+                    + ("They do not train." if split == "train" else "They count as gold, and as not found.")
+                )
         if wrong := encoded.total("impossible", str(task.name)):
             logger.warning(
                 f"Task '{task.name}': {wrong} of {rows} rows ({split}) have tags in an order that its scheme does not "
@@ -84,9 +83,7 @@ def _known_labels(encoded: Encoded, task: Task) -> set[str]:
     names: list[str] = getattr(task, "label_names", None) or []
     labels = encoded.column(label_column(str(task.name))).drop_null()
     width = len(names) + len(encoded.unseen[str(task.name)])
-    while hasattr(labels.type, "value_type"):
-        labels = pc.list_flatten(labels)
-    found = task.label_classes(labels.to_numpy())
+    found = task.class_numbers(labels)
     if getattr(task, "problem_type", None) == "multi_label_classification":
         found = np.flatnonzero(found.reshape(-1, width).any(0))
     return {names[number] for number in np.unique(found).tolist() if 0 <= number < len(names)}
