@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import datasets
@@ -13,10 +14,12 @@ from ..modeling.kinds import KINDS
 from ..tasks import (
     AudioClassification,
     AutomaticSpeechRecognition,
+    DependencyParsing,
     FillMask,
     MultipleChoice,
     QuestionAnswering,
     SequenceClassification,
+    SpanClassification,
     Summarization,
     Task,
     Text2TextGeneration,
@@ -197,10 +200,12 @@ def _tags(table: Table) -> list[Proposal]:
         if not beside or max(lengths) < _WORDS:
             continue
         table.texts.insert(0, column)
-        found = []
+        table.used.update(beside)
+        tree = _tree(column, beside)
+        found = [] if tree is None else [tree]
         for name in beside:
-            table.used.add(name)
-            if len({tag for cell in table.rows[name] for tag in cell}) > _MOST_LABELS or _looks_like_heads(table, name):
+            in_tree = tree is not None and name in tree.arguments.values()
+            if in_tree or len({tag for cell in table.rows[name] for tag in cell}) > _MOST_LABELS:
                 continue
             found.append(
                 Proposal(
@@ -213,25 +218,34 @@ def _tags(table: Table) -> list[Proposal]:
     return []
 
 
-def _looks_like_heads(table: Table, column: str) -> bool:
-    """Whether the numbers are places of words, as in a treebank."""
-    return table.kind(column)[0] == "number" and re.fullmatch(r"heads?", column) is not None
+def _tree(tokens: str, lists: Sequence[str]) -> Proposal | None:
+    """The columns of a treebank, if they are there."""
+    heads = next((name for name in ("head", "heads") if name in lists), None)
+    relations = next((name for name in ("deprel", "deprels", "deps") if name in lists), None)
+    if heads is None or relations is None:
+        return None
+    return Proposal(
+        DependencyParsing,
+        {"tokens_column": tokens, "heads_column": heads, "deprels_column": relations},
+        f"'{heads}' has the place of the head of every word",
+    )
 
 
 def _spans(table: Table) -> list[Proposal]:
     found = []
     for column in table.columns:
         try:
-            spans = [span for cell in table.values(column) for span in spans_of(cell) or []]
+            by_row = [sorted(spans_of(cell) or []) for cell in table.values(column)]
         except (ValueError, TypeError, KeyError, AttributeError):
             continue
-        if spans and table.texts and table.kind(column)[0] not in ("name", "number", "float"):
+        if any(by_row) and table.texts and table.kind(column)[0] not in ("name", "number", "float"):
             table.used.add(column)
+            over = any(one[1] > other[0] for spans in by_row for one, other in pairwise(spans))
             found.append(
                 Proposal(
-                    TokenClassification,
+                    SpanClassification if over else TokenClassification,
                     {"text_column": table.texts[0], "spans_column": column},
-                    f"'{column}' has labeled spans of '{table.texts[0]}'",
+                    f"'{column}' has labeled spans of '{table.texts[0]}'" + (", some of which overlap" if over else ""),
                 )
             )
     return found

@@ -26,6 +26,7 @@ REAL = {
     "scitldr": {("summarization", "summary")},
     "sick": {("sequence-classification", "label"), ("sequence-classification", "relatedness_score")},
     "trec": {("sequence-classification", "coarse_label"), ("sequence-classification", "fine_label")},
+    "ud_french_sequoia": {("dependency-parsing", "deprel"), ("token-classification", "upos")},
     "ud_english_ewt": {("token-classification", "upos")},
     "wikitext2_small": {("fill-mask", "text")},
     "xquad_en": {("question-answering", "answers")},
@@ -132,3 +133,11 @@ def test_mistakes_are_one_sentence(words, message, init, tmp_path):
         (tmp_path / name).write_text("")
     code, printed, recipe = init(*words)
     assert code == 2 and message in printed and "Traceback" not in printed and not recipe.exists()
+
+
+def test_spans_that_overlap_are_nested(init, tmp_path):
+    spans = [{"start": 0, "end": 9, "label": "org"}, {"start": 4, "end": 9, "label": "place"}]
+    lines(tmp_path / "nested.jsonl", [{"text": f"The Hague {number} times", "spans": spans} for number in range(8)])
+    code, printed, recipe = init("nested.jsonl")
+    assert code == 0 and "some of which overlap" in printed
+    assert read_recipe(recipe).tasks["nested"].type == "span-classification"
