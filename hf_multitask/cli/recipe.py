@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..modeling import MultiTaskModel
@@ -17,8 +17,9 @@ from .document import Values, read_document
 from .labels import LabelMap, label_maps, read_label_maps
 from .source import check_source, find_folder, folders_of, is_read_here, load_source, local_path
 from .splits import SPLITS, Splits
+from .stages import Stage, read_stages
 
-_KEYS = ("backbone", "model", "datasets", "tasks", "teachers", "training")
+_KEYS = ("backbone", "model", "datasets", "tasks", "teachers", "training", "stages")
 _PATH_ARGUMENTS = ("output_dir", "resume_from_checkpoint", *JSON_FILES)
 
 
@@ -34,6 +35,7 @@ class Recipe:
     training: Values
     teachers: dict[str, str]
     label_maps: dict[str, LabelMap]
+    stages: list[Stage] = field(default_factory=list)
 
     @property
     def hub_datasets(self) -> dict[str, str]:
@@ -119,12 +121,15 @@ def read_recipe(path: str | Path) -> Recipe:
                 + (close_match(task.source, list(datasets)) or " Add it, or set another in `dataset`.")
             )
     training = _mapping(recipe.get("training"), "Key 'training'", "Write it as training: {output_dir: out}.")
-    for key in _PATH_ARGUMENTS:
-        if key in training:
-            training[key] = _path_argument(training[key], key, folder)
+    stages = read_stages(recipe["stages"], list(tasks), training) if "stages" in recipe else []
+    for values in (training, *(stage.training for stage in stages)):
+        for key in _PATH_ARGUMENTS:
+            if key in values:
+                values[key] = _path_argument(values[key], key, folder)
     teachers = _teachers(recipe.get("teachers"), tasks)
     labels = label_maps(tasks, maps)
-    return Recipe(path, _backbone(recipe["backbone"], folder), model, datasets, tasks, training, teachers, labels)
+    backbone = _backbone(recipe["backbone"], folder)
+    return Recipe(path, backbone, model, datasets, tasks, training, teachers, labels, stages)
 
 
 def _teachers(value: object, tasks: Mapping[str, Task]) -> dict[str, str]:

@@ -82,7 +82,9 @@ def settle_tasks(
     Raises:
         ValueError: something does not fit, or is not the same on all ranks.
     """
+    check_names("tasks", args.tasks, model.config.task_names)
     tasks, (train, evaluation) = build_tasks(model.config, overrides), data
+    tasks = {name: task for name, task in tasks.items() if args.tasks is None or name in args.tasks}
     check_processors(tasks, given)
     check_names("compute_metrics", own, tasks)
     check_arguments_by_name(args, tasks)
@@ -133,7 +135,7 @@ def begin_model(model: MultiTaskModel, runtime: Runtime) -> None:
                 f"{runtime.engine} shards them. Set decoding='constrained', or train with plain data parallelism."
             )
     model.reads_in_parts = runtime.engine is None  # one that shards gathers weights at every pass
-    freeze(model, runtime.args.freeze or ())
+    freeze(model, runtime.args.freeze or (), runtime.args.tasks)
     # DeepSpeed has float32 copies of its own.
     told = "" if runtime.engine == "DeepSpeed" else check_precision(model, fp16=runtime.args.fp16)
     if told and runtime.is_main:
