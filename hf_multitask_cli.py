@@ -20,6 +20,7 @@ COMMANDS = {
     "predict": "print the answers of a saved model",
     "export": "export a task as a stock model",
     "diagnose": "measure how tasks affect each other",
+    "tune": "search for training arguments",
     "version": "print the versions of the package and of what it runs on",
 }
 _PACKAGES = (

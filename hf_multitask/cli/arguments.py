@@ -51,6 +51,11 @@ class _Parser(HfArgumentParser):
         return [action.dest for action in self._actions]
 
 
+def known_arguments() -> list[str]:
+    """The names of all training arguments."""
+    return _Parser().known()
+
+
 def parse_overrides(words: Sequence[str]) -> Values:
     """``--name value`` pairs of the command line as typed training arguments, without defaults.
 

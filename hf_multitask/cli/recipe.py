@@ -19,7 +19,7 @@ from .source import check_source, find_folder, folders_of, is_read_here, load_so
 from .splits import SPLITS, Splits
 from .stages import Stage, read_stages
 
-_KEYS = ("backbone", "model", "datasets", "tasks", "teachers", "training", "stages")
+_KEYS = ("backbone", "model", "datasets", "tasks", "teachers", "training", "stages", "tune")
 _PATH_ARGUMENTS = ("output_dir", "resume_from_checkpoint", *JSON_FILES)
 
 
@@ -36,6 +36,7 @@ class Recipe:
     teachers: dict[str, str]
     label_maps: dict[str, LabelMap]
     stages: list[Stage] = field(default_factory=list)
+    tune: object = None
 
     @property
     def hub_datasets(self) -> dict[str, str]:
@@ -128,8 +129,8 @@ def read_recipe(path: str | Path) -> Recipe:
                 values[key] = _path_argument(values[key], key, folder)
     teachers = _teachers(recipe.get("teachers"), tasks)
     labels = label_maps(tasks, maps)
-    backbone = _backbone(recipe["backbone"], folder)
-    return Recipe(path, backbone, model, datasets, tasks, training, teachers, labels, stages)
+    backbone, tune = _backbone(recipe["backbone"], folder), recipe.get("tune")
+    return Recipe(path, backbone, model, datasets, tasks, training, teachers, labels, stages, tune)
 
 
 def _teachers(value: object, tasks: Mapping[str, Task]) -> dict[str, str]:

@@ -43,7 +43,7 @@ from .train import (
 FOLDER = "stage-"  # and a number, in output_dir
 TABLE = "stages.json"
 _STATE = "stage.json"
-_LOADING = ("attn_implementation", "token", "cache_dir", "device_map")  # of the model, which its configuration lacks
+_LOADING = ("attn_implementation", "token", "cache_dir", "device_map")  # of the model, in no configuration
 
 
 def run_stages(recipe: Recipe, namespace: argparse.Namespace, overrides: Values) -> None:
