@@ -199,4 +199,5 @@ def _model_keys() -> tuple[str, ...]:
         for name in inspect.signature(MultiTaskModel.from_backbone).parameters
         if name not in ("backbone", "tasks", "kwargs")
     ]
-    return (*own, "attn_implementation", "dtype", "revision", "token", "cache_dir", "trust_remote_code", "device_map")
+    loading = ("attn_implementation", "dtype", "revision", "token", "cache_dir", "trust_remote_code", "device_map")
+    return (*own, *loading, "quantization_config")
