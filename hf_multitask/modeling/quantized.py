@@ -146,6 +146,6 @@ def settle(backbone: PreTrainedModel) -> None:
     On some CPUs it packs 4-bit weights in the first evaluation, and a packed weight has no gradient for its inputs.
     """
     for module in backbone.modules():
-        setattr(module, _SET, True)  # which is lost where a weight is replaced
+        vars(module)[_SET] = True  # which is lost where a weight is replaced
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
