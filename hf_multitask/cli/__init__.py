@@ -1,4 +1,4 @@
-"""The command line: ``hf-multitask train | evaluate | predict | export | diagnose``."""
+"""The command line: ``hf-multitask train | evaluate | predict | export | diagnose | tune``."""
 
 from __future__ import annotations
 

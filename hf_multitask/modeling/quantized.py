@@ -148,4 +148,4 @@ def settle(backbone: PreTrainedModel) -> None:
     for module in backbone.modules():
         vars(module)[_SET] = True  # which is lost where a weight is replaced
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            vars(module)["support_avx512bf16_for_cpu"] = False
