@@ -21,6 +21,7 @@ COMMANDS = {
     "serve": "answer requests over HTTP",
     "export": "export a task as a stock model",
     "diagnose": "measure how tasks affect each other",
+    "tune": "search for training arguments",
     "version": "print the versions of the package and of what it runs on",
 }
 _PACKAGES = (

@@ -1,4 +1,4 @@
-"""The command line: ``hf-multitask train | evaluate | predict | serve | export | diagnose``."""
+"""The command line: ``hf-multitask COMMAND``; see :data:`hf_multitask_cli.COMMANDS`."""
 
 from __future__ import annotations
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NoReturn
 
 from transformers import HfArgumentParser
 
 from ..modeling.config import close_match
 from ..modeling.values import check_value, hints_of, shown
+from ..tasks import Task
 from ..training import MultiTaskTrainingArguments
 from ..training.arguments import CHOICES
 from ..training.ranges import BY_NAME
@@ -19,6 +20,9 @@ from .document import Values
 
 _HINTS = hints_of(MultiTaskTrainingArguments)
 _DICTS = MultiTaskTrainingArguments._VALID_DICT_FIELDS
+# Arguments by name of a task, and by name of a dataset.
+_BY_TASK = ("task_weights", "learning_rates", "weight_decays", "task_early_stopping_patience")
+_BY_DATASET = ("max_train_samples", "max_eval_samples")
 JSON_FILES = ("deepspeed", "fsdp_config", "accelerator_config")  # each may be the path of a JSON file
 Resume = str | Literal[True] | None  # of a checkpoint: its path, or True for the last one
 _EXPONENT = re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+")  # 1e-3 and 1.5e3, which YAML reads as strings
@@ -47,6 +51,11 @@ class _Parser(HfArgumentParser):
         return [action.dest for action in self._actions]
 
 
+def known_arguments() -> list[str]:
+    """The names of all training arguments."""
+    return _Parser().known()
+
+
 def parse_overrides(words: Sequence[str]) -> Values:
     """``--name value`` pairs of the command line as typed training arguments, without defaults.
 
@@ -68,8 +77,12 @@ def parse_overrides(words: Sequence[str]) -> Values:
     return _parse_json(vars(namespace))
 
 
-def typed(training: Mapping[str, object]) -> Values:
+def typed(training: Mapping[str, object], where: str = "Key 'training'") -> Values:
     """The ``training`` of a recipe with the types of its fields: ``5e-5``, a string in YAML, becomes a number.
+
+    Args:
+        training: names and values.
+        where: they are, as messages begin.
 
     Raises:
         ValueError: a key is unknown, or a value has the wrong type.
@@ -79,14 +92,12 @@ def typed(training: Mapping[str, object]) -> Values:
     result: Values = {}
     for name, value in training.items():
         if name not in actions:
-            raise ValueError(
-                f"Key 'training' has the unknown argument '{name}'." + close_match(str(name), list(actions))
-            )
+            raise ValueError(f"{where} has the unknown argument '{name}'." + close_match(str(name), list(actions)))
         if value is None or isinstance(value, Mapping | list):
             try:
                 check_value(name, value, _HINTS.get(name, Any))
             except ValueError as problem:
-                raise ValueError(f"Key 'training': {problem} Set one value, or remove it.") from None
+                raise ValueError(f"{where}: {problem} Set one value, or remove it.") from None
         if value is False and name.endswith("_strategy"):
             value = "no"  # which YAML reads as a boolean
         if isinstance(value, Mapping):
@@ -139,6 +150,32 @@ def _check_json_file(name: str, path: str) -> None:
         raise ValueError(
             f"Training argument '{name}' should be a mapping, or a JSON file with one ({problem}). Found {shown(path)}."
         ) from None
+
+
+def of_tasks(values: Mapping[str, Any], kept: Mapping[str, Task], others: Collection[str]) -> Values:
+    """Training arguments without what they say by name of other tasks, and of datasets that only these read.
+
+    Args:
+        values: with the types of their fields.
+        kept: tasks by name.
+        others: names of the other tasks.
+    """
+    own, names = dict(values), {*kept, "backbone"}
+    for keys, known in ((_BY_TASK, names), (_BY_DATASET, {task.source for task in kept.values()})):
+        for key in keys:
+            if isinstance(given := own.get(key), Mapping):
+                own[key] = {part: value for part, value in given.items() if part in known} or None
+    watched = str(own.get("metric_for_best_model") or "").removeprefix("eval_")
+    if _starts(watched, others) and not _starts(watched, kept):
+        for key in ("metric_for_best_model", "greater_is_better"):
+            own.pop(key, None)
+    if frozen := own.get("freeze"):
+        own["freeze"] = [part for part in ([frozen] if isinstance(frozen, str) else frozen) if part in names]
+    return own
+
+
+def _starts(metric: str, tasks: Collection[str]) -> bool:
+    return any(metric.startswith(f"{name}_") for name in tasks)
 
 
 def build_arguments(

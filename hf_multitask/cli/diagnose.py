@@ -46,6 +46,8 @@ def prepare(namespace: argparse.Namespace, words: Sequence[str]) -> tuple[Diagno
         raise ValueError("diagnose does not resume training. Remove --resume_from_checkpoint.")
     if namespace.measured_steps < 2:
         raise ValueError(f"--measured_steps should be 2 or more. Found {namespace.measured_steps}.")
+    if recipe.stages:
+        print("Key 'stages' of the recipe is ignored: a diagnosis trains all tasks together.")
     changes = quiet(typed(recipe.training) | overrides)
     output_dir = overrides.get("output_dir", recipe.training.get("output_dir"))
     folder = Path(output_dir or "") / FOLDER

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..modeling import MultiTaskModel
@@ -17,9 +17,10 @@ from .document import Values, read_document
 from .labels import LabelMap, label_maps, read_label_maps
 from .source import check_source, find_folder, folders_of, is_read_here, load_source, local_path
 from .splits import SPLITS, Splits
+from .stages import Stage, read_stages
 from .start import KEY, LOADING, Continued, read_continued
 
-_KEYS = ("backbone", KEY, "model", "datasets", "tasks", "teachers", "training")
+_KEYS = ("backbone", KEY, "model", "datasets", "tasks", "teachers", "training", "stages", "tune")
 _PATH_ARGUMENTS = ("output_dir", "resume_from_checkpoint", *JSON_FILES)
 
 
@@ -39,6 +40,8 @@ class Recipe:
     teachers: dict[str, str]
     label_maps: dict[str, LabelMap]
     continued: Continued | None = None
+    stages: list[Stage] = field(default_factory=list)
+    tune: object = None
 
     @property
     def hub_datasets(self) -> dict[str, str]:
@@ -135,9 +138,11 @@ def read_recipe(path: str | Path) -> Recipe:
                 + (close_match(task.source, list(datasets)) or " Add it, or set another in `dataset`.")
             )
     training = _mapping(recipe.get("training"), "Key 'training'", "Write it as training: {output_dir: out}.")
-    for key in _PATH_ARGUMENTS:
-        if key in training:
-            training[key] = _path_argument(training[key], key, folder)
+    stages = read_stages(recipe["stages"], list(tasks), training) if "stages" in recipe else []
+    for values in (training, *(stage.training for stage in stages)):
+        for key in _PATH_ARGUMENTS:
+            if key in values:
+                values[key] = _path_argument(values[key], key, folder)
     teachers = _teachers(recipe.get("teachers"), tasks)
     labels = label_maps(tasks, maps)
     backbone = _backbone(recipe[start], folder, start)
@@ -151,6 +156,8 @@ def read_recipe(path: str | Path) -> Recipe:
         teachers,
         labels,
         continued=continued if start == KEY else None,
+        stages=stages,
+        tune=recipe.get("tune"),
     )
 
 
@@ -220,4 +227,4 @@ def _model_keys() -> tuple[str, ...]:
         for name in inspect.signature(MultiTaskModel.from_backbone).parameters
         if name not in ("backbone", "tasks", "kwargs")
     ]
-    return (*own, *LOADING)
+    return (*own, *LOADING, "quantization_config")

@@ -6,14 +6,12 @@ import argparse
 import gc
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datasets import IterableDataset
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..modeling import MultiTaskModel
 from ..tasks import Task
@@ -22,10 +20,12 @@ from ..training.distillation.forms import form_of
 from ..training.preparation.processors import Processing
 from ..training.state.checkpoint import last_whole_checkpoint
 from ..training.state.resuming import compared
+from .arguments import of_tasks
 from .document import Values
 from .recipe import Recipe
 from .source import find_folder
 from .splits import Splits
+from .subruns import drop_checkpoints, leave_out, read_state, write_state
 
 FOLDER = "teachers"  # in output_dir
 _STATE = "teacher.json"
@@ -33,12 +33,10 @@ _STATE = "teacher.json"
 _SHARED = {
     *("sampling", "sampling_kwargs", "balancing", "balancing_kwargs", "aggregation", "aggregation_kwargs"),
     *("distillation", "distillation_kwargs", "gradient_logging_steps", "task_weights", "save_best_by_task"),
-    *("resume_from_checkpoint", "push_to_hub", "run_name"),
+    *("resume_from_checkpoint", "push_to_hub", "run_name", "tasks"),
 }
 _BRANCHES = ("branches", "branch_layers")  # of the model
 _ASIDE = ("token", "cache_dir", "device_map", *_BRANCHES)  # of the model, whose weights are compared
-_BY_TASK = ("learning_rates", "weight_decays", "task_early_stopping_patience")
-_BY_DATASET = ("max_train_samples", "max_eval_samples")
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class Apprenticeship:
             processing_class=self.processing,
         )
         fingerprint = self._fingerprint(trainer, rows.get("test"))
-        state = _read(folder)
+        state = read_state(folder / _STATE)
         trainer.accelerator.wait_for_everyone()  # until all have read it
         tell = print if trainer.is_world_process_zero() else lambda _: None
         if state.get("fingerprint") == fingerprint and state.get("finished") and (folder / "config.json").is_file():
@@ -92,11 +90,10 @@ class Apprenticeship:
         if state.get("fingerprint") == fingerprint:
             checkpoint = last_whole_checkpoint(str(folder), tell)
         elif trainer.args.should_save:
-            for stale in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-                shutil.rmtree(stale)
+            drop_checkpoints(folder)
         if trainer.args.should_save:
-            _leave_out(folder.parent.parent)
-            _write(folder, {"fingerprint": fingerprint, "finished": False})
+            leave_out(folder.parent.parent, f"/{FOLDER}/")
+            write_state(folder / _STATE, {"fingerprint": fingerprint, "finished": False})
         trainer.accelerator.wait_for_everyone()
         tell(f"Teacher of '{name}': training into {folder}" + (f", resumed from {checkpoint}." if checkpoint else "."))
         try:
@@ -110,7 +107,7 @@ class Apprenticeship:
         trainer.save_model(_internal_call=True)
         self.finish(trainer, data, result.metrics)
         if trainer.args.should_save:
-            _write(folder, {"fingerprint": fingerprint, "finished": True})
+            write_state(folder / _STATE, {"fingerprint": fingerprint, "finished": True})
         trainer.accelerator.wait_for_everyone()
         return str(folder)
 
@@ -133,17 +130,7 @@ def alone(values: Mapping[str, Any], task: Task, others: Sequence[str]) -> Value
     """The training arguments of a recipe for one of its tasks alone, without those that concern the others."""
     name = str(task.name)
     own = {key: value for key, value in values.items() if key not in _SHARED and not key.startswith("hub_")}
-    for keys, known in ((_BY_TASK, (name, "backbone")), (_BY_DATASET, (task.source,))):
-        for key in keys:
-            if isinstance(given := own.get(key), Mapping):
-                own[key] = {part: value for part, value in given.items() if part in known} or None
-    watched = str(own.get("metric_for_best_model") or "").removeprefix("eval_")
-    if any(watched.startswith(f"{other}_") for other in others) and not watched.startswith(f"{name}_"):
-        for key in ("metric_for_best_model", "greater_is_better"):
-            own.pop(key, None)
-    if frozen := own.get("freeze"):
-        own["freeze"] = [part for part in ([frozen] if isinstance(frozen, str) else frozen) if part == "backbone"]
-    return own
+    return of_tasks(own, {name: task}, others)
 
 
 def model_alone(values: Mapping[str, Any], name: str) -> Values:
@@ -225,27 +212,3 @@ def auto_teachers(lesson: Apprenticeship, given: Mapping[str, str], namespace: a
         gc.collect()
     namespace.prepared = False
     return {name: found[name] for name in lesson.tasks if name in found}
-
-
-def _leave_out(output_dir: Path) -> None:
-    """Keep the teachers out of the pushes of the folder that they are in, which the Hub reads this file for."""
-    path, line = output_dir / ".gitignore", f"/{FOLDER}/"
-    known = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    if line not in known:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join([*known, line]) + "\n", encoding="utf-8")
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _write(folder: Path, state: Mapping[str, object]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    written = folder / f"{_STATE}.new"
-    written.write_text(json.dumps(state) + "\n", encoding="utf-8")
-    written.replace(folder / _STATE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +57,7 @@ def prepare(
     """Prepare everything up to the first step: all errors in a recipe are raised here."""
     recipe = read_recipe(namespace.recipe)
     overrides = parse_overrides(words)
-    args, resume = build_arguments(recipe.training, overrides)
-    if {**recipe.training, **overrides}.get("do_train") is False:  # the default of the arguments is False as well
-        raise ValueError("Parameter `do_train` is False, but this command trains. Remove it, or use evaluate.")
+    args, resume = training_arguments(recipe, overrides)
     teachers = given_teachers(recipe)
     if namespace.teachers == "auto" and recipe.continued is not None:
         raise ValueError(
@@ -68,6 +66,7 @@ def prepare(
         )
     data, tasks = read_data(recipe, args)
     freeze_unnamed(recipe, args)
+    data = data_of(data, tasks, args.tasks)
     tokenizer = load_tokenizer(recipe)
 
     def build(args: MultiTaskTrainingArguments, teachers: Mapping[str, str]) -> MultiTaskTrainer:
@@ -101,6 +100,17 @@ def prepare(
     if checkpoint is not None:
         trainer.course.read(checkpoint)  # so that errors that prevent a resume are raised now
     return trainer, checkpoint, data
+
+
+def training_arguments(recipe: Recipe, overrides: Mapping[str, Any]) -> tuple[MultiTaskTrainingArguments, Resume]:
+    """The arguments of a run that trains, and what it resumes from.
+
+    Raises:
+        ValueError: one is not usable.
+    """
+    if {**recipe.training, **overrides}.get("do_train") is False:  # the default of the arguments is False as well
+        raise ValueError("Parameter `do_train` is False, but this command trains. Remove it, or use evaluate.")
+    return build_arguments(recipe.training, overrides)
 
 
 def read_data(recipe: Recipe, args: MultiTaskTrainingArguments) -> tuple[dict[str, Splits], dict[str, Task]]:
@@ -156,6 +166,12 @@ def splits(data: Mapping[str, Splits], split: str) -> Splits:
     return {name: splits[split] for name, splits in data.items() if split in splits}
 
 
+def data_of(data: Mapping[str, Splits], tasks: Mapping[str, Task], names: Collection[str] | None) -> dict[str, Splits]:
+    """The datasets that some tasks read; all of them if no task is named."""
+    sources = {task.source for name, task in tasks.items() if names is None or name in names}
+    return {name: splits for name, splits in data.items() if names is None or name in sources}
+
+
 def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase | FeatureExtractionMixin:
     """The tokenizer of the backbone, its feature extractor, or the processor that holds both."""
     hub = _of_hub(recipe)
@@ -187,8 +203,14 @@ def _checkpoint(resume: Resume, trainer: MultiTaskTrainer) -> str | None:
 
 def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
     """Train, evaluate on validation and test, save, and print metrics and an example."""
+    recipe = read_recipe(namespace.recipe)
+    if recipe.stages:
+        from .staged import run_stages
+
+        run_stages(recipe, namespace, parse_overrides(words))
+        return
     trainer, checkpoint, data = prepare(namespace, words)
-    trainer.add_callback(_Begun(namespace))
+    trainer.add_callback(Begun(namespace))
     try:
         result = trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model(_internal_call=True)  # pushed at the end, with the results
@@ -200,7 +222,13 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
                 f"\nTraining stopped early. Resume from the last checkpoint in {output}: --resume_from_checkpoint true"
             )
         raise
-    measured = finish(trainer, data, result.metrics)
+    conclude(trainer, data, finish(trainer, data, result.metrics))
+
+
+def conclude(
+    trainer: MultiTaskTrainer, data: Mapping[str, Splits], measured: Mapping[str, Mapping[str, float]]
+) -> None:
+    """Print the metrics of each split and an example, and push the model if asked to."""
     if trainer.is_world_process_zero():
         if measured:
             print()
@@ -244,13 +272,14 @@ def finish(
     return measured
 
 
-class _Begun(TrainerCallback):
+class Begun(TrainerCallback):
     """Records that training has started: earlier errors, such as a missing optimizer, are mistakes of the user."""
 
     def __init__(self, namespace: argparse.Namespace) -> None:
         self.namespace = namespace
 
     def on_train_begin(self, *args: object, **kwargs: object) -> None:  # noqa: ARG002
+        """See the class."""
         self.namespace.prepared = True
 
 

@@ -29,6 +29,7 @@ from .config import SHARED
 from .native import build_backbone
 from .padded_norm import run_time_norms_once
 from .precision import HALF, is_mixed, widen
+from .quantized import check_fresh, is_quantized, loading_of, refuse_quantized, take_out
 from .shared import SharedModel, adapter_settings
 
 _HUB = ("token", "cache_dir", "trust_remote_code", "local_files_only", "force_download", "proxies")
@@ -71,6 +72,9 @@ class Adapted(SharedModel):
             names.append(name)
         if not names:
             raise ValueError("There is no adapter to add. Give `lora`, `task_lora`, or both.")
+        if source is not None and is_quantized(self.backbone):
+            check_fresh(self.backbone, source["fresh"])
+            adapters |= {"only": True, "source": {**source, "quantization": take_out(self.backbone)}}
         self.config.adapters = adapters
         inject(self, names)
         if self.backbone.dtype in HALF:
@@ -86,7 +90,8 @@ class Adapted(SharedModel):
         """
         if self.config.adapters is None or self.config.adapters["shared"] is None:
             raise ValueError("The tasks share no adapter to merge. Those of single tasks leave with task_model(name).")
-        if is_mixed(self) and not getattr(self.backbone, "is_quantized", False):
+        refuse_quantized(self.backbone, "The adapter cannot be merged")
+        if is_mixed(self):
             self.backbone.float()  # in half precision little of an adapter would be left
         fold(self.backbone, [SHARED])
         source = self.config.adapters["source"]
@@ -146,6 +151,7 @@ class Adapted(SharedModel):
         In float32 where the adapters are: in half precision little of them would be left.
         """
         own = self._backbone_of(task)
+        refuse_quantized(self.backbone, f"Task '{task}' cannot be taken out as a stock model")
         if not self.config.adapters:
             return own
         return merged(own, [SHARED, task], torch.float32 if is_mixed(self) else self.backbone.dtype)
@@ -189,6 +195,7 @@ class Adapted(SharedModel):
         if adapters_only:
             self.leave_out_backbone()
         elif before is not None and adapters_only is not None:
+            refuse_quantized(self.backbone, "The whole model cannot be saved, as adapters_only=False asks")
             self.config.adapters = {**before, "only": False}
         try:
             yield
@@ -226,6 +233,23 @@ def left_out_weights(model: SharedModel) -> set[str]:
     return {f"backbone.{name}" for name in names if plain_name(name) not in fresh}
 
 
+def _requantize(model: SharedModel, fetched: PreTrainedModel) -> None:
+    """Put a quantized backbone under the adapters of a model, in place of the one that its configuration has built."""
+    kept = {name: one for name, one in model.backbone.named_parameters() if adapter_of(name) is not None}
+    fresh = {plain_name(name): one for name, one in model.backbone.named_parameters()}
+    adapters = adapter_settings(model)
+    take_out(fetched)
+    model.backbone, model.config.backbone_config = fetched, fetched.config
+    inject(model, [*([] if adapters["shared"] is None else [SHARED]), *adapters["tasks"]])
+    for name, value in model.backbone.named_parameters():
+        if name in kept:
+            value.data = kept[name].data.to(value.device)
+        elif plain_name(name) in adapters["source"]["fresh"]:
+            value.data = fresh[plain_name(name)].data.to(value.device)
+    if model.backbone.dtype in HALF and model.config.float32_heads:
+        widen(model)
+
+
 @torch.no_grad()
 def fetch_backbone(model: SharedModel, language_model: str | None, kwargs: Settings) -> None:
     """Fill in the backbone of a model that was saved without.
@@ -241,20 +265,30 @@ def fetch_backbone(model: SharedModel, language_model: str | None, kwargs: Setti
     source, backbone = adapter_settings(model)["source"], model.backbone
     where = f"These adapters are for the backbone '{source['name']}'"
     missing: list[str] = []
+    hub = {key: kwargs[key] for key in _HUB if key in kwargs}
+    hub |= {"revision": source["revision"]} if source["revision"] else {}
     try:
+        path = resolve_backbone(source["name"])
+        quantized: Values = {}
+        config = deepcopy(model.config.backbone_config)
+        if source.get("quantization"):
+            config, quantized = loading_of(config, path, hub, source["quantization"])
         fetched = build_backbone(
-            deepcopy(model.config.backbone_config),
+            config,
             language_model=language_model,
             needs_pooler=getattr(backbone.base_model, "pooler", None) is not None,
-            path=resolve_backbone(source["name"]),
+            path=path,
             missing=missing,
             dtype=backbone.dtype,
-            **{key: kwargs[key] for key in _HUB if key in kwargs},
-            **({"revision": source["revision"]} if source["revision"] else {}),
+            **quantized,
+            **hub,
         )
     except OSError as problem:
         reason = " ".join(str(problem).split())
         raise ValueError(f"{where}, which could not be loaded: {reason} Make it available there.") from None
+    if is_quantized(fetched):
+        _requantize(model, fetched)
+        return
     theirs = fetched.state_dict()
     for name, value in backbone.state_dict(keep_vars=True).items():
         plain = plain_name(name)

@@ -21,7 +21,7 @@ def broken_weight(named: Iterable[tuple[str, torch.Tensor]], buffers: Iterable[s
     kept = [
         (name, value.detach())
         for name, value in named
-        if value.is_floating_point() and value.element_size() > 1 and not value.is_meta
+        if value.is_floating_point() and value.element_size() > 1 and not value.is_meta and is_plain(value)
     ]
     sums: dict[torch.device, list[torch.Tensor]] = {}
     for _, value in kept:
@@ -35,6 +35,11 @@ def broken_weight(named: Iterable[tuple[str, torch.Tensor]], buffers: Iterable[s
             if count := int(wrong.sum()):
                 return f"Weight '{name}' is NaN or infinite in {count:,} of its {value.numel():,} numbers"
     return None
+
+
+def is_plain(value: torch.Tensor) -> bool:
+    """Whether a tensor is torch's own; a quantized one of another library has no sum."""
+    return type(value.detach()).__module__.partition(".")[0] == "torch"
 
 
 def check_weights(model: torch.nn.Module, consequence: str, weights: Iterable[tuple[str, torch.Tensor]] = ()) -> None:

@@ -36,6 +36,7 @@ from .native import asked_inputs, build_backbone, reading_part
 from .output import MultiTaskOutput
 from .parts import rows_in
 from .precision import HALF, is_mixed, keep_float32, narrow, without_float32
+from .quantized import check_quantization
 from .saving import hub_arguments, whole, without_hub
 from .sizes import check_config, check_shapes
 from .subsampler import subsampler_settings
@@ -121,16 +122,15 @@ class MultiTaskModel(ExportableTasks, ImportedTasks, Adapted, Branched, HeadRuns
                 ``channels``; its defaults where a task recognizes speech and None is given.
             lora: of an adapter that all tasks share on a frozen backbone; see :meth:`add_adapters`.
             task_lora: the same for an adapter of each task.
-            kwargs: handed to ``AutoModel.from_pretrained``: ``attn_implementation``, ``revision``...; ``dtype`` is that
-                of the whole model. Without it what trains is float32, and a backbone that adapters or quantization
-                freeze keeps its checkpoint's dtype; with ``"auto"`` every backbone does, under heads in float32.
+            kwargs: of ``AutoModel.from_pretrained``; ``dtype`` is that of the whole model. Without it what trains is
+                float32, and a backbone under adapters, which may be quantized, keeps its checkpoint's dtype; with
+                ``"auto"`` every backbone does, under heads in float32.
 
         Raises:
             ImportError: adapters are requested, and PEFT is not installed.
             ValueError: a task, the backbone or an argument is not usable.
         """
-        adapted = lora is not None or task_lora is not None
-        if adapted:
+        if adapted := lora is not None or task_lora is not None:
             require_peft()
         check_loading(kwargs)
         path = resolve_backbone(backbone)
@@ -140,14 +140,14 @@ class MultiTaskModel(ExportableTasks, ImportedTasks, Adapted, Branched, HeadRuns
         check_backbone(backbone, backbone_config)
         check_own_code(backbone, backbone_config)
         dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None)
-        frozen = adapted or kwargs.get("quantization_config") or hasattr(backbone_config, "quantization_config")
-        kwargs["dtype"] = dtype or ("auto" if frozen or backbone_config.dtype == torch.float64 else torch.float32)
+        check_quantization(kwargs, backbone_config, adapted=adapted)
+        kwargs["dtype"] = dtype or ("auto" if adapted or backbone_config.dtype == torch.float64 else torch.float32)
         if dropout is not None:
             set_dropout(backbone_config, dropout)
         if not tasks:
             raise ValueError("The model has no tasks. Give at least one in `tasks`.")
         dicts = [task_dict(name, task) for name, task in tasks.items()]
-        by_branch, layers, why = resolved(branches, branch_layers, dicts, backbone_config, frozen=bool(frozen))
+        by_branch, layers, why = resolved(branches, branch_layers, dicts, backbone_config, frozen=adapted)
         config = MultiTaskConfig(
             backbone_config=backbone_config,
             tasks=dicts,

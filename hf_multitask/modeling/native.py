@@ -26,6 +26,7 @@ from .aliases import AutoClass, Function, Open, Values
 from .backbone import attending
 from .finite import check_weights
 from .keywords import parameter_names
+from .quantized import is_quantized, settle
 from .routing import States
 
 # By the kind of language model that a head reads: the class that brings it, and what its backbones are.
@@ -184,6 +185,8 @@ def build_backbone(
             lacks += [f"{backbone.base_model_prefix}.{name}" for name in base_lacks if name.startswith("pooler.")]
     if missing is not None:
         missing.extend(lacks)
+    if is_quantized(backbone):
+        settle(backbone)
     if path is not None:
         check_weights(backbone, f"so '{path}' is no backbone to start from. Take another checkpoint.")
     return backbone

@@ -101,7 +101,9 @@ def check_config(config: PreTrainedConfig | Settings) -> None:
     if state is None:
         return
     most = {True: max(_MOST_PARTS, len(state.shapes or ())), False: max(_MOST_SIZE, state.numbers)}
-    for name, value in _numbers(config.to_dict() if isinstance(config, PreTrainedConfig) else config):
+    values = dict(config.to_dict() if isinstance(config, PreTrainedConfig) else config)
+    values.pop("quantization_config", None)  # whose numbers are no sizes
+    for name, value in _numbers(values):
         if math.isnan(value):
             raise ValueError(f"The config.json of '{state.source}' has `{name} = NaN`, which is not a number. {_FIX}")
         if isinstance(value, float):

@@ -109,6 +109,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
         weight_decays: likewise, in place of ``weight_decay``.
         layerwise_lr_decay: factor from each layer of the backbone to the one below; none where None.
         freeze: names of tasks whose heads and adapters do not train and which then need no data, and ``backbone``.
+        tasks: those of the model that are trained and evaluated, None for all; the heads and adapters of the others
+            stay as they are.
         early_stopping_patience: stop after so many evaluations without a better ``metric_for_best_model``.
         task_early_stopping_patience: stop a task after so many evaluations without a better primary metric; a number
             for all tasks, or one by task. Its loss counts no more from then on, and its rows from the next epoch on.
@@ -183,6 +185,9 @@ class MultiTaskTrainingArguments(TrainingArguments):
     )
     freeze: list[str] | None = field(
         default=None, metadata={"help": "What does not train: names of tasks, for their heads, and 'backbone'."}
+    )
+    tasks: list[str] | None = field(
+        default=None, metadata={"help": "Tasks of the model that are trained and evaluated; all by default."}
     )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many evaluations without a better metric_for_best_model."}
@@ -315,6 +320,9 @@ class MultiTaskTrainingArguments(TrainingArguments):
             )
         if isinstance(self.freeze, str):
             self.freeze = [self.freeze]
+        self.tasks = [self.tasks] if isinstance(self.tasks, str) else self.tasks
+        if self.tasks is not None and not self.tasks:
+            raise ValueError("Parameter `tasks` should name a task. Found `tasks = []`. Leave it out for all of them.")
         optimizer = str(getattr(self.optim, "value", self.optim))
         if optimizer in _IN_BACKWARD or optimizer.endswith("_layerwise"):
             raise ValueError(

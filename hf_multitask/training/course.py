@@ -46,7 +46,7 @@ class Course:
     def __init__(self, trainer: MultiTaskTrainer) -> None:
         self._trainer = trainer
         self._progress = Progress()
-        self._caps = trainer.args.max_train_samples, trainer.args.max_eval_samples
+        self._caps = _caps(trainer)
         self._start: State = {}
         self._begun_with: int | None = None
         self._has_seen_arguments = False
@@ -118,10 +118,12 @@ class Course:
         check_arguments_by_name(trainer.args, trainer.tasks)
         measured = trainer.measures and trainer.args.eval_strategy != "no"
         check_metrics(trainer.args, trainer.tasks, trainer.metric_by_task, measured=measured)
-        freeze(trainer.model, trainer.args.freeze or ())
+        freeze(trainer.model, trainer.args.freeze or (), trainer.args.tasks)
         if trainer.hp_search_backend is not None:
-            if self._caps != (trainer.args.max_train_samples, trainer.args.max_eval_samples):
-                raise ValueError("Rows are chosen when the trainer is built. Leave max_*_samples out of the search.")
+            if self._caps != _caps(trainer):
+                raise ValueError(
+                    "Rows are chosen when the trainer is built. Leave tasks and max_*_samples out of the search."
+                )
             trainer.engine = new_engine(trainer)  # by the arguments of the trial
 
     # Resuming
@@ -202,6 +204,10 @@ class Course:
         """Note what a checkpoint will hold; all processes together."""
         self._trainer.running_loss.note()
         self._progress.data = self._trainer.plan.row_order()
+
+
+def _caps(trainer: MultiTaskTrainer) -> tuple[object, ...]:
+    return trainer.args.max_train_samples, trainer.args.max_eval_samples, trainer.args.tasks
 
 
 def new_engine(trainer: MultiTaskTrainer) -> Engine:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -63,8 +63,10 @@ def own_parameters(model: MultiTaskModel, task: str) -> Iterator[torch.nn.Parame
             yield from branch_parameters(model.backbone, branch)
 
 
-def freeze(model: MultiTaskModel, parts: Iterable[str]) -> None:
+def freeze(model: MultiTaskModel, parts: Iterable[str], trained: Collection[str] | None = None) -> None:
     """Turn off the gradients of the parameters of the backbone, or of heads with their adapters.
+
+    The same for the heads of tasks that are not among the ``trained`` ones, unless that is None.
 
     Beside frozen tasks a frozen backbone leaves the pooler and a language model's last layers to the other tasks, where
     no frozen one reads them: those that came with a new task train with its head.
@@ -77,9 +79,10 @@ def freeze(model: MultiTaskModel, parts: Iterable[str]) -> None:
     spared = {id(parameter) for parameter in model.unread_parameters(tasks, layers=False)} if tasks else set()
     if model.config.backbone_config.is_encoder_decoder:
         spared -= {id(parameter) for parameter in model.backbone.get_decoder().parameters()}
+    others = set() if trained is None else set(model.heads).difference(trained)
     for name, parameter in model.named_parameters():
         part = part_of(name)
-        if part in frozen and not (part == BACKBONE and id(parameter) in spared):
+        if part in others or (part in frozen and not (part == BACKBONE and id(parameter) in spared)):
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"Parameter `freeze` leaves nothing to train. Found `freeze = {sorted(frozen)}`.")
@@ -152,7 +155,7 @@ def drop_gradients(model: MultiTaskModel, items: Mapping[str, float]) -> None:
         model: after the backward pass.
         items: of every task in the step; without an item of any, nothing trains.
     """
-    present = [name for name in model.heads if items[name]]
+    present = [name for name in model.heads if items.get(name)]
     for parameter in model.unread_parameters(present) if present else model.parameters():
         parameter.grad = None
 

@@ -37,9 +37,14 @@ _WATCHING = ("reduce_lr_on_plateau", "greedy")  # learning rates that follow eva
 
 def quiet(training: Saved) -> State:
     """Arguments that take the place of a run's in its diagnosis; evaluations stay where training itself reads them."""
-    balancer = BALANCING.get(str(training.get("balancing")))
-    reads = (balancer is not None and balancer.reads_evaluations) or training.get("lr_scheduler_type") in _WATCHING
+    reads = reads_evaluations(training)
     return {name: value for name, value in _QUIET.items() if not (reads and name == "eval_strategy")}
+
+
+def reads_evaluations(training: Saved) -> bool:
+    """Whether balancing or schedule of a training follow its evaluations."""
+    balancer = BALANCING.get(str(training.get("balancing")))
+    return (balancer is not None and balancer.reads_evaluations) or training.get("lr_scheduler_type") in _WATCHING
 
 
 class DiagnosingTrainer(MultiTaskTrainer):

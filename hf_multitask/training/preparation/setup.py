@@ -84,7 +84,9 @@ def settle_tasks(
     Raises:
         ValueError: something does not fit, or is not the same on all ranks.
     """
+    check_names("tasks", args.tasks, model.config.task_names)
     tasks, (train, given_sets) = build_tasks(model.config, overrides), data
+    tasks = {name: task for name, task in tasks.items() if args.tasks is None or name in args.tasks}
     evaluation, sets = (None, {}) if given_sets is None else split_sets(given_sets, tasks)
     check_processors(tasks, given)
     check_names("compute_metrics", own, tasks)
@@ -139,7 +141,7 @@ def begin_model(model: MultiTaskModel, runtime: Runtime) -> None:
                 + (", or set decoding='constrained'." if head.beyond_stock() else ".")
             )
     model.reads_in_parts = runtime.engine is None  # one that shards gathers weights at every pass
-    freeze(model, runtime.args.freeze or ())
+    freeze(model, runtime.args.freeze or (), runtime.args.tasks)
     # DeepSpeed has float32 copies of its own.
     told = "" if runtime.engine == "DeepSpeed" else check_precision(model, fp16=runtime.args.fp16)
     if told and runtime.is_main:

@@ -24,7 +24,7 @@ _ASIDE = {
 _ASIDE_BY_START = ("hub_", "dataloader_", "ddp_", "trackio_", "logging_", "torch_empty_cache", "deepspeed", "fsdp")
 # What the checkpoint's state was made with and makes no sense without.
 _REFUSED = {
-    *("freeze", "optim_args", "optim_target_modules", "balancing_kwargs", "aggregation_kwargs"),
+    *("freeze", "tasks", "optim_args", "optim_target_modules", "balancing_kwargs", "aggregation_kwargs"),
     *("metric_for_best_model", "greater_is_better"),
 }
 _METHODS = {"balancing", "aggregation"}

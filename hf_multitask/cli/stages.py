@@ -1,0 +1,82 @@
+"""The key ``stages`` of a recipe: trainings of one model, one after the other, each with arguments of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..modeling.config import close_match
+from ..modeling.values import shown
+from .document import Values
+
+_OF_THE_RUN = ("output_dir", "resume_from_checkpoint", "push_to_hub", "do_train", "do_eval", "do_predict")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A checked stage.
+
+    Args:
+        number: from 1.
+        tasks: names of those that it trains.
+        training: its own training arguments.
+    """
+
+    number: int
+    tasks: list[str]
+    training: Values
+
+
+def read_stages(value: object, tasks: Sequence[str], training: Mapping[str, object]) -> list[Stage]:
+    """Check the stages of a recipe.
+
+    Args:
+        value: of the key.
+        tasks: names of the tasks of the recipe.
+        training: its training arguments.
+
+    Raises:
+        ValueError: there is none, a stage is not a mapping, names an unknown task or sets what belongs to the whole
+            run, or a task is in no stage.
+    """
+    if not isinstance(value, list) or not value:
+        raise ValueError(
+            "Key 'stages' should be a list of stages, such as [{tasks: [ner], num_train_epochs: 2}, {}]. Found "
+            f"{shown(value)}."
+        )
+    stages = [_stage(number, given, tasks) for number, given in enumerate(value, start=1)]
+    frozen = training.get("freeze")
+    known = {*(frozen if isinstance(frozen, list) else [frozen]), *(name for stage in stages for name in stage.tasks)}
+    for name in tasks:
+        if name not in known:
+            raise ValueError(
+                f"Task '{name}' is in no stage, so its head would not be trained. Add it to the tasks of a stage, or "
+                "remove it."
+            )
+    return stages
+
+
+def _stage(number: int, given: object, tasks: Sequence[str]) -> Stage:
+    what = f"Stage {number}"
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"{what} should be a mapping of tasks and training arguments, such as {{tasks: [{tasks[0]}]}}. Found "
+            f"{shown(given)}."
+        )
+    for key in given:
+        if key in _OF_THE_RUN or str(key).startswith("hub_"):
+            raise ValueError(
+                f"{what} sets '{key}', which belongs to the whole run. Set it under 'training'; a stage writes into "
+                f"stage-{number} in its output_dir."
+            )
+    own = [given["tasks"]] if isinstance(given.get("tasks"), str) else given.get("tasks", list(tasks))
+    if not isinstance(own, list) or not own:
+        raise ValueError(f"{what}: `tasks` should be a list of tasks. Found {shown(own)}. Leave it out for all tasks.")
+    for name in own:
+        if name not in tasks:
+            raise ValueError(
+                f"{what} names the task {shown(name)}, and the tasks are {', '.join(tasks)}."
+                + close_match(str(name), list(tasks))
+            )
+    chosen = [name for name in tasks if name in own]
+    return Stage(number, chosen, {str(key): value for key, value in given.items() if key != "tasks"})

@@ -1,0 +1,43 @@
+"""Folders of runs inside of a run's ``output_dir``: the file that says how far one is, and what is not pushed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..training.state.checkpoint import checkpoints
+
+
+def leave_out(output_dir: Path, *patterns: str) -> None:
+    """Keep folders out of the pushes of the folder that they are in, which the Hub reads ``.gitignore`` for."""
+    path = output_dir / ".gitignore"
+    known = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    if new := [pattern for pattern in patterns if pattern not in known]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join([*known, *new]) + "\n", encoding="utf-8")
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a run that starts from its beginning."""
+    for stale in checkpoints(folder):
+        shutil.rmtree(stale)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The content of a JSON file; empty if there is none, or if it breaks off."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write_state(path: Path, state: Mapping[str, object]) -> None:
+    """Write a JSON file, which is whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = path.with_name(f"{path.name}.new")
+    written.write_text(json.dumps(state) + "\n", encoding="utf-8")
+    written.replace(path)
