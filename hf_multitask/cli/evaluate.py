@@ -13,8 +13,9 @@ from .predictions import check_file, save_predictions
 from .recipe import read_recipe
 from .report import PAGE, check_folder, write_report
 from .saved import load_saved
+from .shown import show_metrics, with_sets
 from .splits import evaluation_data, split_name
-from .train import show_metrics, splits, with_sets
+from .train import splits
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

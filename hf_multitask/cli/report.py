@@ -10,8 +10,8 @@ from ..hub.evaluation import evaluation_page
 from ..hub.history import split_of
 from ..modeling.kinds import reader_of
 from ..training import MultiTaskTrainer
+from .shown import shown_inputs
 from .splits import Splits
-from .train import shown_inputs
 
 PAGE = "index.html"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ..training.state.checkpoint import last_whole_checkpoint
 from ..training.state.resuming import compared
 from .arguments import Resume, of_tasks, typed
 from .document import Values
+from .dry import show_plan
 from .recipe import Recipe
 from .splits import Splits, evaluation_data
 from .stages import Stage
@@ -64,6 +65,11 @@ def run_stages(recipe: Recipe, namespace: argparse.Namespace, overrides: Values)
     teachers = given_teachers(recipe)
     run = StagedRun(recipe, overrides, args, data, tasks, teachers, load_tokenizer(recipe), namespace)
     first, checkpoint = run.place(resume)
+    if namespace.dry_run:
+        for stage, trainer in run.trainers(run.stages[first:]):
+            run.tell(f"\nStage {stage.number} of {len(run.stages)}: {', '.join(stage.tasks)}")
+            show_plan(trainer)
+        return
     run.train(first, checkpoint)
     run.close()
 
@@ -262,23 +268,29 @@ class StagedRun:
         """
         if over == len(self.stages):
             return
-        model = self._start(self.stages[over])
-        gradients = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-        for stage in reversed(self.stages[over:]):
-            for parameter, trains in gradients:
-                parameter.requires_grad_(trains)
-            trainer = self.trainer(stage, model)
+        for _, checked in self.trainers(self.stages[over:][::-1]):
+            trainer = checked
         if checkpoint is not None:
             trainer.course.read(checkpoint)
         else:
             self._begin_again(over, trainer)
-        del model, gradients
         for stage in self.stages[over:]:
             if stage.number > over + 1:
                 del trainer
                 trainer = self.trainer(stage, self._start(stage))
             self._train(stage, trainer, checkpoint)
             checkpoint = None
+
+    def trainers(self, stages: Sequence[Stage]) -> Iterator[tuple[Stage, MultiTaskTrainer]]:
+        """The trainers of stages, which share the model that the earliest one starts from."""
+        if not stages:
+            return
+        model = self._start(min(stages, key=lambda stage: stage.number))
+        gradients = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+        for stage in stages:
+            for parameter, trains in gradients:
+                parameter.requires_grad_(trains)
+            yield stage, self.trainer(stage, model)
 
     def _begin_again(self, over: int, trainer: MultiTaskTrainer) -> None:
         """Forget what an earlier run has left of the stages to come."""

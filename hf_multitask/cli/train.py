@@ -15,25 +15,20 @@ from transformers import (
     set_seed,
 )
 
-from ..hub.beside import Beside, beside_in_words, beside_rows
-from ..hub.history import in_order
-from ..hub.records import Orders, average_of, by_task, of_set, ranked, whole
-from ..modeling import MultiTaskPipeline
 from ..modeling.backbone import resolve_backbone
-from ..modeling.inputs import as_text
-from ..modeling.kinds import fitted, kind_of, loading_reader, reader_of
+from ..modeling.kinds import fitted, kind_of, loading_reader
 from ..modeling.loading import explained
-from ..modeling.tags import TagReader
 from ..tasks import Task, build_task
 from ..training import MultiTaskTrainer, MultiTaskTrainingArguments
 from ..training.preparation.tasks import resolve_tasks, without_streams
-from ..training.report.console import FEW, MANY, table
 from ..training.state.checkpoint import last_whole_checkpoint
 from .arguments import Resume, build_arguments, parse_overrides, typed
+from .document import Values
+from .dry import QUIET, add_argument, show_plan
 from .helps import add_help
 from .recipe import Recipe, read_recipe
-from .saved import processor_of
-from .splits import SPLITS, Splits, evaluation_data
+from .shown import show_beside, show_example, show_metrics, with_sets
+from .splits import Splits, evaluation_data
 from .start import build_model, check_labels, fit_saved, freeze_unnamed, saved_config, tell_unnamed, unnamed
 from .teachers import Apprenticeship, auto_teachers, given_teachers
 
@@ -49,6 +44,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="train a single-task model for every task without a teacher into output_dir/teachers first, or reuse it "
         "if nothing has changed, and let the shared model learn from these",
     )
+    add_argument(parser)
 
 
 def prepare(
@@ -56,7 +52,7 @@ def prepare(
 ) -> tuple[MultiTaskTrainer, str | None, dict[str, Splits]]:
     """Prepare everything up to the first step: all errors in a recipe are raised here."""
     recipe = read_recipe(namespace.recipe)
-    overrides = parse_overrides(words)
+    overrides = given_overrides(namespace, words)
     args, resume = training_arguments(recipe, overrides)
     teachers = given_teachers(recipe)
     if namespace.teachers == "auto" and recipe.continued is not None:
@@ -84,14 +80,14 @@ def prepare(
             trainer.evaluation_rows(test, "test")  # so that errors in its rows are raised now; the result is cached
         return trainer
 
-    if namespace.teachers == "auto":
+    if namespace.teachers == "auto" and not namespace.dry_run:
         untaught = {} if teachers else {"distillation": "annealed", "distillation_kwargs": None}
         build(build_arguments(recipe.training, {**overrides, **untaught})[0], teachers)  # so that errors are raised now
         values = {**typed(recipe.training), **overrides}
         lesson = Apprenticeship(recipe, values, data, tasks, tokenizer, finish)
         named, teachers = set(teachers), auto_teachers(lesson, teachers, namespace)
     trainer = build(args, teachers)
-    if namespace.teachers == "auto":  # which were measured on the same rows
+    if namespace.teachers == "auto" and not namespace.dry_run:  # which were measured on the same rows
         found = trainer.teachers.results
         trainer.single_results |= {name: own for name, own in found.items() if name not in named and own}
     tell_unnamed(trainer, unnamed(recipe))
@@ -100,6 +96,11 @@ def prepare(
     if checkpoint is not None:
         trainer.course.read(checkpoint)  # so that errors that prevent a resume are raised now
     return trainer, checkpoint, data
+
+
+def given_overrides(namespace: argparse.Namespace, words: Sequence[str]) -> Values:
+    """The training arguments of the command line, and those of a dry run, which leaves nothing behind."""
+    return {**parse_overrides(words), **(QUIET if namespace.dry_run else {})}
 
 
 def training_arguments(recipe: Recipe, overrides: Mapping[str, Any]) -> tuple[MultiTaskTrainingArguments, Resume]:
@@ -207,9 +208,12 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
     if recipe.stages:
         from .staged import run_stages
 
-        run_stages(recipe, namespace, parse_overrides(words))
+        run_stages(recipe, namespace, given_overrides(namespace, words))
         return
     trainer, checkpoint, data = prepare(namespace, words)
+    if namespace.dry_run:
+        show_plan(trainer)
+        return
     trainer.add_callback(Begun(namespace))
     try:
         result = trainer.train(resume_from_checkpoint=checkpoint)
@@ -234,7 +238,7 @@ def conclude(
             print()
             show_metrics(with_sets(measured, trainer), trainer.model.config.task_names, trainer.progress.metrics)
             show_beside(trainer.card.beside_single(), trainer.model.config.task_names)
-        _show_example(trainer, data)
+        show_example(trainer, data)
         print(f"\nModel, card and results are in {trainer.args.output_dir}")
         if trainer.args.report_to and "tensorboard" in trainer.args.report_to:
             print(f"Curves: tensorboard --logdir {trainer.args.output_dir}")
@@ -281,116 +285,3 @@ class Begun(TrainerCallback):
     def on_train_begin(self, *args: object, **kwargs: object) -> None:  # noqa: ARG002
         """See the class."""
         self.namespace.prepared = True
-
-
-def show_metrics(
-    measured: Mapping[str, Mapping[str, float]], tasks: Sequence[str], names: Orders | None = None
-) -> None:
-    """Print a table with a line per task and metric and a column per split; of many tasks, the worst and the best.
-
-    Args:
-        measured: the metrics of an evaluation of each split.
-        tasks: the names of the model's tasks.
-        names: the names of the metrics of each task.
-    """
-    found = {split: by_task(metrics, tasks, names)[0] for split, metrics in measured.items()}
-    if len(tasks) > MANY:
-        _, order = ranked(next(iter(found.values()), {}))
-        shown = [name for name, _ in (order if len(order) <= 2 * FEW else order[:FEW] + order[-FEW:])]
-        print(f"{len(order):,} tasks; the worst and the best {FEW} (all of them: the results in JSON)")
-    else:
-        shown = list(tasks)
-    lines: list[list[str]] = [["task", "metric", *measured]]
-    rows: dict[tuple[str, str], dict[str, float]] = {}
-    for split, own in found.items():
-        for task, values in own.items():
-            primary = next((metric for metric in values if metric != "loss"), None)
-            for metric, value in values.items() if task in shown else ():
-                if whole(metric) not in (metric, primary):
-                    continue  # of the metrics of slices, those of the primary one
-                rows.setdefault((task, metric), {})[split] = value
-    rows[("average", "")] = {split: average_of(metrics) for split, metrics in measured.items()}
-    for line, values in rows.items():
-        lines.append([*line, *(f"{values[split]:.4f}" if split in values else "-" for split in measured)])
-    print(table(lines))
-
-
-def with_sets(measured: Mapping[str, Mapping[str, float]], trainer: MultiTaskTrainer) -> dict[str, Mapping[str, float]]:
-    """The metrics by split, and by further evaluation set as well.
-
-    Args:
-        measured: the metrics by split.
-        trainer: that has measured them.
-    """
-    names = [split for split in trainer.evaluator.reports.splits if split not in SPLITS]
-    found = {split: dict(metrics) for split, metrics in measured.items()}
-    sets = {name: of_set(found.get("validation", {}), name) for name in names}
-    every = {**found, **{name: own for name, own in sets.items() if own}}
-    return {split: every[split] for split in in_order(every)}
-
-
-def show_beside(compared: Sequence[Beside], tasks: Sequence[str]) -> None:
-    """Print the tasks beside their single-task models, where there are such, and which of them lose."""
-    if compared:
-        print(f"\n{table(beside_rows(compared))}\n{beside_in_words(compared, tasks)}")
-
-
-def _show_example(trainer: MultiTaskTrainer, data: Mapping[str, Splits]) -> None:
-    """Print the answers for a row of the data: the first one of a token classification task, if there is one.
-
-    Of a model that reads texts and recordings, a row of each.
-    """
-    tokenizer: Any = trainer.processing_class
-    pipeline = MultiTaskPipeline(model=trainer.model.eval(), **processor_of(tokenizer))
-    tasks = [task for task in trainer.model.config.tasks if (task["dataset"] or task["name"]) in data]
-    tasks = [task for task in tasks if reader_of(task).answers_rows]
-    for modality in dict.fromkeys(reader_of(task).modality for task in tasks):
-        own = [task for task in tasks if reader_of(task).modality == modality]
-        task = next((task for task in own if isinstance(reader_of(task), TagReader)), own[0])
-        rows = data[task["dataset"] or task["name"]]
-        row = reader_of(task).example(task, next(iter(rows["test" if "test" in rows else "train"])))
-        text = as_text(row["text"]) if isinstance(reader_of(task), TagReader) else shown_inputs(row)
-        print(f"\nExample: {_short(text)}")
-        for name, answer in pipeline(row).items():
-            print(f"  {name}: {_readable(answer)}")
-
-
-def shown_inputs(row: Mapping[str, object]) -> str:
-    """The inputs of a row in one line."""
-    return " / ".join(map(_shown, row.values()))
-
-
-def _shown(value: object) -> str:
-    """A text or several, or the file of a recording."""
-    if isinstance(value, Mapping):
-        return str(value.get("path") or "a recording")
-    if isinstance(value, bytes):
-        return "a recording"
-    if isinstance(value, list):
-        return " | ".join(one["content"] if isinstance(one, Mapping) else one for one in value)
-    return as_text(value)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 300 else f"{text[:300]}..."
-
-
-def _readable(answer: object) -> str:
-    if isinstance(answer, list):
-        shown = ", ".join(map(_readable, answer[:12]))
-        return (shown + (", ..." if len(answer) > 12 else "")) or "nothing"
-    if isinstance(answer, dict) and "embedding" in answer:
-        return f"an embedding with {len(answer['embedding'])} numbers"
-    if isinstance(answer, dict) and "generated_text" in answer:
-        return _short(_shown(answer["generated_text"]))
-    if isinstance(answer, dict) and answer.keys() == {"text"}:
-        return _short(answer["text"])
-    if not isinstance(answer, dict) or "score" not in answer:  # a task type of the user
-        return str(answer)
-    for key in ("answer", "choice"):
-        if key in answer:
-            return f"{answer[key] or 'no answer'} ({answer['score']:.3f})"
-    if "label" not in answer and "word" not in answer:
-        return f"{answer['score']:.3f}"
-    label = answer.get("entity_group") or answer.get("entity") or answer.get("label")
-    return f"{answer['word']} = {label}" if "word" in answer else f"{label} ({answer['score']:.3f})"

@@ -25,6 +25,7 @@ from .best_recipe import write_best
 from .document import Values, read_document
 from .recipe import Recipe, read_recipe
 from .space import Space, read_space
+from .start import build_model, freeze_unnamed
 from .teachers import given_teachers
 from .train import load_tokenizer, read_data, splits, training_arguments
 
@@ -102,9 +103,10 @@ def prepare(namespace: argparse.Namespace, words: Sequence[str]) -> Search:
             raise ValueError(f"The space has a trial that cannot train, {where}: {problem}") from None
     tokenizer, teachers = load_tokenizer(recipe), given_teachers(recipe)
     base = build_arguments({}, {**training, **quiet})[0]
+    freeze_unnamed(recipe, base)
 
     def model_init() -> MultiTaskModel:
-        model = MultiTaskModel.from_backbone(recipe.backbone, tasks=tasks, **recipe.model)
+        model = build_model(recipe, tasks)
         set_seed(base.seed)  # as where a trainer is given a model: the best recipe repeats its trial
         return model
 

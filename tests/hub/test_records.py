@@ -9,7 +9,7 @@ from tiny import read_rows
 from transformers import AutoTokenizer
 
 from hf_multitask import MultiTaskTrainer, SequenceClassification
-from hf_multitask.cli.train import show_metrics
+from hf_multitask.cli.shown import show_metrics
 from hf_multitask.hub.history import curves, gradients, results
 from hf_multitask.hub.records import TRAINING, average_of, by_task, flat, is_end, key_of, pair_key, pairs, prefix_of
 from hf_multitask.training.report.console import MANY, summarize

@@ -9,7 +9,7 @@ from tiny import read_rows
 from transformers import AutoTokenizer, ProgressCallback
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainer, SequenceClassification
-from hf_multitask.cli.train import show_metrics
+from hf_multitask.cli.shown import show_metrics
 from hf_multitask.hub.records import by_task
 from hf_multitask.training.report.console import FEW, MANY, summarize
 

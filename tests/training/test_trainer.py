@@ -166,7 +166,7 @@ def test_early_stopping_goes_on_counting_after_a_resume(build, arguments, data):
 
 
 def test_metrics_of_tasks_whose_names_begin_alike_stay_apart(capsys):
-    from hf_multitask.cli.train import show_metrics
+    from hf_multitask.cli.shown import show_metrics
     from hf_multitask.hub.history import Result, results
 
     metrics = {"eval_a_accuracy": 0.5, "eval_a_b_accuracy": 0.25, "eval_average": 0.375, "step": 4}
