@@ -17,6 +17,7 @@ PAGES = {  # of the site, and the files that they are
     "contributing.md": "CONTRIBUTING.md",
     "benchmarks.md": "benchmarks/README.md",
 }
+SCHEMA = "hf_multitask/cli/recipe.schema.json"
 PACKAGES = ("", ".modeling", ".tasks", ".training", ".data", ".balancing", ".aggregation", ".hub")
 LINK = re.compile(r"(!?\[[^\]]*\]\()([^)#\s]*)(#[^)\s]*)?(\))")
 ROLE = re.compile(r":(?:class|func|meth|data|mod|attr|obj|exc|math):<code>~?([^<]+)</code>")
@@ -28,6 +29,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         text = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, name, content=_linked(text, source)))
     files.append(File.generated(config, "api.md", content=_api()))
+    schema = (ROOT / SCHEMA).read_text(encoding="utf-8")
+    files.append(File.generated(config, "recipe.schema.json", content=schema))
     return files
 
 

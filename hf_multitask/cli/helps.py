@@ -15,7 +15,7 @@ from ..training import MultiTaskTrainingArguments
 
 _OURS, _REST = "Mixtures of tasks", "Others"
 _HEADING = re.compile(r"> (?!\[)(?P<heading>\S.*)")
-_ARGUMENT = re.compile(r"(?P<name>\w+)(?: ?\(.*\))?: ?(?P<text>.*)")
+_ARGUMENT = re.compile(r"(?P<name>\w+(?:, \w+)*)(?: ?\(.*\))?: ?(?P<text>.*)")
 _SENTENCE = re.compile(r".*?\.(?= |$)")
 _LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)")
 
@@ -66,7 +66,7 @@ def argument_groups() -> dict[str, dict[str, str]]:
     return {heading: arguments for heading, arguments in {**found, _REST: rest}.items() if arguments}
 
 
-def _described(kind: type, first: str) -> dict[str, dict[str, str]]:
+def _described(kind: object, first: str) -> dict[str, dict[str, str]]:
     """By heading of a class's docstring, its arguments with their text; those before all headings under ``first``."""
     lines, heading = inspect.cleandoc(kind.__doc__ or "").splitlines(), first
     groups: dict[str, dict[str, list[str]]] = {}
@@ -86,6 +86,18 @@ def _described(kind: type, first: str) -> dict[str, dict[str, str]]:
         heading: {name: _plain(" ".join(parts)) for name, parts in arguments.items()}
         for heading, arguments in groups.items()
     }
+
+
+def described(*things: object) -> dict[str, str]:
+    """By name, what docstrings say of arguments; of the first that says more than where to look."""
+    found: dict[str, str] = {}
+    for thing in things:
+        for arguments in _described(thing, "").values():
+            for names, text in arguments.items():
+                for name in names.split(", "):
+                    if name not in found and not text.startswith("see "):
+                        found[name] = text
+    return found
 
 
 def _plain(text: str) -> str:

@@ -20,7 +20,7 @@ from .splits import SPLITS, Splits
 from .stages import Stage, read_stages
 from .start import KEY, LOADING, Continued, read_continued
 
-_KEYS = ("backbone", KEY, "model", "datasets", "tasks", "teachers", "training", "stages", "tune")
+KEYS = ("backbone", KEY, "model", "datasets", "tasks", "teachers", "training", "stages", "tune")
 _PATH_ARGUMENTS = ("output_dir", "resume_from_checkpoint", *JSON_FILES)
 
 
@@ -100,7 +100,7 @@ def read_recipe(path: str | Path) -> Recipe:
     if not path.is_file():
         raise ValueError(f"There is no recipe '{path}'. Check the path.")
     recipe = _mapping(read_document(path), f"Recipe '{path}'", "Write a line 'key: value' for each of its keys.")
-    _check_keys(recipe, _KEYS, f"Recipe '{path}'")
+    _check_keys(recipe, KEYS, f"Recipe '{path}'")
     start = KEY if recipe.get(KEY) else "backbone"
     if start == KEY and recipe.get("backbone"):
         raise ValueError(f"Recipe '{path}' has both 'backbone' and '{KEY}'. Keep the one that it starts from.")
@@ -109,7 +109,7 @@ def read_recipe(path: str | Path) -> Recipe:
             raise ValueError(f"Recipe '{path}' has no '{key}'. Add it.")
     folder = path.resolve().parent
     model = _mapping(recipe.get("model"), "Key 'model'", "Write it as model: {dropout: 0.1}.")
-    _check_keys(model, _model_keys(), "Key 'model'")
+    _check_keys(model, model_keys(), "Key 'model'")
     for key in model if start == KEY else ():
         if key not in LOADING:
             raise ValueError(
@@ -221,7 +221,8 @@ def _check_keys(values: Mapping[str, object], known: tuple[str, ...], what: str)
             )
 
 
-def _model_keys() -> tuple[str, ...]:
+def model_keys() -> tuple[str, ...]:
+    """The keys that `model` may have."""
     own = [
         name
         for name in inspect.signature(MultiTaskModel.from_backbone).parameters

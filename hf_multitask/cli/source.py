@@ -28,7 +28,7 @@ from .tables import check_cells, check_words, with_labels_kept
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _CHAIN = "::"  # which fsspec reads as a file inside of another
-_OWN = (*KEYS, RENAMING)  # keys of a dataset that load_dataset does not take
+OWN = (*KEYS, RENAMING)  # keys of a dataset that load_dataset does not take
 _LONG = 600  # characters of a message from another library
 
 
@@ -83,7 +83,7 @@ def check_source(values: Values, name: str, folder: Path) -> Values:
             "`splits` sets them."
         )
     hints = hints_of(datasets.load_dataset)
-    known = [*(key for key in parameters_of(datasets.load_dataset) if key != "features"), *_OWN]
+    known = [*(key for key in parameters_of(datasets.load_dataset) if key != "features"), *OWN]
     if is_format(path):
         config = config_class(path)
         hints = hints_of(config) | hints
@@ -139,7 +139,7 @@ def _check_export(values: Values, name: str, folder: Path) -> Values:
             f"Dataset '{name}': `format` should be one of {', '.join(FORMATS)}. Found {shown(form)}."
             + (close_match(str(form), list(FORMATS)) or " For a builder of datasets, write path.")
         )
-    _check_keys(values, ["format", "data_files", *_OWN], name)
+    _check_keys(values, ["format", "data_files", *OWN], name)
     if not values.get("data_files"):
         raise ValueError(f"Dataset '{name}' has no 'data_files'. Set the exported files of train, validation and test.")
     check_renaming(values, name)
@@ -275,7 +275,7 @@ def _explained(name: str, arguments: Values, files: Iterable[str]) -> Iterator[N
 
 def _loaded(arguments: Values) -> Splits:
     """The result of ``load_dataset``, with names of files and folders used literally, not as patterns."""
-    values, path = {key: value for key, value in arguments.items() if key not in _OWN}, arguments["path"]
+    values, path = {key: value for key, value in arguments.items() if key not in OWN}, arguments["path"]
     folder = os.path.join("" if is_format(path) else path, values.get("data_dir") or "")
     files: Mapping[str, Iterable[str]] | None = values.get("data_files")
     if not files and os.path.isabs(folder) and any(mark in folder for mark in "*?[$"):  # no file would be found there
