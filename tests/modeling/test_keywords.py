@@ -130,7 +130,7 @@ REFUSED = {
     "num_beams": r"generate_kwargs=\{\.\.\.\}",
     "do_sample": r"generate_kwargs=\{\.\.\.\}",
     "cache_dir": "model_kwargs",
-    "zzz": "It takes tasks, generate_kwargs, chunk_length_s, stride_length_s, batch_size, num_workers",
+    "zzz": "It takes tasks, generate_kwargs, chunk_length_s, stride_length_s, truncate_dim, batch_size, num_workers",
 }
 
 

@@ -13,6 +13,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress, hf_api
 
+from ...modeling.beside import NEEDS
 from ...modeling.loading import PushError, hub_failure, pushing
 from ...modeling.saving import storage_failure
 from ..runtime import Runtime
@@ -129,7 +130,7 @@ class Pusher:
         """Begin to push a checkpoint's model in the background; its code is in ``output_dir`` then."""
         name = self._trainer.hub_model_id
         try:
-            for path in Path(checkpoint).glob("*.py"):
+            for path in (*Path(checkpoint).glob("*.py"), Path(checkpoint) / NEEDS):
                 shutil.copy(path, Path(str(self._runtime.args.output_dir)) / path.name)
             self._trainer.create_model_card(model_name=name)
             push(checkpoint)
