@@ -93,7 +93,7 @@ def test_the_page_on_task_types_runs(folder):
 def test_the_page_on_adapters_runs(folder):
     page = (ROOT / "docs" / "adapters.md").read_text(encoding="utf-8")
     code = "\n".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL))
-    (recipe,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    recipe, _ = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
     names = "type(stock).__name__, model.config.adapters['tasks'].keys(), loaded.config.adapters['shared']['r']"
     answer = said(python(f"{code}\nprint({names})", folder=folder)).splitlines()[-1]
     assert answer == "BertForTokenClassification dict_keys(['sentiment', 'ner']) 8"

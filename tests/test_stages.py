@@ -39,8 +39,8 @@ def test_the_stage_follows_from_folder_fixtures_and_marks(path, marks, fixtures,
 
 
 def test_a_folder_without_a_stage_is_an_error():
-    with pytest.raises(pytest.UsageError, match=r"The folder tests/serving has no stage\. Add it to FOLDERS"):
-        stage_of(item("serving/test_server.py"), ROOT)
+    with pytest.raises(pytest.UsageError, match=r"The folder tests/elsewhere has no stage\. Add it to FOLDERS"):
+        stage_of(item("elsewhere/test_server.py"), ROOT)
     with pytest.raises(pytest.UsageError, match=r"marked with two stages: process, unit"):
         stage_of(item("data/test_rates.py", "unit", "process"), ROOT)
 

@@ -23,6 +23,7 @@ from ..tasks.losses import LOSS_OPTIONS
 from ..tasks.measured import MEASURING
 from ..tasks.slicing import slice_column, sliced_columns, slices_of
 from ..version import __version__
+from .mapped import mapped
 from .stream import Stream, declared_rows, first_rows
 from .weights import encode_weights, weights_column
 
@@ -211,19 +212,11 @@ def encode_dataset(
         if all(task.keeps_rows for task in tasks):  # other types combine the rows of a chunk
             number = min(workers, len(dataset))
             options |= {"batch_size": _CHUNK, "writer_batch_size": _CHUNK, "num_proc": number if number > 1 else None}
-    rows = (
-        tasks[0]
-        .stored(dataset)
-        .with_format(None)
-        .select_columns(encoder.columns)
-        .map(
-            encoder,
-            batched=True,
-            with_indices=True,
-            remove_columns=encoder.columns,
-            new_fingerprint=_fingerprint(dataset, tasks, encoder.encoder, unseen, vocabulary, training),
-            **options,
-        )
+    rows = mapped(
+        tasks[0].stored(dataset).with_format(None).select_columns(encoder.columns),
+        encoder,
+        new_fingerprint=_fingerprint(dataset, tasks, encoder.encoder, unseen, vocabulary, training),
+        **options,
     )
     return Encoded(name, rows, unseen, reader, encoder.encoder.limit)
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, ClassVar
 from ..modeling.columns import text_columns
 from ..modeling.config import close_match
 from ..modeling.inputs import WINDOWS, as_text
-from ..modeling.kinds import kind_of, reader_of
-from ..modeling.layers import check_layer
+from ..modeling.kinds import reader_of
 from ..modeling.readers import TEXTS
 from .encodings import RowEncodings, read_rows
 from .joining import check_joined, stored_columns
+from .layers import check_own_layer
 from .measured import Measured
 from .slicing import check_slice_columns
 from .sources import code_of
@@ -84,18 +84,7 @@ class Task(Measured):
         self.check_number("max_length", 1)
         check_joined(self)
         check_slice_columns(self)
-        self._check_layer()
-
-    def _check_layer(self) -> None:
-        try:
-            check_layer(self.layer)
-        except ValueError as problem:
-            raise self.error(str(problem)) from None
-        if self.layer is not None and kind_of({"type": self.type, "name": self.name}).head.language_model:
-            raise self.error(
-                f"`layer` is for types with a head of their own, and {self.type} reads the last layers of a language "
-                f"model. Found `layer = {self.layer!r}`. Leave it out."
-            )
+        check_own_layer(self)
 
     def check_number(self, argument: str, least: int, *, none: bool = True) -> None:
         """Check that an argument is a whole number of at least ``least``, or None if that is allowed.

@@ -27,6 +27,24 @@ def encode(backbone_path):
     return make
 
 
+def test_types_of_columns_are_known_where_the_first_rows_have_no_value(encode):
+    """The library takes a column's type from the first thousand rows."""
+    late = 1001
+    rows = [
+        {
+            "text": "x y",
+            "label": "a" if row >= late else None,
+            "spans": [{"start": 0, "end": 1, "label": "P"}] * (row >= late),
+        }
+        for row in range(late + 2)
+    ]
+    found = encode(rows, build_task("mood", {"type": SEQUENCE, "label_names": ["a", "b"]}))
+    assert found.rows["labels:mood"][late - 1 :] == [None, 0, 0]
+    spans = {"type": TOKEN, "text_column": "text", "spans_column": "spans", "label_names": ["O", "B-P", "I-P"]}
+    found = encode(rows, build_task("ner", spans), training=False)
+    assert [len(gold["spans"]) for gold in found.rows["gold:ner"][late - 1 :]] == [0, 1, 1]
+
+
 WORDS = ["John", "lives", "in", "Fort", "Lauderdale", ",", "Florida"]
 TAGS = ["B-PER", "O", "O", "B-LOC", "I-LOC", "O", "B-LOC"]
 
