@@ -174,6 +174,7 @@ def test_tags(benchmark, folder, backbone_path, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_parsing(benchmark, folder, backbone_path, capsys):
     output = folder / "runs.jsonl"
     words = ["--data", str(folder), "--seeds", "1", "--epochs", "1", "--output", str(output)]

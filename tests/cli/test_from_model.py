@@ -185,6 +185,7 @@ def test_labels_that_a_saved_head_lacks_are_refused_with_the_fix(kitchen, saved)
     assert code == 2 and "the recipe has no `from_model`. Set `label_names` instead" in err
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub_is_continued(hub, call, kitchen, saved):
     recipe, _ = saved
     uploaded = start(["hf", "upload", "me/saved", "saved", "."], cwd=kitchen.folder)

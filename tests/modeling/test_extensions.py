@@ -8,6 +8,7 @@ import pytest
 import torch
 from fork_server import python
 from pages import files_of
+from parameters import few
 from processes import BLOCK, REFUSED, run
 from transformers import AutoModel, pipeline
 from transformers.dynamic_module_utils import get_relative_import_files
@@ -236,7 +237,7 @@ def test_trust_without_code_beside_the_model_says_what_is_missing(count, save, t
     assert "Task 'entities' has the unknown type 'count'" in fails(PACKAGE + LOAD, folder)
 
 
-@pytest.mark.parametrize("start", [BLOCK, PACKAGE], ids=["alone", "package"])
+@pytest.mark.parametrize("start", few([BLOCK, PACKAGE], ["alone"], ["alone", "package"]))
 def test_it_loads_from_the_hub(count, save, start, hub):
     folder, logits, answer = save(count.Count)
     hub.upload("me/out", Path(folder))

@@ -198,6 +198,7 @@ def test_heads_without_rows_get_a_gradient_of_zero_where_processes_wait_for_it(b
     assert all(one.grad is not None and not one.grad.any() for one in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_models_load_without_the_package(build, tmp_path):
     model = build({"sentiment": 1, "ner": "mix", "alike": 0})
@@ -236,6 +237,7 @@ def test_only_the_last_layer_is_exported(build, tmp_path):
             model.export_task(name, tmp_path / name)
 
 
+@pytest.mark.slow
 def test_graphs_have_the_layers_of_all_tasks(build, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     model = build({"sentiment": 1, "ner": "mix"})

@@ -137,6 +137,7 @@ def test_tasks_that_are_served_limit_those_of_a_request(build_pipeline):
         server.close()
 
 
+@pytest.mark.slow
 def test_onnx_runtime_gives_the_same_answers(serve, build_pipeline):
     pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
     from hf_multitask.serving.graph import run_by_graph
