@@ -127,5 +127,5 @@ def _readable(answer: object) -> str:
             return f"{answer[key] or 'no answer'} ({answer['score']:.3f})"
     if "label" not in answer and "word" not in answer:
         return f"{answer['score']:.3f}"
-    label = answer.get("entity_group") or answer.get("entity") or answer.get("label")
+    label = next((answer[key] for key in ("entity_group", "entity", "label", "deprel") if answer.get(key)), None)
     return f"{answer['word']} = {label}" if "word" in answer else f"{label} ({answer['score']:.3f})"
