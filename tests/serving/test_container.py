@@ -87,6 +87,7 @@ def test_hadolint_finds_nothing():
     assert result.returncode == 0, result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.process
 def test_the_command_of_the_container_serves_a_model_until_sigterm(build_model, tokenizer, tmp_path):
     model = build_model().eval()
@@ -101,12 +102,12 @@ def test_the_command_of_the_container_serves_a_model_until_sigterm(build_model, 
     variables = {**os.environ, "MODEL": str(tmp_path / "model"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     variables["PATH"] = f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"
     command = [*words(last("ENTRYPOINT")), "--max_queue", "7"]  # an option, after the name of the image
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    said, errors = tmp_path / "said", tmp_path / "errors"
+    with said.open("w") as out, errors.open("w") as err:
+        process = subprocess.Popen(command, cwd=tmp_path, env=variables, stdout=out, stderr=err)
     try:
-        line = process.stdout.readline()
-        assert line.endswith(f"at http://0.0.0.0:{port}\n"), process.communicate()
+        wait(lambda: said.read_text().endswith("\n") or process.poll() is not None, 240)
+        assert said.read_text().endswith(f"at http://0.0.0.0:{port}\n"), errors.read_text()
         client = Client(port)
         wait(lambda: client.get("/health")[0] == 200)
         assert_same(client.ask(TEXT), MultiTaskPipeline(model=model, tokenizer=tokenizer)(TEXT))
@@ -114,11 +115,11 @@ def test_the_command_of_the_container_serves_a_model_until_sigterm(build_model, 
         check = words(last("HEALTHCHECK").partition(" CMD ")[2])
         assert start([sys.executable, *check[1:]]).returncode == 0
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0 and "Traceback" not in process.stderr.read()
+        assert process.wait(60) == 0 and "Traceback" not in errors.read_text()
         assert start([sys.executable, *check[1:]]).returncode == 1
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 @pytest.mark.slow
