@@ -61,7 +61,7 @@ def test_the_page_shows_the_answers(app, build_model, tokenizer, tmp_path, monke
     tokenizer.save_pretrained(tmp_path)
     page = app.build(app.load(str(tmp_path)))
     (render,) = page.renderables
-    with page, gradio.Blocks() as made:
+    with gradio.Blocks() as made:
         render.fn(TEXT)
     components = {block.label: block for block in made.blocks.values() if getattr(block, "label", None)}
     assert list(components) == ["sentiment", "ner"]
