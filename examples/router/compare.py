@@ -1,8 +1,9 @@
-"""Compares the shared model with six single-task models: milliseconds for a batch of texts, and memory.
+"""Compares the shared model with six single-task models: CPU milliseconds for a batch of texts, and memory.
 
 The single-task models are exported from the shared one, so that both compute the same logits, which is checked first.
-Shared and single models take turns, each on the same texts, including tokenization, and the output has medians. Memory
-is what a new process holds after it has loaded the models and answered one batch, minus what it held before::
+Shared and single models take turns, each on the same texts, including tokenization, and the output has medians. With
+one thread, CPU time is that of the clock on an idle core, and other programs change it little. Memory is what a new
+process holds after it has loaded the models and answered one batch, minus what it held before::
 
     OMP_NUM_THREADS=1 python examples/router/compare.py examples/router/out --rounds 30 --onnx
 """
@@ -123,11 +124,11 @@ def compare(model: Path, folder: Path, texts: list[str], given: argparse.Namespa
         for number in range(given.rounds + 1):
             batch = [texts[(number * size + one) % len(texts)] for one in range(size)]
             for name, run in loaded.items():
-                start = time.perf_counter()
+                start = time.process_time()
                 run(batch)
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(time.process_time() - start)
         for name, values in seconds.items():
-            figures[name][f"ms, {size} texts"] = 1000 * statistics.median(values[1:])  # the first one is a warm-up
+            figures[name][f"ms, batch {size}"] = 1000 * statistics.median(values[1:])  # the first one is a warm-up
     return figures
 
 
