@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 import torch
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+from transformers.utils import logging
 
 from hf_multitask import MultiTaskModel
 
@@ -84,6 +85,7 @@ def graphs(folders: list[Path]) -> Run:
 
 def memory(load: Loader, given: Folders, texts: list[str]) -> float:
     """MiB that this process gains by the models; for a new process."""
+    logging.disable_progress_bar()
     torch.set_num_threads(1)
     process = psutil.Process()
     before = process.memory_info().rss
@@ -142,6 +144,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--onnx", action="store_true", help="also as ONNX graphs; needs the extra onnx")
     given = parser.parse_args(words)
     texts = [json.loads(line)["text"] for line in given.texts.read_text(encoding="utf-8").splitlines()]
+    logging.disable_progress_bar()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         figures = compare(given.model, Path(folder), texts, given)

@@ -100,7 +100,7 @@ def test_the_lines_on_adapters_are_those_of_a_recipe(trained):
 def test_the_comparison_measures_four_systems(trained):
     pytest.importorskip("onnxruntime")
     words = ["--rounds=2", "--batch_sizes", "1", "4", "--onnx"]
-    result = start([sys.executable, str(trained / "compare.py"), str(trained / "out"), *words])
+    result = start([sys.executable, str(trained / "compare.py"), str(trained / "out"), *words], timeout=600)
     assert result.returncode == 0, result.stderr
     header, *rows = [re.split(r"  +", line.strip()) for line in result.stdout.splitlines()[-5:]]
     assert header == ["MiB", "ms, batch 1", "ms, batch 4"]
