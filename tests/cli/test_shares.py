@@ -1,14 +1,13 @@
 """Predictions of several processes and in Parquet: one file in the order of the input, also after an interruption."""
 
 import json
-import os
 import socket
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from launch import accelerate, start
-from predicting import child
+from predicting import rank_of_two
 from tiny import read_rows
 
 from hf_multitask.cli import main, predict, shares
@@ -77,12 +76,6 @@ def test_a_parquet_output_resumes(call, rows, tmp_path, monkeypatch):
     assert code == 0 and "contains 32 answers of an interrupted run. Resuming after them." in said
     assert call(tmp_path / "in.jsonl", tmp_path / "out.jsonl")[0] == 0
     assert pq.read_table(output).to_pylist() == lines_of(tmp_path / "out.jsonl")
-
-
-def rank_of_two(words, rank, port):
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    child(words, 16, hurried=True)
 
 
 @pytest.mark.process
