@@ -16,7 +16,7 @@ from datasets import load_dataset
 
 from hf_multitask import MultiTaskTrainingArguments
 from hf_multitask.cli import MISTAKES
-from hf_multitask.cli.recipe import _model_keys
+from hf_multitask.cli.recipe import model_keys
 from hf_multitask.cli.train import prepare
 from hf_multitask.modeling.values import parameters_of
 from hf_multitask.tasks import TASK_TYPES
@@ -71,7 +71,7 @@ def known_keys():
     """By depth of the recipe's parts, the keys that are known there."""
     return {
         (): ["backbone", "model", "datasets", "tasks", "training"],
-        ("model",): list(_model_keys()),
+        ("model",): list(model_keys()),
         ("training",): [field.name for field in dataclasses.fields(MultiTaskTrainingArguments) if field.init],
         ("datasets", "sentiment"): [*parameters_of(load_dataset), "sep", "delimiter", "na_values", "column_names"],
         ("datasets", "ner"): [*parameters_of(load_dataset), "field", "chunksize"],
@@ -161,7 +161,7 @@ def test_every_recipe_is_prepared_or_ends_in_a_sentence(folder):
             (folder / "recipe.yaml").write_text(text, encoding="utf-8")
             signal.alarm(SECONDS)
             try:
-                prepare(argparse.Namespace(recipe=str(folder / "recipe.yaml")), [])
+                prepare(argparse.Namespace(recipe=str(folder / "recipe.yaml"), teachers=None, dry_run=False), [])
                 prepared += 1
             except Exception as problem:
                 said = " ".join(str(problem).split())
