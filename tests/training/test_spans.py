@@ -87,10 +87,9 @@ def test_nested_spans_are_learned_by_heart_and_measured_as_answered(build, tmp_p
         SpanClassification(max_span_length=10, negative_spans=40, metrics=["f1", "recall", "macro_f1"]),
         rows,
         others={"place": SequenceClassification()},  # of the same rows, which one pass reads
-        max_steps=60,
-        logging_steps=60,
-        learning_rate=1e-2,
-        lr_scheduler_type="constant",
+        max_steps=200,
+        logging_steps=200,
+        learning_rate=5e-3,
         per_device_train_batch_size=8,
     )
     assert trainer.tasks["spans"].label_names == ["CLUB", "NAME", "PLACE", "TEAM", "TITLE"]
