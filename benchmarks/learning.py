@@ -25,7 +25,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,24 +90,34 @@ SUITES = {
 
 @dataclass(frozen=True)
 class System:
-    """How tasks are trained: ``single`` by itself each, ``taught`` by single-task models, arguments of the model and of
-    training.
+    """How tasks are trained.
+
+    Attributes:
+        single: each by itself.
+        taught: by single-task models.
+        refined: after training together, each by itself for half the epochs at half the rate, in a model of its own.
+        weighted: with fixed weights of the losses between 1/4 and 4, drawn with this number; 0 for equal ones.
+        model: arguments of it.
+        training: likewise.
     """
 
     single: bool = False
     taught: bool = False
+    refined: bool = False
+    weighted: int = 0
     model: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What every run of a series has: the most rows of a dataset, learning rate, epochs, seed."""
+    """What every run of a series has: the most rows of a dataset, learning rate, epochs, seed, precision."""
 
     rows: int
     rate: float
     epochs: int
     seed: int
+    bf16: bool
 
 
 SYSTEMS = {
@@ -128,6 +138,8 @@ SYSTEMS = {
     "config": System(model={"branches": "none"}, training={"aggregation": "config"}),
     "branches-config": System(model={"branches": "kind"}, training={"aggregation": "config"}),
     "uncertainty": System(model={"branches": "none"}, training={"balancing": "uncertainty"}),
+    "refined": System(model={"branches": "none"}, refined=True),
+    **{f"weighted-{draw}": System(model={"branches": "none"}, weighted=draw) for draw in range(1, 9)},
 }
 
 
@@ -143,7 +155,7 @@ def load(data: Path, names: Sequence[str], split: str, most: int, seed: int) -> 
 
 
 def arguments(folder: str, system: System, budget: Budget) -> MultiTaskTrainingArguments:
-    """Those of a run: 32 rows per step, bf16, warm-up of a tenth, the best epoch kept."""
+    """Those of a run: 32 rows per step, warm-up of a tenth, the best epoch kept."""
     return MultiTaskTrainingArguments(
         folder,
         seed=budget.seed,
@@ -159,7 +171,7 @@ def arguments(folder: str, system: System, budget: Budget) -> MultiTaskTrainingA
         save_only_model=True,
         report_to="none",
         use_cpu=not torch.cuda.is_available(),
-        bf16=True,
+        bf16=budget.bf16,
         logging_steps=10_000,
         disable_tqdm=True,
         gradient_logging_steps=0,
@@ -222,12 +234,14 @@ def inputs_of(name: str, data: datasets.Dataset) -> list[Any]:
     return list(data[task["text_column"]])
 
 
-def fit(
-    data: Path, names: Sequence[str], system: System, budget: Budget, folder: str, **more: Any
-) -> tuple[MultiTaskTrainer, float]:
-    """Train a model on tasks; the trainer, and the seconds that the training took."""
-    path = resolve_backbone(BACKBONE)
-    set_seed(budget.seed)
+def weights_of(names: Sequence[str], draw: int) -> dict[str, float]:
+    """Weights of the losses by task, whose logarithms are uniform."""
+    chance = random.Random(draw)
+    return {name: round(4 ** chance.uniform(-1, 1), 3) for name in names}
+
+
+def start(names: Sequence[str], system: System) -> MultiTaskModel:
+    """A pretrained backbone with a head for each task."""
     model_arguments = dict(system.model)
     if model_arguments.get("branches") == "each":
         model_arguments["branches"] = {name: [name] for name in names} if len(names) > 1 else "none"
@@ -236,17 +250,57 @@ def fit(
         stances = [name for name in names if name in STANCES]
         model_arguments["branches"] = {name: [name] for name in own} | ({"stances": stances} if stances else {})
     tasks = {name: TASKS[name].task for name in names}
+    return MultiTaskModel.from_backbone(resolve_backbone(BACKBONE), tasks=tasks, **model_arguments)
+
+
+def fit(
+    data: Path,
+    names: Sequence[str],
+    system: System,
+    budget: Budget,
+    folder: str,
+    model: MultiTaskModel | None = None,
+    **more: Any,
+) -> tuple[MultiTaskTrainer, float]:
+    """Train a model, a new one by default, on tasks; the trainer, and the seconds that the training took."""
+    set_seed(budget.seed)
+    given = arguments(folder, system, budget)
+    if system.weighted:
+        given.task_weights = weights_of(names, system.weighted)
     trainer = MultiTaskTrainer(
-        MultiTaskModel.from_backbone(path, tasks=tasks, **model_arguments),
-        arguments(folder, system, budget),
+        model or start(names, system),
+        given,
         train_dataset=load(data, names, "train", budget.rows, budget.seed),
         eval_dataset=load(data, names, "validation", MOST["validation"], 0),
-        processing_class=AutoTokenizer.from_pretrained(path),
+        processing_class=AutoTokenizer.from_pretrained(resolve_backbone(BACKBONE)),
         **more,
     )
-    start = time.perf_counter()
+    begun = time.perf_counter()
     trainer.train()
-    return trainer, time.perf_counter() - start
+    return trainer, time.perf_counter() - begun
+
+
+def answered(trainer: MultiTaskTrainer, names: Sequence[str], data: Path) -> dict[str, list[list[float]]]:
+    """Counts of the test rows by task."""
+    test = load(data, names, "test", MOST["test"], 0)
+    tokenizer: Any = trainer.processing_class
+    pipeline = MultiTaskPipeline(model=trainer.model.eval(), tokenizer=tokenizer, batch_size=32)
+    found = {}
+    for name in names:
+        own = test[TASKS[name].task.to_dict().get("dataset") or name]
+        answers = [answer[name] for answer in pipeline(inputs_of(name, own), tasks=[name])]
+        found[name] = counts(name, answers, own)
+    return found
+
+
+def history_of(trainer: MultiTaskTrainer, names: Sequence[str]) -> list[dict[str, float]]:
+    """By epoch, the validation metrics."""
+    keys = {name: f"eval_{name}_{TASKS[name].metric}" for name in names}
+    return [
+        {name: entry[key] for name, key in keys.items()}
+        for entry in trainer.state.log_history
+        if all(key in entry for key in keys.values())
+    ]
 
 
 def train(data: Path, names: Sequence[str], system: System, budget: Budget) -> Any:
@@ -258,22 +312,24 @@ def train(data: Path, names: Sequence[str], system: System, budget: Budget) -> A
             teacher.save_model(f"{folder}/{name}")
             teachers[name], taught = f"{folder}/{name}", taught + seconds
         trainer, seconds = fit(data, names, system, budget, folder, teachers=teachers or None)
-    keys = {name: f"eval_{name}_{TASKS[name].metric}" for name in names}
-    history = [
-        {name: entry[key] for name, key in keys.items()}
-        for entry in trainer.state.log_history
-        if all(key in entry for key in keys.values())
-    ]
-    test = load(data, names, "test", MOST["test"], 0)
-    tokenizer: Any = trainer.processing_class
-    pipeline = MultiTaskPipeline(model=trainer.model.eval(), tokenizer=tokenizer, batch_size=32)
-    found = {}
-    for name in names:
-        own = test[TASKS[name].task.to_dict().get("dataset") or name]
-        answers = [answer[name] for answer in pipeline(inputs_of(name, own), tasks=[name])]
-        found[name] = counts(name, answers, own)
-    best = max(history, key=lambda entry: statistics.mean(entry.values()))
-    return {"validation": best, "history": history, "seconds": seconds, "seconds_of_teachers": taught, "test": found}
+        history = history_of(trainer, names)
+        best = max(history, key=lambda entry: statistics.mean(entry.values()))
+        found = {} if system.refined else answered(trainer, names, data)
+        if system.refined:
+            trainer.save_model(f"{folder}/shared")
+            less = replace(budget, rate=budget.rate / 2, epochs=max(budget.epochs // 2, 1))
+            best = {}
+            for name in names:
+                model = MultiTaskModel.from_pretrained(f"{folder}/shared")
+                for other in names:
+                    if other != name:
+                        model.remove_task(other)
+                own, more = fit(data, [name], SYSTEMS["single"], less, f"{folder}/{name}", model=model)
+                best[name] = max(entry[name] for entry in history_of(own, [name]))
+                found |= answered(own, [name], data)
+                seconds += more
+    times = {"seconds": seconds, "seconds_of_teachers": taught}
+    return {"validation": best, "history": history, "bf16": budget.bf16, "test": found} | times
 
 
 def path_of(output: Path, suite: str, system: str, setting: str, seed: int, name: str | None) -> Path:
@@ -294,7 +350,7 @@ def run(given: argparse.Namespace) -> None:
                     path = path_of(given.output, given.suite, system, setting, seed, alone)
                     if path.is_file():
                         continue
-                    budget = Budget(rows, float(rate), int(epochs), seed)
+                    budget = Budget(rows, float(rate), int(epochs), seed, given.bf16)
                     result = train(given.data, part, SYSTEMS[system], budget)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     scratch = path.with_suffix(".part")
@@ -460,6 +516,7 @@ def main(words: Sequence[str] | None = None) -> None:
     command.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["single", "shared", "default"])
     command.add_argument("--settings", nargs="+", default=["2e-4x5", "1e-4x10"], help="learning rates and epochs")
     command.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    command.add_argument("--bf16", action="store_true", help="faster where the processor has it")
     given = parser.parse_args(words)
     given.function(given)
 

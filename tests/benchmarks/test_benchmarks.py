@@ -353,14 +353,17 @@ def test_learning(benchmark, folder, backbone_path, tmp_path, monkeypatch, capsy
     monkeypatch.setitem(module.SUITES, "small", (["trec", "ner"], 16))
     monkeypatch.setattr(module, "DRAWS", 50)
     words = ["--suite", "small", "--output", str(tmp_path / "runs")]
-    made = ["run", "--data", str(folder), *words, "--systems", "single", "taught-branches", "--settings", "1e-3x1"]
+    made = ["run", "--data", str(folder), *words, "--settings", "1e-3x1", "--systems", "single"]
+    made += ["refined", "taught-branches", "weighted-2"]
     module.main([*made, "--seeds", "1"])
     files = sorted((tmp_path / "runs").glob("*/run.json"))
-    names = ["single-1e-3x1-1-ner", "single-1e-3x1-1-trec", "taught-branches-1e-3x1-1"]
+    names = ["refined-1e-3x1-1", "single-1e-3x1-1-ner", "single-1e-3x1-1-trec"]
+    names += ["taught-branches-1e-3x1-1", "weighted-2-1e-3x1-1"]
     assert [path.parent.name for path in files] == [f"small-{name}" for name in names]
-    told = json.loads(files[2].read_text())
-    for name, rows in told["test"].items():
-        assert 0 <= module.metric(name, module.np.array(rows)) <= 1
+    for place in (0, 3, 4):
+        told = json.loads(files[place].read_text())
+        for name, rows in told["test"].items():
+            assert 0 <= module.metric(name, module.np.array(rows)) <= 1
     # Two classes, in equal parts: a model that is not trained is right about half of them.
     assert 0.2 < module.metric("trec", module.np.array(told["test"]["trec"])) < 0.8
     times = {path: path.stat().st_mtime_ns for path in files}
