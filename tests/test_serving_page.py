@@ -35,6 +35,7 @@ def test_commands_run(kitchen):
     assert [list(answer) for answer in answers] == [["sentiment", "ner"]] * 2
 
 
+@pytest.mark.slow
 # torch says that its own quantisation, and the tensors that it makes, will move to torchao, which is no dependency.
 @pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor, torch.quantize_per_channel:UserWarning")

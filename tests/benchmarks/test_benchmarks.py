@@ -346,7 +346,7 @@ def test_listening_compares_one_model_with_three(benchmark, tmp_path, capsys):
     assert capsys.readouterr().out.count("| one model") == 1
 
 
-@pytest.mark.trainer
+@pytest.mark.slow
 def test_learning(benchmark, folder, backbone_path, tmp_path, monkeypatch, capsys):
     module = benchmark("learning")
     monkeypatch.setattr(module, "BACKBONE", backbone_path())

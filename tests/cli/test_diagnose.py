@@ -158,6 +158,7 @@ def test_several_processes_are_refused(kitchen, context):
     assert not (kitchen.folder / "out" / "diagnosis" / "report.json").exists()
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_run(kitchen, monkeypatch):
     monkeypatch.chdir(kitchen.folder)
     few = {name: AGGREGATORS[name] for name in ("pcgrad", "krum")}

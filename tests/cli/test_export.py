@@ -3,7 +3,6 @@
 import pytest
 import torch
 from fork_server import python
-from parameters import few
 from reading import TASKS, TEXT
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
@@ -85,13 +84,11 @@ def test_mistakes_are_told_in_a_sentence(run, saved, tmp_path):
     assert "holds a multi-task model, which an export would overwrite" in last
 
 
+@pytest.mark.slow  # of the command: tests/test_serving_page.py
 @pytest.mark.parametrize(
     ("words", "outputs"),
-    few(
-        [([], ["ner_logits", "similar_logits", "answers_logits"]), (["--task", "ner"], ["ner_logits"])],
-        ["some"],
-        ["all", "some"],
-    ),
+    [([], ["ner_logits", "similar_logits", "answers_logits"]), (["--task", "ner"], ["ner_logits"])],
+    ids=["all", "some"],
 )
 def test_onnx_is_one_graph_of_all_tasks_or_of_some(words, outputs, run, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")

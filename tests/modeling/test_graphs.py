@@ -102,7 +102,8 @@ def test_adapters_of_tasks_in_several_branches_are_refused(build, tmp_path):
         model.export_onnx(tmp_path, tokenizer)
 
 
-@pytest.mark.parametrize("adapters", few(ADAPTERS, ["branches"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("adapters", ADAPTERS)
 def test_graphs_have_the_adapters_and_branches_of_all_tasks(adapters, build, tmp_path):
     pytest.importorskip("peft", reason="the extra 'peft' is not installed")
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
@@ -133,7 +134,7 @@ def test_graphs_have_the_adapters_and_branches_of_all_tasks(adapters, build, tmp
             torch.testing.assert_close(torch.from_numpy(value), own, rtol=0, atol=1e-5)
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_onnx_runs_where_nothing_but_its_runtime_is(build, tmp_path):
     pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
     model, tokenizer = build("bert", ["sequence-classification", "token-classification"])
@@ -167,11 +168,20 @@ def test_onnx_says_what_it_cannot_do_and_leaves_the_last_graph(build, tmp_path, 
         model.export_onnx(tmp_path, tasks=["sequence"])
     with pytest.raises(ValueError, match=r"An ONNX graph is made of a model in float32, and this one is in .*bfloat16"):
         build("bert", READ, dtype=torch.bfloat16)[0].export_onnx(tmp_path)
-    longformer, _ = build("longformer", ["sequence-classification"])
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+    assert path.read_text() == "the last one"
+
+
+@pytest.mark.slow
+def test_a_family_that_cannot_be_traced_is_named_and_leaves_the_last_graph(build, tmp_path):
+    pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
+    path = tmp_path / "model.onnx"
+    path.write_text("the last one")
+    model, _ = build("longformer", ["sequence-classification"])
     with pytest.raises(
         ValueError, match=r"the backbone family 'longformer' cannot be made an ONNX graph: .*with torch"
     ):
-        longformer.export_onnx(tmp_path)
+        model.export_onnx(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
     assert path.read_text() == "the last one"
 

@@ -55,7 +55,7 @@ def assert_agrees(path, model, batch):
         torch.testing.assert_close(found[f"{name}_logits"], own, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize(("family", "norm"), few(ENCODERS, [("wav2vec2", "group"), ("wavlm", "layer"), ("data2vec-audio", "layer")]))  # fmt: skip
+@pytest.mark.parametrize(("family", "norm"), few(ENCODERS, [("wav2vec2", "group")]))  # fmt: skip
 def test_one_graph_has_all_tasks_of_a_speech_encoder(family, norm, tmp_path):
     options = GROUP if norm == "group" else {}
     encoder = save_encoder(tmp_path / "encoder", family, num_hidden_layers=1, **options)

@@ -20,8 +20,8 @@ PAIR = {"label_names": ["no", "yes"], "problem_type": "single_label_classificati
 
 @pytest.mark.parametrize("average", ["micro", "macro"])
 def test_tuned_thresholds_are_the_best_of_all(average):
-    true = DRAW.integers(0, 2, (9, 3))
-    scores = np.clip(0.3 * true + DRAW.random((9, 3)) * 0.6, 0, 1)
+    true = DRAW.integers(0, 2, (6, 3))
+    scores = np.clip(0.3 * true + DRAW.random((6, 3)) * 0.6, 0, 1)
     found = tuned_thresholds(scores, true, together=average == "micro")
     every = [np.concatenate([[0], np.sort(column) + 1e-9]) for column in scores.T]
     best = max(f1_score(true, scores >= one, average=average, zero_division=0) for one in product(*every))
