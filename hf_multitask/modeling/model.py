@@ -16,7 +16,7 @@ from .adapter_rows import Routing
 from .adapters import require_peft
 from .aliases import Open, Settings
 from .backbone import check_backbone, check_loading, resolve_backbone, set_dropout
-from .beside import write_code
+from .beside import code_named, write_code
 from .branched import Branched
 from .branches import AUTO, resolved
 from .config import MultiTaskConfig
@@ -337,7 +337,8 @@ class MultiTaskModel(ExportableTasks, ImportedTasks, Adapted, Branched, HeadRuns
             if (weights := self._saved_weights(kwargs.get("state_dict"))) is not None:
                 kwargs["state_dict"] = weights
             check_weights(self, _UNSAVED, (weights or {}).items())
-            super().save_pretrained(folder, is_main_process, *args, **without_hub(kwargs))
+            with code_named(self):
+                super().save_pretrained(folder, is_main_process, *args, **without_hub(kwargs))
             if self.backbone.can_generate():
                 self.backbone.generation_config.save_pretrained(folder)
             write_code(folder, self.config)
