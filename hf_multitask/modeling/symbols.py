@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedModel, Wav2Vec2CTCTokenizer
+from transformers import AutoTokenizer, PreTrainedModel
 
 from .aliases import Open, Values
 from .speech import PAD
@@ -27,6 +27,8 @@ def own_symbols(given: Open, stock: PreTrainedModel, hub: Values) -> list[str] |
         stock: the model.
         hub: arguments of ``from_pretrained``.
     """
+    from transformers import Wav2Vec2CTCTokenizer  # here, as it takes its time
+
     source = stock.config.name_or_path if isinstance(given, PreTrainedModel) else given
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(source, **hub) if source else None
