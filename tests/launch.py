@@ -15,7 +15,7 @@ def torchrun(ranks, *words):
 
 
 def accelerate(ranks, *words):
-    """Accelerate launch on a free port; two gloo ranks on a CPU want ACCELERATE_USE_CPU beside it."""
+    """Accelerate launch on a free port."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(ranks)]
     plain = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     return [*command, *plain, *words]

@@ -3,6 +3,7 @@
 Nothing but public names of the package is used here, so that an earlier revision of it can run the same descriptions.
 """
 
+import os
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -176,7 +177,7 @@ def build(description, backbone, output, batch, accumulation, *, trainer_class=M
         "per_device_eval_batch_size": 4,
         "gradient_accumulation_steps": accumulation,
         "report_to": "none",
-        "use_cpu": True,
+        "use_cpu": "RANK" not in os.environ or torch.accelerator.is_available(),  # ranks find each other without
         "disable_tqdm": True,
         "save_strategy": "no",
         "logging_steps": 1,

@@ -24,7 +24,7 @@ from ..tasks.directions import rises
 from .automatic import AUTO, check_kwargs, settled
 from .plain import State
 from .ranges import BY_NAME, check_by_name, check_finite, check_ranges
-from .ranks import check_world_size, set_timeout
+from .ranks import check_world_size, only_cpus, set_timeout
 from .secrets import arguments_without_secrets, dict_without_secrets
 from .step.distill import check_distillation
 
@@ -222,6 +222,7 @@ class MultiTaskTrainingArguments(TrainingArguments):
         watches = self.load_best_model_at_end or self.early_stopping_patience is not None or follows
         if watches and self.metric_for_best_model is None:
             self.metric_for_best_model = "average"
+        self.use_cpu = self.use_cpu or only_cpus()
         self._left_out = {"greater_is_better"} if self.greater_is_better is None else set()
         super().__post_init__()
         if follows and "mode" not in (self.lr_scheduler_kwargs or {}):

@@ -10,13 +10,29 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _set_pg_timeout
+from transformers.utils import is_torch_xla_available
 
 from .plain import Saved, State
 
 if TYPE_CHECKING:
     from transformers import Trainer
+
+
+def _launched() -> int | None:
+    """How many processes a launcher has started; None without one."""
+    size = os.environ.get("WORLD_SIZE", "")
+    return int(size) if size.isdigit() else None
+
+
+def only_cpus() -> bool:
+    """Whether there are several processes of a launcher, on a machine without accelerators.
+
+    Transformers connects such processes only with ``use_cpu``.
+    """
+    return (_launched() or 1) > 1 and not torch.accelerator.is_available() and not is_torch_xla_available()
 
 
 def check_world_size(world_size: int) -> None:
@@ -25,12 +41,11 @@ def check_world_size(world_size: int) -> None:
     Raises:
         ValueError: they do not.
     """
-    launched = os.environ.get("WORLD_SIZE", "")
-    if launched.isdigit() and int(launched) != world_size:
+    if _launched() not in (None, world_size):
         raise ValueError(
-            f"The launcher started {launched} processes (WORLD_SIZE), and training would use {world_size}, so each "
-            "would train by itself. On the CPU set use_cpu=True (--use_cpu), or ACCELERATE_USE_CPU=true in the "
-            "environment; elsewhere start them with torchrun."
+            f"The launcher started {_launched()} processes (WORLD_SIZE), and training would use {world_size}, so each "
+            "would train by itself. To train on the CPU of a machine with an accelerator set use_cpu=True (--use_cpu); "
+            "otherwise start the processes with torchrun."
         )
 
 

@@ -13,6 +13,8 @@ from methods import METHODS
 from mixtures import KINDS, NO_WEIGHTS, TEXTS
 from safetensors.torch import load_file
 
+from hf_multitask.training.ranks import check_world_size
+
 pytestmark = pytest.mark.process
 
 BRANCHES = {"branches": "kind", "branch_layers": 1}
@@ -310,6 +312,17 @@ def test_what_differs_between_ranks_is_named_on_every_rank(what, launches):
     told = [json.loads((folder / f"{number}-{rank}.json").read_text()) for rank in range(2)]
     assert told[0] == told[1]
     assert re.match(DIFFERENCES[what], told[0]), told[0]
+
+
+def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        ValueError, match=r"started 2 processes \(WORLD_SIZE\), and training would use 1, so each would"
+    ):
+        check_world_size(1)
+    check_world_size(2)
+    monkeypatch.setenv("WORLD_SIZE", "")
+    check_world_size(1)
 
 
 def test_fully_sharded_model_has_the_gradients_of_the_whole(launches, record_property):
