@@ -11,15 +11,15 @@ import random
 from pathlib import Path
 
 import mixtures
+import sharding
 import torch
 from mixtures import DATASET, KINDS, TEXTS, make_tasks
 from safetensors.torch import save_file
+from sending import Sent
 from stopping import StopAt
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from transformers import TrainerCallback, TrainingArguments
 
-from hf_multitask import MultiTaskModel, MultiTaskTrainer
+from hf_multitask import MultiTaskTrainer
 from hf_multitask.data import group_tasks
 from hf_multitask.modeling.adapters import adapter_of
 from hf_multitask.modeling.branches import branch_of
@@ -160,6 +160,9 @@ def run(description, backbone, output, batch, accumulation):
     """Train, stopped and resumed where the description says so; the weights, and what was recorded on this rank."""
     layout = backbone, Path(output) / description["name"], batch, accumulation
     trainer, recorder = build(description, *layout)
+    sent = Sent() if description.get("counts") else None
+    if sent is not None:
+        trainer.add_callback(sent)
     if stop := description.get("stop"):
         trainer.add_callback(StopAt(stop))
         trainer.train()
@@ -178,6 +181,7 @@ def run(description, backbone, output, batch, accumulation):
         "adapted": recorder.adapted,
         "branched": recorder.branched,
         "branches": trainer.model.config.branches,
+        "sent": [] if sent is None else sent.sizes(),
         "finished": trainer.progress.finished,
         "non_finite": trainer.progress.non_finite,
         "balancing": trainer.engine.weights.state_dict()["balancing"],
@@ -190,40 +194,6 @@ def run(description, backbone, output, batch, accumulation):
             for entry in trainer.state.log_history
         ],
     }
-
-
-def gradients(backbone, ranks, *, shard=False):
-    """Gradients of one step whose first rank has rows of one task only and whose second of the other's.
-
-    Args:
-        backbone: folder.
-        ranks: whose rows this process sees.
-        shard: whether the model is sharded over all processes, which then average their gradients.
-    """
-    torch.manual_seed(1)
-    tasks = make_tasks(["sentiment", "ner"])
-    model = MultiTaskModel.from_backbone(backbone, tasks=tasks, dropout=0.0).double().train()
-    if shard:
-        mesh = init_device_mesh("cpu", (torch.distributed.get_world_size(),))
-        for module in (*model.backbone.encoder.layer, *model.heads.values(), model):
-            fully_shard(module, mesh=mesh)
-        parameters = list(model.parameters())
-        assert sum(one.to_local().numel() for one in parameters) < 0.6 * sum(one.numel() for one in parameters)
-    ids_BL = torch.randint(6, 500, (4, 9), generator=torch.Generator().manual_seed(3))
-    labels = {"sentiment": torch.tensor([0, 1, 1, 0]), "ner": torch.tensor([[-100, *range(7), -100]] * 4)}
-    for rank in ranks:
-        task = list(tasks)[rank]
-        loss = model(
-            ids_BL,
-            torch.ones_like(ids_BL),
-            task_rows={task: torch.arange(4)},
-            labels={task: labels[task]},
-            num_items_in_batch={"sentiment": 4, "ner": 28},
-            all_heads=True,
-        ).loss
-        (loss * (2 if shard else 1)).backward()
-    whole = {name: one.grad.full_tensor() if shard else one.grad for name, one in model.named_parameters()}
-    return {name: gradient.clone() for name, gradient in whole.items()}
 
 
 def main(jobs, backbone, folder):
@@ -243,7 +213,10 @@ def main(jobs, backbone, folder):
             save_file(weights, Path(folder) / f"{number}.safetensors")
         (Path(folder) / f"{number}-{rank}.json").write_text(json.dumps(record))
     if int(os.environ["WORLD_SIZE"]) == 2:
-        save_file(gradients(backbone, [rank], shard=True), Path(folder) / f"sharded-{rank}.safetensors")
+        for balancing in sharding.BALANCINGS:
+            weights, present = sharding.train(backbone, Path(folder) / "sharded", balancing, 2)
+            save_file(weights, Path(folder) / f"sharded-{balancing}-{rank}.safetensors")
+            (Path(folder) / f"sharded-{balancing}-{rank}.json").write_text(json.dumps(present))
         gc.collect()
         torch.distributed.destroy_process_group()  # before the interpreter ends, as the trainer does; see ranks.py
 

@@ -6,13 +6,18 @@ from functools import partial
 
 import layouts
 import pytest
+import sending
+import sharding
 import torch
 from killing import Run, start_server
 from layouts import ADAPTERS, CHECKPOINTING, SAMPLINGS, describe, draw, relative_difference
 from methods import METHODS
 from mixtures import KINDS, NO_WEIGHTS, TEXTS
+from pages import DOCS
 from safetensors.torch import load_file
+from transformers import BertConfig, BertModel
 
+from hf_multitask.training.parameters import last_shared_matrix, shared_parameters
 from hf_multitask.training.ranks import check_world_size
 
 pytestmark = pytest.mark.process
@@ -127,6 +132,21 @@ RESUMED = [
     job({**describe(name, sizes=RARE, **KEPT), "dropout": 0.3, "stop": stop}, 4, 4)
     for name, stop in (("in-one-go", None), ("resumed", 2))
 ]
+# What is sent, by the kinds of methods.
+ARGUMENTS = {"plain": {}, "famo": {"balancing": "famo", "balancing_kwargs": {"exact": True}}}
+ARGUMENTS |= {"gradnorm": {"balancing": "gradnorm"}, "pcgrad": {"aggregation": "pcgrad"}}
+PLAIN_ROWS = {"sizes": {"stars": 30, "reviews": 30, "wiki": 30}, "missing": 0.0, "rows": 16, "max_steps": 3}
+PLAIN_ROWS |= {"logging_strategy": "no"}  # a log adds two numbers
+COUNTED = [
+    job(
+        {
+            **describe(name, tasks=sharding.TASKS, dtype="float32", **PLAIN_ROWS, gradient_logging_steps=0, **args),
+            "counts": True,
+        },
+        8,
+    )
+    for name, args in ARGUMENTS.items()
+]
 # Jobs that differ in mechanism; three ranks do not divide what two do.
 ALWAYS = [
     "stopped",
@@ -143,7 +163,7 @@ ALWAYS = [
 ALWAYS += ["heard", "adapters", "branches", "branches-all", "branches-upgrad", "upgrad", "graddrop", "measured-rare"]
 ALWAYS += ["taught", "taught-all", "chained"]
 QUICK = {
-    2: [*chosen(jobs(2), ALWAYS), *DIFFERING, *MEASURED, *RESUMED],
+    2: [*chosen(jobs(2), ALWAYS), *DIFFERING, *MEASURED, *RESUMED, *COUNTED],
     3: chosen(jobs(3), ["stopped", "rare", "tokens"]),
 }
 # Every balancer and aggregator on two ranks, in one micro-batch a rank and in four.
@@ -250,7 +270,7 @@ def cases(plans):
         pytest.param(world, number, id=f"{world}-{plan[number]['description']['name']}")
         for world, plan in plans.items()
         for number in range(len(plan))
-        if "differ" not in plan[number] and "dropout" not in plan[number]["description"]
+        if "differ" not in plan[number] and not {"dropout", "counts"}.intersection(plan[number]["description"])
     ]
 
 
@@ -325,13 +345,46 @@ def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
     check_world_size(1)
 
 
-def test_fully_sharded_model_has_the_gradients_of_the_whole(launches, record_property):
-    whole = layouts.gradients(launches.backbone, [0, 1])
+@pytest.mark.parametrize("balancing", sharding.BALANCINGS)
+def test_sharded_training_is_that_of_one_process(balancing, launches, tmp_path, record_property):
+    """Plain and balanced, with steps in which only one rank has rows of a task."""
+    whole, _ = sharding.train(launches.backbone, tmp_path, balancing)
+    folder, steps = launches.folder(2, QUICK[2]), []
     for rank in range(2):
-        sharded = load_file(launches.folder(2, QUICK[2]) / f"sharded-{rank}.safetensors")
-        difference = relative_difference(whole, sharded)
-        record_property("fully_shard over two ranks, gradients, relative norm", difference)
-        assert difference < 1e-12
+        weights = load_file(folder / f"sharded-{balancing}-{rank}.safetensors")
+        difference = relative_difference(whole, weights)
+        record_property("fully_shard over two ranks, weights, relative norm", difference)
+        assert difference < BOUNDS["float64"]
+        steps.append(json.loads((folder / f"sharded-{balancing}-{rank}.json").read_text()))
+    assert any("ner" in one and "ner" not in other for ones in zip(*steps) for one, other in (ones, ones[::-1]))
+
+
+@pytest.mark.parametrize("entry", COUNTED, ids=lambda entry: entry["description"]["name"])
+def test_ranks_send_what_the_sizes_of_the_model_say(entry, launches):
+    _, ranks = launches.together(2, QUICK[2], QUICK[2].index(entry))
+    description = entry["description"]
+    model = layouts.build(description, launches.backbone, launches.factory.mktemp("counted"), 8, 1)[0].model
+    heads = {task: [one.shape for one in head.parameters()] for task, head in model.heads.items()}
+    shared = [one.shape for one in shared_parameters(model)]
+    more = dict(sending.METHODS[description["name"]])
+    if "matrix" in more:
+        more["matrix"] = last_shared_matrix(model).numel()
+    buffers = sum(buffer.nbytes for buffer in model.buffers())
+    expected = sending.in_step(shared, heads, buffers, len(description["sizes"]), **more)
+    assert [sum(rank["sent"]) for rank in ranks] == [expected, expected]
+
+
+def test_docs_state_what_is_sent():
+    page = (DOCS / "distributed.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| (.*) \| ([\d,.]+) \| ([\d,.]+) \|$", page, flags=re.MULTILINE)
+    with torch.device("meta"):
+        model = BertModel(BertConfig())
+    heads = {f"task {number}": [(2, model.config.hidden_size), (2,)] for number in range(8)}
+    shapes, buffers = [one.shape for one in model.parameters()], sum(buffer.nbytes for buffer in model.buffers())
+    for (_, put_in, sends), (name, more) in zip(table, sending.METHODS.items(), strict=True):
+        matrix = {"matrix": model.encoder.layer[-1].output.dense.weight.numel()} if name == "gradnorm" else {}
+        total = sending.in_step(shapes, heads, buffers, len(heads), **more | matrix)
+        assert (put_in, sends) == (f"{total / 1e6:,.1f}", f"{sending.sent(total, 64) / 1e6:,.1f}")
 
 
 @pytest.mark.slow
