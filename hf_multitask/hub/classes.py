@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..modeling.description import MANY, as_code, markdown_table
-from .heatmap import HIGH, MIDDLE
+from .heatmap import NUMBERS, draw_cells
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +16,6 @@ Reports = Mapping[str, Mapping[str, Any]]  # by task, as in eval_report.json
 PICTURE_NAME = "confusion_matrices.png"
 _CLASSES = 30  # of a matrix that is drawn
 _PANELS = 6
-_NUMBERS = 12  # classes up to which the cells have numbers
 
 
 def best_split(reports: Mapping[str, Reports]) -> str | None:
@@ -94,24 +93,12 @@ def draw_matrices(found: Mapping[str, Mapping[str, Any]], description: str) -> b
 
 
 def _draw(axes: Axes, name: str, labels: Sequence[str], counts: Sequence[Sequence[int]]) -> None:
-    from matplotlib.colors import LinearSegmentedColormap
-
     shares = [[count / max(sum(row), 1) for count in row] for row in counts]
-    colors = [tuple(part / 255 for part in color) for color in (MIDDLE, HIGH)]
-    axes.imshow(shares, cmap=LinearSegmentedColormap.from_list("shares", colors), vmin=0, vmax=1)
-    if len(labels) <= _NUMBERS:
-        for row, line in enumerate(counts):
-            for column, count in enumerate(line):
-                ink = "white" if shares[row][column] > 0.6 else "black"
-                axes.text(column, row, f"{count:,}", ha="center", va="center", color=ink, fontsize="small")
-    plain = [_short(label).replace("$", r"\$") for label in labels]
-    axes.set_xticks(range(len(labels)), plain, rotation=30, ha="right", rotation_mode="anchor", fontsize="small")
-    axes.set_yticks(range(len(labels)), plain, fontsize="small")
+    texts = [[f"{count:,}" for count in row] for row in counts] if len(labels) <= NUMBERS else None
+    draw_cells(axes, [_short(label).replace("$", r"\$") for label in labels], shares, texts)
     axes.set_title(name.replace("$", r"\$"), loc="left", fontweight="bold")
     axes.set_xlabel("answer")
     axes.set_ylabel("label")
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
 
 
 def _short(label: str) -> str:

@@ -7,8 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..modeling.description import MANY
-from .heatmap import draw_cosines
+from .heatmap import draw_cells
 from .history import Cosines, Points
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ def draw(
         axes.set_axis_off()
     if cosines:
         places[count - 1].set_title("Cosines of the gradients, last measured", loc="left", fontweight="bold")
-        draw_cosines(places[count - 1], cosines, {task: _plain(task) for task in order})
+        _draw_cosines(places[count - 1], cosines, order)
     for axes, (curves, title, unit, best) in zip(places, panels, strict=False):
         axes.set_title(title, loc="left", fontweight="bold")
         axes.set_xlabel("optimizer steps")
@@ -132,6 +134,17 @@ def _many(axes: Axes, curves: Mapping[str, Points], labels: Mapping[str, str], b
     for place, task in enumerate([*ends[:FEW], *ends[-FEW:]]):
         where, number = ("best", place) if place < FEW else ("worst", place + len(_COLOURS))  # dashed
         _line(axes, curves[task], number, label=f"{where}: {labels.get(task, task)}", zorder=2)
+
+
+def _draw_cosines(axes: Axes, cosines: Cosines, order: Sequence[str]) -> None:
+    """A cell for each pair of tasks; a pair that was never measured is gray."""
+    tasks = [task for task in order if any(task in pair for pair in cosines)]
+    values_KK = np.full((len(tasks), len(tasks)), np.nan)
+    np.fill_diagonal(values_KK, 1.0)
+    for (one, other), value in cosines.items():
+        row, column = tasks.index(one), tasks.index(other)
+        values_KK[row, column] = values_KK[column, row] = value
+    draw_cells(axes, list(map(_plain, tasks)), values_KK, [[f"{value:+.2f}" for value in row] for row in values_KK])
 
 
 def _plain(text: str) -> str:

@@ -6,12 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from .heatmap import HIGH, LOW
+from .heatmap import Cell, heat_table
 from .page import page
 
 Report = Mapping[str, Any]  # of a diagnosis, or a part of it
-_NUMBERS = 12  # maximum number of tasks for which the cells of a heat map show numbers
-_DEEPEST = 0.75  # maximum opacity of a color, with which the text is legible in light and dark mode
 
 
 def diagnosis_page(report: Report) -> str:
@@ -111,28 +109,18 @@ def _heat(
         most: absolute value with the deepest color.
         diagonal: whether to show the values on the diagonal, without a color.
     """
-    many = len(tasks) > _NUMBERS
-    rows = []
-    for one in tasks:
-        cells = []
-        for other in tasks:
-            value, error = found["mean"][one][other], found["standard_error"][one][other]
-            if value is None or (one == other and not diagonal):
-                cells.append("<td>·</td>" if one == other else "<td>?</td>")
-                continue
-            number, below = cell(one, other)
-            colored = one != other and abs(value) > 2 * (error or 0.0)
-            depth = _DEEPEST * min(abs(value) / most, 1.0) if colored else 0.0
-            color = f"rgba({', '.join(map(str, HIGH if value > 0 else LOW))}, {depth:.3f})"
-            title = escape(f"{one}, {other}: ") + f"{number} {below}".strip()
-            inner = "" if many else number + (f"<small>{below}</small>" if below else "")
-            cells.append(f'<td style="background: {color}" title="{title}">{inner}</td>')
-        rows.append(f'<tr><th scope="row">{escape(one)}</th>{"".join(cells)}</tr>')
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in tasks)
-    return (
-        f'<div class="wide"><table class="heat{" many" if many else ""}"><thead><tr><th></th>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+
+    def shown(row: int, column: int) -> Cell:
+        one, other = tasks[row], tasks[column]
+        value, error = found["mean"][one][other], found["standard_error"][one][other]
+        if value is None or (one == other and not diagonal):
+            return Cell(None, "·" if one == other else "?")
+        number, below = cell(one, other)
+        colored = one != other and abs(value) > 2 * (error or 0.0)
+        title = escape(f"{one}, {other}: ") + f"{number} {below}".strip()
+        return Cell(value / most if colored else None, number, below, title)
+
+    return heat_table(tasks, shown)
 
 
 def _groups(report: Report) -> list[str]:

@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from .heatmap import HIGH
+from .heatmap import Cell, heat_table
 from .page import page
 
 Report = Mapping[str, Any]  # of a task, or a part of it
 _OPEN = 40  # rows of a table that is shown at once
-_NUMBERS = 12  # classes up to which the cells of a confusion matrix show numbers
 _MOST = 60  # classes up to which a matrix is shown
-_DEEPEST = 0.75  # maximum opacity of a color, with which the text is legible in light and dark mode
 _SIZE = 220  # of a reliability diagram
 
 
@@ -90,22 +88,16 @@ def _confusions(found: Report) -> list[str]:
     title = "<h3>Confusion matrix</h3>"
     if len(labels) > _MOST:
         return [title, f'<p class="dim">It has {len(labels)} classes and is in eval_report.json.</p>']
-    many = len(labels) > _NUMBERS
-    lines = []
-    for true, counts in zip(labels, rows, strict=True):
-        total, cells = sum(counts), []
-        for told, count in zip(labels, counts, strict=True):
-            depth = _DEEPEST * count / total if total else 0.0
-            color = f"rgba({', '.join(map(str, HIGH))}, {depth:.3f})"
-            says = escape(f"{true}, answered {told}: {count}")
-            cells.append(f'<td style="background: {color}" title="{says}">{"" if many else f"{count:,}"}</td>')
-        lines.append(f'<tr><th scope="row">{escape(true)}</th>{"".join(cells)}</tr>')
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in labels)
+
+    def cell(row: int, column: int) -> Cell:
+        count, total = rows[row][column], sum(rows[row])
+        says = escape(f"{labels[row]}, answered {labels[column]}: {count}")
+        return Cell(count / total if total else None, f"{count:,}", title=says)
+
     return [
         title,
         '<p class="dim">Labels on the left, answers above. The color is the share of the rows with the label.</p>',
-        f'<div class="wide"><table class="heat{" many" if many else ""}"><thead><tr><th></th>{head}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>",
+        heat_table(labels, cell),
     ]
 
 

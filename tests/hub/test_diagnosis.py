@@ -147,6 +147,9 @@ def test_what_was_not_measured_and_what_is_noise_has_no_colour():
         report["cosines"][name]["a"]["b"] = None
     report["cosines"]["standard_error"]["b"]["a"] = 0.2
     del report["affinity"], report["groups"]
-    styles = [value for name, value in Page(diagnosis_page(report)).attributes if name == "style"]
-    assert [style for style in styles if "rgba" in style] == ["background: rgba(0, 114, 178, 0.000)"]
+    assert "rgba" not in diagnosis_page(report)
     assert "<td>?</td>" in diagnosis_page(report)
+    report["cosines"]["standard_error"]["b"]["a"] = 0.0
+    styles = [value for name, value in Page(diagnosis_page(report)).attributes if name == "style"]
+    depth = 0.75 * report["cosines"]["mean"]["b"]["a"]
+    assert [style for style in styles if "rgba" in style] == [f"background: rgba(0, 114, 178, {depth:.3f})"]
