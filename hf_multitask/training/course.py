@@ -107,6 +107,7 @@ class Course:
             trainer.engine = new_engine(trainer)
             self._restore(Progress(**deepcopy(self._start)), "of the start")
         self._begun_with = batch
+        trainer.plan.settle()
 
     def _see_arguments(self) -> None:
         """Check the arguments as they are by now, those of a trial too, and freeze a fresh model; once."""
