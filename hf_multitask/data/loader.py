@@ -38,7 +38,8 @@ class StepCollator:
             lengths = [self._length(one) for one in inputs]
             for group in self.forwards.split(lengths, self.collator.most(inputs[0])):
                 groups.append([own[place] for place in group])
-                forwards.append(self._forward([features[row] for row in groups[-1]], max(lengths[one] for one in group)))
+                length = max(lengths[place] for place in group)
+                forwards.append(self._forward([features[row] for row in groups[-1]], length))
         return {
             "forwards": forwards,
             "row_numbers": [self._row_numbers([features[row] for row in group]) for group in groups],

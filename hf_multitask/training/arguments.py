@@ -325,11 +325,9 @@ class MultiTaskTrainingArguments(TrainingArguments):
                 f"Found `non_finite_patience = {patience!r}`."
             )
         for name, what in _FROM_ZERO.items():
-            value: object = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-                raise ValueError(
-                    f"Parameter `{name}` should be a whole number of {what}. Found `{name} = {value!r}`."
-                )
+            count: object = getattr(self, name)
+            if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 0):
+                raise ValueError(f"Parameter `{name}` should be a whole number of {what}. Found `{name} = {count!r}`.")
         if isinstance(self.freeze, str):
             self.freeze = [self.freeze]
         self.tasks = [self.tasks] if isinstance(self.tasks, str) else self.tasks

@@ -271,14 +271,13 @@ class Plan:
     def settle(self) -> None:
         """Decide what an additional forward pass costs, when a training begins; on accelerators it is measured."""
         if self._cost_source is None and not self.runtime.engine:
-            longest = self.forwards.length(max(self._longest_texts(), default=_USUAL_TEXT))
-            self.forwards.cost, self._cost_source = cost_of(self.runtime, longest)
+            self.forwards.cost, self._cost_source = cost_of(self.runtime, self.forwards.length(self._longest_text()))
 
-    def _longest_texts(self) -> list[int]:
-        """The length of the longest text of every dataset of texts, as far as it is known."""
-        readers = {rows.name: rows.reader for rows in self.data.datasets if isinstance(rows, Encoded)}
-        found = {name: int(lengths.max()) for name, lengths in self.data.lengths().items() if len(lengths)}
-        return [length for name, length in found.items() if readers[name].modality == TEXTS]
+    def _longest_text(self) -> int:
+        """The length of the longest text that the backbone reads at once, as far as it is known."""
+        texts = [rows for rows in self.data.datasets if isinstance(rows, Encoded) and rows.reader.modality == TEXTS]
+        longest = [min(int(self.data.lengths()[rows.name].max()), rows.limit or math.inf) for rows in texts]
+        return int(max(longest, default=_USUAL_TEXT))
 
     # In words
 

@@ -55,9 +55,7 @@ def build(build_model, data, arguments, tokenizer):
 
     def make(accelerator=True, **kwargs):
         rows = data(40, 24)
-        trainer = MultiTaskTrainer(
-            build_model(), arguments(**kwargs), train_dataset=rows, processing_class=tokenizer
-        )
+        trainer = MultiTaskTrainer(build_model(), arguments(**kwargs), train_dataset=rows, processing_class=tokenizer)
         if accelerator:
             trainer.plan.runtime = Accelerator(trainer)
         return trainer
@@ -67,7 +65,7 @@ def build(build_model, data, arguments, tokenizer):
 
 @pytest.mark.parametrize(
     ("fixed", "per_token", "tokens"),
-    [(0.02, 1e-5, 2048), (0.03, 1e-5, 2048), (0.034, 2.3e-6, 16384), (0.0, 1e-5, 1), (0.02, 0.0, 65536)],
+    [(0.02, 1e-5, 2048), (0.03, 1e-5, 4096), (0.034, 2.3e-6, 16384), (0.0, 1e-5, 1), (0.02, 0.0, 65536)],
 )
 def test_cost_is_a_power_of_two(fixed, per_token, tokens):
     assert in_tokens({size: fixed + per_token * size for size in (8, 8192)}) == tokens
@@ -77,11 +75,8 @@ def test_one_measurement_is_none():
     assert in_tokens({}) is in_tokens({8: 0.01}) is None
 
 
-@pytest.mark.parametrize("family", ["bert", "t5"])
-def test_a_pass_is_measured(family, build_model, arguments, runtime):
-    if family == "t5":
-        pytest.skip("see below")
-    seconds = measure(runtime(family=family), 64)
+def test_a_pass_is_measured(runtime):
+    seconds = measure(runtime(), 64)
     assert seconds.keys() == {8, 8 * 64} and 0 < seconds[8] < seconds[512]
     tokens = in_tokens(seconds)
     assert tokens is not None and 1 <= tokens <= 2**16 and tokens & (tokens - 1) == 0
@@ -177,7 +172,7 @@ def test_argument_is_checked(value, arguments):
 
 def test_accelerators_get_few_shapes(build):
     trainer = build(forward_cost_tokens=64, per_device_train_batch_size=16)
-    trainer.plan.settle()
+    trainer.course.begin()
     longest = trainer.model.config.backbone_config.max_position_embeddings
     lengths = {*rounded(torch.arange(1, longest + 1).numpy()).tolist(), longest}
     forwards = [part for batch in trainer.plan.loader(trainer.data_collator) for part in batch["forwards"]]
