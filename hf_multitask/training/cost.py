@@ -76,21 +76,23 @@ def measure(runtime: Runtime, longest: int) -> dict[int, float]:
     from torch.distributed.tensor import DTensor
 
     model, args = runtime.model, runtime.args
+    part = reading_part(model.backbone)
     distributed = any(isinstance(one, DTensor) for one in model.parameters())
-    if distributed or "input_ids" not in parameter_names(reading_part(model.backbone).forward):
+    if distributed or "input_ids" not in parameter_names(part.forward):
         return {}
     rows = runtime.rows_per_step // (args.gradient_accumulation_steps * runtime.processes)
-    was_training = model.training
+    modes = [(module, module.training) for module in part.modules()]
     with undone(model, runtime.device), aliased(model, {}):
         try:
-            model.train()
+            part.train()
             return {
                 shape[0] * shape[1]: _seconds(runtime, _tokens(runtime, *shape)) for shape in (_SMALL, (rows, longest))
             }
         except torch.OutOfMemoryError:
             return {}
         finally:
-            model.train(was_training)
+            for module, training in modes:
+                module.training = training
 
 
 def _tokens(runtime: Runtime, rows: int, length: int) -> Inputs:

@@ -120,8 +120,7 @@ def test_measuring_leaves_no_trace(runtime):
     model.backbone.embeddings.norm = norm
     model.backbone.embeddings.register_forward_hook(lambda _, __, out: norm(out.transpose(1, 2)).transpose(1, 2))
     model.train()
-    norm.eval().train()
-    model.heads["ner"].eval()
+    model.backbone.encoder.eval()
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -177,8 +176,8 @@ def test_accelerators_get_few_shapes(build):
     lengths = {*rounded(torch.arange(1, longest + 1).numpy()).tolist(), longest}
     forwards = [part for batch in trainer.plan.loader(trainer.data_collator) for part in batch["forwards"]]
     for part in forwards:
-        rows, length = part["input_ids"].shape
-        assert length in lengths and rows % 2 == 0
+        length = part["input_ids"].shape[1]
+        assert length in lengths
         assert part["labels"].get("ner", torch.empty(0, length)).shape[1] == length
     assert any(part["attention_mask"][:, -1].sum() == 0 for part in forwards)  # some are longer than their texts
 
