@@ -16,6 +16,7 @@ from ..data.forwards import COST_ACCELERATOR, COST_CPU
 from ..modeling.forks import as_task
 from ..modeling.keywords import parameter_names
 from ..modeling.native import reading_part
+from .compiled import uncompiled
 from .runtime import Inputs, Runtime
 from .step.apart import aliased, undone
 
@@ -82,7 +83,7 @@ def measure(runtime: Runtime, longest: int) -> dict[int, float]:
         return {}
     rows = runtime.rows_per_step // (args.gradient_accumulation_steps * runtime.processes)
     modes = [(module, module.training) for module in part.modules()]
-    with undone(model, runtime.device), aliased(model, {}):
+    with uncompiled(model), undone(model, runtime.device), aliased(model, {}):
         try:
             part.train()
             return {

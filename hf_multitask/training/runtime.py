@@ -14,6 +14,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 
 from ..modeling import MultiTaskModel
+from .compiled import compilation, release
 from .plain import Saved, State
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ class TrainerRuntime:
 
     @property
     def compiles(self) -> bool:
-        return self._trainer.args.torch_compile
+        return compilation(self.args) is not None
 
     @property
     def step(self) -> int:
@@ -328,6 +329,10 @@ class EngineCallback(TrainerCallback):
     def on_step_end(self, *args: object, **kwargs: object) -> None:  # noqa: ARG002
         """An update is made."""
         self.trainer.engine.after_update()
+
+    def on_train_end(self, *args: object, **kwargs: object) -> None:  # noqa: ARG002
+        """A training is over, and what runs from now on has other shapes."""
+        release(self.trainer.model)
 
     def on_epoch_end(self, *args: object, **kwargs: object) -> None:  # noqa: ARG002
         """An epoch is over."""
