@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tiny import NER_LABELS
 from torch._dynamo.utils import counters
 
 from hf_multitask import MultiTaskTrainer, SequenceClassification, TokenClassification
@@ -33,7 +34,7 @@ def build(build_model, data, arguments, tokenizer):
 
 def losses(trainer):
     trainer.train()
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry], trainer.evaluate()["eval_loss"]
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry], trainer.evaluate()["eval_ner_loss"]
 
 
 # inductor imports parts of torch that still use it
@@ -85,7 +86,7 @@ def test_heads_read_the_layers_of_a_compiled_backbone(build, build_model):
     torch.compiler.reset()
     tasks = {
         "sentiment": SequenceClassification(label_names=["negative", "positive"], layer=1),
-        "ner": TokenClassification(label_names=["O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC"], layer="mix"),
+        "ner": TokenClassification(label_names=NER_LABELS, layer="mix"),
     }
     found = []
     for kwargs in ({}, {"torch_compile_backend": "aot_eager"}):

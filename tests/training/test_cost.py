@@ -86,7 +86,7 @@ def test_a_pass_is_measured(runtime):
 def test_cost_does_not_depend_on_accumulation(shape, runtime):
     rows, parts = shape
     one = runtime(Ticking, per_device_train_batch_size=rows, gradient_accumulation_steps=parts)
-    assert cost_of(one, 64) == (1024, MEASURED)
+    assert cost_of(one, 16) == (1024, MEASURED)
 
 
 def test_rank_0_decides(runtime):
@@ -178,7 +178,7 @@ def test_accelerators_get_few_shapes(build):
     for part in forwards:
         length = part["input_ids"].shape[1]
         assert length in lengths
-        assert part["labels"].get("ner", torch.empty(0, length)).shape[1] == length
+        assert part["labels"].get("ner", torch.empty(0, length)).shape[-1] == length
     assert any(part["attention_mask"][:, -1].sum() == 0 for part in forwards)  # some are longer than their texts
 
 
