@@ -285,7 +285,7 @@ class Plan:
         """How micro-batches are divided into forward passes, in a sentence."""
         if self.forwards.cost is None:
             return ""
-        shapes = "; lengths of texts are rounded up, so that there are few shapes" if self.forwards.rounded else ""
+        shapes = "; texts are padded to few lengths" if self.forwards.rounded else ""
         cost = f"an additional one costs as much as {self.forwards.cost:,} tokens ({self._cost_source or 'assumed'})"
         return f"Forward passes: {cost}{shapes}."
 

@@ -140,7 +140,7 @@ def test_training_after_measuring_is_training(build, capsys):
     measured = build()
     measured.train()
     cost = measured.plan.forwards.cost
-    assert f"costs as much as {cost:,} tokens (measured); lengths of texts are rounded up" in capsys.readouterr().out
+    assert f"costs as much as {cost:,} tokens (measured); texts are padded to few lengths." in capsys.readouterr().out
     given = build(forward_cost_tokens=cost)
     given.train()
     assert f"costs as much as {cost:,} tokens (forward_cost_tokens); " in capsys.readouterr().out
