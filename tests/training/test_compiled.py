@@ -34,7 +34,9 @@ def build(build_model, data, arguments, tokenizer):
 
 def losses(trainer):
     trainer.train()
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry], trainer.evaluate()["eval_ner_loss"]
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry], trainer.evaluate()[
+        "eval_ner_loss"
+    ]
 
 
 # inductor imports parts of torch that still use it
