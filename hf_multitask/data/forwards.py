@@ -69,6 +69,8 @@ def widened(inputs: Mapping[str, torch.Tensor], length: int, tokenizer: Open) ->
         length: of the result.
         tokenizer: of the texts.
     """
+    if all(value.shape[1] >= length for value in inputs.values()):
+        return dict(inputs)
     fill = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
     return {
         name: F.pad(value, (0, max(length - value.shape[1], 0)), value=fill.get(name, 0))

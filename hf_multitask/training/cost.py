@@ -97,7 +97,8 @@ def measure(runtime: Runtime, longest: int) -> dict[int, float]:
 
 
 def _tokens(runtime: Runtime, rows: int, length: int) -> Inputs:
-    ids_BL = torch.arange(rows * length).view(rows, length) % runtime.model.config.backbone_config.vocab_size
+    vocabulary = getattr(runtime.model.config.backbone_config.get_text_config(), "vocab_size", 50)
+    ids_BL = torch.arange(rows * length).view(rows, length) % vocabulary
     return runtime.prepare({"input_ids": ids_BL, "attention_mask": torch.ones_like(ids_BL)})
 
 
