@@ -64,8 +64,8 @@ def _why_not(model: MultiTaskModel) -> str | None:
         return "task_lora, as every number of rows of a task would be a graph of its own"
     if model.config.branches:
         return (
-            "branches, as every division of rows between them would be a graph of its own; from_backbone makes none with "
-            "branches='none'"
+            "branches, as every division of rows between them would be a graph of its own; from_backbone makes none "
+            "with branches='none'"
         )
     return None
 
