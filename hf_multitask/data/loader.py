@@ -9,15 +9,11 @@ from typing import cast
 import torch
 from torch.utils.data import DataLoader
 
-from ..modeling.readers import Row
+from ..modeling.readers import TEXTS, Row
 from .batch import MicroBatch, ModelInputs
-from .forwards import split_by_length
+from .forwards import Forwards
 from .mixture import Feature, Mixture, MixtureCollator
 from .sampler import StepSampler
-
-# Cost of an additional forward pass, in tokens. On a CPU it is mostly the accumulation of gradients in the backward
-# pass: for the 23 million parameters of MiniLM, as long as 53 to 60 tokens. So few tokens do not fill an accelerator.
-OVERHEAD_CPU, OVERHEAD_ACCELERATOR = 64, 2048
 
 
 class StepCollator:
@@ -27,37 +23,39 @@ class StepCollator:
 
     Args:
         collator: creates a batch from features.
-        overhead: see :func:`split_by_length`; rows of a modality stay together if None.
+        forwards: how many there are, and of which shapes.
     """
 
-    def __init__(self, collator: MixtureCollator, overhead: int | None) -> None:
-        self.collator = collator
-        self.overhead = overhead
+    def __init__(self, collator: MixtureCollator, forwards: Forwards) -> None:
+        self.collator, self.forwards = collator, forwards
 
     def __call__(self, features: Sequence[Feature]) -> MicroBatch:
         """The micro-batch of some rows."""
-        groups = [
-            [own[place] for place in group]
-            for own in self._by_modality(features)
-            for group in self._split([features[row]["inputs"] for row in own])
-        ]
+        groups: list[list[int]] = []
+        forwards: list[ModelInputs] = []
+        for own in self._by_modality(features):
+            inputs = [features[row]["inputs"] for row in own]
+            lengths = [self._length(one) for one in inputs]
+            for group in self.forwards.split(lengths, self.collator.most(inputs[0])):
+                groups.append([own[place] for place in group])
+                length = max(lengths[place] for place in group)
+                forwards.append(self._forward([features[row] for row in groups[-1]], length))
         return {
-            "forwards": [self._forward([features[row] for row in group]) for group in groups],
+            "forwards": forwards,
             "row_numbers": [self._row_numbers([features[row] for row in group]) for group in groups],
             # A plain dict, as pinning memory updates a copy of it with itself, which doubles the counts of a Counter.
             "rows": dict(Counter(feature["dataset"] for feature in features if feature["dataset"] is not None)),
             "anchors": {feature["dataset"]: feature["anchor"] for feature in features if "anchor" in feature},
         }
 
-    def _forward(self, features: Sequence[Feature]) -> ModelInputs:
-        return cast(ModelInputs, {**self.collator(features), **self.collator.mask_seeds(features)})
+    def _length(self, inputs: Row) -> int:
+        """The length of a pass in which a row is the longest."""
+        length = self.collator.length(inputs)
+        return self.forwards.length(length) if self.collator.reader(inputs).modality == TEXTS else length
 
-    def _split(self, inputs: Sequence[Row]) -> list[list[int]]:
-        """The forward passes of rows of one modality."""
-        if self.overhead is None:
-            return [list(range(len(inputs)))]
-        lengths = [self.collator.length(row) for row in inputs]
-        return split_by_length(lengths, self.overhead, self.collator.most(inputs[0]))
+    def _forward(self, features: Sequence[Feature], length: int) -> ModelInputs:
+        batch = {**self.collator(features, length), **self.collator.mask_seeds(features)}
+        return cast(ModelInputs, batch)
 
     def _by_modality(self, features: Sequence[Feature]) -> list[list[int]]:
         """The rows of each modality."""
@@ -85,8 +83,7 @@ class StepLoader(DataLoader):
         mixture: the rows.
         sampler: draws the rows of the micro-batches of this rank.
         collator: creates a batch from features.
-        device: type of the device of the model.
-        in_parts: whether a micro-batch may run as several forward passes, whose number may differ between ranks.
+        forwards: of a micro-batch.
         kwargs: arguments of ``torch.utils.data.DataLoader``.
     """
 
@@ -95,16 +92,13 @@ class StepLoader(DataLoader):
         mixture: Mixture,
         sampler: StepSampler,
         collator: MixtureCollator,
-        *,
-        device: str,
-        in_parts: bool = True,
+        forwards: Forwards,
         **kwargs: object,
     ) -> None:
-        overhead = (OVERHEAD_CPU if device == "cpu" else OVERHEAD_ACCELERATOR) if in_parts else None
         super().__init__(
             mixture,
             batch_sampler=sampler,
-            collate_fn=StepCollator(collator, overhead),
+            collate_fn=StepCollator(collator, forwards),
             generator=torch.Generator().manual_seed(sampler.seed),
             **kwargs,  # type: ignore[arg-type]
         )

@@ -11,10 +11,11 @@ import torch
 from torch.utils.data import Dataset
 
 from ..modeling.inputs import WINDOWS, rows_of
-from ..modeling.readers import Reader, Row
+from ..modeling.readers import TEXTS, Reader, Row
 from ..tasks import Task
 from ..tasks.columns import Inputs
 from .encoding import Encoded, label_column
+from .forwards import Forwards, rounded, widened
 from .sampler import offsets
 from .soft import collate_soft, soft_of
 from .stream import Stream
@@ -46,10 +47,15 @@ class Mixture(Dataset[Feature]):
     def _lengths(self) -> dict[str, np.ndarray]:
         return {dataset.name: np.array(dataset.lengths()) for dataset in self.datasets if isinstance(dataset, Encoded)}
 
-    def costs(self) -> dict[str, np.ndarray]:
+    def costs(self, forwards: Forwards) -> dict[str, np.ndarray]:
         """The same in tokens, whatever the modality: how much of a forward pass a row takes."""
-        grains = {dataset.name: dataset.reader.grain for dataset in self.datasets if isinstance(dataset, Encoded)}
-        return {name: of_rows / grains[name] for name, of_rows in self.lengths().items()}
+        readers = {dataset.name: dataset.reader for dataset in self.datasets if isinstance(dataset, Encoded)}
+        return {
+            name: rounded(of_rows)
+            if forwards.rounded and readers[name].modality == TEXTS
+            else of_rows / readers[name].grain
+            for name, of_rows in self.lengths().items()
+        }
 
     @property
     def streams(self) -> dict[str, Stream]:
@@ -132,8 +138,10 @@ class MixtureCollator:
         self.readers = {task.reader.input_names[0]: task.reader for task in reversed(self.tasks.values())}
         self.seed = seed
 
-    def __call__(self, features: Sequence[Feature]) -> dict[str, Any]:
+    def __call__(self, features: Sequence[Feature], length: int = 0) -> dict[str, Any]:
         """Inputs (B, L, ...), and for tasks with rows here ``task_rows``, (N,) or (N, G), and ``labels``, (N, ...).
+
+        Texts are padded to ``length`` tokens if they are shorter.
 
         Where a teacher answers or rows have weights, also the keys of :class:`hf_multitask.data.batch.SoftInputs` and
         :class:`hf_multitask.data.batch.WeightedInputs`.
@@ -153,6 +161,8 @@ class MixtureCollator:
             places.append(list(range(len(flat), len(flat) + len(rows))))
             flat += rows
         batch = reader.padded(self.tokenizer, flat)
+        if reader.modality == TEXTS:
+            batch = widened(batch, length, reader.processor(self.tokenizer))
         length = batch[reader.input_names[0]].shape[1]
         task_rows, labels = {}, {}
         soft: dict[str, dict[str, torch.Tensor]] = {"soft_rows": {}, "soft_labels": {}}

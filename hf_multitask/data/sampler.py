@@ -114,12 +114,12 @@ class StepSampler(Sampler[list[int]]):
     ) -> None:
         self.sizes = dict(sizes)
         self.rates = rates
-        self.lengths, self.window = lengths, window
+        self.window = window
+        self.sort_by(lengths)
         self.rows_per_step, self.accumulation = rows_per_step, accumulation
         self.world_size, self.rank, self.seed = world_size, rank, seed
         self._names = list(self.sizes)
         self.streams = frozenset(streams)
-        self._lengths_of_rows = None if not lengths else np.concatenate(list(lengths.values()))
         self._offsets_K = offsets(self.sizes, self.streams)
         unknown = [name for name, size in self.sizes.items() if not size]
         if unknown and (not total_steps or rates.needs_sizes):
@@ -144,6 +144,11 @@ class StepSampler(Sampler[list[int]]):
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next iteration."""
         self.epoch = epoch
+
+    def sort_by(self, lengths: Mapping[str, np.ndarray] | None) -> None:
+        """Set the lengths by which the next iteration sorts rows."""
+        self.lengths = lengths
+        self._lengths_of_rows = None if not lengths else np.concatenate(list(lengths.values()))
 
     def leave(self, name: str, epoch: int) -> None:
         """Draw no rows of a dataset from an epoch on, and distribute its share over the others."""

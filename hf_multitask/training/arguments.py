@@ -69,6 +69,12 @@ OWN_TO_A_RANK = (
 # Whole numbers, one for all or by name.
 _COUNTS = ("max_train_samples", "max_eval_samples", "task_early_stopping_patience")
 
+# Whole numbers of 0 or more, and of what they are.
+_FROM_ZERO = {
+    "gradient_logging_steps": "optimizer steps, 0 for none",
+    "forward_cost_tokens": "tokens, 0 or more",
+}
+
 
 @dataclass
 class MultiTaskTrainingArguments(TrainingArguments):
@@ -104,6 +110,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
             every so many optimizer steps, 0 for never. None is every 200 steps, each of which then takes as long as two
             or three, for 2 to 20 tasks where the gradients take at most 1 GiB, and never where they cannot be
             separated; with an aggregation, which needs them anyway, it is every step. Training is the same with it.
+        forward_cost_tokens: what an additional forward pass of a micro-batch costs, in tokens of padding that it has to
+            save. None is 64 on a CPU; on an accelerator it is measured when training begins.
         learning_rates: by task, of its head and adapter, and of the ``backbone``; ``learning_rate`` for those that are
             not named.
         weight_decays: likewise, in place of ``weight_decay``.
@@ -173,6 +181,10 @@ class MultiTaskTrainingArguments(TrainingArguments):
     gradient_logging_steps: int | None = field(
         default=None,
         metadata={"help": "Steps between logs of the tasks' gradient norms and cosines; 0 for none, 200 by default."},
+    )
+    forward_cost_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Cost of an additional forward pass, in tokens; measured on accelerators by default."},
     )
     learning_rates: dict | str | None = field(
         default=None, metadata={"help": "Learning rates by task and of the backbone, as JSON."}
@@ -313,12 +325,10 @@ class MultiTaskTrainingArguments(TrainingArguments):
                 "Parameter `non_finite_patience` should be a whole number of steps, 1 or more. "
                 f"Found `non_finite_patience = {patience!r}`."
             )
-        steps: object = self.gradient_logging_steps
-        if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 0):
-            raise ValueError(
-                "Parameter `gradient_logging_steps` should be a whole number of optimizer steps, 0 for none. "
-                f"Found `gradient_logging_steps = {steps!r}`."
-            )
+        for name, what in _FROM_ZERO.items():
+            count: object = getattr(self, name)
+            if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 0):
+                raise ValueError(f"Parameter `{name}` should be a whole number of {what}. Found `{name} = {count!r}`.")
         if isinstance(self.freeze, str):
             self.freeze = [self.freeze]
         self.tasks = [self.tasks] if isinstance(self.tasks, str) else self.tasks

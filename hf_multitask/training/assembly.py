@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
+from .compiled import take_over
 from .course import Course, new_engine
 from .evaluation.evaluator import Evaluator
 from .evaluation.rows import EvaluationRows, Preprocess
@@ -36,6 +37,7 @@ def assemble(trainer: MultiTaskTrainer, preprocess: Mapping[str, Preprocess]) ->
         preprocess: by task, what is kept of its logits for the user's metrics.
     """
     runtime = trainer.runtime
+    take_over(runtime, trainer.accelerator)
     if trainer.plan.mixture is not None:
         trainer.plan.new_sampler()  # rates that do not fit the data fail here
 

@@ -16,6 +16,7 @@ from transformers.utils import logging
 from ..balancing import build_balancer
 from .arguments import OWN_TO_A_RANK
 from .automatic import settled
+from .compiled import compile_backbone
 from .parameters import freeze
 from .plain import State
 from .preparation.named import check_arguments_by_name, check_measured, check_metrics
@@ -107,6 +108,8 @@ class Course:
             trainer.engine = new_engine(trainer)
             self._restore(Progress(**deepcopy(self._start)), "of the start")
         self._begun_with = batch
+        trainer.plan.settle()
+        compile_backbone(trainer.runtime)
 
     def _see_arguments(self) -> None:
         """Check the arguments as they are by now, those of a trial too, and freeze a fresh model; once."""

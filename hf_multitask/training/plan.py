@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from typing import cast
 
 from torch.utils.data import DataLoader
@@ -19,9 +20,13 @@ from ..data import (
     build_rates,
     shares_of,
 )
+from ..data.forwards import COST_ACCELERATOR, COST_CPU, Forwards
 from ..data.weights import check_weights
 from ..data.workers import leave_sigterm_to_parent
+from ..modeling.inputs import positions_of
+from ..modeling.readers import TEXTS
 from ..tasks import Task
+from .cost import cost_of
 from .distillation import Teachers
 from .evaluation.rows import EvaluationRows
 from .plain import Saved, State
@@ -35,6 +40,8 @@ from .ranks import check_alike
 from .report.console import Reader, describe_shares
 from .runtime import Runtime
 from .step.rows import Batch
+
+_USUAL_TEXT = 128  # tokens, where the texts of streams are not known
 
 
 class Plan:
@@ -66,6 +73,7 @@ class Plan:
         self.mixture: Mixture | None = None
         self.left: dict[str, int] = {}
         self.anchors: dict[str, State] = {}
+        self._cost_source: str | None = None  # where the cost of a forward pass comes from; None before training
 
     @property
     def rates(self) -> SamplingRates:
@@ -190,7 +198,7 @@ class Plan:
             mixture.sizes,
             self.rates,
             streams=mixture.streams,
-            lengths=mixture.costs(),
+            lengths=mixture.costs(self.forwards),
             rows_per_step=rows,
             total_steps=args.max_steps if args.max_steps > 0 else epochs,
             accumulation=args.gradient_accumulation_steps,
@@ -215,8 +223,7 @@ class Plan:
             self.data,
             self.sampler,
             collator,
-            device=self.runtime.device.type,
-            in_parts=self.runtime.engine is None,  # one that shards gathers weights at every forward
+            self.forwards,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers,
@@ -245,7 +252,42 @@ class Plan:
         for name, stream in ({} if self.mixture is None else self.mixture.streams).items():
             stream.begin_at(self.anchors.get(name))
 
+    # Forward passes
+
+    @cached_property
+    def forwards(self) -> Forwards:
+        """How a micro-batch is divided into forward passes."""
+        return self._usual_forwards()
+
+    def _usual_forwards(self) -> Forwards:
+        runtime = self.runtime
+        cost = COST_ACCELERATOR if runtime.is_accelerator else COST_CPU
+        return Forwards(
+            None if runtime.engine else cost,  # one that shards gathers weights at every forward
+            rounded=runtime.is_accelerator or runtime.compiles,
+            longest=positions_of(runtime.model.config.backbone_config),
+        )
+
+    def settle(self) -> None:
+        """Decide what an additional forward pass costs, when a training begins; on accelerators it is measured."""
+        if self._cost_source is None and not self.runtime.engine:
+            self.forwards.cost, self._cost_source = cost_of(self.runtime, self.forwards.length(self._longest_text()))
+
+    def _longest_text(self) -> int:
+        """The length of the longest text that the backbone reads at once, as far as it is known."""
+        texts = [rows for rows in self.data.datasets if isinstance(rows, Encoded) and rows.reader.modality == TEXTS]
+        longest = [min(int(self.data.lengths()[rows.name].max()), rows.limit or math.inf) for rows in texts]
+        return int(max(longest, default=_USUAL_TEXT))
+
     # In words
+
+    def describe_forwards(self) -> str:
+        """How micro-batches are divided into forward passes, in a sentence."""
+        if self.forwards.cost is None:
+            return ""
+        shapes = "; texts are padded to few lengths" if self.forwards.rounded else ""
+        cost = f"an additional one costs as much as {self.forwards.cost:,} tokens ({self._cost_source or 'assumed'})"
+        return f"Forward passes: {cost}{shapes}."
 
     def describe(self, steps: int) -> str:
         """What a run of so many optimizer steps does with the data: rows, labels, classes, share, passes by task."""
@@ -286,17 +328,30 @@ class Plan:
 
     # Checkpoints
 
-    def begin(self) -> None:
-        """Begin a training: nothing has left, and streams are read from their beginning."""
-        self.left, self.anchors = {}, {}
-
     def state_dict(self) -> State:
-        """The keys ``left`` and ``anchors`` of the state of a checkpoint."""
-        return {"left": self.left, "anchors": self.anchors}
+        """The keys ``left``, ``anchors`` and ``forwards`` of the state of a checkpoint."""
+        forwards = {
+            "cost": self.forwards.cost,
+            "source": self._cost_source,
+            "rounded": self.forwards.rounded,
+            "forward_cost_tokens": self.runtime.args.forward_cost_tokens,
+        }
+        return {"left": self.left, "anchors": self.anchors, "forwards": forwards}
 
     def load_state_dict(self, state: Saved) -> None:
-        """Continue from a checkpoint."""
+        """Continue from a checkpoint, or begin if there is none.
+
+        The cost of a forward pass is that of the checkpoint, unless the argument for it has changed.
+        """
         self.left, self.anchors = dict(state["left"]), dict(state["anchors"])
+        usual, saved = self._usual_forwards(), state["forwards"]
+        self.forwards.cost, self.forwards.rounded, self._cost_source = usual.cost, usual.rounded, None
+        if state["folder"] is not None:
+            self.forwards.rounded = saved.get("rounded", False)  # in earlier versions, none were
+            if saved.get("source") and saved["forward_cost_tokens"] == self.runtime.args.forward_cost_tokens:
+                self.forwards.cost, self._cost_source = saved["cost"], saved["source"]
+        if self.sampler is not None:
+            self.sampler.sort_by(self.data.costs(self.forwards))
         self.follow()
 
 

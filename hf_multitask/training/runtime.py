@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
@@ -13,6 +14,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 
 from ..modeling import MultiTaskModel
+from .compiled import compilation, release
 from .plain import Saved, State
 
 if TYPE_CHECKING:
@@ -61,12 +63,14 @@ class Runtime(Protocol):
         wrapped: with them.
         optimizer: of the run.
         device: of this process.
+        is_accelerator: whether that is not a CPU, so that a forward pass has a fixed cost that is worth measuring.
         processes: how many there are.
         rank: of this process among them.
         is_main: whether this process logs and saves.
         engine: "FSDP" or "DeepSpeed" where parameters are sharded over the processes; else None.
         mixed_precision: "no", "fp16", "bf16" or "fp8".
         scaler: of the loss in fp16; else None.
+        compiles: whether torch.compile compiles the backbone.
         step: optimizer steps that are complete.
         total_steps: optimizer steps of the whole training; 0 before it.
         rows_per_step: rows of an optimizer step, over micro-batches and processes.
@@ -84,6 +88,8 @@ class Runtime(Protocol):
     @property
     def device(self) -> torch.device: ...
     @property
+    def is_accelerator(self) -> bool: ...
+    @property
     def processes(self) -> int: ...
     @property
     def rank(self) -> int: ...
@@ -96,6 +102,8 @@ class Runtime(Protocol):
     @property
     def scaler(self) -> torch.amp.GradScaler | None: ...
     @property
+    def compiles(self) -> bool: ...
+    @property
     def step(self) -> int: ...
     @property
     def total_steps(self) -> int: ...
@@ -103,6 +111,9 @@ class Runtime(Protocol):
     def rows_per_step(self) -> int: ...
     @property
     def is_last_part(self) -> bool: ...
+
+    def clock(self) -> float:
+        """The time in seconds, once the device has finished its work."""
 
     def prepare(self, inputs: Inputs) -> Inputs:
         """The inputs of a pass on this process's device."""
@@ -159,6 +170,10 @@ class TrainerRuntime:
     def device(self) -> torch.device:
         return self._trainer.args.device
 
+    @property
+    def is_accelerator(self) -> bool:
+        return self.device.type != "cpu"
+
     @cached_property
     def processes(self) -> int:
         return self._trainer.args.world_size
@@ -186,6 +201,10 @@ class TrainerRuntime:
         return self._trainer.accelerator.scaler
 
     @property
+    def compiles(self) -> bool:
+        return compilation(self.args) is not None
+
+    @property
     def step(self) -> int:
         return self._trainer.state.global_step
 
@@ -200,6 +219,10 @@ class TrainerRuntime:
     @property
     def is_last_part(self) -> bool:
         return self._trainer.accelerator.sync_gradients
+
+    def clock(self) -> float:
+        torch.get_device_module(self.device).synchronize()
+        return time.perf_counter()
 
     def prepare(self, inputs: Inputs) -> Inputs:
         return self._trainer._prepare_inputs(inputs)
@@ -244,6 +267,7 @@ class PlainRuntime:
 
     wrapped: nn.Module
     rank, processes, is_main, is_last_part = 0, 1, True, True
+    is_accelerator = compiles = False
     engine = scaler = None
     mixed_precision = "no"
     loss: Callable[[nn.Module, Inputs, Items | None], tuple[torch.Tensor, Any]]  # of the engine that runs here; set it
@@ -255,6 +279,9 @@ class PlainRuntime:
         self.device = next(model.parameters()).device
         self.rows_per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
         self.total_steps = max(args.max_steps, 0)
+
+    def clock(self) -> float:
+        return time.perf_counter()
 
     def prepare(self, inputs: Inputs) -> Inputs:
         return inputs
@@ -302,6 +329,10 @@ class EngineCallback(TrainerCallback):
     def on_step_end(self, *args: object, **kwargs: object) -> None:  # noqa: ARG002
         """An update is made."""
         self.trainer.engine.after_update()
+
+    def on_train_end(self, *args: object, **kwargs: object) -> None:  # noqa: ARG002
+        """A training is over, and what runs from now on has other shapes."""
+        release(self.trainer.model)
 
     def on_epoch_end(self, *args: object, **kwargs: object) -> None:  # noqa: ARG002
         """An epoch is over."""

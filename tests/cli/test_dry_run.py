@@ -8,6 +8,7 @@ def test_the_plan_is_printed_and_nothing_is_trained(kitchen):
     code, out, errors = kitchen.run(["train", "--dry_run"], kitchen.recipe)
     assert code == 0, errors
     assert "Plan: 5 steps of 8 rows" in out + errors and "train_runtime" not in out + errors
+    assert "Forward passes: an additional one costs as much as 64 tokens (a constant on CPUs)." in out + errors
     output = kitchen.folder / "out"
     assert not output.exists() or not any(path.is_file() for path in output.rglob("*"))
 

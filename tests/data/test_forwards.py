@@ -4,8 +4,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 
-from hf_multitask.data.forwards import split_by_length
+from hf_multitask.data.forwards import Forwards, rounded, split_by_length, widened
 
 
 def cost(groups, lengths, overhead):
@@ -55,3 +56,50 @@ def test_a_row_beyond_the_bound_is_alone():
 def test_equal_rows_stay_together():
     assert split_by_length([7, 7, 7], 1) == [[0, 1, 2]]
     assert split_by_length([5], 1) == [[0]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_few_shapes_have_whole_eighths_of_the_rows(seed):
+    lengths = np.random.default_rng(seed).integers(2, 60, 24).tolist()
+    order = sorted(range(24), key=lambda row: lengths[row])
+    allowed = [
+        [order[start:end] for start, end in zip((0, *cuts), (*cuts, 24))]
+        for parts in range(4)
+        for cuts in combinations(range(3, 24, 3), parts)
+    ]
+    groups = split_by_length(lengths, 32, few=True)
+    assert all(len(group) % 3 == 0 for group in groups)
+    assert cost(groups, lengths, 32) == min(cost(split, lengths, 32) for split in allowed)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7, 9, 17])
+def test_few_shapes_hold_all_rows(rows):
+    groups = split_by_length([*range(1, rows + 1)], 0, few=True)
+    assert sorted(row for group in groups for row in group) == list(range(rows))
+
+
+def test_lengths_are_few_and_a_little_longer():
+    lengths = np.arange(1, 513)
+    found = rounded(lengths)
+    assert (found >= lengths).all() and (np.diff(found) >= 0).all() and (found % 8 == 0).all()
+    assert (found <= np.maximum(1.25 * lengths, lengths + 7)).all()
+    assert len(set(found.tolist())) == 20 and (rounded(found) == found).all()
+
+
+def test_lengths_end_where_the_backbone_does():
+    forwards = Forwards(64, rounded=True, longest=130)
+    assert [forwards.length(length) for length in (3, 65, 129, 130, 200)] == [8, 80, 130, 130, 200]
+    assert Forwards(64, longest=130).length(65) == 65
+
+
+def test_widened_inputs_have_the_answers_of_the_plain_ones(build_model, tokenizer):
+    model = build_model().eval()
+    inputs = dict(tokenizer(["A fine place.", "No."], padding=True, return_tensors="pt"))
+    wide = widened(inputs, 24, tokenizer)
+    assert {value.shape for value in wide.values()} == {(2, 24)}
+    assert bool((wide["input_ids"][:, -1] == tokenizer.pad_token_id).all()) and not wide["attention_mask"][:, -1].any()
+    with torch.no_grad():
+        plain, padded = (model(**given).logits for given in (inputs, wide))
+    torch.testing.assert_close(padded["sentiment"], plain["sentiment"], rtol=0, atol=1e-6)
+    length = inputs["input_ids"].shape[1]
+    torch.testing.assert_close(padded["ner"][:, :length], plain["ner"], rtol=0, atol=1e-6)

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from hf_multitask.data import Encoded, Mixture, MixtureCollator, StepCollator
+from hf_multitask.data.forwards import Forwards
 from hf_multitask.tasks import build_task
 
 
@@ -63,12 +64,12 @@ def test_labels_are_padded_behind_as_the_inputs(parts, tokenizer):
 
 def test_without_a_cost_of_a_forward_rows_stay_together(parts):
     mixture, collator = parts
-    (batch,) = StepCollator(collator, overhead=None)([mixture[row] for row in range(5)])["forwards"]
+    (batch,) = StepCollator(collator, Forwards(None))([mixture[row] for row in range(5)])["forwards"]
     assert list(batch["input_ids"].shape) == [5, 5]
 
 
 def test_forwards_hold_all_rows(parts):
     mixture, collator = parts
-    forwards = StepCollator(collator, overhead=1)([mixture[row] for row in range(5)])["forwards"]
+    forwards = StepCollator(collator, Forwards(1))([mixture[row] for row in range(5)])["forwards"]
     assert [list(batch["input_ids"].shape) for batch in forwards] == [[4, 3], [1, 5]]
     assert torch.equal(forwards[0]["labels"]["s"], torch.tensor([0, 1, 0, 1]))

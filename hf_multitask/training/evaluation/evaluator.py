@@ -20,6 +20,7 @@ from ...modeling.generation import generation_kwargs
 from ...modeling.heads import IGNORE, Head
 from ...modeling.processors import tokenizer_of
 from ...tasks import Task
+from ..compiled import uncompiled
 from ..preparation.processors import Processing
 from ..runtime import Inputs, Runtime
 from .reports import Reports, reporting
@@ -138,7 +139,8 @@ class Evaluator:
         task = {**self._tasks[name].to_dict(), "name": name}
         tokenizer: Open = tokenizer_of(reader.processor(self._given))
         kwargs = generation_kwargs(tokenizer, task, model.config.backbone_config)
-        return model.generate(**given, task=name, **kwargs)
+        with uncompiled(model):
+            return model.generate(**given, task=name, **kwargs)
 
     def _fetch_parts(self) -> None:
         """Bring what the device holds to the CPU."""

@@ -218,9 +218,10 @@ class PlanCallback(TrainerCallback):
         """Print the plan."""
         if state.is_world_process_zero:
             tqdm.write(self.trainer.plan.describe(state.max_steps))
+            forwards = self.trainer.plan.describe_forwards()
             model = self.trainer.plan.runtime.model
             told = [describe_branches(model), describe_automatic(self.trainer.args, model)]
-            for sentence in (*told, self.trainer.teachers.describe(), self.trainer.engine.describe()):
+            for sentence in (forwards, *told, self.trainer.teachers.describe(), self.trainer.engine.describe()):
                 if sentence:
                     tqdm.write(sentence)
 

@@ -27,6 +27,7 @@ class Progress:
         finished: by task that has stopped training, the step at which it stopped.
         left: by dataset that no unfinished task reads, the epoch from which it draws no rows.
         anchors: by stream, from where on it is read again; see :class:`hf_multitask.data.Stream`.
+        forwards: the division of micro-batches into forward passes; see :class:`hf_multitask.training.plan.Plan`.
         aggregation: the aggregator's ``state``, and why the row split is not used, ``fallback``, where it did not fit.
         gradients: what was measured since the last log; see :class:`hf_multitask.training.step.probe.Means`.
         loss: sums of the training loss, of the whole run and since the last log, and of what that log reports by task;
@@ -48,6 +49,7 @@ class Progress:
     finished: dict[str, int] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
     anchors: dict[str, State] = field(default_factory=dict)
+    forwards: State = field(default_factory=dict)
     aggregation: State = field(default_factory=dict)
     gradients: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     loss: State = field(default_factory=dict)

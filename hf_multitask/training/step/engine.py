@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import cast
 
 import torch
@@ -182,7 +182,7 @@ class Engine:
         """
         step, apart = self.step, self.step.apart
         if apart is None:
-            with self._matrix_watched() if self.weights.reads_gradients else nullcontext():
+            with self._read_matrix().watched() if self.weights.reads_gradients else nullcontext():
                 outputs = self._outputs(model, inputs, items, all_heads=self.update.waits_for_heads)
             weights = self._weights_of(outputs.losses)
         else:
@@ -232,10 +232,6 @@ class Engine:
         return step.by_task(runtime.reduce(totals_K).tolist())
 
     # The last matrix that the tasks share, whose gradients GradNorm reads
-
-    def _matrix_watched(self) -> AbstractContextManager[None]:
-        """Within it, a forward pass shows what the last shared matrix sees."""
-        return nullcontext() if self.runtime.args.torch_compile else self._read_matrix().watched()
 
     def _read_matrix(self) -> MatrixGradients:
         """The gradients of the step for the last matrix that the tasks share."""

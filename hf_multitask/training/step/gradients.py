@@ -15,6 +15,7 @@ from transformers.utils import logging
 from ...aggregation import Blocks, NoRowAxisError, RowSplit, Segment, collect_task
 from ...modeling import Head
 from ...modeling.branches import branch_of
+from ..compiled import uncompiled
 from ..parameters import shared_parameters
 from ..runtime import Runtime
 from .apart import undone
@@ -101,6 +102,10 @@ class TaskGradients:
 
     def run(self, step: Step, batch: Batch) -> torch.Tensor:
         """Forward and backward of a part of a step, whose gradients are collected; its loss."""
+        with uncompiled(self.runtime.model):
+            return self._run(step, batch)
+
+    def _run(self, step: Step, batch: Batch) -> torch.Tensor:
         runtime = self.runtime
         number = {name: place for place, name in enumerate(step.present)}
         together, alone = side_by_side(batch, step.present, self.mixable())

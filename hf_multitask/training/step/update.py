@@ -274,6 +274,11 @@ def why_not_aggregated(runtime: Runtime) -> str | None:
             f"whole gradients, and {runtime.engine} shards them. Set aggregation='none', or train with plain data "
             "parallelism."
         )
+    if runtime.compiles:
+        return (
+            "the gradients of single rows, which the layers of a compiled backbone do not show. Set "
+            "aggregation='none', or leave out torch_compile."
+        )
     if runtime.model.config.adapters and runtime.model.config.adapters["tasks"]:
         return (
             "a backbone that all tasks share, and task_lora gives tasks parts of their own. Set aggregation='none', "

@@ -220,6 +220,11 @@ def check_balancer(balancer: Balancer | None, runtime: Runtime, *, aggregates: b
         raise ValueError(
             f"{name} reads gradients, which FSDP and DeepSpeed shard. Choose another balancing, or train without them."
         )
+    if runtime.compiles:
+        raise ValueError(
+            f"{name} reads gradients, which the layers of a compiled backbone do not show. Choose another balancing, "
+            "or leave out torch_compile."
+        )
     last_shared_matrix(runtime.model)
     if aggregates:
         raise ValueError(
