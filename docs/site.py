@@ -1,7 +1,9 @@
 """Hooks of the documentation site: pages that are written elsewhere in the repository, links to it, and the API."""
 
+import base64
 import importlib
 import inspect
+import json
 import os
 import re
 from pathlib import Path
@@ -17,6 +19,8 @@ PAGES = {  # of the site, and the files that they are
     "contributing.md": "CONTRIBUTING.md",
     "benchmarks.md": "benchmarks/README.md",
 }
+NOTEBOOKS = {f"notebooks/{path.stem}.md": path for path in sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))}
+PAGES |= {name: path.relative_to(ROOT).as_posix() for name, path in NOTEBOOKS.items()}
 SCHEMA = "hf_multitask/cli/recipe.schema.json"
 PACKAGES = ("", ".modeling", ".tasks", ".training", ".data", ".balancing", ".aggregation", ".hub")
 LINK = re.compile(r"(!?\[[^\]]*\]\()([^)#\s]*)(#[^)\s]*)?(\))")
@@ -27,7 +31,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are not in ``docs``."""
     for name, source in PAGES.items():
         text = (ROOT / source).read_text(encoding="utf-8")
-        files.append(File.generated(config, name, content=_linked(text, source)))
+        if name in NOTEBOOKS:
+            text, pictures = _notebook(text, NOTEBOOKS[name].stem)
+            for picture, content in pictures.items():
+                files.append(File.generated(config, f"notebooks/{picture}", content=content))
+        files.append(File.generated(config, name, content=_linked(text, source, name)))
     files.append(File.generated(config, "api.md", content=_api()))
     schema = (ROOT / SCHEMA).read_text(encoding="utf-8")
     files.append(File.generated(config, "recipe.schema.json", content=schema))
@@ -37,7 +45,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
     """Let links to other files of the repository lead to their pages; those without a page become text."""
     source = page.file.src_uri
-    return markdown if source in PAGES else _linked(markdown, f"docs/{source}")
+    return markdown if source in PAGES else _linked(markdown, f"docs/{source}", source)
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
@@ -45,19 +53,41 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
     return ROLE.sub(r"<code>\1</code>", html)
 
 
-def _linked(text: str, source: str) -> str:
-    """A page's text with its links as seen from the site."""
-    pages = {file: name for name, file in PAGES.items()}
+def _notebook(text: str, stem: str) -> tuple[str, dict[str, bytes]]:
+    """The cells of a notebook with their outputs as a page, and its pictures by file name."""
+    parts, pictures = [], {}
+    for cell in json.loads(text)["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", []):
+            data = output.get("data", {"text/plain": output.get("text")})
+            if "image/png" in data:
+                name = f"{stem}-{len(pictures) + 1}.png"
+                pictures[name] = base64.b64decode("".join(data["image/png"]))
+                parts.append(f"![output](./{name})")
+            else:
+                parts.append(f"```text\n{''.join(data['text/plain']).rstrip()}\n```")
+    return "\n\n".join(parts) + "\n", pictures
+
+
+def _linked(text: str, source: str, name: str) -> str:
+    """A page's text with its links as seen from the site.
+
+    Args:
+        text: of the page.
+        source: the file that it is from, from which links lead to other files.
+        name: of the page on the site.
+    """
+    pages = {file: page for page, file in PAGES.items()}
 
     def moved(link: re.Match[str]) -> str:
         before, target, anchor, after = link[1], link[2], link[3] or "", link[4]
-        if not target or re.match(r"[a-z]+:", target):
+        if not target or re.match(r"[a-z]+:|\./", target):
             return link[0]
         path = os.path.normpath(os.path.join(os.path.dirname(source), target))
-        if path in pages:
-            return f"{before}{pages[path]}{anchor}{after}"
-        if path.startswith("docs/"):
-            return f"{before}{path.removeprefix('docs/')}{anchor}{after}"
+        page = pages.get(path, path.removeprefix("docs/") if path.startswith("docs/") else None)
+        if page is not None:
+            return f"{before}{os.path.relpath(page, os.path.dirname(name) or '.')}{anchor}{after}"
         words = before.strip("![(").removesuffix("]")
         return words if words == path else f"{words} (`{path}`)"
 

@@ -7,6 +7,7 @@ import tokenize
 from pathlib import Path
 
 import pytest
+from pages import NOTEBOOKS, cells_of
 
 ROOT = Path(__file__).parent.parent
 NOT_YET_REVISED: tuple[str, ...] = ()
@@ -57,6 +58,9 @@ def shipped():
         if not name.startswith(NOT_YET_REVISED):
             text = path.read_text(encoding="utf-8")
             yield name, prose(text) if path.suffix == ".md" else strings(text)
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):  # with the number of the line in the texts of all cells
+        texts = "\n\n".join(cells_of(path, "markdown"))
+        yield path.relative_to(ROOT).as_posix(), prose(texts) + strings("\n\n".join(cells_of(path, "code")))
 
 
 def prose(page):
@@ -105,3 +109,4 @@ def test_text_is_found_in_pages_and_modules_and_names_are_not():
     assert {line for _, line in strings(module)} == {"A colour of it.", "# learnt", "row ", " is grey"}
     names = [name for name, _ in shipped()]
     assert {"README.md", "docs/training.md", "hf_multitask/cli/predict.py", "benchmarks/README.md"} <= set(names)
+    assert "examples/notebooks/quickstart.ipynb" in names

@@ -20,7 +20,12 @@ def test_the_site_builds_without_a_warning(tmp_path):
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
     pages = {path.stem for path in (ROOT / "docs").glob("*.md")} | {"api", "changelog", "contributing", "benchmarks"}
+    notebooks = {path.stem for path in (ROOT / "examples" / "notebooks").glob("*.ipynb")}
+    pages |= {f"notebooks/{name}" for name in notebooks}
     assert all((tmp_path / page / "index.html").is_file() for page in pages) and (tmp_path / "index.html").is_file()
+    assert {path.stem.rpartition("-")[0] for path in (tmp_path / "notebooks").glob("*.png")} == notebooks
+    page = (tmp_path / "notebooks" / "quickstart" / "index.html").read_text(encoding="utf-8")
+    assert 'href="../../tasks/"' in page and 'src="../quickstart-1.png"' in page
     api = (tmp_path / "api" / "index.html").read_text(encoding="utf-8")
     assert not re.search(r":(class|func|meth|data|mod|math):<code>", api)
     for package in ("hf_multitask", "hf_multitask.aggregation", "hf_multitask.hub"):
