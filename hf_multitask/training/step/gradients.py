@@ -76,7 +76,8 @@ class TaskGradients:
 
     def _tables(self) -> list[torch.nn.Parameter]:
         """The weights of embeddings, of which a step uses some rows."""
-        return [one.weight for one in self.runtime.model.backbone.modules() if isinstance(one, torch.nn.Embedding)]
+        layers = self.runtime.model.backbone.modules()
+        return [cast("torch.nn.Parameter", one.weight) for one in layers if isinstance(one, torch.nn.Embedding)]
 
     def _why_not_split(self) -> str | None:
         if self.fallback:
