@@ -1,7 +1,7 @@
 """Per-task gradients of the shared parameters, and their combination into one update."""
 
 from .base import Aggregator, GramianAggregator, VectorAggregator
-from .blocks import Blocks
+from .blocks import Blocks, Products
 from .combining import Outcome, combine
 from .registry import AGGREGATORS, as_aggregator, build_aggregator
 from .splitting import NoRowAxisError, RowSplit, Segment
@@ -14,6 +14,7 @@ __all__ = [
     "GramianAggregator",
     "NoRowAxisError",
     "Outcome",
+    "Products",
     "RowSplit",
     "Segment",
     "VectorAggregator",

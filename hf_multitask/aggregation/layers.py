@@ -2,15 +2,19 @@
 
 A linear layer with the input X and the gradient D of its output has the weight gradient :math:`D^T X`, a sum over rows.
 The part of task t is :math:`D_t^T X_t` over its own rows: the same arithmetic, in K pieces. The functions here run a
-layer as usual, and add the pieces to ``Blocks`` instead of the sum that autograd would compute.
+layer as usual, and add the pieces to ``Blocks`` instead of the sum that autograd would compute. Pieces of tasks with as
+many rows each are one batched product.
 
-Legend: B rows of the batch, M = B x tokens, I inputs, O outputs, D width of an embedding.
+Legend: G tasks with as many rows each, B rows of the batch, M = rows x tokens, I inputs, O outputs, D width of an
+embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from typing import Protocol
 
 import torch
@@ -37,39 +41,77 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Run:
+    """Neighboring segments with as many rows each.
+
+    Args:
+        tasks: their G tasks.
+        start: first row.
+        stop: row after the last.
+    """
+
+    tasks: list[int]
+    start: int
+    stop: int
+
+    def of(self, values: torch.Tensor) -> torch.Tensor:
+        """The part of its rows, (B, ..., D) to (G, M, D)."""
+        return values[self.start : self.stop].reshape(len(self.tasks), -1, values.shape[-1])
+
+
 class Split:
-    """The tasks of the rows of a batch, and the destination of their gradients."""
+    """The tasks of the rows of a batch, and the destination of their gradients.
 
-    blocks: Blocks
-    segments: Sequence[Segment]
+    Args:
+        blocks: the destination.
+        segments: the tasks, from the first row to the last.
+    """
 
-    @property
-    def rows(self) -> int:
-        """B."""
-        return self.segments[-1].stop if self.segments else 0
+    def __init__(self, blocks: Blocks, segments: Sequence[Segment]) -> None:
+        self.blocks, self.segments = blocks, list(segments)
+        self.rows = self.segments[-1].stop if self.segments else 0  # B
+        self.runs: list[Run] = []
+        for _, own in groupby(self.segments, lambda segment: segment.stop - segment.start):
+            alike = list(own)
+            self.runs.append(Run([segment.task for segment in alike], alike[0].start, alike[-1].stop))
 
-    def add(self, parameter: nn.Parameter | None, piece: Callable[[slice], torch.Tensor]) -> None:
-        """Add the part of each task to the gradients of a parameter."""
+    @cached_property
+    def slots(self) -> torch.Tensor:
+        """The row of the buffers in which the gradients of every row of the batch belong, (B,)."""
+        slots = [self.blocks.slots[one.task] for one in self.segments for _ in range(one.start, one.stop)]
+        return torch.tensor(slots, dtype=torch.long, device=self.blocks.parameters[0].device)
+
+    def add(self, parameter: nn.Parameter | None, values: torch.Tensor) -> None:
+        """Add the sum of values (B, ..., D) over the rows of each task to the gradients of a vector."""
         if parameter is None or not parameter.requires_grad:
             return
-        for segment in self.segments:
-            self.blocks.add(parameter, segment.task, piece(slice(segment.start, segment.stop)))
+        for run in self.runs:
+            place = self.blocks.targets(parameter, run.tasks)
+            if place is None or place[1]:
+                sums_GD = run.of(values).sum(1, dtype=parameter.dtype)
+                if place is None:
+                    self.blocks.add_several(parameter, run.tasks, sums_GD)
+                else:
+                    place[0].add_(sums_GD)
+            else:
+                torch.sum(run.of(values), 1, dtype=parameter.dtype, out=place[0])
 
     def add_products(self, parameter: nn.Parameter, left: torch.Tensor, right: torch.Tensor) -> None:
         """Add the products of (B, ..., O) and (B, ..., I) over the rows of each task to the gradients of a matrix."""
         if not parameter.requires_grad:
             return
-        for segment in self.segments:
-            left_MO = left[segment.start : segment.stop].reshape(-1, left.shape[-1])
-            right_MI = right[segment.start : segment.stop].reshape(-1, right.shape[-1])
-            target, adds = self.blocks.target(parameter, segment.task)
-            if left.dtype != target.dtype:
-                product = (left_MO.T @ right_MI).to(target.dtype)
-                target.add_(product) if adds else target.copy_(product)
-            elif adds:
-                target.addmm_(left_MO.T, right_MI)
+        for run in self.runs:
+            left_GOM, right_GMI = run.of(left).transpose(1, 2), run.of(right)
+            place = self.blocks.targets(parameter, run.tasks)
+            if place is None:
+                self.blocks.add_several(parameter, run.tasks, torch.bmm(left_GOM, right_GMI))
+            elif left.dtype != parameter.dtype:
+                product = torch.bmm(left_GOM, right_GMI)
+                place[0].add_(product) if place[1] else place[0].copy_(product)
+            elif place[1]:
+                place[0].baddbmm_(left_GOM, right_GMI)
             else:
-                torch.mm(left_MO.T, right_MI, out=target)
+                torch.bmm(left_GOM, right_GMI, out=place[0])
 
 
 def _computing_dtype(inputs: torch.Tensor) -> torch.dtype:
@@ -124,7 +166,7 @@ class _Linear(torch.autograd.Function):
         given, matrix = ctx.saved_tensors
         outer, split = gradients[0], ctx.split
         split.add_products(ctx.weight, given, outer) if ctx.turned else split.add_products(ctx.weight, outer, given)
-        split.add(ctx.bias, lambda rows: outer[rows].flatten(0, -2).sum(0))
+        split.add(ctx.bias, outer)
         inner = None
         if ctx.needs_input_grad[0]:
             inner = (outer @ (matrix.T if ctx.turned else matrix)).to(ctx.dtype)
@@ -146,18 +188,13 @@ class _LayerNorm(torch.autograd.Function):
     def backward(ctx: _Context, *gradients: torch.Tensor) -> Gradients:
         inputs, mean, deviation = ctx.saved_tensors
         outer, weight, bias, split = gradients[0].contiguous(), ctx.weight, ctx.bias, ctx.split
-        wanted = [True, weight.requires_grad, bias is not None and bias.requires_grad]
-        inner = []
-        for segment in split.segments:
-            rows = slice(segment.start, segment.stop)
-            parts = torch.ops.aten.native_layer_norm_backward(
-                outer[rows], inputs[rows], weight.shape, mean[rows], deviation[rows], weight, bias, wanted
-            )
-            inner.append(parts[0])
-            for parameter, part, asked in zip((weight, bias), parts[1:], wanted[1:], strict=True):
-                if asked and parameter is not None:
-                    split.blocks.add(parameter, segment.task, part)
-        return torch.cat(inner), None, None, None, None
+        if weight.requires_grad:
+            split.add(weight, (inputs - mean) * deviation * outer)
+        split.add(bias, outer)
+        inner = torch.ops.aten.native_layer_norm_backward(
+            outer, inputs, weight.shape, mean, deviation, weight, bias, [True, False, False]
+        )[0]
+        return inner, None, None, None, None
 
 
 class _Embedding(torch.autograd.Function):
@@ -172,13 +209,10 @@ class _Embedding(torch.autograd.Function):
     @staticmethod
     def backward(ctx: _Context, *gradients: torch.Tensor) -> Gradients:
         (ids,) = ctx.saved_tensors
-        outer, parameter = gradients[0], ctx.weight
-        for segment in ctx.split.segments:
-            ids_M = ids[segment.start : segment.stop].flatten()
-            values_MD = outer[segment.start : segment.stop].flatten(0, -2)
-            if ctx.padding_idx is not None:
-                values_MD = values_MD * (ids_M != ctx.padding_idx).unsqueeze(1)
-            ctx.split.blocks.add_rows(parameter, segment.task, ids_M, values_MD)
+        values = gradients[0]
+        if ctx.padding_idx is not None:
+            values = values * (ids != ctx.padding_idx).unsqueeze(-1)
+        ctx.split.blocks.add_rows(ctx.weight, ctx.split.slots.view(-1, *[1] * (ids.ndim - 1)), ids, values)
         return None, None, None, None
 
 
@@ -192,8 +226,7 @@ class _ByRow(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: _Context, *gradients: torch.Tensor) -> Gradients:
-        outer = gradients[0]
-        ctx.split.add(ctx.parameter, lambda rows: outer[rows].flatten(0, -2).sum(0))
+        ctx.split.add(ctx.parameter, gradients[0])
         return None, None, None
 
 

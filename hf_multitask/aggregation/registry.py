@@ -11,13 +11,9 @@ from .base import Aggregator, GramianAggregator, VectorAggregator, check_number
 from .fairness import FairGrad, NashMTL
 from .stateful import CRMOGM, PCD, GradVac
 from .vectors import GradDrop, TrimmedMean
-from .weightings import ConFIG, Constant, Weighting, projected_weighting, torchjd_weighting
+from .weightings import ConFIG, Constant, PCGrad, Projected, Weighting, torchjd_weighting
 
 NONE = "none"
-
-
-def _pcgrad() -> Aggregator:
-    return torchjd_weighting("pcgrad")
 
 
 def _cagrad(*, c: float = 0.4, norm_eps: float = 0.0001) -> Aggregator:
@@ -39,11 +35,11 @@ def _aligned_mtl(*, scale_mode: str = "min") -> Aggregator:
 
 
 def _upgrad(*, reg_eps: float = 0.0001) -> Aggregator:
-    return projected_weighting("upgrad", reg_eps=reg_eps)
+    return Projected(together=False, reg_eps=reg_eps)
 
 
 def _dualproj(*, reg_eps: float = 0.0001) -> Aggregator:
-    return projected_weighting("dualproj", reg_eps=reg_eps)
+    return Projected(together=True, reg_eps=reg_eps)
 
 
 def _krum(*, n_byzantine: int = 0, n_selected: int = 1) -> Aggregator:
@@ -60,7 +56,7 @@ def _cr_mogm(*, method: str = "upgrad", alpha: float = 0.9, **kwargs: object) ->
 
 
 AGGREGATORS: dict[str, Callable[..., Aggregator]] = {
-    "pcgrad": _pcgrad,
+    "pcgrad": PCGrad,
     "gradvac": GradVac,
     "cagrad": _cagrad,
     "mgda": _mgda,

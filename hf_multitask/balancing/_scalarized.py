@@ -17,7 +17,7 @@ from ._balancer import Balancer, check_number
 if TYPE_CHECKING:
     from torchjd.scalarization import Scalarizer
 
-_LEAST = 1e-8
+LEAST = 1e-8
 
 
 class Scalarized(Balancer):
@@ -68,7 +68,7 @@ class Learned(Scalarized):
 
     def values(self, losses_K: torch.Tensor, tasks_P: torch.Tensor) -> torch.Tensor:
         """See :class:`Scalarized`."""
-        return losses_K[tasks_P].clamp(min=_LEAST)
+        return losses_K[tasks_P].clamp(min=LEAST)
 
     @abstractmethod
     def fresh(self, tasks: int) -> Scalarizer:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
 
-from ._scalarized import Learned
+from ._adam import TaskAdam
+from ._balancer import Balancer, check_number
+from ._scalarized import LEAST
 
-if TYPE_CHECKING:
-    from torchjd.scalarization import Scalarizer
 
-
-class Uncertainty(Learned):
+class Uncertainty(Balancer):
     r"""Weights :math:`w_t = \frac{1}{2} e^{-s_t}`, where s descends on :math:`\sum_t \frac{1}{2} (e^{-s_t} L_t + s_t)`.
 
     Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry and Semantics (CVPR 2018),
@@ -32,10 +31,23 @@ class Uncertainty(Learned):
         exact: has no effect.
     """
 
-    parameter = "log_var"
+    remembered = ("learned_K", "adam")
 
-    def fresh(self, tasks: int) -> Scalarizer:
-        """See :class:`Learned`."""
-        from torchjd.scalarization import UW
+    def __init__(self, *, lr: float = 0.025, exact: bool = False) -> None:
+        super().__init__(exact=exact)
+        check_number("lr", lr, least=0)
+        self.lr = lr
 
-        return UW(tasks)
+    def reset(self) -> None:
+        """See :class:`Balancer`: s is 0."""
+        self.learned_K = self.zeros()
+        self.adam = TaskAdam(len(self.tasks), lr=self.lr)
+
+    def weights(self, losses_K: torch.Tensor, present_K: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        """See :class:`Balancer`."""
+        return 0.5 * (-self.learned_K).exp() * present_K
+
+    def on_step(self, losses_K: torch.Tensor, present_K: torch.Tensor) -> None:
+        """See :class:`Balancer`: one step of s."""
+        gradient_K = 0.5 - 0.5 * (-self.learned_K).exp() * losses_K.clamp(min=LEAST)
+        self.learned_K = self.adam.step(self.learned_K, gradient_K, present_K)

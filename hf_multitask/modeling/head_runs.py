@@ -1,6 +1,6 @@
 """Running the heads of a batch, each over its own rows of the shared states."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -8,6 +8,7 @@ import torch
 
 from .adapter_rows import Block
 from .aliases import Open, Settings, Values
+from .alike import Together, groups
 from .branches import heads_of, layers_of
 from .forks import as_task, fork
 from .generation import check_generate_kwargs
@@ -183,6 +184,36 @@ class HeadRuns(SharedModel):
         flat = rows if rows is None or rows.dim() == 1 else rows[rows >= 0]
         return self._of_items(name, self._row_outputs(name, inputs, flat, labels), rows)
 
+    def _run_alike(
+        self,
+        inputs: Inputs,
+        task_rows: TaskRows,
+        runs: list[str],
+        labels: Labels,
+        row_weights: TaskRows,
+        num_items: Mapping[str, torch.Tensor] | None,
+    ) -> dict[str, tuple[torch.Tensor, torch.Tensor | None]]:
+        """In training, logits of the tasks whose heads run together, and losses where these are computed together."""
+        if not self.training or not labels or not task_rows or self.routing.tasks or torch.compiler.is_compiling():
+            return {}
+        found: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {}
+        heads = {name: self._head(name) for name in runs}
+        for names in groups(heads, {name: task_rows[name] for name in runs if name in labels}):
+            own = [heads[name] for name in names]
+            group = Together(names, own, [len(task_rows[name]) for name in names])
+            logits = group.logits(inputs[0], torch.cat([task_rows[name] for name in names]), *inputs[1:])
+            losses: Sequence[torch.Tensor | None] = [None] * len(names)
+            if group.fits(labels, row_weights, dims=logits.dim() - 1):
+                items = (
+                    [head.items(labels[name]).sum() for name, head in zip(names, own, strict=True)]
+                    if num_items is None
+                    else [num_items[name] for name in names]
+                )
+                losses = group.losses(logits, labels, torch.stack(items).to(logits.device)).unbind()
+            for (name, own_logits), loss in zip(group.of_tasks(logits).items(), losses, strict=True):
+                found[name] = own_logits, loss
+        return found
+
     def _row_outputs(
         self,
         name: str,
@@ -264,7 +295,10 @@ class HeadRuns(SharedModel):
 
         A batch of filler rows has no task: the graph still has to reach the backbone, or heads if it is frozen.
         """
-        loss = torch.stack(list(losses.values())).sum() if losses else (read.last_hidden_state * 0).sum()
+        every = list(losses.values())
+        loss = (
+            (torch.stack(every).sum() if len(every) > 1 else every[0]) if losses else (read.last_hidden_state * 0).sum()
+        )
         if self.training and torch.is_grad_enabled() and not loss.requires_grad:
             for name in self.config.task_names:
                 if name not in losses and name not in zeros:

@@ -110,8 +110,7 @@ class Head(nn.Module, ABC):
     # Names of the outputs of a task that names none.
     default_names: ClassVar[list[str] | None] = None
     needs_pooler = False
-    # Whether it reads the decoder's states, in place of the encoder's.
-    reads_decoder = False
+    reads_decoder = False  # its states, in place of the encoder's
     # The hidden states that it reads, or the mix of all; None for those of the last layer.
     layer: int | str | None = None
     problem_type: str | None = None
@@ -240,6 +239,7 @@ class SequenceClassificationHead(Head):
     """
 
     auto_class: ClassVar[AutoClass] = AutoModelForSequenceClassification
+    runs_together = True
     default_names: ClassVar[list[str] | None] = ["LABEL_0"]
 
     @classmethod
@@ -321,6 +321,7 @@ class TokenClassificationHead(Head):
     """
 
     auto_class = AutoModelForTokenClassification
+    runs_together = True
     predicts_labelled: ClassVar[bool] = True
 
     def __init__(self, task: TaskDict, config: PreTrainedConfig, *, pooling: str) -> None:

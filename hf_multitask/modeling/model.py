@@ -243,16 +243,22 @@ class MultiTaskModel(ExportableTasks, ImportedTasks, Adapted, Branched, HeadRuns
             whole = {}
         logits: dict[str, torch.Tensor] = {}
         losses: dict[str, torch.Tensor] = {}
+        alike = self._run_alike(inputs, task_rows, runs, labels, row_weights, num_items_in_batch) if not whole else {}
         zeros: dict[str, torch.Tensor] = {}
         for name in self.config.task_names:  # the same order on all ranks, which gather a sharded head together
             own = None if labels is None else labels.get(name)
             if name in runs:
                 table = None if task_rows is None else task_rows[name]
-                if name in whole:
+                loss_of_task: torch.Tensor | None = None
+                if name in alike:
+                    logits[name], loss_of_task = alike[name]
+                elif name in whole:
                     logits[name] = self._of_items(name, whole[name], table)
                 else:
                     logits[name] = self._run_head(name, inputs, table, own)
-                if own is not None:
+                if loss_of_task is not None:
+                    losses[name] = loss_of_task
+                elif own is not None:
                     losses[name] = self._loss(name, logits[name], own, row_weights, num_items_in_batch)
             elif all_heads and labels is not None:
                 zeros[name] = self._zero(name, inputs)

@@ -71,7 +71,7 @@ def _why_not(model: MultiTaskModel) -> str | None:
 
 
 def compile_backbone(runtime: Runtime) -> None:
-    """Compile the backbone, once; nothing happens if the arguments do not ask for it."""
+    """Compile the backbone, once; nothing happens unless the arguments say so."""
     settings, part = compilation(runtime.args), reading_part(runtime.model.backbone)
     if settings is not None and not runtime.engine and part._compiled_call_impl is None:
         part.compile(**settings)

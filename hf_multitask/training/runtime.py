@@ -237,7 +237,7 @@ class TrainerRuntime:
         return self._trainer.accelerator.no_sync(model)
 
     def reduce(self, tensor: torch.Tensor) -> torch.Tensor:
-        return self._trainer.accelerator.reduce(tensor, "sum")
+        return self._trainer.accelerator.reduce(tensor, "sum") if self.processes > 1 else tensor
 
     def gather(self, value: Value) -> list[Value]:
         return gather_object([value]) if self.processes > 1 else [value]

@@ -259,7 +259,7 @@ def test_unusable_arguments_are_named(name, kwargs, words):
         build_aggregator(name, kwargs)
 
 
-@pytest.mark.parametrize(("name", "module"), [("cagrad", "cvxpy"), ("upgrad", "qpsolvers"), ("pcgrad", "torchjd")])
+@pytest.mark.parametrize(("name", "module"), [("cagrad", "cvxpy"), ("upgrad", "qpsolvers"), ("mgda", "torchjd")])
 def test_missing_solver_is_named_with_the_line_that_installs_it(name, module, monkeypatch):
     for loaded in [other for other in sys.modules if other.split(".")[0] in (module, "torchjd")]:
         monkeypatch.delitem(sys.modules, loaded)

@@ -42,23 +42,32 @@ def loss_of(states, rows=slice(None)):
     return (states[rows] ** 3).sum()
 
 
-def test_split_gradients_are_those_of_each_task_alone():
+ALIKE = [Segment(2, 0, 2), Segment(0, 2, 4), Segment(1, 4, 5)]  # two tasks with as many rows
+
+
+@pytest.mark.parametrize(
+    ("segments", "slots"),
+    [(SEGMENTS, None), (ALIKE, None), (ALIKE, [1, 2, 0])],
+    ids=["uneven", "apart", "neighbors"],
+)
+def test_split_gradients_are_those_of_each_task_alone(segments, slots):
     model, ids_BL = make()
     split, blocks = RowSplit(model), Blocks(model.parameters())
     assert not split.unknown
-    blocks.begin(2)
+    tasks = len(segments)
+    blocks.begin(tasks, slots)
     for _ in range(2):  # micro-batches add up
-        with split.rows(blocks, SEGMENTS):
+        with split.rows(blocks, segments):
             loss_of(model(ids_BL)).backward()
     blocks.close()
     passes = Blocks(model.parameters())
-    passes.begin(2)
-    for segment in SEGMENTS:
+    passes.begin(tasks)
+    for segment in segments:
         for _ in range(2):
             with collect_task(model, passes, segment.task):
                 loss_of(model(ids_BL[segment.start : segment.stop])).backward()
     passes.close()
-    for task in range(2):
+    for task in range(tasks):
         for name, parameter in model.named_parameters():
             torch.testing.assert_close(blocks.gradient(parameter, task), passes.gradient(parameter, task), msg=name)
             assert parameter.grad is None

@@ -65,6 +65,27 @@ def folder(tmp_path):
     return tmp_path
 
 
+# Of a step: operations beyond those of the plain Trainer, and reads by the host.
+LAUNCHES = {
+    "one task": (9, 4),
+    "two tasks": (40, 4),
+    "eight tasks": (69, 4),
+    "eight tasks, uncertainty": (89, 4),
+    "two tasks, two forwards": (480, 5),
+    "two tasks, pcgrad": (250, 6),
+    "eight tasks, upgrad": (250, 8),
+}
+
+
+def test_launches(benchmark, backbone_path):
+    figures = benchmark("launches").main(["--backbone", backbone_path()])
+    plain = figures.pop("plain Trainer, one model")["operations"]
+    assert set(figures) == set(LAUNCHES)
+    found = {name: (own["operations"] - plain, own["reads"]) for name, own in figures.items()}
+    assert {name: own for name, own in found.items() if own[0] > LAUNCHES[name][0] or own[1] > LAUNCHES[name][1]} == {}
+    assert found["eight tasks"][0] <= found["one task"][0] + 60
+
+
 @pytest.mark.parametrize("setting", ["short", pytest.param("long", marks=pytest.mark.slow)])
 def test_throughput(setting, benchmark, folder, backbone_path, capsys):
     words = ["--data", str(folder), "--setting", setting, "--steps", "2", "--turn", "2", "--batch", "8"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import islice
 from typing import cast
 
 import torch
@@ -84,6 +85,7 @@ class Engine:
         tasks, datasets = self.tasks, self.tally.datasets
         items_K, rows_K, rows_D = [0.0] * len(tasks), [0] * len(tasks), [0] * len(datasets)
         soft_K = [0.0] * len(tasks)  # items that a teacher answers
+        counted: list[tuple[int, torch.Tensor]] = []
         for batch in batches:
             for name, rows in batch["rows"].items():
                 rows_D[datasets.index(name)] += rows
@@ -91,17 +93,22 @@ class Engine:
                 drop(forward, finished)
                 for name, labels in forward["labels"].items():
                     weights = forward.get("row_weights", {}).get(name)
-                    items_K[self._numbers[name]] += float(heads[name].weighted_items(labels, weights).sum())
+                    counted.append((self._numbers[name], heads[name].weighted_items(labels, weights).flatten()))
                     rows_K[self._numbers[name]] += len(labels)
                 if self.distillation is not None:
                     found_K = self.distillation.count(forward, tasks)
                     soft_K = [count + found for count, found in zip(soft_K, found_K, strict=True)]
-        own = torch.tensor([*items_K, *rows_K, *soft_K, *rows_D], dtype=precise(self.runtime.device))
-        counts = self.runtime.reduce(own.to(self.runtime.device))
-        items, rows, soft, seen = counts.split([len(tasks)] * 3 + [len(datasets)])
-        known = own if self.runtime.processes == 1 else counts  # waits for the device only if it has to
-        in_step = known.tolist()
-        self.tally.count(rows.long(), seen.long())
+        every = [items_N for _, items_N in counted]
+        found = iter((torch.cat(every) if len(every) > 1 else every[0]).tolist() if every else ())
+        for number, items_N in counted:
+            items_K[number] += math.fsum(islice(found, len(items_N)))
+        in_step: list[float] = [*items_K, *rows_K, *soft_K, *rows_D]
+        counts = torch.tensor(in_step, dtype=precise(self.runtime.device), device=self.runtime.device)
+        if self.runtime.processes > 1:
+            counts = self.runtime.reduce(counts)
+            in_step = counts.tolist()
+        items, _, soft, _ = counts.split([len(tasks)] * 3 + [len(datasets)])
+        self.tally.count(in_step[len(tasks) : 2 * len(tasks)], in_step[3 * len(tasks) :])
         self.step = Step(
             tasks,
             [forward for batch in batches for forward in batch["forwards"]],
@@ -125,7 +132,7 @@ class Engine:
             self._begin()
         self.update.run(step, model, forwards)
         if not self.runtime.is_last_part:
-            return torch.zeros_like(step.loss)
+            return torch.zeros((), device=step.device)
         self._close(model)
         return step.loss
 
@@ -190,15 +197,26 @@ class Engine:
                 inputs = labelled_by(inputs, apart.task)
             outputs = self._outputs(model, inputs, items)
             weights = self._weights_of(outputs.losses) if apart.weights is None else apart.weights
-        terms = [weights[name] * loss for name, loss in outputs.losses.items() if name in weights]
-        loss = sum(terms, outputs.loss * 0)  # the model's own loss reaches parameters that no term may reach
+        loss = self._weighted(outputs, weights)
         if apart is None:
             step.add(outputs.losses, step.losses_K)
             if self._matrix is not None and outputs.losses:
                 self._matrix.take_in(outputs.losses, step.weights or {}, inputs)
-        if items is not None:
+        if items is not None and self.runtime.processes > 1:
             loss = loss * self.runtime.processes
         return loss, outputs
+
+    def _weighted(self, outputs: Open, weights: Mapping[str, float]) -> torch.Tensor:
+        """The weighted sum of the losses of a forward; the model's own, where all weigh 1 and no teacher changes it."""
+        losses = {name: loss for name, loss in outputs.losses.items() if name in weights}
+        whole = len(losses) == len(outputs.losses) > 0
+        if whole and self.distillation is None and all(weights[name] == 1 for name in losses):
+            return outputs.loss
+        total = _weighted_sum(losses, weights) if losses else None
+        if total is not None and whole and self.runtime.processes == 1 and total.requires_grad:
+            return total
+        rest = outputs.loss * 0  # the model's own loss reaches parameters that no term may reach
+        return rest if total is None else rest + total
 
     def _outputs(self, model: nn.Module, inputs: Batch, items: Items | None, **kwargs: object) -> Open:
         """The outputs of the model for a forward, whose losses are those that train."""
@@ -306,6 +324,12 @@ class Engine:
             part.load_state_dict(state)
 
 
+def _weighted_sum(losses: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> torch.Tensor:
+    losses_T = torch.stack(list(losses.values()))
+    weights_T = torch.tensor([weights[name] for name in losses], dtype=losses_T.dtype, device=losses_T.device)
+    return (losses_T * weights_T).sum()
+
+
 def build_engine(
     runtime: Runtime,
     sources: Mapping[str, str],
@@ -326,7 +350,7 @@ def build_engine(
         distillation: mixes the losses of tasks that have a teacher, if there are any.
     """
     tasks = list(sources)
-    tally = Tally(tasks, datasets, runtime.device, weighed=weights.balancer is not None)
+    tally = Tally(tasks, datasets, weighed=weights.balancer is not None)
     guard, probe = Guard(runtime, sources, tally), build_probe(runtime, tasks, update)
     return Engine(
         runtime,

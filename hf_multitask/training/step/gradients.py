@@ -70,10 +70,15 @@ class TaskGradients:
         """The engine that splits rows, where the model has one."""
         shared = shared_parameters(self.runtime.model)
         if self._blocks is None or list(map(id, self._blocks.parameters)) != list(map(id, shared)):
-            self._blocks = Blocks(shared)
+            self._blocks = Blocks(shared, self._tables())
             self._split = RowSplit(self.runtime.model.backbone, shared)
             self._checked = False
         return None if self._why_not_split() else self._split
+
+    def _tables(self) -> list[torch.nn.Parameter]:
+        """The weights of embeddings, of which a step uses some rows."""
+        layers = self.runtime.model.backbone.modules()
+        return [cast("torch.nn.Parameter", one.weight) for one in layers if isinstance(one, torch.nn.Embedding)]
 
     def _why_not_split(self) -> str | None:
         if self.fallback:
@@ -93,7 +98,7 @@ class TaskGradients:
     def begin(self, step: Step) -> Blocks:
         """Begin to collect the gradients of a step from zero."""
         self.row_split()
-        self.blocks.begin(len(step.present))
+        self.blocks.begin(len(step.present), _slots(step) if self.runtime.processes == 1 else None)
         return self.blocks
 
     def forget(self) -> None:
@@ -101,28 +106,34 @@ class TaskGradients:
         self._blocks = None
 
     def run(self, step: Step, batch: Batch) -> torch.Tensor:
-        """Forward and backward of a part of a step, whose gradients are collected; its loss."""
+        """Forward and backward of a part of a step, whose gradients are collected; its loss.
+
+        Args:
+            step: at hand.
+            batch: one of its forwards.
+        """
         with uncompiled(self.runtime.model):
             return self._run(step, batch)
 
     def _run(self, step: Step, batch: Batch) -> torch.Tensor:
-        runtime = self.runtime
+        runtime, rows = self.runtime, step.rows(batch)
         number = {name: place for place, name in enumerate(step.present)}
-        together, alone = side_by_side(batch, step.present, self.mixable())
+        together, alone = side_by_side(rows, self.mixable())
         total = torch.zeros((), device=step.device)
-        if together:
-            mixed, counts = only(batch, together)
+        if together:  # those with as many rows side by side, and in the order of their slots
+            together.sort(key=lambda name: (len(rows[name]), self.blocks.slots[number[name]]))
+            mixed, counts = only(batch, together, rows)
             segments = _segments(step, together, counts)
             in_one_pass = not runtime.model.splits_passes(mixed["task_rows"], rows_of(mixed))
             if in_one_pass and self._can_split(step, mixed, segments):
                 with self._rows(self.blocks, step, segments):
-                    total += runtime.forward_backward(runtime.model, mixed, step.num_items)
+                    total = total + runtime.forward_backward(runtime.model, runtime.prepare(mixed), step.num_items)
             else:
                 alone = [*together, *alone]
         for name in alone:
-            own, _ = only(batch, [name])
+            own, _ = only(batch, [name], rows)
             with collect_task(runtime.model.backbone, self.blocks, number[name]):
-                total += runtime.forward_backward(runtime.model, own, step.num_items)
+                total = total + runtime.forward_backward(runtime.model, runtime.prepare(own), step.num_items)
         return total
 
     def mixable(self) -> set[str]:
@@ -171,9 +182,10 @@ class TaskGradients:
         Every run draws the same random numbers, and leaves the model, its gradients and the losses as they were.
         """
         model, shared = self.runtime.model, shared_parameters(self.runtime.model)
+        batch = self.runtime.prepare(batch)
         weights = None if step.apart is None else step.apart.weights
-        found, wanted = Blocks(shared), Blocks(shared)
-        found.begin(len(step.present))
+        found, wanted = Blocks(shared, self._tables()), Blocks(shared, self._tables())
+        found.begin(len(step.present), self.blocks.slots)
         try:
             with undone(model, step.device), step.running(Apart(weights)), self._rows(found, step, segments):
                 self.runtime.forward_backward(model, batch, step.num_items)
@@ -196,6 +208,14 @@ class TaskGradients:
         if worst <= tolerance:
             return None
         return f"a task's gradient differs from autograd's by {worst:.1e} of its norm, as where a layer mixes rows"
+
+
+def _slots(step: Step) -> list[int]:
+    """An order of the tasks of a step in which those with as many rows in its first forward are side by side."""
+    rows = step.rows(step.forwards[0]) if step.forwards else {}
+    ordered = sorted(step.present, key=lambda name: len(rows.get(name, ())))
+    places = {name: place for place, name in enumerate(ordered)}
+    return [places[name] for name in step.present]
 
 
 def _segments(step: Step, names: Sequence[str], counts: Sequence[int]) -> list[Segment]:

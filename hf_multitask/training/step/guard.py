@@ -53,20 +53,26 @@ class Guard:
 
     # What fails
 
-    def read(self, step: Step, norm: torch.Tensor | float | None) -> float:
+    def read(self, step: Step, norm: torch.Tensor | float | None, more: torch.Tensor | None = None) -> list[float]:
         """Note the losses of a step over all processes, in one read by the host together with a norm.
 
+        Args:
+            step: at hand.
+            norm: 0 is read where it is not known.
+            more: numbers (N,) that are read as well.
+
         Returns:
-            The norm; 0 where it is not known.
+            The norm, and the numbers.
         """
         totals_K = self.runtime.reduce(step.losses_K)
         if norm is None:  # DeepSpeed does not know one yet
             norm = 0.0
         if isinstance(norm, DTensor):
             norm = norm.full_tensor()
-        *values_K, found = torch.cat([totals_K, torch.as_tensor(norm).to(totals_K).reshape(1)]).tolist()
-        step.losses = step.by_task(values_K)
-        return found
+        found = [totals_K, torch.as_tensor(norm, device=totals_K.device).reshape(1)]
+        values = torch.cat(found if more is None else [*found, more.to(totals_K.device)]).tolist()
+        step.losses = step.by_task(values[: len(totals_K)])
+        return values[len(totals_K) :]
 
     def is_scaled_too_much(self) -> bool:
         """Whether gradients that are not finite may be due to the scale of fp16's loss, which skips the step then."""
@@ -90,7 +96,7 @@ class Guard:
             self._nothing_to_update(step)
             return {}
         self.grad_norm = self.runtime.clip(model, self.runtime.args.max_grad_norm)
-        norm = self.read(step, self.grad_norm)
+        (norm,) = self.read(step, self.grad_norm)
         failed = self.by_loss(step)
         if failed or math.isfinite(norm) or self.is_scaled_too_much():
             return failed

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from .rows import Batch, rows_of, rows_of_tasks
+from .rows import Batch, Rows, rows_of, rows_of_tasks
 
 Tensors = Mapping[str, torch.Tensor]  # by task
 
@@ -68,7 +68,7 @@ class MatrixGradients:
                 "The balancing reads gradients of the backbone's top layer, which reentrant activation checkpointing "
                 "hides. Set use_reentrant to false in activation_checkpointing_kwargs."
             )
-        rows = rows_of_tasks(batch, losses)
+        rows = {name: own for name, own in rows_of_tasks(batch).items() if name in losses}
         if len(seen) == 1 and all(weights.get(name) for name in losses) and self._tells_apart(*seen[0], rows, batch):
             self._split(*seen[0], losses, rows)
             return
@@ -78,18 +78,18 @@ class MatrixGradients:
                 if gradient is not None:
                     self._of(name).add_(gradient)
 
-    def _tells_apart(self, inputs: torch.Tensor, outputs: torch.Tensor, rows: Tensors, batch: Batch) -> bool:
+    def _tells_apart(self, inputs: torch.Tensor, outputs: torch.Tensor, rows: Rows, batch: Batch) -> bool:
         """Whether the layer sees the rows of the batch one by one, and each of them is of one task at most."""
-        every = torch.cat([own.cpu() for own in rows.values()])
+        every = [row for own in rows.values() for row in own]
         return (
             (self._turned or type(self._layer).forward is nn.Linear.forward)
             and outputs.requires_grad
             and inputs.ndim > 2
             and len(inputs) == rows_of(batch)
-            and len(every) == len(every.unique())
+            and len(every) == len(set(every))
         )
 
-    def _split(self, inputs: torch.Tensor, outputs: torch.Tensor, losses: Tensors, rows: Tensors) -> None:
+    def _split(self, inputs: torch.Tensor, outputs: torch.Tensor, losses: Tensors, rows: Rows) -> None:
         """Have the backward pass add the tasks' gradients, each divided by what its loss is multiplied by there."""
         factors: dict[str, torch.Tensor] = {}
         for name in rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
@@ -43,19 +44,19 @@ class Means:
 
     def add(self, outcome: Outcome) -> None:
         """Add a step; a task whose gradient is zero has no cosine with others."""
-        norms = outcome.gramian.diagonal().sqrt().tolist()
+        rows = outcome.rows
+        norms = [math.sqrt(max(row[number], 0.0)) for number, row in enumerate(rows)]
         for name, norm in zip(outcome.tasks, norms, strict=True):
             self._count("norms", name, norm)
         active = [number for number, norm in enumerate(norms) if norm > 0]
         if len(active) < 2:
             return
-        cosines_KK = outcome.cosines[active][:, active]
-        upper = cosines_KK[tuple(torch.triu_indices(len(active), len(active), 1))]
-        self._count("mean", "", float(upper.mean()))
+        pairs = list(itertools.combinations(active, 2))
+        cosines = [rows[one][other] / (norms[one] * norms[other]) for one, other in pairs]
+        self._count("mean", "", math.fsum(cosines) / len(cosines))
         if len(self._tasks) <= MANY:
-            names = [outcome.tasks[number] for number in active]
-            for (one, other), cosine in zip(itertools.combinations(names, 2), upper.tolist(), strict=True):
-                self._count("cosines", f"{one}/{other}", cosine)
+            for (one, other), cosine in zip(pairs, cosines, strict=True):
+                self._count("cosines", f"{outcome.tasks[one]}/{outcome.tasks[other]}", cosine)
 
     def _count(self, what: str, key: str, value: float) -> None:
         total, times = self._sums.setdefault(what, {}).get(key, (0.0, 0))
@@ -139,7 +140,7 @@ class Probe(ABC):
         due = self.interval and (self.runtime.step + 1) % self.interval == 0
         if due and step.present:
             outcome = self.measure(step)
-            if outcome is not None and outcome.gramian.isfinite().all():
+            if outcome is not None and all(map(math.isfinite, itertools.chain(*outcome.rows))):
                 self.means.add(outcome)
 
     @property
@@ -192,8 +193,9 @@ class UpdateProbe(Probe):
         given = step.weights or {}
         weighed = [number for number, name in enumerate(outcome.tasks) if given.get(name, 1.0)]
         tasks = tuple(outcome.tasks[number] for number in weighed)
-        weights_K = torch.tensor([given.get(name, 1.0) for name in tasks], dtype=torch.float64)
-        return Outcome(tasks, outcome.gramian[weighed][:, weighed] / torch.outer(weights_K, weights_K), None)
+        scales = [given.get(name, 1.0) for name in outcome.tasks]
+        values = [[outcome.rows[one][other] / (scales[one] * scales[other]) for other in weighed] for one in weighed]
+        return Outcome(tasks, torch.tensor(values, dtype=torch.float64), None, values=values)
 
 
 class PassProbe(Probe):
@@ -261,7 +263,7 @@ class PassProbe(Probe):
         problem = None
         try:
             for forward in step.forwards:
-                self.gradients.run(step, runtime.prepare(forward))
+                self.gradients.run(step, forward)
             if runtime.processes == 1:
                 blocks.close()
                 return blocks.gramian(), None

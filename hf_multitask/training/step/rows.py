@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -65,6 +67,7 @@ class Step:
     apart: Apart | None = None
 
     def __post_init__(self) -> None:
+        self._rows: dict[int, tuple[Batch, Rows]] = {}  # by the id of a forward
         self._find_present()
         self.clear()
 
@@ -74,8 +77,8 @@ class Step:
     def clear(self) -> None:
         """Set the sums of this process to 0: ``losses_K`` by task, and ``loss``, the weighted sum of the losses."""
         precise = torch.float32 if self.device.type == "mps" else torch.float64
-        self.losses_K = torch.zeros(len(self.tasks), dtype=precise, device=self.device)
-        self.loss = torch.zeros((), device=self.device)
+        self.losses_K = torch.tensor([0.0] * len(self.tasks), dtype=precise, device=self.device)
+        self.loss = torch.tensor(0.0, device=self.device)
 
     def by_task(self, values_K: Sequence[float]) -> dict[str, float]:
         """Values of all tasks, as a dict of those that are present."""
@@ -85,8 +88,19 @@ class Step:
         """Add the losses of a forward to sums by task."""
         numbers = [number for number, name in enumerate(self.tasks) if name in losses]
         if numbers:
-            found = torch.stack([losses[name].detach() for name in self.tasks if name in losses])
-            totals_K[numbers] += found.to(totals_K.dtype)
+            own = [losses[name].detach() for name in self.tasks if name in losses]
+            found = torch.stack(own) if len(own) > 1 else own[0].reshape(1)
+            if len(numbers) == len(self.tasks):
+                totals_K += found
+            else:
+                places = torch.tensor(numbers, device=totals_K.device)
+                totals_K.index_add_(0, places, found.to(totals_K.dtype))
+
+    def rows(self, forward: Batch) -> Rows:
+        """The rows of one of the forwards that the tasks of the step read."""
+        if id(forward) not in self._rows:
+            self._rows[id(forward)] = forward, rows_of_tasks(forward)
+        return {name: own for name, own in self._rows[id(forward)][1].items() if self.items.get(name)}
 
     def leave_out(self, tasks: Collection[str]) -> None:
         """Continue without some tasks, and without the rows that only they read."""
@@ -99,6 +113,7 @@ class Step:
             if (rest := without(forward, tasks)) is not None
         ]
         self.forwards = [rest for rest, _ in kept] or [filler(first)]
+        self._rows.clear()
         self.row_numbers = [numbers for _, numbers in kept] or [{}]
 
     @contextmanager
@@ -129,51 +144,71 @@ def labelled_by(batch: Batch, task: str) -> Batch:
     return {**batch, **{key: {name: own for name, own in by.items() if name == task} for key, by in kept.items()}}
 
 
-def rows_of_tasks(batch: Batch, tasks: Collection[str]) -> dict[str, torch.Tensor]:
-    """The rows of a batch that some tasks read, by task, in the order of the batch, each once."""
+Rows = dict[str, list[int]]  # by task, the rows of a batch that it reads, in rising order, each once
+
+
+def rows_of_tasks(batch: Batch) -> Rows:
+    """The rows of a batch that each task reads; one read of a tensor by the host."""
     soft = batch.get("soft_rows", {})
-    found = {}
-    for name in dict.fromkeys((*batch["task_rows"], *soft)):
-        own = [batch["task_rows"][name]] if name in batch["task_rows"] and name in batch["labels"] else []
-        more = [soft[name]] if name in soft else []
-        if name in tasks and (own or more):
-            found[name] = torch.unique(torch.cat([rows[rows >= 0] for rows in (*own, *more)]))
-    return found
+    tables: list[tuple[str, torch.Tensor]] = [
+        *((name, rows) for name, rows in batch["task_rows"].items() if name in batch["labels"]),
+        *soft.items(),
+    ]
+    if not tables:
+        return {}
+    found: dict[str, set[int]] = {name: set() for name in dict.fromkeys((*batch["task_rows"], *soft))}
+    numbers = iter(torch.cat([rows.flatten() for _, rows in tables]).tolist())
+    for name, rows in tables:
+        found[name].update(islice(numbers, rows.numel()))
+    return {name: sorted(own - {-1}) for name, own in found.items() if own}
 
 
-def side_by_side(batch: Batch, tasks: Collection[str], mixable: Collection[str]) -> tuple[list[str], list[str]]:
+def side_by_side(rows: Rows, mixable: Collection[str]) -> tuple[list[str], list[str]]:
     """The tasks of a batch that one pass can separate by their rows, and those that need a pass of their own.
 
     Args:
-        batch: with ``task_rows`` and ``labels``.
-        tasks: those that count.
+        rows: of the batch, by task.
         mixable: those whose heads leave the shared part of the model to the rows of the batch.
     """
-    rows = rows_of_tasks(batch, tasks)
-    readers_B = torch.zeros(rows_of(batch), dtype=torch.long)
-    for own in rows.values():
-        readers_B[own.cpu()] += 1
-    together = [name for name, own in rows.items() if name in mixable and bool((readers_B[own.cpu()] == 1).all())]
+    readers = Counter(row for own in rows.values() for row in own)
+    together = [name for name, own in rows.items() if name in mixable and all(readers[row] == 1 for row in own)]
     if len(together) < 2:
         together = []
     return together, [name for name in rows if name not in together]
 
 
-def only(batch: Batch, tasks: Sequence[str]) -> tuple[Batch, list[int]]:
-    """A batch with the rows of some tasks, one task after the other, and how many each has."""
-    by_task = rows_of_tasks(batch, tasks)
-    rows_B = torch.cat([by_task[name] for name in tasks])
-    place_B = torch.full((rows_of(batch) + 1,), -1, dtype=torch.long, device=rows_B.device)  # the last for -1
-    parts: Batch = {key: value[rows_B] for key, value in batch.items() if key not in _BY_TASK}
-    parts |= {key: {} for key in _BY_TASK if key in batch}
-    start = 0
-    for name in tasks:
-        place_B[by_task[name]] = torch.arange(start, start + len(by_task[name]), device=rows_B.device)
-        for key in _BY_TASK:
-            if name in batch.get(key, ()):
-                parts[key][name] = place_B[batch[key][name]] if key in _ROWS else batch[key][name]
-        start += len(by_task[name])
+def only(batch: Batch, tasks: Sequence[str], rows: Rows | None = None) -> tuple[Batch, list[int]]:
+    """A batch with the rows of some tasks, one task after the other, and how many each has.
+
+    Args:
+        batch: with ``task_rows`` and ``labels``.
+        tasks: whose rows remain.
+        rows: of the batch, by task; read from it if None.
+    """
+    by_task = rows_of_tasks(batch) if rows is None else rows
+    order = [row for name in tasks for row in by_task[name]]
+    parts: Batch = {key: value for key, value in batch.items() if key not in _BY_TASK}
+    for key in _BY_TASK:
+        if key in batch:
+            parts[key] = {name: batch[key][name] for name in tasks if name in batch[key]}
+    if order != list(range(rows_of(batch))):
+        for key, value in parts.items():
+            if key not in _BY_TASK:
+                parts[key] = value[torch.tensor(order, device=value.device)]
+        places = [-1] * (rows_of(batch) + 1)  # the last for -1
+        for place, row in enumerate(order):
+            places[row] = place
+        _place(parts, places)
     return parts, [len(by_task[name]) for name in tasks]
+
+
+def _place(batch: Batch, places: Sequence[int]) -> None:
+    """Replace the rows of all tasks by their places in another batch."""
+    tables = [(key, name, table) for key in _ROWS for name, table in batch.get(key, {}).items()]
+    every = torch.cat([table.flatten() for _, _, table in tables])
+    moved = torch.tensor(places, device=every.device)[every].split([table.numel() for _, _, table in tables])
+    for (key, name, table), own in zip(tables, moved, strict=True):
+        batch[key][name] = own.view(table.shape)
 
 
 def rows_of(batch: Batch) -> int:
@@ -219,8 +254,8 @@ def _with_rows(forward: Batch, by_task: Mapping[str, Mapping[str, torch.Tensor]]
         forward: the batch.
         by_task: the keys of rows and labels by task, with the rows of ``forward``.
     """
-    tables = [rows for key in _ROWS for rows in by_task.get(key, {}).values()]
-    kept = sorted({row for rows in tables for row in rows[rows >= 0].tolist()})
+    tables = [rows.flatten() for key in _ROWS for rows in by_task.get(key, {}).values()]
+    kept = sorted(set(torch.cat(tables).tolist()) - {-1}) if tables else []
     if not kept:
         return None
     rest = {
@@ -229,13 +264,12 @@ def _with_rows(forward: Batch, by_task: Mapping[str, Mapping[str, torch.Tensor]]
         if key not in _BY_TASK
     }
     count = len(next(value for value in forward.values() if isinstance(value, torch.Tensor)))
-    places = torch.full((count + 1,), -1, dtype=torch.long)  # the last one for rows of -1, which are none
-    places[kept] = torch.arange(len(kept))
-    routed = {
-        key: {name: places[value] if key in _ROWS else value for name, value in own.items()}
-        for key, own in by_task.items()
-    }
-    return {**rest, "task_rows": {}, "labels": {}, **routed}
+    places = [-1] * (count + 1)  # the last one for rows of -1, which are none
+    for place, row in enumerate(kept):
+        places[row] = place
+    parts = {**rest, "task_rows": {}, "labels": {}, **{key: dict(own) for key, own in by_task.items()}}
+    _place(parts, places)
+    return parts
 
 
 def filler(forward: Batch) -> Batch:

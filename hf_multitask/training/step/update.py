@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
-from ...aggregation import Aggregator, Outcome, as_aggregator, build_aggregator, combine
+from ...aggregation import Aggregator, Outcome, Products, as_aggregator, build_aggregator, combine
 from ..automatic import settled
 from ..parameters import own_parameters, shared_parameters
 from ..plain import Saved, State
@@ -136,7 +136,7 @@ class AggregatedUpdate(PlainUpdate):
     def run(self, step: Step, model: nn.Module, forwards: Sequence[Batch]) -> None:  # noqa: ARG002
         """Forward and backward of some parts of a step, whose per-task gradients are collected."""
         for part in forwards:
-            step.loss += self.gradients.run(step, self.runtime.prepare(part))
+            step.loss += self.gradients.run(step, part)
 
     def close(self, step: Step, guard: Guard) -> dict[str, str]:
         """See :class:`PlainUpdate`; a method sees only gradients that are finite."""
@@ -144,11 +144,16 @@ class AggregatedUpdate(PlainUpdate):
             return {}
         if self.runtime.processes > 1:
             self._average_heads(step)
-        norm = guard.read(step, torch.nn.utils.get_total_norm(self._head_gradients(step.present)))
+        self.gradients.blocks.close(average_over(self.runtime))
+        products_KK = self.gradients.blocks.products()
+        heads = torch.nn.utils.get_total_norm(self._head_gradients(step.present))
+        norm, *products = guard.read(step, heads, products_KK.flatten())
         if guard.by_loss(step):
             return {}  # which the guard finds once more
-        good = math.isfinite(norm) or guard.is_scaled_too_much()
-        return guard.by_gradient(step, self._combine(step, guard) if good else self._broken_heads(step))
+        if not math.isfinite(norm) and not guard.is_scaled_too_much():
+            return guard.by_gradient(step, self._broken_heads(step))
+        size = len(step.present)
+        return guard.by_gradient(step, self._combine(step, guard, [products[k * size :][:size] for k in range(size)]))
 
     def _head_gradients(self, names: Iterable[str]) -> list[torch.Tensor]:
         own = (one for name in names for one in own_parameters(self.runtime.model, name))
@@ -158,20 +163,20 @@ class AggregatedUpdate(PlainUpdate):
         norms = {name: torch.nn.utils.get_total_norm(self._head_gradients([name])) for name in step.present}
         return [name for name, norm in norms.items() if not norm.isfinite()]
 
-    def _combine(self, step: Step, guard: Guard) -> Sequence[str]:
+    def _combine(self, step: Step, guard: Guard, products: Products) -> Sequence[str]:
         """Make one update of the gradients of the tasks, or find those of which one is not finite."""
         runtime, blocks, scaler = self.runtime, self.gradients.blocks, self.runtime.scaler
-        blocks.close(average_over(runtime))
         self.outcome = combine(
             self.aggregator,  # type: ignore[arg-type]
             blocks,
             step.present,
             seed=(runtime.args.seed * 1_000_003 + runtime.step) % 2**63,
             scale=1.0 if scaler is None else scaler.get_scale(),
+            products=products,
         )
-        if self.outcome.broken:
-            return () if guard.is_scaled_too_much() else self.outcome.broken
         if self.outcome.problem is not None:
+            if self.outcome.broken:
+                return () if guard.is_scaled_too_much() else self.outcome.broken
             self._failures += 1
             if self._failures <= self.reported and runtime.is_main:
                 end = " Further ones are only counted." if self._failures == self.reported else ""

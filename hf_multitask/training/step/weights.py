@@ -16,6 +16,8 @@ from ..plain import Saved, State
 from ..preparation.processors import Processing
 from ..runtime import Runtime
 
+_LARGEST = torch.finfo(torch.float32).max  # the precision of the losses that weights multiply
+
 
 class TaskWeights:
     """Weights of the task losses by name, step by step.
@@ -74,15 +76,14 @@ class TaskWeights:
                 f"{type(self.balancer).__name__}.weights should return a tensor of {len(self.tasks)} weights, one for "
                 f"each task. Found {weights_K}. Correct its method."
             )
-        if not weights_K.float().isfinite().all():  # in the precision of the losses that they multiply
+        found = weights_K.tolist()
+        if not all(abs(weight) <= _LARGEST for weight in found):  # NaN is not
             raise ValueError(
-                f"{type(self.balancer).__name__} returns weights that are NaN or infinite: {weights_K.tolist()}, for "
+                f"{type(self.balancer).__name__} returns weights that are NaN or infinite: {found}, for "
                 f"the losses {losses_K.tolist()}. Choose another balancing, or correct its method."
             )
         return {
-            name: self.fixed[name] * weight
-            for name, weight in zip(self.tasks, weights_K.tolist(), strict=True)
-            if name in present
+            name: self.fixed[name] * weight for name, weight in zip(self.tasks, found, strict=True) if name in present
         }
 
     def by_own_losses(self, losses: Mapping[str, float]) -> dict[str, float]:
