@@ -18,6 +18,7 @@ from .sampler import StepSampler
 # Cost of an additional forward pass, in tokens. On a CPU it is mostly the accumulation of gradients in the backward
 # pass: for the 23 million parameters of MiniLM, as long as 53 to 60 tokens. So few tokens do not fill an accelerator.
 OVERHEAD_CPU, OVERHEAD_ACCELERATOR = 64, 2048
+_NO_PADDING = 2**40  # where a forward pass saves no padding, as the backbone reads rows without any
 
 
 class StepCollator:
@@ -87,6 +88,7 @@ class StepLoader(DataLoader):
         collator: creates a batch from features.
         device: type of the device of the model.
         in_parts: whether a micro-batch may run as several forward passes, whose number may differ between ranks.
+        padded: whether the backbone reads padding.
         kwargs: arguments of ``torch.utils.data.DataLoader``.
     """
 
@@ -98,13 +100,14 @@ class StepLoader(DataLoader):
         *,
         device: str,
         in_parts: bool = True,
+        padded: bool = True,
         **kwargs: object,
     ) -> None:
-        overhead = (OVERHEAD_CPU if device == "cpu" else OVERHEAD_ACCELERATOR) if in_parts else None
+        cost = (OVERHEAD_CPU if device == "cpu" else OVERHEAD_ACCELERATOR) if padded else _NO_PADDING
         super().__init__(
             mixture,
             batch_sampler=sampler,
-            collate_fn=StepCollator(collator, overhead),
+            collate_fn=StepCollator(collator, cost if in_parts else None),
             generator=torch.Generator().manual_seed(sampler.seed),
             **kwargs,  # type: ignore[arg-type]
         )

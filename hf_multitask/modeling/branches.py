@@ -74,7 +74,7 @@ class BranchedLayer(nn.Module):
         for name in fork.idle:
             own, rest = (fork.part(None, given, length) for given in (args, kwargs))
             with self.routing.of(((None, 0, 1), *((task, 1, 1) for task in sorted(self.routing.tasks)))):
-                extra = self.branches[name](hidden[:1], *own, **rest)
+                extra = self.branches[name](fork.first(hidden), *own, **rest)
             zero = ((extra[0] if isinstance(extra, tuple) else extra) * 0).sum()
             output = (output[0] + zero, *output[1:]) if isinstance(output, tuple) else output + zero
         return output

@@ -217,6 +217,7 @@ class Plan:
             collator,
             device=self.runtime.device.type,
             in_parts=self.runtime.engine is None,  # one that shards gathers weights at every forward
+            padded=not self.runtime.model.packs or args.torch_compile,  # compiled code reads padding
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers,
