@@ -15,6 +15,7 @@ from hf_multitask import (
     TextGeneration,
     TokenClassification,
 )
+from hf_multitask.modeling.spans import END, NO_TOKEN, START
 
 ROWS, LENGTH = 7, 23
 REFUSED = {
@@ -39,7 +40,7 @@ WINDOWED = {
     ),
 }
 PACKED = sorted([*(set(ALL) - set(REFUSED)), *WINDOWED])
-QUICK = ["bert", "roberta", "windowed modernbert", "distilbert", "gpt2", "llama"]
+QUICK = ["bert", "roberta", "windowed modernbert", "llama"]
 
 
 def tasks_of(family):
@@ -72,12 +73,15 @@ def batch_of(model):
         "answers": torch.tensor([[4, -1], [2, 5]]),
         "words": torch.tensor([5, 0]),
     }
+    marks = torch.zeros(2, 2, LENGTH, dtype=torch.long).masked_fill(mask[rows["answers"]] == 0, NO_TOKEN)
+    marks[rows["answers"] < 0] = NO_TOKEN
+    marks[0, 0, 3], marks[0, 0, 6], marks[1, 1, 2] = START, END, START | END
     hidden = (mask == 0) | (torch.rand(ids.shape, generator=draw) < 0.5)
     labels = {
         "topic": torch.tensor([0, 2, 1]),
         "ner": (ids % len(NER_LABELS)).masked_fill(mask == 0, -100)[rows["ner"]],
-        "alike": torch.tensor([0.2, 0.9]),
-        "answers": torch.tensor([[[2, 5], [-100, -100]], [[-100, -100], [1, 3]]]),
+        "alike": torch.tensor([[0.2], [0.9]]),
+        "answers": marks,
         "words": ids.masked_fill(hidden, -100)[rows["words"]],
     }
     names = model.config.task_names
@@ -141,8 +145,8 @@ def assert_alike(model, batch, tolerance, note=None):
         assert wanted.keys() == found.keys()
         for name, one in wanted.items():
             other, own = found[name], one
-            if one.dim() == 3 and one.shape[1] == LENGTH and name in ("ner", "words"):  # padding has no answer
-                there = batch["attention_mask"][batch["task_rows"][name]].bool()
+            if name in ("ner", "answers") and LENGTH in one.shape:  # logits, of which those of padding are of no use
+                there = batch["labels"][name] >= 0
                 own, other = one[there], other[there]
             size = max(float(own.norm()), 1e-3)
             difference = float((own - other).norm()) / size
@@ -158,41 +162,12 @@ def test_packed_rows_have_the_logits_losses_and_gradients_of_padded_rows(family,
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
         model.to(dtype)
         batch = batch_of(model)
-        batch["labels"]["alike"] = batch["labels"]["alike"].to(dtype)
         model.packs = True
         tokens = int(batch["attention_mask"].sum())
         assert set(shapes_read(model, **batch)) == {(1, tokens)}
         note = [0.0]
         assert_alike(model, batch, tolerance, note)
         record_property(f"{family}, {dtype}, relative norm", note[0])
-
-
-def test_windows_are_read_as_the_family_has_them(build):
-    """A change of a token changes the states within its window alone."""
-    for family, reach in (("windowed modernbert", (4, 4)), ("mistral", (0, 4))):
-        model = build(family, pooling="mean").eval()
-        for layer in (model.backbone.base_model.layers)[1:]:
-            torch.nn.init.zeros_(next(layer.parameters()))
-        tokens = {name: batch_of(model)[name] for name in ("input_ids", "attention_mask")}
-        other = {**tokens, "input_ids": tokens["input_ids"].clone()}
-        other["input_ids"][0, 10] = 5
-        states = []
-        for one in (tokens, other):
-            hidden = []
-            hook = model.backbone.base_model.layers[0].register_forward_hook(
-                lambda *given, found=hidden: found.append(given[-1] if torch.is_tensor(given[-1]) else given[-1][0])
-            )
-            with torch.no_grad():
-                model(**one, tasks=["topic"])
-            hook.remove()
-            states.append(hidden[0])
-        changed = (states[0] != states[1]).any(-1)[0].nonzero().flatten().tolist()
-        assert states[0].shape[:2] == (1, int(tokens["attention_mask"].sum()))
-        before, behind = reach
-        if family == "mistral":
-            assert changed == list(range(10 - before, 10 + behind + 1))
-        else:  # the first layer of ModernBERT reads the whole row, and no other row
-            assert changed == list(range(LENGTH))
 
 
 def test_branches_read_their_own_tokens(build):
@@ -288,7 +263,7 @@ def test_a_family_that_cannot_read_packed_rows_is_refused_by_name(family, backbo
 
 def test_adapters_of_tasks_are_refused(backbone_path):
     tasks = {"topic": SequenceClassification(label_names=["a", "b"])}
-    with pytest.raises(ValueError, match="tasks have adapters of their own .task_lora."):
+    with pytest.raises(ValueError, match=r"tasks have adapters of their own \(task_lora\)"):
         MultiTaskModel.from_backbone(backbone_path(), tasks=tasks, attn_implementation="varlen", task_lora=True)
 
 
