@@ -125,7 +125,7 @@ class HeadRuns(SharedModel):
         seeds, mask, config = given.pop("mask_seeds", None), given.get("attention_mask"), self.config.backbone_config
         given = masked_spectrogram(config, given, seeds) if part.training else given
         packed, passed, forked = None, given, cast(Open, parting)
-        if self.packs and not self.routing.tasks and can_pack(given):
+        if self.packs and not self.routing.tasks and can_pack(part, given):
             packed = Packed.of(torch.ones_like(given["input_ids"]) if mask is None else mask)
             forked = None if parting is None else PackedFork(parting, packed)
             passed = packed.inputs(part, config, given)

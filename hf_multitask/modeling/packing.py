@@ -23,7 +23,7 @@ from .layers import drops_layers, pooled
 from .native import reading_part
 from .routing import States
 from .shared import SharedModel
-from .varlen import boundaries, no_mask
+from .varlen import boundaries, no_mask, takes_packed
 
 
 def why_not_packed(model: SharedModel) -> str | None:
@@ -127,10 +127,12 @@ def positions(config: PreTrainedConfig, ids_BL: torch.Tensor) -> torch.Tensor:
     return torch.arange(ids_BL.shape[1], device=ids_BL.device).expand_as(ids_BL)
 
 
-def can_pack(given: Settings) -> bool:
-    """Whether the inputs of a pass are such that a stream has them all: ids, and others of tokens."""
+def can_pack(part: Open, given: Settings) -> bool:
+    """Whether a stream has all inputs of a pass, which are ids and others of tokens, and the attention takes it."""
     ids = given.get("input_ids")
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or ids is None or given.get("output_attentions"):
+        return False
+    if not takes_packed(part.config._attn_implementation):
         return False
     return all(value.shape == ids.shape for value in given.values() if isinstance(value, torch.Tensor))
 

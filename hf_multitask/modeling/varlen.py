@@ -7,6 +7,7 @@ or of one row, runs by ``sdpa``.
 Legend: B rows, H heads, T tokens of all rows, W the width of a head.
 """
 
+from functools import cache
 from itertools import pairwise
 from typing import Any, cast
 
@@ -18,7 +19,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
 
-from .aliases import Settings, Values
+from .aliases import Function, Settings, Values
+from .keywords import parameter_names
 
 logger = logging.get_logger(__name__)
 
@@ -30,7 +32,7 @@ _BEYOND = ("softcap", "s_aux", "position_bias")  # what changes the scores of at
 
 def takes_packed(implementation: str | None) -> bool:
     """Whether an attention takes the boundaries of rows: ours, or FlashAttention of any version or source."""
-    return implementation is not None and (implementation == VARLEN or "flash" in implementation)
+    return implementation == VARLEN or (implementation or "").replace("kernels-community/", "").startswith("flash")
 
 
 def boundaries(bounds: torch.Tensor, longest: int) -> Values:
@@ -121,8 +123,18 @@ def _has_kernel(query: torch.Tensor) -> bool:
                 "set attn_implementation='sdpa'."
             )
         return False
-    fits = query.shape[-1] % 8 == 0 and query.shape[-1] <= _WIDEST
+    fits = query.shape[-1] % 8 == 0 and query.shape[-1] <= _WIDEST and _kernel() is not None
     return fits and torch.cuda.get_device_capability(query.device) >= _LEAST_CAPABILITY
+
+
+@cache
+def _kernel() -> Function | None:
+    """That of torch, where it takes windows and fewer heads of keys; early versions take neither."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn if {"window_size", "enable_gqa"} <= {*parameter_names(varlen_attn)} else None
 
 
 def _by_kernel(
@@ -134,12 +146,10 @@ def _by_kernel(
     causal: bool,
     window: int | None,
 ) -> torch.Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
     side = -1 if window is None else window
     query_THW, key_THW, value_THW = (one[0].transpose(0, 1) for one in (query, key, value))
     bounds, longest = given["cu_seq_lens_q"], given["max_length_q"]
-    output_THW = varlen_attn(
+    output_THW = cast(Function, _kernel())(
         query_THW,
         key_THW,
         value_THW,

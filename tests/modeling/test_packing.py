@@ -135,7 +135,8 @@ def results(model, batch, packs):
     output = model(**batch)
     output.loss.backward()
     gradients = {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
-    return {**output.logits}, {**output.losses}, gradients
+    logits, losses = ({name: one.detach() for name, one in by.items()} for by in (output.logits, output.losses))
+    return logits, losses, gradients
 
 
 def assert_alike(model, batch, tolerance, note=None):
