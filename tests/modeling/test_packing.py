@@ -3,7 +3,7 @@
 import pytest
 import torch
 from parameters import few
-from tiny import ALL, CAUSAL, NER_LABELS, WRITERS
+from tiny import ALL, CAUSAL, COMMON, DECODER, NER_LABELS, SIZES, WRITERS
 from transformers import AutoModel, MistralConfig, ModernBertConfig
 
 from hf_multitask import (
@@ -28,16 +28,9 @@ REFUSED = {
 }
 WINDOWED = {
     "windowed modernbert": lambda: ModernBertConfig(
-        **ALL["modernbert"]().to_diff_dict() | {"local_attention": 8, "global_attn_every_n_layers": 2}
+        **COMMON, **SIZES, cls_token_id=2, sep_token_id=3, bos_token_id=2, eos_token_id=3, local_attention=8
     ),
-    "mistral": lambda: MistralConfig(
-        **{
-            key: value
-            for key, value in ALL["llama"]().to_dict().items()
-            if key not in ("model_type", "rope_parameters")
-        }
-        | {"sliding_window": 5, "architectures": None}
-    ),
+    "mistral": lambda: MistralConfig(**DECODER, num_key_value_heads=2, sliding_window=5),
 }
 PACKED = sorted([*(set(ALL) - set(REFUSED)), *WINDOWED])
 QUICK = ["bert", "roberta", "windowed modernbert", "llama"]
