@@ -81,8 +81,12 @@ class BranchedLayer(nn.Module):
 
 
 def copied(layer: nn.Module) -> nn.Module:
-    """A copy of a layer whose weights are marked as set where those of the layer are."""
-    copy = deepcopy(layer)
+    """A copy of a layer whose weights are marked as set where those of the layer are, with the same configuration.
+
+    What is set there later, such as the attention, is set for all branches.
+    """
+    values = (value for module in layer.modules() for value in vars(module).values())
+    copy = deepcopy(layer, {id(value): value for value in values if isinstance(value, PreTrainedConfig)})
     for module in copy.modules():
         tensors = (*module._parameters.items(), *module._buffers.items())
         if all(tensor is None or not tensor.is_meta for _, tensor in tensors):

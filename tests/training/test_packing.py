@@ -43,8 +43,8 @@ def test_update_of_pcgrad_is_that_of_padded_rows(family, branches, backbone_path
     torch.testing.assert_close(packed.engine.update.outcome.gramian, jacobian_KP @ jacobian_KP.T, rtol=1e-9, atol=1e-12)
     told = packed.engine.describe()
     assert "row split" in told and "does not fit" not in caplog.text and packed.engine.update.gradients.fallback is None
-    assert [len(batch["forwards"]) for batch in packed.get_train_dataloader()] == [1]
-    assert [len(batch["forwards"]) for batch in padded.get_train_dataloader()] > [1]
+    assert {len(batch["forwards"]) for batch in packed.get_train_dataloader()} == {1}
+    assert max(len(batch["forwards"]) for batch in padded.get_train_dataloader()) > 1
 
 
 def test_plain_update_is_that_of_padded_rows(backbone_path, tmp_path):
@@ -60,5 +60,5 @@ def test_plain_update_is_that_of_padded_rows(backbone_path, tmp_path):
             change=change,
         )
         trainer.train()
-        made.append(torch.cat([weight.flatten() for weight in trainer.model.parameters()]))
+        made.append(torch.cat([weight.detach().flatten() for weight in trainer.model.parameters()]))
     assert relative(made[1], made[0]) < 1e-10
