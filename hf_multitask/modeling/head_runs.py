@@ -147,14 +147,14 @@ class HeadRuns(SharedModel):
             states = with_layers(states, shown)
         return task_rows, read, (states, ids, mask)
 
-    def set_attn_implementation(self, attn_implementation: str | Values, **kwargs: Any) -> None:
+    def set_attn_implementation(self, attn_implementation: str | Values, *args: Any, **kwargs: Any) -> None:
         """Set the attention of the backbone, as in ``PreTrainedModel``; ``varlen`` reads rows without padding.
 
         Raises:
             ValueError: it is ``varlen``, and the backbone cannot read rows without padding.
         """
         before = self.backbone.config._attn_implementation
-        super().set_attn_implementation(attn_implementation, **kwargs)
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
         try:
             self._settle_packing()
         except ValueError:
