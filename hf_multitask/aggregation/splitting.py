@@ -74,6 +74,7 @@ class RowSplit:
         blocks: Blocks,
         segments: Sequence[Segment],
         segments_of: Callable[[str], Sequence[Segment]] | None = None,
+        tokens_of: Callable[[str], Sequence[Segment]] | None = None,
     ) -> Iterator[None]:
         """In this context, forward and backward passes add the gradients of the shared parameters to blocks.
 
@@ -81,6 +82,8 @@ class RowSplit:
             blocks: the destination of the gradients.
             segments: the tasks of the rows of the batch, from the first row to the last.
             segments_of: the same by the name of a layer, where some layers read some rows only.
+            tokens_of: by the name of a layer, the tasks of its tokens, where layers read the rows as one stream of
+                tokens, (1, T, ...).
 
         Raises:
             NoRowAxisError: in the forward pass, the input of a layer has no row axis.
@@ -89,7 +92,8 @@ class RowSplit:
             parameter.grad = None
         for name, kind, layer in self.layers:
             own = segments if segments_of is None else segments_of(name)
-            layer.__dict__["forward"] = _patched(name, kind, layer, Split(blocks, own))
+            tokens = None if tokens_of is None else Split(blocks, tokens_of(name))
+            layer.__dict__["forward"] = _patched(name, kind, layer, Split(blocks, own), tokens)
         try:
             yield
         finally:
@@ -101,16 +105,23 @@ class RowSplit:
                 raise NoRowAxisError("a parameter is used outside of its layer")
 
 
-def _patched(name: str, kind: str, layer: nn.Module, split: Split) -> Callable[..., torch.Tensor]:
+def _patched(name: str, kind: str, layer: nn.Module, split: Split, tokens: Split | None) -> Callable[..., torch.Tensor]:
     """The forward method of a layer for a split batch."""
     before: Callable[..., torch.Tensor] = type(layer).forward
-    run = _RUN.get(kind)
+    axes = 2 if kind == "embedding" else 3  # of a stream: ids, or states
 
     def forward(inputs: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        if tokens is not None and inputs.shape[0] == 1:
+            if inputs.ndim >= axes and inputs.shape[1] == tokens.rows:
+                return by_entry(tokens, inputs[0], *args, **kwargs).unsqueeze(0)
+            return before(layer, inputs, *args, **kwargs)  # a pooler's, which is of no row and has no gradient
+        return by_entry(split, inputs, *args, **kwargs)
+
+    def by_entry(split: Split, inputs: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
         shared = kind == "embedding" and inputs.ndim > 1 and inputs.shape[0] == 1
         if inputs.shape[0] != split.rows and not shared:
             raise NoRowAxisError(f"layer '{name}' gets {tuple(inputs.shape)}, but the batch has {split.rows} rows")
-        if run is not None:
+        if (run := _RUN.get(kind)) is not None:
             return run(layer, split, inputs)
         layer.__dict__["weight"] = by_row(layer.weight, split, inputs)  # type: ignore[arg-type]
         try:

@@ -1,7 +1,6 @@
 """What branches add to a model: building them, adding tasks to them, and one branch as a backbone of its own."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from transformers import PreTrainedModel
@@ -13,6 +12,7 @@ from .keywords import parameter_names
 from .kinds import num_labels
 from .native import reading_part
 from .shared import SharedModel
+from .trial import ANYWHERE, evaluating
 
 _TOKENS, _ROWS = 8, 4
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -205,7 +205,7 @@ def unbranched_states(model: SharedModel) -> torch.Tensor | None:
     if not _tries(model):
         return None
     try:
-        with torch.no_grad(), _evaluating(model.backbone):
+        with torch.no_grad(), evaluating(model.backbone):
             states: torch.Tensor = reading_part(model.backbone)(**_texts(model)).last_hidden_state
     except (AttributeError, IndexError, KeyError, TypeError, RuntimeError):
         return None  # of what reads other texts or none, which is said where reading is checked
@@ -234,7 +234,7 @@ def check_branching(model: SharedModel, wanted_BLD: torch.Tensor | None) -> None
     parting, places = fork(model.routing, given, tables, list(tables), (), everywhere=False, heads=heads)
     problem: str | None = None
     try:
-        with torch.no_grad(), _evaluating(model.backbone), model.routing.forked(parting):
+        with torch.no_grad(), evaluating(model.backbone), model.routing.forked(parting):
             found_ULD = reading_part(model.backbone)(**given).last_hidden_state
         for task, table in tables.items():
             difference = (found_ULD[(places or {})[task]] - wanted_BLD[table]).abs().max()
@@ -251,23 +251,10 @@ def check_branching(model: SharedModel, wanted_BLD: torch.Tensor | None) -> None
         )
 
 
-@contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """Within it, a module is in evaluation mode."""
-    was_training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(was_training)
-
-
 def _tries(model: SharedModel) -> bool:
     part, config = reading_part(model.backbone), model.config.backbone_config
     here = all(weight.numel() and not weight.is_meta for weight in part.parameters())
-    known = config._attn_implementation in ("eager", "sdpa", None) and not getattr(
-        model.backbone, "is_quantized", False
-    )
+    known = config._attn_implementation in ANYWHERE and not getattr(model.backbone, "is_quantized", False)
     return "input_ids" in parameter_names(part.forward) and here and known
 
 

@@ -74,15 +74,19 @@ class BranchedLayer(nn.Module):
         for name in fork.idle:
             own, rest = (fork.part(None, given, length) for given in (args, kwargs))
             with self.routing.of(((None, 0, 1), *((task, 1, 1) for task in sorted(self.routing.tasks)))):
-                extra = self.branches[name](hidden[:1], *own, **rest)
+                extra = self.branches[name](fork.first(hidden), *own, **rest)
             zero = ((extra[0] if isinstance(extra, tuple) else extra) * 0).sum()
             output = (output[0] + zero, *output[1:]) if isinstance(output, tuple) else output + zero
         return output
 
 
 def copied(layer: nn.Module) -> nn.Module:
-    """A copy of a layer whose weights are marked as set where those of the layer are."""
-    copy = deepcopy(layer)
+    """A copy of a layer whose weights are marked as set where those of the layer are, with the same configuration.
+
+    What is set there later, such as the attention, is set for all branches.
+    """
+    values = (value for module in layer.modules() for value in vars(module).values())
+    copy = deepcopy(layer, {id(value): value for value in values if isinstance(value, PreTrainedConfig)})
     for module in copy.modules():
         tensors = (*module._parameters.items(), *module._buffers.items())
         if all(tensor is None or not tensor.is_meta for _, tensor in tensors):

@@ -45,6 +45,10 @@ class Fork:
     rows_above: int = 0
     heads: int = 1
 
+    def first(self, states: torch.Tensor) -> torch.Tensor:
+        """The states that an idle branch reads: those of a single row."""
+        return states[:1]
+
     def hidden(self, states: torch.Tensor) -> Sequence[torch.Tensor]:
         """The states that each branch reads, of which there is one for every row.
 
@@ -70,12 +74,21 @@ class Fork:
             # Of attention, by row and head. Rows are compared before lengths, for torch.export.
             by_head = value.dim() == 3 and self.heads > 1 and value.shape[0] == rows * self.heads
             if by_head and value.shape[2] == length:
-                return self._rows(number, value.unflatten(0, (rows, self.heads)), places_M).flatten(0, 1)
+                return self.rows_of_branch(number, value.unflatten(0, (rows, self.heads)), places_M).flatten(0, 1)
             if value.shape[0] == rows:
-                return self._rows(number, value, places_M)
+                return self.rows_of_branch(number, value, places_M)
         return value
 
-    def _rows(self, number: int | None, value: torch.Tensor, places_M: tuple[torch.Tensor, ...] | None) -> torch.Tensor:
+    def rows_of_branch(
+        self, number: int | None, value: torch.Tensor, places_M: tuple[torch.Tensor, ...] | None
+    ) -> torch.Tensor:
+        """The entries of a tensor that a branch reads; those of a single row for an idle branch.
+
+        Args:
+            number: of the branch; None for an idle one.
+            value: with an entry for each row below or above.
+            places_M: ``below_M`` or ``above_M``.
+        """
         if number is None:
             return value[:1]
         if self.below_M is not None:

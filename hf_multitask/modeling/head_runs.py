@@ -18,6 +18,7 @@ from .language import LanguageHead
 from .layers import all_states, drops_layers, number_of_layers, pooled, recorded
 from .losses import divisor
 from .native import WRITING, decoder_states, reading_part
+from .packing import Packed, PackedFork, can_pack, why_not_packed
 from .padded_norm import ignoring_padding
 from .parts import in_parts, part_of, rows_of_a_pass
 from .precision import fitted, in_dtype
@@ -25,6 +26,8 @@ from .routing import States, rows_of, spread, states_of, with_layers
 from .shared import SharedModel
 from .spec_augment import masked_spectrogram, masking
 from .subsampler import embedded
+from .trial import packing_problem
+from .varlen import VARLEN
 
 # What forward reads by itself, beside the inputs of the backbone.
 _OWN = ("tasks", "task_rows", "labels", "row_weights", "num_items_in_batch", "all_heads", "return_dict")
@@ -122,10 +125,17 @@ class HeadRuns(SharedModel):
         given = in_dtype(given if self.subsampler is None else embedded(self.subsampler, given), self.backbone.dtype)
         seeds, mask, config = given.pop("mask_seeds", None), given.get("attention_mask"), self.config.backbone_config
         given = masked_spectrogram(config, given, seeds) if part.training else given
-        passes = self.routing.of(blocks), self.routing.forked(parting)
+        packed, passed, forked = None, given, cast(Open, parting)
+        if self.packs and not self.routing.tasks and can_pack(part, given):
+            packed = Packed.of(torch.ones_like(given["input_ids"]) if mask is None else mask)
+            forked = None if parting is None else PackedFork(parting, packed)
+            passed = packed.inputs(part, config, given)
+        passes = self.routing.of(blocks), self.routing.forked(forked)
         alone = ignoring_padding(part, config, mask), masking(part, seeds, mask)
-        with passes[0], passes[1], alone[0], alone[1], self._layers_shown(given, runs) as layers:
-            read = part(**given)
+        with passes[0], passes[1], alone[0], alone[1], self._layers_shown(passed, runs) as layers:
+            read = part(**passed)
+        if packed is not None:
+            read, layers = packed.states(self.backbone.base_model, read, layers, forked)
         states, ids, mask = states_of(read, None), given.get("input_ids"), given["attention_mask"]
         if parting is not None:
             states, ids, mask = parting.above(states), parting.above(ids), parting.above(mask)
@@ -137,6 +147,39 @@ class HeadRuns(SharedModel):
                 shown = tuple(one if one.shape[0] == last.shape[0] else parting.above(one) for one in shown)
             states = with_layers(states, shown)
         return task_rows, read, (states, ids, mask)
+
+    def set_attn_implementation(self, attn_implementation: str | Values, *args: Any, **kwargs: Any) -> None:
+        """Set the attention of the backbone, as in ``PreTrainedModel``; ``varlen`` reads rows without padding.
+
+        Raises:
+            ValueError: it is ``varlen``, and the backbone cannot read rows without padding.
+        """
+        before = self.backbone.config._attn_implementation
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
+        try:
+            self._settle_packing()
+        except ValueError:
+            super().set_attn_implementation(before)
+            raise
+
+    def _settle_packing(self) -> None:
+        """Have the backbone read the rows of a batch as a stream if its attention is ``varlen``.
+
+        Raises:
+            ValueError: the backbone cannot read streams.
+        """
+        self.packs = False
+        if self.backbone.config._attn_implementation != VARLEN:
+            return
+        problem = why_not_packed(self)
+        if problem is None:
+            problem = packing_problem(self, lambda given: self._read(given, None, [], everywhere=False)[2][0])
+        if problem is not None:
+            raise ValueError(
+                f"The backbone family '{self.config.backbone_config.model_type}' cannot read rows without padding: "
+                f"{problem}. Found `attn_implementation = 'varlen'`. Leave it out."
+            )
+        self.packs = True
 
     @contextmanager
     def _layers_shown(self, given: Values, runs: list[str]) -> Iterator[list[torch.Tensor | None] | None]:

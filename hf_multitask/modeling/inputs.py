@@ -20,7 +20,7 @@ from .native import backbone_class
 logger = logging.get_logger(__name__)
 
 # Position ids of these families start behind the padding id.
-_OFFSET_POSITIONS = {
+OFFSET_POSITIONS = {
     "roberta",
     "xlm-roberta",
     "xlm-roberta-xl",
@@ -87,7 +87,7 @@ def positions_of(config: PreTrainedConfig) -> int | None:
     positions = getattr(config, "max_position_embeddings", None)
     if not positions or positions < 0:  # XLNet has -1
         return None
-    if config.model_type in _OFFSET_POSITIONS:
+    if config.model_type in OFFSET_POSITIONS:
         return positions - (config.pad_token_id or 0) - 1
     return positions - 2 if config.model_type == "mpnet" else positions  # MPNet's begin behind 1, whatever the padding
 

@@ -182,7 +182,9 @@ class MultiTaskModel(ExportableTasks, ImportedTasks, Adapted, Branched, HeadRuns
             if dtype not in (None, "auto") and config.float32_heads:
                 narrow(model)
         model._rest_unread()
-        check_reading(model.eval())
+        model.eval()
+        model._settle_packing()
+        check_reading(model)
         check_family(model)
         check_languages(model)
         return model
@@ -303,6 +305,7 @@ class MultiTaskModel(ExportableTasks, ImportedTasks, Adapted, Branched, HeadRuns
         model, info = load_model(super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
         model._complete(language_model(model.config), kwargs)
         model._rest_unread()
+        model._settle_packing()
         check_family(model)
         return (model, info) if wants_info else model
 

@@ -17,6 +17,8 @@ class SharedModel(PreTrainedModel):
     heads: nn.ModuleDict
     routing: Routing
     subsampler: Subsampler | None
+    # Whether the backbone reads the rows of a batch as one stream of tokens; see :mod:`packing`.
+    packs = False
 
 
 def adapter_settings(model: SharedModel) -> Values:

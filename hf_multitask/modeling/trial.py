@@ -1,11 +1,13 @@
 """Whether a backbone does what the tasks need of it, tried when a model is built."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import cast
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from .aliases import Open, Values
 from .forks import as_task
 from .heads import Head
 from .keywords import parameter_names
@@ -13,10 +15,25 @@ from .native import reading_part
 from .precision import fitted
 from .routing import States
 from .shared import SharedModel
+from .varlen import VARLEN
 
 _FAILS = (AttributeError, IndexError, KeyError, TypeError)  # whatever the numbers are
+_WORDS = 50
 _ROWS, _TOKENS = 1, 16  # several rows would need a padding token, which some families have none of
-_ANYWHERE = ("eager", "sdpa", None)  # attention that runs where the weights are now
+ANYWHERE = ("eager", "sdpa", VARLEN, None)  # attention that runs where the weights are now
+# Most that states of a stream may differ from those of rows, relative to the largest.
+_TOLERANCE, _TOLERANCE_LOW = {torch.float64: 1e-8, torch.float32: 1e-4}, 5e-2
+
+
+@contextmanager
+def evaluating(module: torch.nn.Module) -> Iterator[None]:
+    """Within it, a module is in evaluation mode."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
 
 
 def check_own_code(name: str, config: PreTrainedConfig, backbone: PreTrainedModel | None = None) -> None:
@@ -53,7 +70,7 @@ def check_reading(model: SharedModel) -> None:
     """
     part, config = reading_part(model.backbone), model.config.backbone_config
     names = parameter_names(part.forward)
-    elsewhere = config._attn_implementation not in _ANYWHERE or getattr(model.backbone, "is_quantized", False)
+    elsewhere = config._attn_implementation not in ANYWHERE or getattr(model.backbone, "is_quantized", False)
     if "input_ids" not in names or elsewhere or not _whole(part):
         return
     ids_NL = torch.ones(_ROWS, _TOKENS, dtype=torch.long, device=model.backbone.device)
@@ -71,6 +88,46 @@ def check_reading(model: SharedModel) -> None:
             f"has it, does not read a text of {_TOKENS} tokens ({type(problem).__name__}: "
             f"{' '.join(str(problem).split())}). Choose another backbone."
         ) from problem
+
+
+def packing_problem(model: SharedModel, read: Callable[[Values], States]) -> str | None:
+    """What is wrong with the states that a backbone makes of texts in a stream, in words; None if nothing is.
+
+    The attention of the trial is ``varlen``, which runs where the weights are; what is spread over processes, or
+    quantized, is taken as it is.
+
+    Args:
+        model: a multi-task model with its weights.
+        read: one pass of the backbone over the inputs of two texts.
+    """
+    config = model.backbone.config
+    if not _whole(model.backbone) or getattr(model.backbone, "is_quantized", False):
+        return None
+    size = min(getattr(config.get_text_config(), "vocab_size", _WORDS), _WORDS)
+    ids_NL = torch.arange(2 * _TOKENS, device=model.backbone.device).view(2, _TOKENS) % size
+    mask_NL = torch.ones_like(ids_NL)
+    mask_NL[1, _TOKENS // 2 :] = 0
+    implementation = config._attn_implementation
+    states: list[Open] = []
+    config._attn_implementation = VARLEN
+    try:
+        for packs in (False, True):
+            model.packs = packs
+            with torch.no_grad(), evaluating(model):
+                states.append(read({"input_ids": ids_NL, "attention_mask": mask_NL}))
+    except (*_FAILS, RuntimeError, ValueError) as problem:
+        return f"{type(problem).__name__}: {' '.join(str(problem).split())}"
+    finally:
+        model.packs = False
+        config._attn_implementation = implementation
+    there = mask_NL.bool()
+    pairs = [[one.last_hidden_state[there] for one in states], [one.pooler_output for one in states]]
+    for wanted, found in pairs:
+        if wanted is not None:
+            difference = float((found - wanted).abs().max() / wanted.abs().max())
+            if not difference <= _TOLERANCE.get(wanted.dtype, _TOLERANCE_LOW):
+                return f"its states differ by {difference:.1e} of the largest"
+    return None
 
 
 def _whole(module: torch.nn.Module) -> bool:

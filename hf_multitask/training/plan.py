@@ -259,18 +259,29 @@ class Plan:
         """How a micro-batch is divided into forward passes."""
         return self._usual_forwards()
 
+    @property
+    def _is_packed(self) -> bool:
+        """Whether the backbone reads no padding; compiled code does."""
+        return self.runtime.model.packs and not self.runtime.compiles
+
+    @property
+    def _is_undivided(self) -> bool:
+        """Whether a micro-batch is one pass: without padding, or as an engine gathers its shards at every pass."""
+        packed = self._is_packed and self.runtime.args.forward_cost_tokens is None
+        return packed or self.runtime.engine is not None
+
     def _usual_forwards(self) -> Forwards:
         runtime = self.runtime
         cost = COST_ACCELERATOR if runtime.is_accelerator else COST_CPU
         return Forwards(
-            None if runtime.engine else cost,  # one that shards gathers weights at every forward
-            rounded=runtime.is_accelerator or runtime.compiles,
+            None if self._is_undivided else cost,
+            rounded=(runtime.is_accelerator or runtime.compiles) and not self._is_packed,
             longest=positions_of(runtime.model.config.backbone_config),
         )
 
     def settle(self) -> None:
         """Decide what an additional forward pass costs, when a training begins; on accelerators it is measured."""
-        if self._cost_source is None and not self.runtime.engine:
+        if self._cost_source is None and not self._is_undivided:
             self.forwards.cost, self._cost_source = cost_of(self.runtime, self.forwards.length(self._longest_text()))
 
     def _longest_text(self) -> int:
@@ -284,7 +295,7 @@ class Plan:
     def describe_forwards(self) -> str:
         """How micro-batches are divided into forward passes, in a sentence."""
         if self.forwards.cost is None:
-            return ""
+            return "Forward passes: one for a micro-batch, without padding." if self._is_packed else ""
         shapes = "; texts are padded to few lengths" if self.forwards.rounded else ""
         cost = f"an additional one costs as much as {self.forwards.cost:,} tokens ({self._cost_source or 'assumed'})"
         return f"Forward passes: {cost}{shapes}."
@@ -348,7 +359,8 @@ class Plan:
         self.forwards.cost, self.forwards.rounded, self._cost_source = usual.cost, usual.rounded, None
         if state["folder"] is not None:
             self.forwards.rounded = saved.get("rounded", False)  # in earlier versions, none were
-            if saved.get("source") and saved["forward_cost_tokens"] == self.runtime.args.forward_cost_tokens:
+            same = saved.get("source") and not self._is_undivided
+            if same and saved["forward_cost_tokens"] == self.runtime.args.forward_cost_tokens:
                 self.forwards.cost, self._cost_source = saved["cost"], saved["source"]
         if self.sampler is not None:
             self.sampler.sort_by(self.data.costs(self.forwards))

@@ -101,6 +101,16 @@ def test_throughput(setting, benchmark, folder, backbone_path, capsys):
 
 
 @pytest.mark.slow
+def test_padding(benchmark, folder, backbone_path, capsys):
+    words = ["--data", str(folder), "--setting", "short", "--batch", "8", "--backbone", backbone_path()]
+    figures = benchmark("padding").main(words)
+    assert list(figures) == ["random", "padded, CPU", "padded, accelerator", "packed"]
+    assert figures["packed"]["padding"] == 0 < figures["padded, CPU"]["padding"] < figures["random"]["padding"]
+    assert figures["packed"]["forwards_per_step"] == figures["random"]["forwards_per_step"] == 1
+    assert "tokens read" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_audio_throughput(benchmark, tmp_path, capsys):
     pytest.importorskip("soundfile")
     words = ["--rows", "24", "--long", "0.3", "--turns", "2", "--turn", "2", "--batch", "4", "--hidden", "32"]

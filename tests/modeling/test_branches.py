@@ -97,6 +97,14 @@ def test_every_row_goes_through_the_branch_of_its_task(family, build):
     assert all(not torch.allclose(everything[name], unmoved[name], atol=1e-3) for name in flat)
 
 
+def test_the_attention_is_that_of_all_branches(build):
+    model = build(attn_implementation="eager")
+    for attention in ("sdpa", "eager"):
+        model.set_attn_implementation(attention)
+        layers = [one for one in model.backbone.modules() if hasattr(getattr(one, "config", None), "hidden_size")]
+        assert len(layers) > 3 and {one.config._attn_implementation for one in layers} == {attention}
+
+
 @pytest.mark.parametrize("family", REFUSED)
 def test_families_without_a_list_of_layers_are_refused(family, build):
     with pytest.raises(ValueError, match="cannot have branches"):

@@ -126,8 +126,9 @@ class TaskGradients:
             segments = _segments(step, together, counts)
             in_one_pass = not runtime.model.splits_passes(mixed["task_rows"], rows_of(mixed))
             if in_one_pass and self._can_split(step, mixed, segments):
-                with self._rows(self.blocks, step, segments):
-                    total = total + runtime.forward_backward(runtime.model, runtime.prepare(mixed), step.num_items)
+                mixed = runtime.prepare(mixed)
+                with self._rows(self.blocks, step, segments, mixed):
+                    total = total + runtime.forward_backward(runtime.model, mixed, step.num_items)
             else:
                 alone = [*together, *alone]
         for name in alone:
@@ -143,18 +144,19 @@ class TaskGradients:
         heads = cast("Mapping[str, Head]", self.runtime.model.heads)
         return {name for name, head in heads.items() if not (head.reads_decoder or head.language_model)}
 
-    def _rows(self, blocks: Blocks, step: Step, segments: list[Segment]) -> AbstractContextManager[None]:
+    def _rows(self, blocks: Blocks, step: Step, segments: list[Segment], batch: Batch) -> AbstractContextManager[None]:
         """A pass over rows of several tasks, whose gradients are separated; a branch reads those of its tasks."""
         branches = self.runtime.model.config.branches or {}
-        by_branch = {
-            name: _of_tasks(segments, {*map(step.present.index, {*own} & {*step.present})})
-            for name, own in branches.items()
-        }
 
-        def segments_of(layer: str) -> list[Segment]:
-            return by_branch.get(branch_of(f"{layer}.") or "", segments)
+        def by_layer(segments: list[Segment]) -> Callable[[str], list[Segment]]:
+            by_branch = {
+                name: _of_tasks(segments, {*map(step.present.index, {*own} & {*step.present})})
+                for name, own in branches.items()
+            }
+            return lambda layer: by_branch.get(branch_of(f"{layer}.") or "", segments)
 
-        return cast(RowSplit, self._split).rows(blocks, segments, segments_of if branches else None)
+        tokens = by_layer(_of_tokens(segments, batch)) if self.runtime.model.packs else None
+        return cast(RowSplit, self._split).rows(blocks, segments, by_layer(segments), tokens)
 
     # The check of the row split
 
@@ -187,7 +189,7 @@ class TaskGradients:
         found, wanted = Blocks(shared, self._tables()), Blocks(shared, self._tables())
         found.begin(len(step.present), self.blocks.slots)
         try:
-            with undone(model, step.device), step.running(Apart(weights)), self._rows(found, step, segments):
+            with undone(model, step.device), step.running(Apart(weights)), self._rows(found, step, segments, batch):
                 self.runtime.forward_backward(model, batch, step.num_items)
         except NoRowAxisError as problem:
             return str(problem)
@@ -224,6 +226,13 @@ def _segments(step: Step, names: Sequence[str], counts: Sequence[int]) -> list[S
     return [
         Segment(step.present.index(name), end - rows, end) for name, rows, end in zip(names, counts, ends, strict=True)
     ]
+
+
+def _of_tokens(segments: Sequence[Segment], batch: Batch) -> list[Segment]:
+    """The tokens of tasks, where the rows of a batch are one stream."""
+    ids_BL = batch["input_ids"]
+    ends = [0, *batch.get("attention_mask", torch.ones_like(ids_BL)).bool().sum(1).cumsum(0).tolist()]
+    return [Segment(one.task, ends[one.start], ends[one.stop]) for one in segments]
 
 
 def _of_tasks(segments: Sequence[Segment], tasks: set[int]) -> list[Segment]:
