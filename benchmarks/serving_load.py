@@ -111,10 +111,14 @@ class Connections:
         while self.free and self.free[-1][0].at_eof():  # which the server has closed
             self.free.pop()[1].close()
         reader, writer = self.free.pop() if self.free else await asyncio.open_connection("127.0.0.1", self.port)
-        writer.write(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        length = int(re.search(r"content-length: (\d+)", head, re.IGNORECASE)[1])  # type: ignore[index]
-        content = json.loads(await reader.readexactly(length))
+        try:
+            writer.write(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            length = int(re.search(r"content-length: (\d+)", head, re.IGNORECASE)[1])  # type: ignore[index]
+            content = json.loads(await reader.readexactly(length))
+        except BaseException:  # a late request is canceled, and the server should not work for it any more
+            writer.close()
+            raise
         self.free.append((reader, writer))
         return int(head.split()[1]), content
 
