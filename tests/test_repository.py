@@ -152,5 +152,6 @@ def test_the_description_of_the_package_has_no_link_that_a_package_index_lacks(t
     metadata = message_from_string(result.stdout.split("\nMETADATA\n")[1])
     description = metadata.get_payload()
     assert not [link for link in re.findall(r"\]\(([^)]+)\)", description) if "://" not in link]
+    assert "![" in read("README.md") and "docs/gallery-page.png" not in description
     assert "A run is described by a recipe (`examples/sentiment_ner/recipe.yaml`)" in description
     assert metadata["Author"] == "hf_multitask contributors" and metadata["Version"] == __version__
