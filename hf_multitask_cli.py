@@ -22,6 +22,7 @@ COMMANDS = {
     "export": "export a task as a stock model",
     "diagnose": "measure how tasks affect each other",
     "tune": "search for training arguments",
+    "completion": "print a script that completes commands in a shell",
     "version": "print the versions of the package and of what it runs on",
 }
 _PACKAGES = (

@@ -8,6 +8,9 @@ from setuptools import setup
 README = (Path(__file__).parent / "README.md").read_text(encoding="utf-8")
 
 
+README = re.sub(r"!\[[^\]]*\]\((?!https?://)[^)]*\)\n*", "", README)  # pictures, which an index does not have either
+
+
 def as_text(link: re.Match[str]) -> str:
     """A link to a file of the repository, which a package index does not have beside the README."""
     words, path = link.groups()

@@ -1,14 +1,19 @@
 """The files around the code agree with it and with each other."""
 
 import configparser
+import contextlib
+import importlib
 import re
 import sys
 from email import message_from_string
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 import yaml
 from launch import start
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from stages import STAGES
 
 from hf_multitask import __version__
@@ -89,6 +94,57 @@ def test_paths_of_the_pages_exist():
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
+CONDA = {"torch": "pytorch", "huggingface-hub": "huggingface_hub"}  # what conda calls packages of other names
+
+
+def test_the_conda_recipe_agrees_with_the_package():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    recipe = load(ROOT / "recipe" / "recipe.yaml")
+    assert str(recipe["context"]["version"]) == __version__ and recipe["package"]["name"] == config["metadata"]["name"]
+    about = recipe["about"]
+    assert (about["license"], about["summary"]) == (config["metadata"]["license"], config["metadata"]["description"])
+    asked = [Requirement(line) for line in config["options"]["install_requires"].strip().splitlines()]
+    expected = {CONDA.get(one.name, one.name): set(one.specifier) for one in asked}
+    expected["python"] = set(SpecifierSet(config["options"]["python_requires"]))
+    given = dict(line.split(" ", 1) for line in recipe["requirements"]["run"])
+    assert {name: set(SpecifierSet(versions)) for name, versions in given.items()} == expected
+    (build,) = re.findall(r'requires = \["setuptools(.*)"\]', read("pyproject.toml"))
+    assert f"setuptools {build}" in recipe["requirements"]["host"]
+    (oldest,) = re.findall(r"^python (\S+)\.\*$", "\n".join(recipe["requirements"]["host"]), re.MULTILINE)
+    assert oldest == config["options"]["python_requires"].removeprefix(">=")
+    commands = config["options.entry_points"]["console_scripts"].strip().splitlines()
+    assert recipe["build"]["python"]["entry_points"] == commands
+
+
+@pytest.fixture
+def licenses(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return importlib.import_module("licenses")
+
+
+def listed():
+    rows = re.findall(r"^\| ([\w.-]+) \| (.+) \| (.+) \|$", read("docs/licenses.md"), re.MULTILINE)
+    return {name: (by, license) for name, by, license in rows if name != "package"}
+
+
+def test_every_dependency_has_its_license_listed(licenses):
+    sections = set()
+    for name, needed in licenses.requirements(expand=False).items():
+        by, license = listed()[name]
+        assert set(needed) <= {word.strip(" `").replace("every installation", "core") for word in by.split(",")}, name
+        assert license.strip()
+        sections |= set(needed)
+    assert {"core", "serve", "onnx", "peft", "dev"} <= sections
+
+
+@pytest.mark.slow
+def test_licenses_are_those_that_installed_packages_declare(licenses):
+    for name, (_, license) in listed().items():
+        with contextlib.suppress(PackageNotFoundError):
+            assert licenses.license_of(name) == license, name
+
+
 @pytest.mark.process
 def test_the_description_of_the_package_has_no_link_that_a_package_index_lacks(tmp_path):
     result = start([sys.executable, "-c", METADATA, str(tmp_path)], cwd=ROOT)
@@ -96,5 +152,6 @@ def test_the_description_of_the_package_has_no_link_that_a_package_index_lacks(t
     metadata = message_from_string(result.stdout.split("\nMETADATA\n")[1])
     description = metadata.get_payload()
     assert not [link for link in re.findall(r"\]\(([^)]+)\)", description) if "://" not in link]
+    assert "![" in read("README.md") and "docs/gallery-page.png" not in description
     assert "A run is described by a recipe (`examples/sentiment_ner/recipe.yaml`)" in description
     assert metadata["Author"] == "hf_multitask contributors" and metadata["Version"] == __version__

@@ -32,3 +32,11 @@ def test_the_site_builds_without_a_warning(tmp_path):
         module = importlib.import_module(package)
         names = [name for name in module.__all__ if callable(getattr(module, name))]
         assert names and all(f'.{getattr(module, name).__qualname__}"' in api for name in names)
+
+
+def test_pictures_are_small_and_shown():
+    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))
+    pictures = sorted((ROOT / "docs").glob("*.png"))
+    assert len(pictures) >= 6
+    for path in pictures:
+        assert path.stat().st_size < 150_000 and f"]({path.name})" in pages, path.name

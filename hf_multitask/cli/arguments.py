@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NoReturn
 
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 from ..modeling.config import close_match
 from ..modeling.values import check_value, hints_of, shown
@@ -54,6 +55,11 @@ class _Parser(HfArgumentParser):
 def known_arguments() -> list[str]:
     """The names of all training arguments."""
     return _Parser().known()
+
+
+def training_options() -> dict[str, bool]:
+    """The names of all training arguments, and whether each is true or false."""
+    return {action.dest: action.type is string_to_bool for action in _Parser()._actions if action.nargs != 0}
 
 
 def parse_overrides(words: Sequence[str]) -> Values:

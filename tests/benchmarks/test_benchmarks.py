@@ -1,5 +1,7 @@
 """Every benchmark runs, on a tiny backbone and a few rows; what it measures then means nothing."""
 
+import argparse
+import asyncio
 import importlib.util
 import json
 import shutil
@@ -295,7 +297,48 @@ def test_serving_load(benchmark, folder, backbone_path, monkeypatch):
     assert figures == json.loads((folder / "load.json").read_text()) and list(figures) == ["shared", "single"]
     for rates in figures.values():
         assert [one["rate"] for one in rates] == [5, 10] and all(one["sent"] for one in rates)
-        assert not any(one["wrong"] or one["refused"] or one["lost"] for one in rates)
+        assert not any(one["wrong"] or one["refused"] or one["lost"] or one["crossed"] for one in rates)
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_soak(benchmark, folder, backbone_path, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS.parent))
+    backbone = str(shutil.copytree(backbone_path(), tmp_path / "backbone"))
+    model = BertModel.from_pretrained(backbone)
+    with torch.no_grad():  # so that answers to texts differ
+        for weight in model.parameters():
+            weight.mul_(10 if weight.dim() > 1 else 1)
+    model.save_pretrained(backbone)
+    words = ["--data", str(folder), "--backbone", backbone, "--tasks", "3", "--seconds", "1", "--patience", "120"]
+    load = benchmark("serving_load")
+    figures = load.main([*words, "--soak", "0.1", "--output", str(tmp_path / "soak.json")])
+    assert figures == json.loads((tmp_path / "soak.json").read_text())
+    assert figures["sent"] == figures["answered"] > 10 and figures["rate"] == figures["full_load"] / 2
+    assert not any(figures[name] for name in ("refused", "late", "lost", "wrong", "crossed"))
+    memory = figures["memory"]
+    assert 0 < memory["start"] <= memory["largest"] and memory["end"] <= memory["largest"]
+    assert "minute 1: " in capsys.readouterr().out
+
+    given = argparse.Namespace(tasks=3, backbone=backbone, seed=0, seconds=2.0, most=20, patience=120.0)
+    made = load.save_models(tmp_path, given)
+    texts = [row["text"] for row in read_rows("sentiment", "train", 48)]
+    texts, answers = load.distinct(texts, made["pipeline"](texts))
+    assert len(texts) > 10
+    with load.servers([tmp_path / "shared"], []) as ports:
+        changed = [{name: {**one, "score": one["score"] + 0.5} for name, one in text.items()} for text in answers]
+        crossed, wrong = (
+            asyncio.run(load.measure(ports, texts, expected, 10, given))
+            for expected in (answers[1:] + answers[:1], changed)
+        )
+    assert crossed["crossed"] == crossed["answered"] > 0 and crossed["wrong"] == 0
+    assert wrong["wrong"] == wrong["answered"] > 0 and wrong["crossed"] == 0
+
+
+def test_slope_of_memory(benchmark):
+    load = benchmark("serving_load")
+    assert load.slope([(10.0, 100.0), (11.0, 101.0), (12.0, 102.0)]) == pytest.approx(3600)
+    assert load.slope([(10.0, 100.0), (11.0, 100.0)]) == 0
 
 
 @pytest.mark.slow
