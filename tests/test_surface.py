@@ -162,7 +162,7 @@ def test_what_users_write_against_stays(name, tmp_path):
 
 def test_every_file_and_every_command_is_looked_at():
     assert {path.name for path in SURFACE.iterdir()} == set(makers(None))
-    listed = re.findall(r"^    (\w+)  ", "\n".join(describe_help("")), flags=re.MULTILINE)
+    listed = re.findall(r"^    (\w+)(?:  |$)", "\n".join(describe_help("")), flags=re.MULTILINE)
     assert listed == [command for command in COMMANDS if command]
 
 
