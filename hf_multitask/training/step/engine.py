@@ -207,13 +207,16 @@ class Engine:
         return loss, outputs
 
     def _weighted(self, outputs: Open, weights: Mapping[str, float]) -> torch.Tensor:
-        """The weighted sum of the losses of a forward; the model's own, where all weigh 1 and no teacher changes it."""
+        """The weighted sum of the losses of a forward; the model's own, where all weigh 1 and no teacher changes it.
+
+        Outputs of a wrapper of distributed training do not lead to each other, so that there it is made of the losses.
+        """
         losses = {name: loss for name, loss in outputs.losses.items() if name in weights}
-        whole = len(losses) == len(outputs.losses) > 0
+        whole = len(losses) == len(outputs.losses) > 0 and self.runtime.processes == 1
         if whole and self.distillation is None and all(weights[name] == 1 for name in losses):
             return outputs.loss
         total = _weighted_sum(losses, weights) if losses else None
-        if total is not None and whole and self.runtime.processes == 1 and total.requires_grad:
+        if total is not None and whole and total.requires_grad:
             return total
         rest = outputs.loss * 0  # the model's own loss reaches parameters that no term may reach
         return rest if total is None else rest + total
