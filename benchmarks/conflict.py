@@ -131,7 +131,10 @@ def torchjds(given: argparse.Namespace, tasks: int, name: str) -> tuple[Step, An
         elif name.endswith("mtl_backward"):
             read = [states[0].pooler_output] if states[0].get("pooler_output") is not None else []
             mtl_backward(
-                list(output.losses.values()), features=[states[0].last_hidden_state, *read][-1:], parallel_chunk_size=1
+                list(output.losses.values()),
+                features=[states[0].last_hidden_state, *read][-1:],
+                parallel_chunk_size=1,
+                retain_graph=True,
             )
             jac_to_grad([one for one in shared if getattr(one, "jac", None) is not None], UPGrad())
         else:

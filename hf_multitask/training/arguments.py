@@ -106,8 +106,6 @@ class MultiTaskTrainingArguments(TrainingArguments):
         distillation_kwargs: ``temperature`` of the teacher's classes, 1 by default; ``rows``, ``own`` for those with a
             label of the teacher's task, or ``all`` for those of other datasets with the same kind of input, too; and
             ``weight`` of the labels where it is fixed, 0.5 by default.
-        logging_nan_inf_filter: false by default, as a task whose loss is not finite is left out of its step, and the
-            filter of ``Trainer`` would wait for the loss of every micro-batch.
         gradient_logging_steps: log the norms and cosines of the gradients that the tasks have for the shared parameters
             every so many optimizer steps, 0 for never. None is every 200 steps, each of which then takes as long as two
             or three, for 2 to 20 tasks where the gradients take at most 1 GiB, and never where they cannot be

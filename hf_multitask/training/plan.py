@@ -355,13 +355,17 @@ class Plan:
         The cost of a forward pass is that of the checkpoint, unless the argument for it has changed.
         """
         self.left, self.anchors = dict(state["left"]), dict(state["anchors"])
+        self._cost_source = None
+        if state["folder"] is None:  # the model may not be there yet: a search builds one for every trial
+            self.__dict__.pop("forwards", None)
+            self.follow()
+            return
         usual, saved = self._usual_forwards(), state["forwards"]
-        self.forwards.cost, self.forwards.rounded, self._cost_source = usual.cost, usual.rounded, None
-        if state["folder"] is not None:
-            self.forwards.rounded = saved.get("rounded", False)  # in earlier versions, none were
-            same = saved.get("source") and not self._is_undivided
-            if same and saved["forward_cost_tokens"] == self.runtime.args.forward_cost_tokens:
-                self.forwards.cost, self._cost_source = saved["cost"], saved["source"]
+        self.forwards.cost = usual.cost
+        self.forwards.rounded = saved.get("rounded", False)  # in earlier versions, none were
+        same = saved.get("source") and not self._is_undivided
+        if same and saved["forward_cost_tokens"] == self.runtime.args.forward_cost_tokens:
+            self.forwards.cost, self._cost_source = saved["cost"], saved["source"]
         if self.sampler is not None:
             self.sampler.sort_by(self.data.costs(self.forwards))
         self.follow()
