@@ -113,7 +113,8 @@ def test_gradnorm_reads_a_matrix_that_all_tasks_share_and_none_of_a_task(train):
         train(adapters=OWN, balancing="gradnorm")
 
 
-@pytest.mark.parametrize("adapters", few([ADAPTERS, {"task_lora": ADAPTERS["task_lora"]}], ["both"], ["both", "own"]))
+@pytest.mark.slow  # as of ranks: test_ranks.py
+@pytest.mark.parametrize("adapters", [ADAPTERS, {"task_lora": ADAPTERS["task_lora"]}], ids=["both", "own"])
 def test_adapters_make_one_update_however_it_is_accumulated(adapters, backbone_path, tmp_path, record_property):
     description = describe("adapters", tasks=(*KINDS, "groups", "masks"), rows=24, adapters=adapters)
     start = layouts.build(description, backbone_path(), tmp_path, 24, 1)[0].model.state_dict()

@@ -130,6 +130,7 @@ def test_losses_are_those_of_a_loop_over_texts(build):
     assert found["eval_triplet_accuracy"] == pytest.approx(sum(right) / len(right)) and len(set(right)) == 2
 
 
+@pytest.mark.slow  # of every type of task: test_invariance.py
 def test_pairs_make_one_update_however_it_is_accumulated(build, record_property):
     tasks = {
         "group": SentenceSimilarity(negatives=3, matryoshka_dims=[8, 32], weight_column="weight", **HARD),
