@@ -6,6 +6,7 @@ import torch
 from transformers import TrainerCallback
 
 FLOAT, NUMBER = 4, 8  # bytes of a gradient in float32, and of a number that the trainer adds up or of an integer
+ALIGNED, CHUNK = 64, 8192  # entries to multiples of which parameters begin, and buffers end
 BYTES = {"float": 4, "int": 4, "double": 8, "long int": 8}  # by the profiler's names
 
 # What the methods send beyond the gradients of the summed loss, or in place of them; see `in_step`.
@@ -31,7 +32,11 @@ class Sent(TrainerCallback):
         return [math.prod(event.input_shapes[0]) * BYTES[event.input_dtypes[0]] for event in events]
 
 
-def in_step(shared, heads, buffers, datasets, *, losses=0, matrix=0, aggregates=False):
+def rounded_up(entries, grain):
+    return -(-entries // grain) * grain
+
+
+def in_step(shared, heads, buffers, datasets, *, tables=(), losses=0, matrix=0, aggregates=False):
     """Bytes that a process puts into the collectives of one optimizer step, in float32.
 
     Args:
@@ -39,6 +44,7 @@ def in_step(shared, heads, buffers, datasets, *, losses=0, matrix=0, aggregates=
         heads: by task, the shapes of its own.
         buffers: of the model, bytes.
         datasets: how many.
+        tables: shapes of the embeddings among the shared parameters.
         losses: how often a method reads the losses, beside once after the backward pass.
         matrix: size of the matrix whose gradients GradNorm reads.
         aggregates: whether there is a gradient for every task.
@@ -48,8 +54,12 @@ def in_step(shared, heads, buffers, datasets, *, losses=0, matrix=0, aggregates=
     # Items, labelled rows and soft labels by task, and rows by dataset; losses; whether a process is to end.
     numbers = NUMBER * (3 * tasks + datasets + (1 + losses) * tasks + 1)
     if aggregates:
-        # Which parameters have gradients, dense or of some rows; a gradient of each task.
-        return numbers + weights + FLOAT * (2 * len(shared) + tasks * sum(map(math.prod, shared)))
+        # Which parameters have gradients, dense or of some rows; a gradient of each task, of each table by itself.
+        others = list(shared)
+        for shape in tables:
+            others.remove(shape)
+        sizes = [sum(rounded_up(math.prod(shape), ALIGNED) for shape in others), *map(math.prod, tables)]
+        return numbers + weights + FLOAT * (2 * len(shared) + tasks * sum(rounded_up(size, CHUNK) for size in sizes))
     # Which parameters have gradients; the buffers of rank 0; GradNorm's matrix for every task.
     used = FLOAT * (len(shared) + len(own))
     return numbers + weights + FLOAT * sum(map(math.prod, shared)) + used + buffers + FLOAT * tasks * matrix

@@ -359,6 +359,10 @@ def test_sharded_training_is_that_of_one_process(balancing, launches, tmp_path, 
     assert any("ner" in one and "ner" not in other for ones in zip(*steps) for one, other in (ones, ones[::-1]))
 
 
+def tables_of(model):
+    return [part.weight.shape for part in model.modules() if isinstance(part, torch.nn.Embedding)]
+
+
 @pytest.mark.parametrize("entry", COUNTED, ids=lambda entry: entry["description"]["name"])
 def test_ranks_send_what_the_sizes_of_the_model_say(entry, launches):
     _, ranks = launches.together(2, QUICK[2], QUICK[2].index(entry))
@@ -370,7 +374,7 @@ def test_ranks_send_what_the_sizes_of_the_model_say(entry, launches):
     if "matrix" in more:
         more["matrix"] = last_shared_matrix(model).numel()
     buffers = sum(buffer.nbytes for buffer in model.buffers())
-    expected = sending.in_step(shared, heads, buffers, len(description["sizes"]), **more)
+    expected = sending.in_step(shared, heads, buffers, len(description["sizes"]), tables=tables_of(model), **more)
     assert [sum(rank["sent"]) for rank in ranks] == [expected, expected]
 
 
@@ -383,7 +387,7 @@ def test_docs_state_what_is_sent():
     shapes, buffers = [one.shape for one in model.parameters()], sum(buffer.nbytes for buffer in model.buffers())
     for (_, put_in, sends), (name, more) in zip(table, sending.METHODS.items(), strict=True):
         matrix = {"matrix": model.encoder.layer[-1].output.dense.weight.numel()} if name == "gradnorm" else {}
-        total = sending.in_step(shapes, heads, buffers, len(heads), **more | matrix)
+        total = sending.in_step(shapes, heads, buffers, len(heads), tables=tables_of(model), **more | matrix)
         assert (put_in, sends) == (f"{total / 1e6:,.1f}", f"{sending.sent(total, 64) / 1e6:,.1f}")
 
 
