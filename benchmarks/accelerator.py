@@ -59,6 +59,7 @@ from ratios import median_ratio
 from throughput import VARLEN, Tasks, arguments, build, run_trainer, silence
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -72,7 +73,7 @@ from transformers import (
     pipeline,
     set_seed,
 )
-from turns import Runner, quiet
+from turns import Runner, Turn, quiet
 
 from hf_multitask import SequenceClassification
 
@@ -250,8 +251,7 @@ def ceiling(given: Namespace, out: str, tokenizer: Any, lengths: Sequence[int]) 
 def measure_training(given: Namespace, mixture: str) -> Iterator[Figures]:
     """Figures of all systems, after every round."""
     tokenizer = AutoTokenizer.from_pretrained(given.backbone)
-    config = PreTrainedConfig.get_config_dict(given.backbone)[0]["model_type"]
-    config = transformers.AutoConfig.for_model(config).from_pretrained(given.backbone)
+    config = AutoConfig.from_pretrained(given.backbone)
     size: Size = given.size
     tasks = make_mixture(mixture, tokenizer, size.batches * given.batch, given.seed)
     lengths = [len(text.split()) + 2 for _, rows in tasks.values() for text in rows["text"]]
@@ -286,34 +286,36 @@ def measure_training(given: Namespace, mixture: str) -> Iterator[Figures]:
 
 
 def _training(runners: Sequence[Runner], warm: int) -> dict[str, Any]:
-    """Figures of the rounds after warm-up; those of tasks are weighted by their share of the tokens."""
-    steady = overall = positions = 0.0
-    seconds: list[float] = []
+    """Figures of the rounds after warm-up; those of tasks are weighted by their share of the tokens.
+
+    A step is steady if all shapes of its batches have occurred before, and it counts with the median of its shapes.
+    """
+    steady = overall = positions = seconds = 0.0
     steps = forwards = counted = 0
     for runner in runners:
-        measured = sum(runner.turns[warm:], start=type(runner.turns[0])())
+        measured = sum(runner.turns[warm:], Turn())
         seen = {shape for turn in runner.turns[:warm] for step in turn.each for shape in step.shapes}
-        by_shape: dict[Any, list[float]] = {}
-        real = 0
         chosen = []
         for step in measured.each:
             if seen.issuperset(step.shapes):
                 chosen.append(step)
             seen.update(step.shapes)
-        for step in chosen or measured.each:
+        counted += len(chosen)
+        chosen = chosen or measured.each
+        by_shape: dict[Any, list[float]] = {}
+        for step in chosen:
             by_shape.setdefault(step.shapes, []).append(step.seconds)
-            real += step.real
-        seconds += [step.seconds for step in chosen or measured.each]
-        steady += runner.share * sum(len(one) * statistics.median(one) for one in by_shape.values()) / real
+        taken = sum(len(one) * statistics.median(one) for one in by_shape.values())
+        seconds += runner.part * taken / len(chosen)
+        steady += runner.share * taken / sum(step.real for step in chosen)
         overall += runner.share * measured.seconds / measured.real
         positions += runner.share * measured.positions / measured.real
         steps += measured.steps
-        counted += len(chosen)
         forwards += measured.forwards
     return {
         "tokens_per_s": 1 / steady,
         "overall": 1 / overall,
-        "ms": 1000 * statistics.median(seconds),
+        "ms": 1000 * seconds,
         "padding": 1 - 1 / positions,
         "forwards": forwards / steps,
         "steps": steps,
@@ -556,7 +558,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("what", nargs="?", choices=["run", "table"], default="run")
     parser.add_argument("file", nargs="?", type=Path, help="results of which to print the table")
     parser.add_argument("--output", type=Path, default=Path("accelerator.json"), help="JSON file for the results")
-    parser.add_argument("--minutes", type=float, default=9.0, help="after which no other row is begun")
+    parser.add_argument("--minutes", type=float, default=8.5, help="after which no other row is begun")
     parser.add_argument("--batch", type=int, default=64, help="rows per step, a multiple of 8")
     parser.add_argument("--peak", type=float, help="dense bf16 TFLOPS of the GPU, where it is not known by its name")
     parser.add_argument("--tiny", action="store_true", help="small models and few steps, to see that it runs")
