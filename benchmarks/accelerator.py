@@ -1,24 +1,24 @@
 """Speed and memory on one GPU: training, aggregators, balancers and the pipeline, in one run of at most ten minutes.
 
-Nothing is downloaded: backbones have the shapes of bert-base and ModernBERT-base and random weights, and texts are words
-of a vocabulary of its own. All is in bf16 in batches of ``--batch`` rows. The systems of a row take turns; what they did
-in warm-up turns does not count::
+Nothing is downloaded: backbones have the shapes of bert-base and ModernBERT-base and random weights, and texts are
+words of a vocabulary of its own. All is in bf16 in batches of ``--batch`` rows. The systems of a row take turns; what
+they did in warm-up turns does not count::
 
     benchmarks/accelerator.sh --output accelerator.json
 
-``training``: whole optimizer steps on three classification tasks with equally many rows, with short texts (``short``) or with
-those of one task up to 512 tokens long (``long``). Warm-up is one epoch, and one epoch is measured.
+``training``: whole optimizer steps on three classification tasks with equally many rows, with short texts (``short``)
+or with those of one task up to 512 tokens long (``long``). Warm-up is one epoch, and one epoch is measured.
 
 ``ours``                MultiTaskTrainer as it is by default.
 ``ours varlen``         the same with ``attn_implementation="varlen"``, on a GPU that has the kernel, and on CPUs.
-``plain random``        a plain Trainer and a native model for every task, one after the other; random batches, padded to
-                        a multiple of 8 tokens.
+``plain random``        a plain Trainer and a native model for every task, one after the other; random batches, padded
+                        to a multiple of 8 tokens.
 ``plain group``         the same with ``train_sampling_strategy="group_by_length"``.
 ``ceiling``             a plain Trainer on rows that all have the mean length of the others.
 
-``conflict``: forward and backward passes and the combination of gradients, of 2, 4 and 8 tasks with rows of one length, as
-in ``conflict.py``. ``balancing``: whole optimizer steps, as in ``balancing.py``. ``inference``: texts through one pipeline of
-8 heads, and through 8 pipelines of one task, tokenization included.
+``conflict``: forward and backward passes and the combination of gradients, of 2, 4 and 8 tasks with rows of one length,
+as in ``conflict.py``. ``balancing``: whole optimizer steps, as in ``balancing.py``. ``inference``: texts through one
+pipeline of 8 heads, and through 8 pipelines of one task, tokenization included.
 
 The JSON file has the hardware, and is written whenever a row or a round of training is done, so that a run that is cut
 off leaves what it has measured; rows for which there was no time are in ``left_out``. This prints the table of a file::
@@ -86,7 +86,13 @@ SHAPES: dict[str, Callable[..., PreTrainedConfig]] = {
     "bert-base": lambda **values: BertConfig(attention_probs_dropout_prob=0.0, **IDS, **values),
     "ModernBERT-base": lambda **values: ModernBertConfig(cls_token_id=2, sep_token_id=3, **IDS, **values),
 }
-SMALL = {"vocab_size": 600, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+SMALL = {
+    "vocab_size": 600,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+}
 # By mixture, median and largest number of words of each task; lengths are log-normal.
 MIXTURES = {
     "short": {"intent": (12, 64), "topic": (24, 64), "tone": (32, 128)},
@@ -266,23 +272,25 @@ def measure_training(given: Namespace, mixture: str) -> Iterator[Figures]:
         memory = {name: Memory() for name in systems}
         draw = random.Random(given.seed)
         warm = -(-len(tasks) * size.batches // size.turn)  # rounds of an epoch
-        for number in range(2 * warm):
-            for name, members in draw.sample(list(systems.items()), len(systems)):
-                for runner in members:
-                    with memory[name] if number else Memory():  # AdamW gets its memory in the first one
-                        runner.take_turn(max(round(runner.part * size.turn), 2))
-            if number >= warm:
+        try:
+            for number in range(2 * warm):
+                for name, members in draw.sample(list(systems.items()), len(systems)):
+                    for runner in members:
+                        with memory[name] if number else Memory():  # the first turn also gets the states of AdamW
+                            runner.take_turn(max(round(runner.part * size.turn), 2))
+                if number < warm:
+                    continue
                 figures = {name: _training(members, warm) for name, members in systems.items()}
                 _compare(figures, config, lengths, given.peak)
                 for name, own in figures.items():
-                    resting = resting_mib(config) if torch.cuda.is_available() else 0.0
-                    own["peak_mib"] = memory[name].most + resting
+                    own["peak_mib"] = memory[name].most + (resting_mib(config) if torch.cuda.is_available() else 0.0)
                     own["padding"] = 0.0 if name == VARLEN else own["padding"]
                 yield figures
                 if time.perf_counter() > given.deadline:
                     break
-        for runner in runners:
-            runner.stop()
+        finally:
+            for runner in runners:
+                runner.stop()
 
 
 def _training(runners: Sequence[Runner], warm: int) -> dict[str, Any]:
@@ -378,8 +386,8 @@ def measure_inference(given: Namespace) -> Iterator[Figures]:
     model = model.to(torch.bfloat16).eval()
     own = pipeline("multitask", model=model, tokenizer=tokenizer, device=device)
     each = [
-        pipeline("text-classification", model=model.task_model(name), tokenizer=tokenizer, device=device)
-        for name in model.config.task_names
+        pipeline("text-classification", model=one.to(torch.bfloat16), tokenizer=tokenizer, device=device)
+        for one in map(model.task_model, model.config.task_names)
     ]
     size: Size = given.size
     texts = make_mixture("short", tokenizer, size.texts, given.seed)["topic"][1]["text"]
@@ -535,9 +543,11 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
             if time.perf_counter() > given.deadline:
                 found["left_out"].append(name)
             else:
-                found["rows"][name] = row = {"kind": kind}
+                row: dict[str, Any] = {"kind": kind}
+                found["rows"][name] = row
                 try:
-                    for row["systems"] in work():
+                    for figures in work():
+                        row["systems"] = figures
                         found["seconds"] = time.perf_counter() - began
                         write(given.output, found)
                 except Exception as problem:  # the others may still be measured
