@@ -193,28 +193,27 @@ def make_mixture(mixture: str, tokenizer: Any, rows: int, seed: int) -> Tasks:
     return tasks
 
 
-def flops_per_token(config: PreTrainedConfig, lengths: Sequence[int]) -> float:
+def count_weights(config: PreTrainedConfig) -> tuple[int, int]:
+    """Weights of a backbone: all, and those that every token is multiplied with."""
+    with torch.device("meta"):
+        model = AutoModel.from_config(config)
+    sizes = {name: one.numel() for name, one in model.named_parameters()}
+    return sum(sizes.values()), sum(
+        size for name, size in sizes.items() if "embeddings" not in name and "pooler" not in name
+    )
+
+
+def flops_per_token(config: PreTrainedConfig, weights: int, lengths: Sequence[int]) -> float:
     """Operations that the backbone needs for a token, forward and backward, in rows of these lengths.
 
     They are those of its matrix products: six for every weight, and those of attention with the tokens of the row, or
     of the window.
     """
-    with torch.device("meta"):
-        model = AutoModel.from_config(config)
-    parts = model.named_parameters()
-    weights = sum(one.numel() for name, one in parts if "embeddings" not in name and "pooler" not in name)
     attended = 0.0
     for kind in getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers:
         most = config.local_attention if kind == "sliding_attention" else max(lengths)
         attended += sum(length * min(length, most) for length in lengths) / sum(lengths)
     return 6 * weights + 12 * config.hidden_size * attended
-
-
-def resting_mib(config: PreTrainedConfig) -> float:
-    """The weights of a backbone and what AdamW keeps of them, in float32."""
-    with torch.device("meta"):
-        model = AutoModel.from_config(config)
-    return 12 * sum(one.numel() for one in model.parameters()) / 2**20
 
 
 class Memory:
@@ -240,7 +239,7 @@ def ceiling(given: Namespace, out: str, tokenizer: Any, lengths: Sequence[int]) 
     """A plain Trainer on as many rows with as many tokens, all of one length."""
     rows = make_rows(tokenizer, len(lengths), round(statistics.mean(lengths)) - 2, given.seed)
     encoded = datasets.Dataset.from_dict(
-        dict(tokenizer(rows["text"])) | {"labels": [int(label == "yes") for label in rows["label"]]}
+        dict(tokenizer(list(rows["text"]))) | {"labels": [int(label == "yes") for label in rows["label"]]}
     )
     set_seed(given.seed)
     trainer = Trainer(
@@ -262,6 +261,9 @@ def measure_training(given: Namespace, mixture: str) -> Iterator[Figures]:
     tasks = make_mixture(mixture, tokenizer, size.batches * given.batch, given.seed)
     lengths = [len(text.split()) + 2 for _, rows in tasks.values() for text in rows["text"]]
     lengths = [min(length, tokenizer.model_max_length) for length in lengths]
+    weights, multiplied = count_weights(config)
+    # Weights and what AdamW keeps of them, in float32; without a GPU, what is measured has them.
+    resting = 12 * weights / 2**20 if torch.cuda.is_available() else 0.0
     given.systems = ["ours", "plain random", "plain group"]
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() >= LEAST_CAPABILITY:
         given.systems.append(VARLEN)
@@ -281,10 +283,13 @@ def measure_training(given: Namespace, mixture: str) -> Iterator[Figures]:
                 if number < warm:
                     continue
                 figures = {name: _training(members, warm) for name, members in systems.items()}
-                _compare(figures, config, lengths, given.peak)
+                _compare(figures)
                 for name, own in figures.items():
-                    own["peak_mib"] = memory[name].most + (resting_mib(config) if torch.cuda.is_available() else 0.0)
+                    own["peak_mib"] = memory[name].most + resting
                     own["padding"] = 0.0 if name == VARLEN else own["padding"]
+                    if given.peak is not None:
+                        read = [round(statistics.mean(lengths))] if name == "ceiling" else lengths
+                        own["of_peak"] = own["tokens_per_s"] * flops_per_token(config, multiplied, read) / given.peak
                 yield figures
                 if time.perf_counter() > given.deadline:
                     break
@@ -331,15 +336,12 @@ def _training(runners: Sequence[Runner], warm: int) -> dict[str, Any]:
     }
 
 
-def _compare(figures: Figures, config: PreTrainedConfig, lengths: Sequence[int], most: float | None) -> None:
-    """Add what share of the others' speed, and of the GPU's, each system has."""
+def _compare(figures: Figures) -> None:
+    """Add what every system has of the speed of the best plain one, and of the ceiling."""
     best = max(own["tokens_per_s"] for name, own in figures.items() if name.startswith("plain"))
-    for name, own in figures.items():
+    for own in figures.values():
         own["of_best_plain"] = own["tokens_per_s"] / best
         own["of_ceiling"] = own["tokens_per_s"] / figures["ceiling"]["tokens_per_s"]
-        read = [round(statistics.mean(lengths))] if name == "ceiling" else lengths
-        if most is not None:
-            own["of_peak"] = own["tokens_per_s"] * flops_per_token(config, read) / most
 
 
 def measure_conflict(given: Namespace, tasks: int) -> Iterator[Figures]:
@@ -453,7 +455,7 @@ def plan(given: argparse.Namespace, folder: Path) -> Iterator[tuple[str, str, Ca
         one.steps = one.turn * given.size.rounds
         return measure_balancing(one)
 
-    yield "balancing, bert-base, K = 4", "balancing", of_balancing
+    yield "balancing, bert-base, 4 tasks", "balancing", of_balancing
     yield "inference, bert-base, 8 heads", "inference", lambda: measure_inference(values("bert-base"))
 
 

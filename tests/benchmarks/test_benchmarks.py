@@ -112,7 +112,7 @@ ACCELERATOR = {
         for mixture in ("long", "short")
     },
     **{f"conflict, bert-base, K = {tasks}": ["none", "pcgrad", "upgrad"] for tasks in (2, 4, 8)},
-    "balancing, bert-base, K = 4": ["none", "uncertainty", "gradnorm", "famo"],
+    "balancing, bert-base, 4 tasks": ["none", "uncertainty", "gradnorm", "famo"],
     "inference, bert-base, 8 heads": ["one model of 8 heads", "8 pipelines of one task"],
 }
 
@@ -161,13 +161,14 @@ def test_accelerator_without_time(benchmark, tmp_path, capsys):
 
 def test_operations_of_a_token(benchmark):
     accelerator = benchmark("accelerator")
-    # Of a layer: four projections of 32, two of 32 x 48, their biases, two norms; attention reads 10 tokens of 10.
+    bert, modern = (make(**accelerator.SMALL) for make in accelerator.SHAPES.values())
+    # Of a layer: four projections of 32, two of 32 x 48, their biases, two norms.
     weights = 2 * (4 * (32 * 32 + 32) + 32 * 48 + 48 + 48 * 32 + 32 + 2 * 64)
-    config = accelerator.SHAPES["bert-base"](**accelerator.SMALL)
-    assert accelerator.flops_per_token(config, [10, 10]) == 6 * weights + 2 * 12 * 32 * 10
-    longer = accelerator.SHAPES["ModernBERT-base"](**accelerator.SMALL)
-    grown = accelerator.flops_per_token(longer, [256]) - accelerator.flops_per_token(longer, [128])
-    assert grown == 12 * 32 * 128  # of its first layer, as the second has a window of 128
+    embeddings, pooler = (600 + 512 + 2 + 2) * 32, 32 * 32 + 32
+    assert accelerator.count_weights(bert) == (weights + embeddings + pooler, weights)
+    assert accelerator.flops_per_token(bert, weights, [10, 10]) == 6 * weights + 2 * 12 * 32 * 10
+    grown = accelerator.flops_per_token(modern, 0, [256]) - accelerator.flops_per_token(modern, 0, [128])
+    assert grown == 12 * 32 * 128  # of the first layer, as the second has a window of 128
 
 
 @pytest.mark.slow
