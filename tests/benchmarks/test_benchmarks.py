@@ -4,7 +4,10 @@ import argparse
 import asyncio
 import importlib.util
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -100,6 +103,72 @@ def test_throughput(setting, benchmark, folder, backbone_path, capsys):
     assert figures["mixed random"]["forwards_per_step"] == 1
     assert figures["plain rebalance"]["forwards_per_step"] == 4
     assert "ours, as a multiple of" in capsys.readouterr().out
+
+
+ACCELERATOR = {
+    **{
+        f"training, {shape}, {mixture}": ["ours", "plain random", "plain group", "ours varlen", "ceiling"]
+        for shape in ("bert-base", "ModernBERT-base")
+        for mixture in ("long", "short")
+    },
+    **{f"conflict, bert-base, K = {tasks}": ["none", "pcgrad", "upgrad"] for tasks in (2, 4, 8)},
+    "balancing, bert-base, 4 tasks": ["none", "uncertainty", "gradnorm", "famo"],
+    "inference, bert-base, 8 heads": ["one model of 8 heads", "8 pipelines of one task"],
+}
+
+
+@pytest.mark.slow
+def test_accelerator(benchmark, tmp_path, capsys):
+    accelerator = benchmark("accelerator")
+    output = tmp_path / "accelerator.json"
+    found = accelerator.main(["--tiny", "--batch", "8", "--peak", "1", "--output", str(output)])
+    assert found == json.loads(output.read_text())
+    assert not any("problem" in row for row in found["rows"].values()), capsys.readouterr().err
+    assert {name: list(row["systems"]) for name, row in found["rows"].items()} == ACCELERATOR
+    for name, row in found["rows"].items():
+        keys = set(accelerator.COLUMNS[row["kind"]]) - {"padding", "interval"}
+        assert all(own[key] > 0 for own in row["systems"].values() for key in keys), name
+        if row["kind"] == "training":
+            assert row["systems"]["ceiling"]["padding"] == 0 < row["systems"]["plain random"]["padding"] < 1
+            assert row["systems"]["ceiling"]["of_ceiling"] == 1
+    out = capsys.readouterr().out
+    accelerator.main(["table", str(output)])
+    assert capsys.readouterr().out.strip() in out
+    assert [len([line for line in out.splitlines() if line.startswith(f"| {name.partition(', ')[2]} |")]) for name in ACCELERATOR] == [
+        len(systems) for systems in ACCELERATOR.values()
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.process
+def test_accelerator_that_is_cut_off(benchmark, tmp_path, capsys):
+    output = tmp_path / "accelerator.json"
+    words = [str(BENCHMARKS / "accelerator.sh"), "--tiny", "--batch", "8", "--output", str(output)]
+    environment = os.environ | {"PYTHON": sys.executable}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True) as process:
+        assert any(" s: training" in line for line in process.stdout)  # reads up to the first
+        os.killpg(process.pid, signal.SIGKILL)
+    found = benchmark("accelerator").main(["table", str(output)])
+    assert 1 <= len(found["rows"]) < len(ACCELERATOR) and found["hardware"]["device"]
+    assert "| bert-base, long | ours |" in capsys.readouterr().out
+
+
+def test_accelerator_without_time(benchmark, tmp_path, capsys):
+    found = benchmark("accelerator").main(["--tiny", "--minutes", "0", "--output", str(tmp_path / "found.json")])
+    assert found["left_out"] == list(ACCELERATOR) and not found["rows"]
+    assert "No time was left for: training, bert-base, long" in capsys.readouterr().out
+
+
+def test_operations_of_a_token(benchmark):
+    accelerator = benchmark("accelerator")
+    bert, modern = (make(**accelerator.SMALL) for make in accelerator.SHAPES.values())
+    # Of a layer: four projections of 32, two of 32 x 48, their biases, two norms.
+    weights = 2 * (4 * (32 * 32 + 32) + 32 * 48 + 48 + 48 * 32 + 32 + 2 * 64)
+    embeddings, pooler = (600 + 512 + 2 + 2) * 32, 32 * 32 + 32
+    assert accelerator.count_weights(bert) == (weights + embeddings + pooler, weights)
+    assert accelerator.flops_per_token(bert, weights, [10, 10]) == 6 * weights + 2 * 12 * 32 * 10
+    grown = accelerator.flops_per_token(modern, 0, [256]) - accelerator.flops_per_token(modern, 0, [128])
+    assert grown == 12 * 32 * 128  # of the first layer, as the second has a window of 128
 
 
 @pytest.mark.slow
