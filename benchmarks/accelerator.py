@@ -122,6 +122,8 @@ COLUMNS = {
         "of_best_plain": "of best plain",
         "of_ceiling": "of ceiling",
         "of_peak": "of peak",
+        "steps": "steps",
+        "steady_steps": "of them steady",
         "peak_mib": "MiB",
     },
     "conflict": {"ms": "ms per step", "over_none": "over none", "interval": "95 %", "peak_mib": "MiB"},
@@ -528,6 +530,8 @@ def _cell(key: str, value: Any) -> str:
         return f"{value:.1%}"
     if key == "ms":
         return f"{value:.2f}"
+    if isinstance(value, int):
+        return str(value)
     return f"{value:,.0f}" if key in ("tokens_per_s", "overall", "peak_mib", "texts_per_s") else f"{value:.3f}"
 
 

@@ -126,7 +126,7 @@ def test_accelerator(benchmark, tmp_path, capsys):
     assert not any("problem" in row for row in found["rows"].values()), capsys.readouterr().err
     assert {name: list(row["systems"]) for name, row in found["rows"].items()} == ACCELERATOR
     for name, row in found["rows"].items():
-        keys = set(accelerator.COLUMNS[row["kind"]]) - {"padding", "interval"}
+        keys = set(accelerator.COLUMNS[row["kind"]]) - {"padding", "interval", "steady_steps"}
         assert all(own[key] > 0 for own in row["systems"].values() for key in keys), name
         if row["kind"] == "training":
             assert row["systems"]["ceiling"]["padding"] == 0 < row["systems"]["plain random"]["padding"] < 1
@@ -134,9 +134,10 @@ def test_accelerator(benchmark, tmp_path, capsys):
     out = capsys.readouterr().out
     accelerator.main(["table", str(output)])
     assert capsys.readouterr().out.strip() in out
-    assert [len([line for line in out.splitlines() if line.startswith(f"| {name.partition(', ')[2]} |")]) for name in ACCELERATOR] == [
-        len(systems) for systems in ACCELERATOR.values()
-    ]
+    assert [
+        len([line for line in out.splitlines() if line.startswith(f"| {name.partition(', ')[2]} |")])
+        for name in ACCELERATOR
+    ] == [len(systems) for systems in ACCELERATOR.values()]
 
 
 @pytest.mark.slow
