@@ -142,6 +142,7 @@ class Size:
         length: words of a row, where all rows have one length.
         rounds: of the other rows.
         texts: of a round of inference.
+        shorter: how many times shorter the rows of a mixture are.
     """
 
     batches: int = 16
@@ -149,9 +150,10 @@ class Size:
     length: int = 64
     rounds: int = 20
     texts: int = 1024
+    shorter: int = 1
 
 
-TINY = Size(batches=2, turn=6, length=8, rounds=2, texts=8)
+TINY = Size(batches=2, turn=6, length=8, rounds=2, texts=8, shorter=4)
 
 
 def save_backbone(shape: str, folder: Path, *, tiny: bool) -> str:
@@ -182,12 +184,13 @@ def _word(number: int) -> str:
     return "".join(chr(ord("a") + number // 26**place % 26) for place in range(4))
 
 
-def make_mixture(mixture: str, tokenizer: Any, rows: int, seed: int) -> Tasks:
+def make_mixture(mixture: str, tokenizer: Any, rows: int, seed: int, shorter: int) -> Tasks:
     """Tasks of one mixture, with equally many rows."""
     draw = random.Random(seed)
     words = sorted(word for word in tokenizer.get_vocab() if word.isalpha())
     tasks: Tasks = {}
     for name, (median, most) in MIXTURES[mixture].items():
+        median, most = median // shorter, most // shorter
         lengths = [min(max(round(median * draw.lognormvariate(0, SPREAD)), 2), most) for _ in range(rows)]
         texts = [" ".join(draw.choices(words, k=length)) for length in lengths]
         labels = draw.choices(["no", "yes"], k=rows)
@@ -260,7 +263,7 @@ def measure_training(given: Namespace, mixture: str) -> Iterator[Figures]:
     tokenizer = AutoTokenizer.from_pretrained(given.backbone)
     config = AutoConfig.from_pretrained(given.backbone)
     size: Size = given.size
-    tasks = make_mixture(mixture, tokenizer, size.batches * given.batch, given.seed)
+    tasks = make_mixture(mixture, tokenizer, size.batches * given.batch, given.seed, size.shorter)
     lengths = [len(text.split()) + 2 for _, rows in tasks.values() for text in rows["text"]]
     lengths = [min(length, tokenizer.model_max_length) for length in lengths]
     weights, multiplied = count_weights(config)
@@ -394,7 +397,7 @@ def measure_inference(given: Namespace) -> Iterator[Figures]:
         for one in map(model.task_model, model.config.task_names)
     ]
     size: Size = given.size
-    texts = make_mixture("short", tokenizer, size.texts, given.seed)["topic"][1]["text"]
+    texts = make_mixture("short", tokenizer, size.texts, given.seed, size.shorter)["topic"][1]["text"]
     ours, apart = "one model of 8 heads", "8 pipelines of one task"
     systems: dict[str, Callable[[Any], Any]] = {
         ours: lambda batch: own(batch, batch_size=given.batch),
@@ -465,7 +468,7 @@ def hardware() -> dict[str, Any]:
     """What the figures are of."""
     found: dict[str, Any] = {
         "device": "CPU",
-        "machine": f"{platform.machine()} {platform.processor()}".strip(),
+        "machine": platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
