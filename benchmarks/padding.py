@@ -26,7 +26,7 @@ from transformers import AutoTokenizer, set_seed
 from turns import asked
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments
-from hf_multitask.data.loader import OVERHEAD_ACCELERATOR
+from hf_multitask.data.forwards import COST_ACCELERATOR, Forwards
 from hf_multitask.modeling.backbone import resolve_backbone
 from hf_multitask.modeling.packing import Packed
 
@@ -73,13 +73,14 @@ def main(words: Sequence[str] | None = None) -> Figures:
         )
         silence(ours)
         loader: Any = ours.get_train_dataloader()
-        loader.collate_fn.overhead = ours.plan.sampler.lengths = None
+        loader.collate_fn.forwards, ours.plan.sampler.lengths = Forwards(None), None
         figures["random"] = count(model, loader)
         figures["padded, CPU"] = count(model, ours.get_train_dataloader())
         loader = ours.get_train_dataloader()
-        loader.collate_fn.overhead = OVERHEAD_ACCELERATOR
+        loader.collate_fn.forwards = Forwards(COST_ACCELERATOR)
         figures["padded, accelerator"] = count(model, loader)
         model.set_attn_implementation("varlen")
+        del ours.plan.forwards  # which is found anew
         figures["packed"] = count(model, ours.get_train_dataloader())
     print(f"setting {given.setting}, batch {given.batch}\n")
     print(f"{'rows':<20} {'padding':>8} {'tokens read':>12} {'forwards':>9} {'steps':>6}")
