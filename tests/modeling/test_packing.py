@@ -34,6 +34,7 @@ WINDOWED = {
 }
 PACKED = sorted([*(set(ALL) - set(REFUSED)), *WINDOWED])
 QUICK = ["bert", "roberta", "windowed modernbert", "llama"]
+SINGLE = ("gemma", "gemma3")  # whose norms are computed in float32
 
 
 def tasks_of(family):
@@ -138,6 +139,8 @@ def assert_alike(model, batch, tolerance, note=None):
     for wanted, found in zip(padded, packed, strict=True):
         assert wanted.keys() == found.keys()
         for name, one in wanted.items():
+            if name.endswith("qa_outputs.bias"):
+                continue  # a bias moves the scores of all positions alike, so that its gradient is rounding
             other, own = found[name], one
             if name in ("ner", "answers") and LENGTH in one.shape:  # logits, of which those of padding are of no use
                 there = batch["labels"][name] >= 0
@@ -153,7 +156,7 @@ def assert_alike(model, batch, tolerance, note=None):
 @pytest.mark.parametrize("family", few(PACKED, QUICK))
 def test_packed_rows_have_the_logits_losses_and_gradients_of_padded_rows(family, build, record_property):
     model = build(family).train()
-    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-6 if family in SINGLE else 1e-12)):
         model.to(dtype)
         batch = batch_of(model)
         model.packs = True
