@@ -80,7 +80,7 @@ def main(words: Sequence[str] | None = None) -> Figures:
         loader.collate_fn.forwards = Forwards(COST_ACCELERATOR)
         figures["padded, accelerator"] = count(model, loader)
         model.set_attn_implementation("varlen")
-        del ours.plan.forwards  # which is found anew
+        del ours.plan.forwards  # decided again, for packed rows
         figures["packed"] = count(model, ours.get_train_dataloader())
     print(f"setting {given.setting}, batch {given.batch}\n")
     print(f"{'rows':<20} {'padding':>8} {'tokens read':>12} {'forwards':>9} {'steps':>6}")
