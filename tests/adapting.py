@@ -1,10 +1,9 @@
 """Models with adapters, and batches whose rows several tasks read, for the tests of adapters."""
 
 import torch
+from building import build
 from reading import TASKS
 from transformers import AutoTokenizer
-
-from hf_multitask import MultiTaskModel
 
 ENCODER = ("sequence-classification", "token-classification", "question-answering", "multiple-choice")
 KINDS = {
@@ -22,8 +21,7 @@ BOTH = {"lora": {"r": 2, "init_lora_weights": False}, "task_lora": {"r": 3, "ini
 
 def build_adapted(path, kinds, **kwargs):
     """A model of some types on a tiny backbone, the same weights at every call, whatever its adapters."""
-    torch.manual_seed(1)
-    model = MultiTaskModel.from_backbone(path, tasks={kind: TASKS[kind]() for kind in kinds}, **kwargs)
+    model = build(path, {kind: TASKS[kind]() for kind in kinds}, **kwargs)
     tokenizer = AutoTokenizer.from_pretrained(path)
     model.set_pad_token_id(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
     return model

@@ -2,10 +2,11 @@
 
 import mixtures
 import torch
+from building import build
 from torch import nn
 from transformers import AutoTokenizer, TrainerCallback
 
-from hf_multitask import MultiTaskModel, MultiTaskTrainer
+from hf_multitask import MultiTaskTrainer
 from hf_multitask.aggregation import GramianAggregator  # noqa: F401 - for the tests
 
 # Rows of one task each, and rows that two tasks share.
@@ -58,10 +59,9 @@ def matrix(trainer, names):
 
 def train(path, output, tasks=APART, trainer_class=JacobianTrainer, aggregator=None, change=None, **args):
     """Train in one step of 24 rows or more; the trainer, and the gradients of every step."""
-    torch.manual_seed(1)
     made = mixtures.make_tasks(tasks)
     kept = {"dropout": args.pop("dropout", 0.0), "branches": args.pop("branches", None)}
-    model = MultiTaskModel.from_backbone(path, tasks=made, **kept)
+    model = build(path, made, **kept)
     model = model.to(args.pop("dtype", torch.float64))
     if change is not None:
         change(model)

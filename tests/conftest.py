@@ -17,13 +17,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a core each, for the processes that a
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-import torch
+from building import build
 from datasets import Dataset
 from fork_server import remember, shell
 from hub_server import Hub
 from killing import start_server
 from pages import files_of
-from stages import SHARED, STAGES, Limits, stage_of
+from stages import SHARED, SLOW_CASES, STAGES, Limits, check_slow_cases, stage_of
 from tiny import NER_LABELS, read_rows, save_backbone
 from transformers import AutoTokenizer
 
@@ -44,7 +44,7 @@ class Imports:
         self.count = len(sys.modules)
 
 
-LIMITS, IMPORTS = Limits(), Imports()
+LIMITS, IMPORTS, COLLECTED = Limits(), Imports(), set()
 STAGE = pytest.StashKey[str]()
 
 
@@ -76,12 +76,17 @@ def pytest_configure(config):
 def pytest_itemcollected(item):
     item.stash[STAGE] = stage = stage_of(item, Path(__file__).parent)
     item.add_marker(stage)
+    COLLECTED.add(item.nodeid)
+    if item.nodeid in SLOW_CASES:
+        item.add_marker("slow")
     for name, group in SHARED.items():
         if name in item.fixturenames:
             item.add_marker(pytest.mark.xdist_group(group))
 
 
-def pytest_collection_finish():
+def pytest_collection_finish(session):
+    if not any("[" in word for word in session.config.args):  # a case by its name brings no others
+        check_slow_cases(COLLECTED)
     IMPORTS.set_aside()
 
 
@@ -157,10 +162,8 @@ def build_model(backbone_path, tasks):
     """A multi-task model on a tiny backbone, the same weights at every call."""
 
     def make(family: str = "bert", **kwargs) -> MultiTaskModel:
-        path = backbone_path(family)
-        torch.manual_seed(1)
         kwargs.setdefault("tasks", tasks)
-        return MultiTaskModel.from_backbone(path, **kwargs)
+        return build(backbone_path(family), **kwargs)
 
     return make
 

@@ -69,6 +69,7 @@ def child(work, words, log, environment, shared, size) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     gc.freeze()  # what the server has imported is no garbage at the end of a training
+    sys.modules["matplotlib.backends.backend_agg"] = None  # without pictures; see conftest.py
     work(words, shared, size)
 
 

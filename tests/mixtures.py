@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from building import build as build_model
 from datasets import Dataset, SplitDict, SplitInfo
 from reading import spans_of
 from rooting import MASK, add_root
@@ -20,7 +21,6 @@ from hf_multitask import (
     AutomaticSpeechRecognition,
     FillMask,
     MultipleChoice,
-    MultiTaskModel,
     MultiTaskTrainer,
     MultiTaskTrainingArguments,
     QuestionAnswering,
@@ -159,7 +159,6 @@ def as_stream(rows):
 
 def build(description, backbone, output, batch, accumulation, *, trainer_class=MultiTaskTrainer, callbacks=(), **more):
     """A trainer of a description: its batch on a device, its accumulation, and arguments besides the description's."""
-    torch.manual_seed(1)
     tasks = make_tasks(description["tasks"])
     if family := description.get("family"):  # another than that of the launch, in the folder beside it
         (backbone,) = map(str, Path(backbone).parent.glob(f"{family}[0-9]"))
@@ -167,9 +166,7 @@ def build(description, backbone, output, batch, accumulation, *, trainer_class=M
     tasks = {name: replace(task, **options.get(name, {})) for name, task in tasks.items()}
     for task in tasks.values():
         task.max_length = description.get("max_length")
-    model = MultiTaskModel.from_backbone(
-        backbone, tasks=tasks, dropout=description.get("dropout", 0.0), **description["adapters"]
-    )
+    model = build_model(backbone, tasks, dropout=description.get("dropout", 0.0), **description["adapters"])
     model = model.to(getattr(torch, description["dtype"]))
     args = {
         "output_dir": str(output),
@@ -205,8 +202,7 @@ def build(description, backbone, output, batch, accumulation, *, trainer_class=M
         train["stars"] = train["stars"].remove_columns("stars").add_column("stars", stars)
     taught = None
     if names := description.get("taught"):
-        torch.manual_seed(7)
-        teacher = MultiTaskModel.from_backbone(backbone, tasks=tasks, dropout=0.0)
+        teacher = build_model(backbone, tasks, seed=7, dropout=0.0)
         taught = dict.fromkeys(names, teacher)
     return trainer_class(
         model,

@@ -31,6 +31,8 @@ FOLDERS = {
 FIXTURES = {"arguments": "trainer", "hub": "process"}
 # By fixture, the group of tests that go to one worker of xdist: what they start, a server to fork from, is started once.
 SHARED = {"launches": "forks", "context": "forks", "hub": "hub"}
+# Cases of parametrized tests whose lines and branches other cases and tests run as well; see CONTRIBUTING.md.
+SLOW_CASES = frozenset((Path(__file__).parent / "slow.txt").read_text(encoding="utf-8").splitlines())
 ORDER = list(STAGES)
 EVENTS = frozenset(("subprocess.Popen", "os.posix_spawn", "os.system", "tests.fork"))
 
@@ -53,6 +55,18 @@ def stage_of(item: pytest.Item, root: Path) -> str:
     elif inner:
         needs.add(FOLDERS[folder])
     return max(needs or {"unit"}, key=ORDER.index)
+
+
+def check_slow_cases(collected: set[str]) -> None:
+    """Every line of slow.txt is a case, as far as its test was collected.
+
+    Raises:
+        pytest.UsageError: a line names no case, so that one is slow no longer that was meant to be.
+    """
+    tests = {name.partition("[")[0] for name in collected}
+    gone = sorted(name for name in SLOW_CASES - collected if name.partition("[")[0] in tests)
+    if gone:
+        raise pytest.UsageError(f"tests/slow.txt names a case that is not there: {gone[0]}. Remove or change the line.")
 
 
 class Limits:

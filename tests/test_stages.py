@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from stages import FOLDERS, STAGES, Limits, stage_of
+from stages import FOLDERS, SLOW_CASES, STAGES, Limits, check_slow_cases, stage_of
 from transformers import Trainer
 
 ROOT = Path(__file__).parent
@@ -48,6 +48,21 @@ def test_a_folder_without_a_stage_is_an_error():
 def test_every_folder_of_tests_has_a_stage():
     assert FOLDERS.keys() == {path.parent.name for path in ROOT.glob("*/test_*.py")}
     assert set(FOLDERS.values()) <= STAGES.keys()
+
+
+def test_a_slow_case_that_is_not_there_is_an_error():
+    first = min(SLOW_CASES)
+    test, _, case = first.partition("[")
+    assert case.endswith("]") and (ROOT.parent / first.partition("::")[0]).is_file()
+    check_slow_cases({first, *(name for name in SLOW_CASES if name.startswith(f"{test}["))})
+    check_slow_cases({"tests/data/test_rates.py::test_others"})
+    with pytest.raises(pytest.UsageError, match=r"tests/slow\.txt names a case that is not there: tests/"):
+        check_slow_cases({f"{test}[another]"})
+
+
+def test_slow_cases_are_sorted_so_that_changes_are_small():
+    lines = (ROOT / "slow.txt").read_text(encoding="utf-8").splitlines()
+    assert lines == sorted(set(lines)) and all("::" in line and line.endswith("]") for line in lines)
 
 
 @pytest.mark.xdist_group("alone")

@@ -267,6 +267,7 @@ def test_text_tasks(benchmark, folder, backbone_path, capsys):
     assert [line.split()[1] for line in lines] == runs
 
 
+@pytest.mark.slow
 def test_tags(benchmark, folder, backbone_path, capsys):
     words = ["--data", str(folder), "--backbone", backbone_path(), "--rows", "8", "--epochs", "1", "--seeds", "1"]
     benchmark("tags").main(words)
@@ -417,6 +418,7 @@ def test_import(benchmark):
     assert benchmark("serving").main(["import", "--rounds", "1"])["seconds"]["median"] > 0
 
 
+@pytest.mark.slow
 def test_balancing(benchmark, backbone_path, capsys):
     benchmark("overhead")
     words = ["--systems", "famo", "famo-exact", "gradnorm", "--steps", "4", "--turn", "2", "--batch", "8"]
@@ -428,6 +430,7 @@ def test_balancing(benchmark, backbone_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.slow
 def test_conflict(benchmark, backbone_path, capsys):
     benchmark("overhead")
     words = ["--rows", "6", "--length", "9", "--tasks", "2", "3", "--rounds", "2", "--torchjd"]
@@ -466,6 +469,7 @@ def test_systems_of_the_conflict_benchmark_make_the_same_update(benchmark, backb
         assert float((gradient - found["upgrad"]).norm() / found["upgrad"].norm()) < 1e-3, name
 
 
+@pytest.mark.slow
 def test_toy_conflict(benchmark, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     words = ["--methods", "sum", "upgrad", "--steps", "20", "--output", str(tmp_path / "toy.png")]
@@ -534,6 +538,7 @@ def test_statistics_of_learning(benchmark):
     assert value < 0.01
 
 
+@pytest.mark.slow
 def test_imbalance(benchmark, folder, backbone_path, capsys):
     output = folder / "figures.json"
     words = ["--data", str(folder), "--steps", "2", "--seeds", "2", "--share", "0.2", "--backbone", backbone_path()]

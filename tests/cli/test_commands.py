@@ -236,6 +236,7 @@ def test_backbone_of_a_package_runs_from_a_recipe(kitchen):
     assert code == 0 and "Example: " in out
 
 
+@pytest.mark.slow
 def test_same_seed_makes_the_same_model(kitchen, tmp_path):
     recipe = kitchen.changed("model", dropout=0.2)
     for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):

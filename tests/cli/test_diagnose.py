@@ -68,6 +68,7 @@ def test_all_parts_are_measured_and_what_was_trained_stays(kitchen):
     assert [key for key in keys if f"`{key}`" not in PAGE] == []  # all of them are documented
 
 
+@pytest.mark.slow
 def test_together_is_the_run_that_train_makes(kitchen):
     """Its metrics are those of ``train``, and a task alone has as many rows."""
     recipe = kitchen.changed("model", dropout=0.3)

@@ -59,6 +59,7 @@ def rows_of(example, split):
     return [json.loads(line) for line in text.splitlines()]
 
 
+@pytest.mark.slow
 def test_the_sentences_are_pairs_of_which_none_is_in_two_splits(example):
     splits = {split: rows_of(example, split) for split in ("train", "validation", "test")}
     assert {split: len(rows) for split, rows in splits.items()} == {"train": 2000, "validation": 200, "test": 200}

@@ -66,6 +66,7 @@ def test_stages_train_what_they_name_one_after_the_other(stages):
     assert stages.run(["evaluate", str(output)], None, "--split", "validation")[0] == 0
 
 
+@pytest.mark.slow
 def test_one_stage_of_all_tasks_is_an_ordinary_training(kitchen):
     training = {**kitchen.recipe["training"], "eval_strategy": "epoch"}
     assert kitchen.run(["train"], kitchen.changed(training={**training, "output_dir": "plain"}))[0] == 0

@@ -29,6 +29,7 @@ def example(kitchen):
     return recipe | {"backbone": "backbone", "model": {"dropout": 0.0}}, row
 
 
+@pytest.mark.slow
 def test_the_example_of_the_page_trains_measures_predicts_and_explains_itself(example, kitchen, capsys):
     recipe, row = example
     code, out, errors = kitchen.run(["train"], recipe)

@@ -119,6 +119,7 @@ def test_card_that_finds_no_place_loses_neither_model_nor_card(build, tmp_path, 
     assert (tmp_path / "out" / "README.md").read_text() == "---\nlicense: [mit\n---\nMine.\n"
 
 
+@pytest.mark.slow
 def test_a_card_after_a_resume_shows_what_that_of_the_run_left_alone_shows(
     build_model, arguments, data, tokenizer, tmp_path
 ):

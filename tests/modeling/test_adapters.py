@@ -160,6 +160,7 @@ def test_gradients_reach_what_trains_and_nothing_else(build):
     assert filler and all(not gradient.any() for gradient in filler.values())
 
 
+@pytest.mark.slow
 def test_compiles_without_a_graph_break(build):
     model, inputs = build(**BOTH), batch()
     compiled = torch.compile(model, fullgraph=True, backend="eager")

@@ -240,6 +240,7 @@ def test_gradients_told_apart_by_rows_are_those_of_every_loss_by_itself(family, 
     assert state["weights_K"] == pytest.approx(other["weights_K"], rel=1e-9) and len(set(state["weights_K"])) == 2
 
 
+@pytest.mark.slow
 def test_balancers_train_in_bfloat16_with_tasks_that_stop_and_a_frozen_head(build):
     for name in ("gradnorm", "famo", "uncertainty"):
         trainer = build(

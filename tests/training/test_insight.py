@@ -154,6 +154,7 @@ def test_stopped_tasks_and_single_ones_have_no_angles(backbone_path, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_resumed_run_has_the_same_weights_and_logs(backbone_path, tmp_path):
     more = {"max_steps": 8, "logging_steps": 4, "gradient_logging_steps": 3, "dropout": 0.1, "save_strategy": "steps"}
     whole = run(backbone_path(), tmp_path / "whole", **more, save_steps=8)

@@ -160,8 +160,7 @@ ALWAYS = [
     "rooted",
     "bf16",
 ]
-ALWAYS += ["heard", "adapters", "branches", "branches-all", "branches-upgrad", "upgrad", "graddrop", "measured-rare"]
-ALWAYS += ["taught", "taught-all", "chained"]
+ALWAYS += ["heard", "adapters", "branches-all", "upgrad", "graddrop", "measured-rare", "taught-all", "chained"]
 QUICK = {
     2: [*chosen(jobs(2), ALWAYS), *DIFFERING, *MEASURED, *RESUMED, *COUNTED],
     3: chosen(jobs(3), ["stopped", "rare", "tokens"]),
