@@ -1,6 +1,7 @@
 """Models for tests, each built once: what many tests begin with is copied from the first of its kind."""
 
 import json
+import sys
 from copy import deepcopy
 
 import torch
@@ -14,7 +15,8 @@ def build(path, tasks, seed=1, **kwargs) -> MultiTaskModel:
     """``MultiTaskModel.from_backbone`` after a seed, with the state of the random generator that it leaves."""
     try:
         said = {name: [type(task).__module__, type(task).__qualname__, task.to_dict()] for name, task in tasks.items()}
-        key = f"{torch.get_default_dtype()} {json.dumps([str(path), seed, said, kwargs])}"
+        missing = sorted(name for name, module in sys.modules.items() if module is None)  # as an extra in a test
+        key = f"{torch.get_default_dtype()} {missing} {json.dumps([str(path), seed, said, kwargs])}"
     except (AttributeError, TypeError):  # with what is no JSON, such as a configuration of an adapter
         torch.manual_seed(seed)
         return MultiTaskModel.from_backbone(path, tasks=tasks, **kwargs)
