@@ -17,7 +17,7 @@ PAGES = {  # of the site, and the files that they are
     "index.md": "README.md",
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
-    "benchmarks.md": "benchmarks/README.md",
+    "measurements.md": "benchmarks/README.md",
 }
 NOTEBOOKS = {f"notebooks/{path.stem}.md": path for path in sorted((ROOT / "examples" / "notebooks").glob("*.ipynb"))}
 PAGES |= {name: path.relative_to(ROOT).as_posix() for name, path in NOTEBOOKS.items()}

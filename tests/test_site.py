@@ -19,7 +19,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path)]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
-    pages = {path.stem for path in (ROOT / "docs").glob("*.md")} | {"api", "changelog", "contributing", "benchmarks"}
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")} | {"api", "changelog", "contributing", "measurements"}
     notebooks = {path.stem for path in (ROOT / "examples" / "notebooks").glob("*.ipynb")}
     pages |= {f"notebooks/{name}" for name in notebooks}
     assert all((tmp_path / page / "index.html").is_file() for page in pages) and (tmp_path / "index.html").is_file()

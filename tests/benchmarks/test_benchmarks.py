@@ -546,3 +546,99 @@ def test_imbalance(benchmark, folder, backbone_path, capsys):
     assert list(figures) == ["plain", "balanced"] and figures == json.loads(output.read_text())
     assert all(0 <= value <= 1 for results in figures.values() for result in results for value in result.values())
     assert "balanced macro_f1" in capsys.readouterr().out
+
+
+def taken(seconds, cpu, **figures):
+    return {"seconds": seconds, "cpu": cpu, "units": 100, "share": 1.0, "busy": False, **figures}
+
+
+def test_summary_of_rivals(benchmark):
+    rivals = benchmark("rivals")
+    losses = [{"held_out": {"a": {"loss": loss}, "b": {"loss": 1.0}}} for loss in (0.2, 0.4, 3.0)]
+    runs = {
+        "ours": [taken(4, 2, positions=125), taken(8, 4, positions=125), taken(2, 1, positions=200)],
+        "other": [taken(8, 6, **losses[0]), taken(8, 6, **losses[1]), taken(6, 3, **losses[2]) | {"busy": True}],
+        "none yet": [],
+    }
+    runs = {name: {str(number): run for number, run in enumerate(own)} for name, own in runs.items()}
+    runs["ours"]["3"] = runs["ours"]["1"]  # which the other does not have
+    found = rivals.summary(runs, "ours")
+    assert list(found) == ["ours", "other"] and found["other"]["repetitions"] == 3
+    assert found["ours"]["cpu"] == pytest.approx(0.03) and found["ours"]["seconds"] == pytest.approx(0.06)
+    # Within repetitions, not of the medians, whose ratio by CPU time is 3.
+    assert found["other"]["cpu_ratio"] == [3.0, 1.5, 3.0]
+    assert found["other"]["seconds_ratio"] == [1.5, 1.0, 2.0]  # of those that were not disturbed
+    assert found["ours"]["padding"] == pytest.approx(0.2) and found["other"]["loss"] == pytest.approx(0.7)
+    assert found["other"]["busy"] and not found["ours"]["busy"]
+    shown = rivals.table({"rows": {"conflict, K = 2": runs | {"none": runs["ours"]}}, "problems": {"b": "It fails."}})
+    assert "| other * | 3 | 60 | 80 | 3.00 [1.50, 3.00] | 1.50 [1.00, 2.00] |" in shown and "b: It fails." in shown
+
+
+def test_busy_repetitions_of_rivals(benchmark):
+    calm, shares = benchmark("rivals").calm, [0.5, 0.95, 0.7]
+    tries = iter(shares)
+    assert calm(lambda: {"a": {"share": next(tries)}}, 0.9, 3) == {"a": {"share": 0.95, "busy": False}}
+    assert list(tries) == [0.7]  # the second one counted
+    tries = iter(shares)
+    assert calm(lambda: {"a": {"share": next(tries)}}, 0.99, 3) == {"a": {"share": 0.95, "busy": True}}
+    assert list(tries) == []
+
+
+def test_rivals_continue(benchmark, folder, backbone_path, monkeypatch, capsys):
+    rivals, seen, broken = benchmark("rivals"), [], ["tasknet"]
+
+    def execute(job, python, seed):
+        seen.append((job.row, job.systems[0], seed, python == sys.executable))
+        if job.systems[0] in broken or len(seen) == 6:
+            raise (RuntimeError if job.systems[0] in broken else KeyboardInterrupt)("cut off")
+        assert set(json.loads(Path(job.given["rows"]).read_text())) == {"emotion", "irony", "ner"}
+        return {name: taken(1 + seed, 1, held_out={"a": {"loss": 1}}, total_cpu=1) for name in job.systems}
+
+    monkeypatch.setattr(rivals, "execute", execute)
+    monkeypatch.setattr(rivals, "environment", lambda folder, name: name or sys.executable)
+    monkeypatch.setattr(rivals, "versions", lambda python, names: {"python": python})
+    output = folder / "rivals.json"
+    words = ["--data", str(folder), "--environments", str(folder / "environments"), "--output", str(output)]
+    words += ["--rows", "training, short", "--repetitions", "2", "--short_steps", "4", "--batch", "4"]
+    words += ["--backbone", backbone_path()]
+    with pytest.raises(KeyboardInterrupt):
+        rivals.main(words)
+    first = json.loads(output.read_text())
+    assert sorted(map(len, first["rows"]["training, short"].values())) == [0, 1, 1, 1, 1]
+    assert first["problems"] == {"training, short, tasknet": "cut off"}
+    assert first["versions"]["tasknet"] == {"python": "tasknet"}
+    before, broken[:] = len(seen), []
+    found = rivals.main(words)
+    systems = ["ours", *rivals.PLAIN, "tasknet"]
+    assert {name: len(runs) for name, runs in found["rows"]["training, short"].items()} == dict.fromkeys(systems, 2)
+    assert found == json.loads(output.read_text()) and found["problems"] == {}
+    assert len(seen) == before + 10 - 4  # none of the four again
+    assert {own for _, name, _, own in seen if name == "tasknet"} == {False}
+    assert "| tasknet | 2 | 100 | 67 | 1.00 [1.00, 1.00] |" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="should be of the same batch"):
+        rivals.main([*words, "--batch", "2"])
+    first, found["rows"]["training, short"]["tasknet"]["1"] = len(seen), taken(9, 9) | {"busy": True, "share": 0.4}
+    output.write_text(json.dumps(found))
+    repeated = rivals.main(words)["rows"]["training, short"]["tasknet"]
+    assert seen[first:] == [("training, short", "tasknet", 1, False)] and not repeated["1"]["busy"]
+    rivals.main(["table", str(output)])
+    assert "| tasknet | 2 | 100 | 67 | 1.00 [1.00, 1.00] |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.timeout(1800)  # it makes an environment
+def test_rivals(benchmark, folder, backbone_path):
+    words = ["--data", str(folder), "--environments", str(folder / "environments"), "--tries", "1", "--batch", "4"]
+    words += ["--output", str(folder / "rivals.json"), "--repetitions", "1", "--held_out", "8", "--texts", "16"]
+    words += ["--short_steps", "4", "--rows", "training, short", "inference, 2 heads", "--backbone", backbone_path()]
+    found = benchmark("rivals").main(words)
+    assert found["problems"] == {} and found["versions"]["tasknet"]["tasknet"] == "1.60"
+    assert (folder / "environments" / "tasknet" / "made").exists()
+    training = {name: runs["0"] for name, runs in found["rows"]["training, short"].items()}
+    assert len({own["units"] for own in training.values()}) == 1  # the same tokens
+    assert {name: own["steps"] for name, own in training.items()} == dict.fromkeys(training, 4)
+    assert all(list(own["held_out"]) == ["emotion", "irony", "ner"] for own in training.values())
+    assert len({runs["0"]["units"] for runs in found["rows"]["inference, 2 heads"].values()}) == 1
+    for systems in found["rows"].values():
+        assert all(runs["0"][key] > 0 for runs in systems.values() for key in ("cpu", "startup", "memory", "share"))
