@@ -1,19 +1,25 @@
 """torch.compile of the backbone, in place of the Trainer's compilation of the whole model.
 
 Every batch has rows of other tasks and other numbers of them, and a graph of the whole model would fit no other batch.
-The backbone sees rows and lengths only, so a few graphs fit all batches. Gradients of single tasks, which are separated
-layer by layer, and generated texts come from the backbone as it is.
+The backbone sees rows and lengths only, so a few graphs fit all batches. How rows are divided between branches is
+another matter for every batch as well, and there the layers are compiled one by one: those of all branches share their
+graphs. Gradients of single tasks, which are separated layer by layer, and generated texts come from the backbone as it
+is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DynamoBackend, TorchDynamoPlugin
+from torch import nn
 
+from ..modeling.branches import BranchedLayer, layers_of
 from ..modeling.kinds import reader_of
 from ..modeling.native import reading_part
 from ..modeling.readers import TEXTS
@@ -62,32 +68,53 @@ def _why_not(model: MultiTaskModel) -> str | None:
         return "recordings, whose layers draw masks and depend on the padding of a batch"
     if model.config.adapters and model.config.adapters["tasks"]:
         return "task_lora, as every number of rows of a task would be a graph of its own"
-    if model.config.branches:
-        return (
-            "branches, as every division of rows between them would be a graph of its own; from_backbone makes none "
-            "with branches='none'"
-        )
     return None
+
+
+def _parts(model: MultiTaskModel) -> list[nn.Module]:
+    """What is compiled: the part of the backbone that reads, or its layers where some are of branches."""
+    if not model.config.branches:
+        return [reading_part(model.backbone)]
+    layers = layers_of(model.backbone)
+    return [part for one in layers for part in (one.branches.values() if isinstance(one, BranchedLayer) else [one])]
 
 
 def compile_backbone(runtime: Runtime) -> None:
     """Compile the backbone, once; nothing happens unless the arguments say so."""
-    settings, part = compilation(runtime.args), reading_part(runtime.model.backbone)
-    if settings is not None and not runtime.engine and part._compiled_call_impl is None:
-        part.compile(**settings)
+    if (settings := compilation(runtime.args)) is None or runtime.engine:
+        return
+    for part in _parts(runtime.model):
+        if part._compiled_call_impl is None:
+            compiled = torch.compile(part._call_impl, **settings)
+            branched = bool(runtime.model.config.branches)
+            part._compiled_call_impl = partial(_at_the_start, compiled) if branched else compiled
+
+
+def _at_the_start(layer: Callable[..., object], states: torch.Tensor, *args: object, **kwargs: object) -> object:
+    """Call a compiled layer with states that begin their memory, as there would be more graphs for those that do not.
+
+    Args:
+        layer: the compiled one.
+        states: (B, L, D), those of a branch a part of a larger tensor.
+        args: further inputs.
+        kwargs: likewise.
+    """
+    return layer(states.clone() if states.storage_offset() else states, *args, **kwargs)
 
 
 def release(model: MultiTaskModel) -> None:
     """Have the backbone run as it is again."""
-    reading_part(model.backbone)._compiled_call_impl = None
+    for part in _parts(model):
+        part._compiled_call_impl = None
 
 
 @contextmanager
 def uncompiled(model: MultiTaskModel) -> Iterator[None]:
     """Within it, the backbone runs as it is."""
-    part = reading_part(model.backbone)
-    before, part._compiled_call_impl = part._compiled_call_impl, None
+    before = {part: part._compiled_call_impl for part in _parts(model)}
+    release(model)
     try:
         yield
     finally:
-        part._compiled_call_impl = before
+        for part, compiled in before.items():
+            part._compiled_call_impl = compiled

@@ -9,6 +9,7 @@ from hf_multitask import MultiTaskTrainer, SequenceClassification, TokenClassifi
 from hf_multitask.modeling.native import reading_part
 from hf_multitask.training.runtime import TrainerRuntime
 
+BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.process)]  # the latter starts a C++ compiler
 MOST_GRAPHS = 4  # of training: shapes at first, then of any number of rows and of any length, and of a single row
 
 
@@ -43,7 +44,7 @@ def losses(trainer):
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 @pytest.mark.slow
 @pytest.mark.parametrize("cost", [0, None])
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_training_is_that_of_the_plain_backbone(backend, cost, build):
     torch.compiler.reset()
     given = {"max_steps": 12, "gradient_logging_steps": 5, "forward_cost_tokens": cost, "learning_rate": 1e-4}
@@ -73,13 +74,29 @@ def test_gradnorm_is_refused(build):
         build(torch_compile=True, balancing="gradnorm")
 
 
-@pytest.mark.parametrize("settings", [{"branches": "kind", "branch_layers": 1}, {"task_lora": {"r": 2}}])
-def test_divisions_of_rows_are_refused(settings, build, build_model):
-    if "task_lora" in settings:
-        pytest.importorskip("peft", reason="the extra 'peft' is not installed")
-    said = "branches" if "branches" in settings else "task_lora"
-    with pytest.raises(ValueError, match=rf"`torch_compile` does not work with {said}, .*\. Leave it out\.$"):
-        build(model=build_model(**settings), torch_compile=True)
+def test_adapters_by_task_are_refused(build, build_model):
+    pytest.importorskip("peft", reason="the extra 'peft' is not installed")
+    with pytest.raises(ValueError, match=r"`torch_compile` does not work with task_lora, .*\. Leave it out\.$"):
+        build(model=build_model(task_lora={"r": 2}), torch_compile=True)
+
+
+# of torch, which looks whether an input has a gradient
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=[pytest.mark.slow, pytest.mark.process])])
+def test_branches_share_the_graphs_of_a_layer(backend, build, build_model):
+    torch.compiler.reset()
+    given = {"max_steps": 12, "gradient_logging_steps": 5, "learning_rate": 1e-4}
+    branches = {"branches": "kind", "branch_layers": 1, "dropout": 0.0}
+    plain = build(model=build_model(**branches), **given)
+    plain.plan.runtime = FewShapes(plain)
+    expected, at_end = losses(plain)
+    counters.clear()
+    compiled = build(model=build_model(**branches), torch_compile=True, torch_compile_backend=backend, **given)
+    found, compiled_end = losses(compiled)
+    assert 1 < counters["stats"]["unique_graphs"] <= MOST_GRAPHS and not counters["graph_break"]
+    assert found == pytest.approx(expected, rel=1e-5) and compiled_end == pytest.approx(at_end, rel=1e-5)
+    assert not any(module._compiled_call_impl for module in compiled.model.modules())  # at the end of training
 
 
 @pytest.mark.slow
