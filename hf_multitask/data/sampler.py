@@ -6,6 +6,8 @@ import math
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from heapq import nlargest
+from operator import add
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -245,31 +247,30 @@ class StepSampler(Sampler[list[int]]):
     def _windows(self, epoch: int, behind_K: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """The first step of every window of an epoch, and the number of rows of each dataset in its steps, (S, K).
 
-        ``behind_K``, how far each dataset is behind its share, is updated. Plain numbers are used, so that a million
-        steps are counted in seconds.
+        ``behind_K``, how far each dataset is behind its share, is updated. Plain numbers are used, and what is the same
+        for all steps is computed once, so that a million steps are counted in seconds.
         """
         stays_K = np.array([self._left.get(name, epoch + 1) > epoch for name in self._names])
         behind_K[~stays_K] = 0.0
-        shares_K = self._shares_of_step(epoch, 0, stays_K).tolist()
-        places = range(len(shares_K))
+        shares_K = self._shares_of_step(epoch, 0, stays_K)
+        divided = 0  # rows of the steps whose division is known
         for first in range(0, self.steps_per_epoch, self.window):
             behind = behind_K.tolist()
             quotas = []
             for step in range(first, min(first + self.window, self.steps_per_epoch)):
                 rows = min(self.rows_per_step, self.total - step * self.rows_per_step)
                 if self._changing:
-                    shares_K = self._shares_of_step(epoch, step, stays_K).tolist()
-                quota, due = [], []
-                for k in places:
-                    wanted = shares_K[k] * rows
-                    whole = int(wanted + 1e-9)
-                    quota.append(whole)
-                    behind[k] += wanted - whole
+                    shares_K = self._shares_of_step(epoch, step, stays_K)
+                if self._changing or rows != divided:
+                    wanted_K = shares_K * rows
+                    whole_K = (wanted_K + 1e-9).astype(np.int64)
+                    whole, rest = whole_K.tolist(), (wanted_K - whole_K).tolist()
                     # Only a dataset with a fraction is rounded up, so that every quota is within one row of its share.
-                    if wanted - whole > 1e-9:
-                        due.append(k)
-                left = rows - sum(quota)
-                for k in sorted(due, key=behind.__getitem__, reverse=True)[:left] if left else ():
+                    due = [k for k, fraction in enumerate(rest) if fraction > 1e-9]
+                    divided, left = rows, rows - sum(whole)
+                behind = list(map(add, behind, rest))
+                quota = whole.copy()
+                for k in nlargest(left, due, key=behind.__getitem__) if left else ():
                     quota[k] += 1
                     behind[k] -= 1
                 quotas.append(quota)
