@@ -36,7 +36,7 @@ class Client:
             connection.request(method, path, body, headers)
             response = connection.getresponse()
             content = response.read()
-            if response.headers.get_content_type() == "application/json":
+            if content and response.headers.get_content_type() == "application/json":
                 content = json.loads(content)
             return response.status, content, response.headers
         finally:

@@ -69,6 +69,10 @@ def read_token(path: Path) -> str:
         token = path.expanduser().read_text(encoding="utf-8").strip()
     except UnicodeDecodeError:
         token = ""
+    except OSError as problem:
+        raise OSError(
+            f"The file '{path}' of --token_file cannot be read ({problem.strerror}). Name a file with one token."
+        ) from None
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise ValueError(
             f"The file '{path}' of --token_file should hold one token: letters, digits and signs in ASCII."

@@ -55,7 +55,7 @@ def as_text(value: object) -> str:
         return value
     if isinstance(value, list | tuple) and all(isinstance(word, str) for word in value):
         return " ".join(value)
-    raise TypeError(f"a text should be a string or a list of words, and {value!r} is a {type(value).__name__}")
+    raise TypeError(f"a text should be a string or a list of words, not {value!r}")
 
 
 def longest_input(

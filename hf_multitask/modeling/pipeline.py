@@ -118,7 +118,7 @@ class MultiTaskPipeline(Pipeline):
         if isinstance(tasks, str):
             tasks = [tasks]
         if tasks is not None:
-            names = list(tasks) if isinstance(tasks, Iterable) else []
+            names = list(tasks) if isinstance(tasks, Iterable) and not isinstance(tasks, Mapping) else []
             if not names or any(not isinstance(name, str) for name in names):
                 raise ValueError(f"`tasks` should be a list of one task name or more. Found `tasks = {tasks!r}`.")
             for name in names:

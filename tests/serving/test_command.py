@@ -79,7 +79,8 @@ def test_values_out_of_range(name, value, rule, said):
 
 def test_a_file_without_a_token(said, tmp_path):
     path = tmp_path / "token"
-    assert "No such file" in said("out", "--token_file", path)
+    for given, reason in ((path, "No such file or directory"), (tmp_path, "Is a directory")):
+        assert f"The file '{given}' of --token_file cannot be read ({reason})." in said("out", "--token_file", given)
     for content in (b"", b" \n", b"two words", b"\xff\xfe"):
         path.write_bytes(content)
         line = said("out", "--token_file", path)

@@ -28,6 +28,11 @@ BAD = {
     "another field": (json.dumps(BODY | {"task": "x"}).encode(), ["body", "task"], "not permitted"),
     "no task": (json.dumps(BODY | {"tasks": []}).encode(), ["body", "tasks"], "one task name or more"),
     "another task": (json.dumps(BODY | {"tasks": ["nerd"]}).encode(), ["body", "tasks"], "nerd"),
+    "tasks by key": (
+        json.dumps(BODY | {"parameters": {"tasks": {"sequence-classification": 1}}}).encode(),
+        ["body", "parameters", "tasks"],
+        "should be a list",
+    ),
     "tasks of numbers": (json.dumps(BODY | {"tasks": [1]}).encode(), ["body", "tasks", 0], "string"),
     "a task that does not accept it": (
         json.dumps(BODY | {"tasks": ["question-answering"]}).encode(),
@@ -85,6 +90,7 @@ def test_other_paths_and_methods(server):
     assert server.get("/nothing")[0] == 404
     assert server.get("/predict")[0] == 405
     assert server.send("POST", "/tasks")[0] == 405
+    assert [server.send("HEAD", path)[0] for path in ("/", "/health", "/ready")] == [200, 200, 200]
 
 
 def test_what_is_too_large_is_refused(server, monkeypatch):

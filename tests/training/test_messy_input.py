@@ -72,12 +72,12 @@ def rows(**columns):
         (
             SequenceClassification(),
             {"text": None},
-            r"Task 't': row 2 of the train data, column 'text': .*None is a NoneType",
+            r"Task 't': row 2 of the train data, column 'text': .*words, not None",
         ),
         (
             SequenceClassification(text_pair_column="pair"),
             {"pair": None},
-            r"Task 't': row 2 of the train data, column 'pair': .*None is a NoneType",
+            r"Task 't': row 2 of the train data, column 'pair': .*words, not None",
         ),
         (
             TokenClassification(tags_column="tags", label_names=["O", "B-X"]),
