@@ -14,8 +14,10 @@ from pathlib import Path
 import datasets
 
 from .document import Values
+from .lines import read_lines
 from .proposals import ENCODER, LISTENER, WRITER, Proposal, named, proposals
 from .recipe import read_recipe
+from .rows import DELIMITERS, cells_of
 from .source import check_source, load_source
 from .splits import SPLITS, Splits, split_name
 
@@ -102,6 +104,8 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
             f"No column looks like texts, recordings or labels of some: {columns}. Write the recipe by hand."
         )
     usable = [one for one in tasks if one.problem is None]
+    if not usable:
+        raise ValueError(f"No task can be trained: {'; '.join(f'{one.name}: {one.problem}' for one in tasks)}")
     wanted = [one.backbone for one in usable]
     needed = WRITER if WRITER in wanted else LISTENER if LISTENER in wanted and ENCODER not in wanted else ENCODER
     for one in usable:  # an encoder-decoder takes the tasks of an encoder, too
@@ -109,8 +113,7 @@ def run(namespace: argparse.Namespace, words: Sequence[str]) -> None:
             one.problem = f"It needs another backbone, of the kind {one.backbone}. Give it a recipe of its own."
     text = "".join(written(found, namespace.backbone or _BACKBONES[needed], output.absolute().parent))
     output.write_text(text, encoding="utf-8")
-    if any(one.problem is None for one in tasks):
-        read_recipe(output)
+    read_recipe(output)
     for one in tasks:
         print(f"{one.name}: {one.kind.type}, as {one.reason}" + (f" - left out: {one.problem}" if one.problem else ""))
     print(f"\nRead {output}, and train with: hf-multitask train {output}")
@@ -143,7 +146,10 @@ def sources(given: Sequence[str]) -> list[Source]:
         if "train" not in splits and len(splits) == 1:
             splits = {"train": next(iter(splits.values()))}
         in_order = {split: splits[split] for split in SPLITS if split in splits}
-        found.append((base, {**_FORMATS[suffix], "data_files": in_order}))
+        values = _FORMATS[suffix]
+        if values["path"] == "csv":
+            values = {**values, **_delimited(Path(next(iter(in_order.values()))), values.get("sep", ","))}
+        found.append((base, {**values, "data_files": in_order}))
     names: dict[str, int] = {}
     made = []
     for base, values in found:
@@ -151,6 +157,15 @@ def sources(given: Sequence[str]) -> list[Source]:
         names[name] = names.get(name, 0) + 1
         made.append(Source(name if names[name] == 1 else f"{name}_{names[name]}", values))
     return made
+
+
+def _delimited(path: Path, usual: str) -> Values:
+    """The delimiter of a table, if its header has one cell with the usual delimiter, and several with this one."""
+    header = next((line.strip("\r\n") for _, line in read_lines(path) if line.strip()), "")
+    if len(cells_of(header, usual)) > 1:
+        return {}
+    best = max(DELIMITERS, key=lambda one: len(cells_of(header, one)))
+    return {"sep": best} if len(cells_of(header, best)) > 1 else {}
 
 
 def _stem(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -183,6 +184,11 @@ def _problem(proposal: Proposal, rows: datasets.Dataset) -> str | None:
         task.resolve(rows, [])
     except ValueError as problem:
         return " ".join(str(problem).split())
+    if proposal.arguments.get("problem_type") == "regression":
+        column = proposal.arguments["label_column"]
+        strange = next((one for one in rows[column] if one is not None and not math.isfinite(one)), None)
+        if strange is not None:
+            return f"'{column}' has numbers that are not finite, such as {strange}. Fix or remove these rows."
     return None
 
 

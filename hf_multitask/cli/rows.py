@@ -21,7 +21,7 @@ _JSON = (".json", ".jsonl", ".ndjson")
 _LINES = (".jsonl", ".ndjson")
 _TEXT = (".txt", ".text")
 _SOUNDS = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aif", ".aiff", ".au")
-_DELIMITERS = (",", "\t", ";", "|")
+DELIMITERS = (",", "\t", ";", "|")
 _ALONE = ("text", "sentence")  # headers of a table with one column; other words may also begin a text file
 # The beginning of JSON: an object with or without a key, or a list of objects, texts or lists, or an empty list.
 _JSON_START = re.compile(r'\{\s*("|\}?$)|\[\s*(["\[{]|\]?$)')
@@ -125,7 +125,7 @@ def open_rows(path: Path, own: Collection[str], usual: Collection[str]) -> RowFi
     own = {name.casefold() for name in own}
     if ending in TABLES:
         return RowFile(path, "table", _delimiter(head[0], TABLES[ending], own.union(usual)))
-    for delimiter in _DELIMITERS:
+    for delimiter in DELIMITERS:
         if _is_header(head[0], delimiter, own, usual):
             return RowFile(path, "table", delimiter)
     return RowFile(path, "text")
@@ -153,7 +153,8 @@ def _is_json(path: Path) -> bool:
     return True
 
 
-def _cells(line: str, delimiter: str) -> list[str]:
+def cells_of(line: str, delimiter: str) -> list[str]:
+    """The cells of a line, as far as it can be read as a table."""
     try:
         return next(csv.reader([line], delimiter=delimiter, strict=True))
     except csv.Error:
@@ -162,14 +163,14 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 def _delimiter(header: str, usual: str, columns: set[str]) -> str:
     """The delimiter of a header: the default, unless only another one gives known columns."""
-    for delimiter in (usual, *_DELIMITERS):
-        if columns.intersection(name.strip().casefold() for name in _cells(header, delimiter)):
+    for delimiter in (usual, *DELIMITERS):
+        if columns.intersection(name.strip().casefold() for name in cells_of(header, delimiter)):
             return delimiter
-    return max((usual, *_DELIMITERS), key=lambda delimiter: len(_cells(header, delimiter)))
+    return max((usual, *DELIMITERS), key=lambda delimiter: len(cells_of(header, delimiter)))
 
 
 def _is_header(line: str, delimiter: str, own: set[str], usual: Collection[str]) -> bool:
-    cells = [name.casefold() for name in _cells(line, delimiter)]
+    cells = [name.casefold() for name in cells_of(line, delimiter)]
     names = cells if cells[0] else cells[1:]  # pandas writes its index without a name
     if any(not name or name != name.strip() for name in names) or len(set(names)) < len(names):
         return False

@@ -29,6 +29,7 @@ from .tables import check_cells, check_words, with_labels_kept
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _CHAIN = "::"  # which fsspec reads as a file inside of another
 OWN = (*KEYS, RENAMING)  # keys of a dataset that load_dataset does not take
+_NO_ROWS = re.compile("corresponds to no data|BatchSize must be greater than 0")
 _LONG = 600  # characters of a message from another library
 
 
@@ -269,6 +270,8 @@ def _explained(name: str, arguments: Values, files: Iterable[str]) -> Iterator[N
                 check_cells(name, file, arguments, rows=None)
         reason = problem.__cause__ or problem
         said = " ".join(str(reason).split()) or type(reason).__name__
+        if _NO_ROWS.search(said):
+            raise ValueError(f"Dataset '{name}' has no rows. Add rows.") from None
         said = said if len(said) < _LONG else f"{said[:_LONG]} ..."
         raise ValueError(f"Dataset '{name}' could not be loaded: {said.removesuffix('.')}.") from None
 

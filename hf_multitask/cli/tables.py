@@ -56,6 +56,11 @@ def check_cells(name: str, file: str, arguments: Values, rows: int | None = 1) -
             pd.read_csv(file, **options | {"header": None, "names": None, "nrows": 2})  # whose error contains the line
             raise ValueError("its first row has more cells than its header, or than there are column_names")
     except Exception as problem:  # pandas raises different errors depending on its options
+        if isinstance(problem, UnicodeDecodeError):
+            raise ValueError(
+                f"Dataset '{name}': the file '{file}' is not in {problem.encoding.upper()}: {problem.reason} "
+                f"(0x{problem.object[problem.start]:02x}). Save it as UTF-8, or set encoding of the dataset."
+            ) from None
         said = " ".join(str(problem).split())
         if found := _TOO_MANY.search(said):
             said = f"line {found[2]} has {found[3]} cells, but the header has {found[1]}"

@@ -123,6 +123,8 @@ def test_values_that_yaml_would_read_as_others_are_quoted(init, tmp_path):
         (["a-test.csv", "a-validation.csv"], "has no rows for training. Name a file whose name ends in 'train'."),
         (["a-test.csv", "a_test.csv"], "are both the test split of 'a'. Give one of them."),
         (["empty.csv"], "is empty. Add rows."),
+        (["header.csv"], "Dataset 'header' has no rows. Add rows."),
+        (["infinite.csv"], "'score' has numbers that are not finite, such as inf. Fix or remove these rows."),
     ],
 )
 def test_mistakes_are_one_sentence(words, message, init, tmp_path):
@@ -131,8 +133,22 @@ def test_mistakes_are_one_sentence(words, message, init, tmp_path):
         table(tmp_path / f"{name}.csv", reviews(20))
     for name in ("notes.docx", "taken.yaml", "empty.csv"):
         (tmp_path / name).write_text("")
+    (tmp_path / "header.csv").write_text("text,label\n")
+    table(tmp_path / "infinite.csv", [{"text": "three words here", "score": score} for score in (0.5, "inf", 1.5)])
     code, printed, recipe = init(*words)
     assert code == 2 and message in printed and "Traceback" not in printed and not recipe.exists()
+
+
+@pytest.mark.parametrize("delimiter", [";", "|", "\t"])
+def test_the_delimiter_is_that_of_the_header(delimiter, init, tmp_path):
+    rows = [f"One, two and {number}{delimiter}{number % 2}" for number in range(8)]
+    (tmp_path / "reviews.csv").write_text("\n".join([f"text{delimiter}label", *rows]), encoding="utf-8-sig")
+    code, printed, recipe = init("reviews.csv")
+    assert code == 0, printed
+    found = read_recipe(recipe)
+    task = found.tasks["reviews"]
+    assert (task.type, task.text_column, task.label_column) == ("sequence-classification", "text", "label")
+    assert found.load()["reviews"]["train"]["text"][0].startswith("One, two and ")
 
 
 def test_spans_that_overlap_are_nested(init, tmp_path):
