@@ -20,7 +20,7 @@ of the three reads all tweets, divided into rounds of ``--turn`` tweets::
 ``import``: seconds that ``import hf_multitask`` takes in a new process that has already imported ``PreTrainedModel``
 and ``Trainer`` from Transformers::
 
-    python benchmarks/serving.py import --rounds 10
+    python benchmarks/serving.py import --rounds 15
 """
 
 from __future__ import annotations
