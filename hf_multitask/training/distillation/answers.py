@@ -24,6 +24,7 @@ from ...tasks.alignment import align_spans, align_words
 from ...tasks.joining import joining, stored_columns
 from ...version import __version__
 from ..preparation.processors import Processing
+from .streaming import streamed
 from .teacher import Teacher
 
 if TYPE_CHECKING:
@@ -256,12 +257,15 @@ def _running(teacher: Teacher, device: torch.device) -> Iterator[None]:
     """Within it, a teacher is ready to answer; a model that was given is as it was afterwards."""
     model = teacher.model
     training, before = model.training, model.device
+    stays = streamed(model)
     model.eval()
-    model.to(device)  # type: ignore[arg-type]
+    if not stays:
+        model.to(device)  # type: ignore[arg-type]
     try:
         yield
     finally:
-        model.to(before)  # type: ignore[arg-type]
+        if not stays:
+            model.to(before)  # type: ignore[arg-type]
         model.train(training)
 
 
