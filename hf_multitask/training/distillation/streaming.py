@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,7 +128,9 @@ def _loading_streamed() -> Iterator[None]:
     level = notes.level
     notes.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():  # a parameter may be in no module that has a place of its own
+            warnings.filterwarnings("ignore", "The following device_map keys")
+            yield
     except ValueError as problem:
         if "offload_folder" not in str(problem):
             raise
@@ -152,7 +155,8 @@ def _places(name: str, module: nn.Module, device: str) -> Iterator[tuple[str, st
             yield from _items(f"{name}.{number}", item, device)
     elif any(isinstance(part, nn.ModuleList) for part in module.modules()):
         yield from ((f"{name}.{key}", device) for key, _ in module.named_parameters(recurse=False))
-        yield from ((f"{name}.{key}", device) for key, _ in module.named_buffers(recurse=False))
+        own = dict(module.named_buffers(recurse=False)).keys() - module._non_persistent_buffers_set
+        yield from ((f"{name}.{key}", device) for key in own)
         for key, child in module.named_children():
             yield from _places(f"{name}.{key}", child, device)
     else:
