@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from ...data import Encoded, MixtureCollator, digest_of
 from ...data.encoding import label_column
+from ...data.mapped import cached_map
 from ...data.soft import places_column, soft_column
 from ...modeling.heads import IGNORE
 from ...modeling.inputs import as_text
@@ -228,7 +229,7 @@ def answered(
     }
     rows = task.stored(raw).with_format(None).select_columns(columns)
     with _running(teacher, device):
-        found = _mapped(rows, answers, options)
+        found = cached_map(rows, answers, **options)
     if answers.missing:
         logger.warning(
             f"Task '{teacher.name}': its teacher has no token for {answers.missing:,} words of '{encoded.name}', whose "
@@ -236,20 +237,6 @@ def answered(
         )
     merged = concatenate_datasets([encoded.rows, found], axis=1)
     return Encoded(encoded.name, merged, encoded.unseen, encoded.reader, encoded.limit)
-
-
-def _mapped(rows: Dataset, answers: Answers, options: Mapping[str, Any]) -> Dataset:
-    """The answers from the cache, or computed; a file that is not whole is replaced."""
-    import pyarrow as pa
-
-    try:
-        found = rows.map(answers, **options)
-        if len(found) == len(rows):
-            return found
-    except (pa.ArrowInvalid, OSError) as problem:
-        if getattr(problem, "errno", None) is not None:  # of the storage, such as a full one, and not of the file
-            raise
-    return rows.map(answers, load_from_cache_file=False, **options)
 
 
 @contextmanager
