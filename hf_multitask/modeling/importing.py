@@ -167,7 +167,8 @@ def stock_in_place(name: str, source: str, given: Open) -> tuple[MultiTaskConfig
 
 def _class_of(name: str, given: Open, kwargs: Values) -> tuple[PreTrainedConfig, type[PreTrainedModel]]:
     """The configuration of a saved stock model, and the class that it names."""
-    config = AutoConfig.from_pretrained(given, **_of_hub(kwargs))
+    # Code that comes with a model is not run, and nobody is asked whether it may.
+    config = AutoConfig.from_pretrained(given, **_of_hub(kwargs), trust_remote_code=False)
     architecture = next(iter(config.architectures or ()), None)
     kind: Any = getattr(transformers, architecture or "", None)
     if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):

@@ -19,7 +19,7 @@ from ...modeling import MultiTaskModel
 from ...modeling.config import MultiTaskConfig
 from ...modeling.loading import explained
 from ...tasks import Task
-from ..preparation.processors import Processing, check_vocabulary, ensure_pad_token
+from ..preparation.processors import Processing, check_vocabulary, ensure_pad_token, tokenizer_of
 from .forms import form_of, order_of
 from .streaming import amount, available_memory, load_streamed, saved_size, streamed, unread_weights, weights_of
 
@@ -149,6 +149,11 @@ def _tokenizer(given: Given, task: Task, model: MultiTaskModel, processing: Proc
     task.check_tokenizer(tokenizer)
     ensure_pad_token(tokenizer)
     check_vocabulary(tokenizer, model)
+    own = tokenizer_of(tokenizer)
+    if (
+        own is not None and model.config.backbone_config.get_text_config().pad_token_id is None
+    ):  # a decoder, whose head looks for padding
+        model.set_pad_token_id(own.pad_token_id)
     return tokenizer
 
 
