@@ -149,10 +149,8 @@ def _tokenizer(given: Given, task: Task, model: MultiTaskModel, processing: Proc
     task.check_tokenizer(tokenizer)
     ensure_pad_token(tokenizer)
     check_vocabulary(tokenizer, model)
-    own = tokenizer_of(tokenizer)
-    if (
-        own is not None and model.config.backbone_config.get_text_config().pad_token_id is None
-    ):  # a decoder, whose head looks for padding
+    own, config = tokenizer_of(tokenizer), model.config.backbone_config.get_text_config()
+    if own is not None and config.pad_token_id is None:  # of a decoder, whose head looks for padding
         model.set_pad_token_id(own.pad_token_id)
     return tokenizer
 
