@@ -18,7 +18,7 @@ from ..tasks import Task
 from ..training import MultiTaskTrainer, MultiTaskTrainingArguments
 from ..training.distillation.forms import form_of
 from ..training.preparation.processors import Processing
-from ..training.state.checkpoint import last_whole_checkpoint
+from ..training.state.checkpoint import hashes, last_whole_checkpoint
 from ..training.state.resuming import compared
 from .arguments import of_tasks
 from .document import Values
@@ -29,6 +29,7 @@ from .subruns import drop_checkpoints, leave_out, read_state, write_state
 
 FOLDER = "teachers"  # in output_dir
 _STATE = "teacher.json"
+_LOADED = ("config.json", "*.safetensors*", "tokenizer*")
 # Arguments of a mixture, of pushes and of the shared run; a task alone has none of them.
 _SHARED = {
     *("sampling", "sampling_kwargs", "balancing", "balancing_kwargs", "aggregation", "aggregation_kwargs"),
@@ -83,9 +84,11 @@ class Apprenticeship:
         state = read_state(folder / _STATE)
         trainer.accelerator.wait_for_everyone()  # until all have read it
         tell = print if trainer.is_world_process_zero() else lambda _: None
-        if state.get("fingerprint") == fingerprint and state.get("finished") and (folder / "config.json").is_file():
-            tell(f"Teacher of '{name}': {folder} is reused, as nothing has changed.")
-            return str(folder)
+        if state.get("fingerprint") == fingerprint and state.get("finished"):
+            if state.get("files") == _files(folder):
+                tell(f"Teacher of '{name}': {folder} is reused, as nothing has changed.")
+                return str(folder)
+            tell(f"Teacher of '{name}': files of {folder} have changed since it was trained, and are written again.")
         checkpoint = None
         if state.get("fingerprint") == fingerprint:
             checkpoint = last_whole_checkpoint(str(folder), tell)
@@ -107,7 +110,7 @@ class Apprenticeship:
         trainer.save_model(_internal_call=True)
         self.finish(trainer, data, result.metrics)
         if trainer.args.should_save:
-            write_state(folder / _STATE, {"fingerprint": fingerprint, "finished": True})
+            write_state(folder / _STATE, {"fingerprint": fingerprint, "finished": True, "files": _files(folder)})
         trainer.accelerator.wait_for_everyone()
         return str(folder)
 
@@ -124,6 +127,12 @@ class Apprenticeship:
             digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().double().cpu().numpy().tobytes())
         return digest.hexdigest()
+
+
+def _files(folder: Path) -> dict[str, list[int | str]]:
+    """The sizes and hashes of the files that a teacher is loaded from."""
+    names = [path.name for pattern in _LOADED for path in sorted(folder.glob(pattern))]
+    return hashes(folder, *names) if names else {}
 
 
 def alone(values: Mapping[str, Any], task: Task, others: Sequence[str]) -> Values:

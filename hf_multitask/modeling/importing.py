@@ -22,7 +22,7 @@ from .heads import Head
 from .kinds import KINDS, head_class, num_labels
 from .lifecycle import TaskLifecycle, language_model, task_dict
 from .merging import DENSITY, SCALE, TIES, Ties, check_ties, mean
-from .native import LANGUAGE_MODELS, WRITING, backbone_class, family_kind
+from .native import LANGUAGE_MODELS, WRITING, backbone_class, base_name, family_kind
 from .speech import PAD
 from .symbols import own_symbols
 from .trial import check_family, check_reading
@@ -150,11 +150,25 @@ def _from_stock(
     return model
 
 
-def _loaded(name: str, given: Open, kwargs: Values) -> PreTrainedModel:
-    """A stock model: the one that is given, or the one that its configuration names."""
-    if isinstance(given, PreTrainedModel):
-        return given
-    config = AutoConfig.from_pretrained(given, **_of_hub(kwargs))
+def stock_in_place(name: str, source: str, given: Open) -> tuple[MultiTaskConfig, dict[str, str]]:
+    """The configuration of a model of one task, and the ``key_mapping`` that loads a stock model's weights into it.
+
+    Raises:
+        ValueError: the stock model does no such task.
+    """
+    config, kind = _class_of(name, source, {})
+    with torch.device("meta"):
+        stock = kind(config)
+    task = _task_of(name, stock, given, source, {})
+    own = MultiTaskConfig(backbone_config=_shared_config({name: stock}, name), tasks=[task], dtype=config.dtype)
+    base = re.escape(base_name(stock))
+    return own, {rf"^{base}\.": "backbone.", rf"^(?!{base}\.|backbone\.)": f"heads.{name}.native."}
+
+
+def _class_of(name: str, given: Open, kwargs: Values) -> tuple[PreTrainedConfig, type[PreTrainedModel]]:
+    """The configuration of a saved stock model, and the class that it names."""
+    # Code that comes with a model is not run, and nobody is asked whether it may.
+    config = AutoConfig.from_pretrained(given, **_of_hub(kwargs), trust_remote_code=False)
     architecture = next(iter(config.architectures or ()), None)
     kind: Any = getattr(transformers, architecture or "", None)
     if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
@@ -162,11 +176,19 @@ def _loaded(name: str, given: Open, kwargs: Values) -> PreTrainedModel:
             f"Task '{name}': the config of '{given}' names {architecture or 'no architecture'}, which is not a "
             "model class of Transformers. Name another model, or give the model itself."
         )
+    return config, kind
+
+
+def _loaded(name: str, given: Open, kwargs: Values) -> PreTrainedModel:
+    """A stock model: the one that is given, or the one that its configuration names."""
+    if isinstance(given, PreTrainedModel):
+        return given
+    _, kind = _class_of(name, given, kwargs)
     loaded: Any = kind.from_pretrained(given, output_loading_info=True, **kwargs)
     stock, info = loaded
     if missing := info["missing_keys"]:
         raise ValueError(
-            f"Task '{name}': checkpoint '{given}' has no weights for '{min(missing)}' of {architecture} "
+            f"Task '{name}': checkpoint '{given}' has no weights for '{min(missing)}' of {kind.__name__} "
             f"({len(missing)} tensors). Name a model that was trained for the task."
         )
     return stock

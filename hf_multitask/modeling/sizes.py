@@ -72,20 +72,28 @@ def saved_shapes(source: str | os.PathLike[str], hub: Settings) -> dict[str, tup
         hub: arguments about finding files.
     """
     found: dict[str, tuple[int, ...]] = {}
-    for path in _files(source, dict(hub)):
+    for path in weight_files(source, hub):
         with safe_open(path, framework="pt") as weights:
             found |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
     return found or None
 
 
-def _files(source: str | os.PathLike[str], hub: Values) -> list[str]:
-    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+def weight_files(source: str | os.PathLike[str], hub: Settings, *, shards_of_hub: bool = False) -> list[str]:
+    """The files of saved weights in safetensors; none where there are no such files.
+
+    Args:
+        source: folder or Hub id.
+        hub: arguments about finding files.
+        shards_of_hub: whether to fetch those of a repository, which are many, and else come with the model.
+    """
+    quiet: Values = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     quiet["_raise_exceptions_for_gated_repo"] = False
-    hub.pop("force_download", None)  # the files are fetched once more when the model is
-    if path := cached_file(source, SAFE_WEIGHTS_NAME, **hub, **quiet):
+    # A download that is forced takes place when the model is loaded.
+    quiet |= {key: value for key, value in hub.items() if key != "force_download"}
+    if path := cached_file(source, SAFE_WEIGHTS_NAME, **quiet):
         return [path]
-    index = cached_file(source, SAFE_WEIGHTS_INDEX_NAME, **hub, **quiet)
-    if index is None or not Path(source).is_dir():  # shards of the Hub are many: they come with the model
+    index = cached_file(source, SAFE_WEIGHTS_INDEX_NAME, **quiet)
+    if index is None or not (shards_of_hub or Path(source).is_dir()):
         return []
     shards, _ = get_checkpoint_shard_files(source, index, subfolder=hub.get("subfolder") or "")
     return [path for path in shards if Path(path).is_file()]

@@ -41,6 +41,16 @@ def test_missing_teachers_are_trained_once_and_teach(kitchen):
     assert results(out)["eval_average"] == first["eval_average"]
     assert (out / "teachers" / "sentiment" / "model.safetensors").stat().st_mtime_ns == kept
 
+    # A file of a teacher that is damaged is written again, from the last checkpoint.
+    weights = out / "teachers" / "ner" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    code, told, _ = kitchen.run(["train"], recipe, "--teachers", "auto")
+    assert code == 0
+    assert re.search(r"Teacher of 'ner': files of \S+ have changed since it was trained, and are written again\.", told)
+    assert weights.read_bytes() == whole
+    assert results(out)["eval_average"] == first["eval_average"]
+
     # Other rows make another teacher, and a teacher that the recipe names is taken as it is, relative to the recipe.
     kitchen.write("sentiment/train.jsonl", read_rows("sentiment", "train", 16))
     code, told, _ = kitchen.run(["train"], {**recipe, "teachers": {"ner": "out/teachers/ner"}}, "--teachers", "auto")

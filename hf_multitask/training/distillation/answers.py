@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from ...data import Encoded, MixtureCollator, digest_of
 from ...data.encoding import label_column
+from ...data.mapped import cached_map
 from ...data.soft import places_column, soft_column
 from ...modeling.heads import IGNORE
 from ...modeling.inputs import as_text
@@ -24,6 +25,7 @@ from ...tasks.alignment import align_spans, align_words
 from ...tasks.joining import joining, stored_columns
 from ...version import __version__
 from ..preparation.processors import Processing
+from .streaming import streamed
 from .teacher import Teacher
 
 if TYPE_CHECKING:
@@ -227,7 +229,7 @@ def answered(
     }
     rows = task.stored(raw).with_format(None).select_columns(columns)
     with _running(teacher, device):
-        found = _mapped(rows, answers, options)
+        found = cached_map(rows, answers, **options)
     if answers.missing:
         logger.warning(
             f"Task '{teacher.name}': its teacher has no token for {answers.missing:,} words of '{encoded.name}', whose "
@@ -237,31 +239,20 @@ def answered(
     return Encoded(encoded.name, merged, encoded.unseen, encoded.reader, encoded.limit)
 
 
-def _mapped(rows: Dataset, answers: Answers, options: Mapping[str, Any]) -> Dataset:
-    """The answers from the cache, or computed; a file that is not whole is replaced."""
-    import pyarrow as pa
-
-    try:
-        found = rows.map(answers, **options)
-        if len(found) == len(rows):
-            return found
-    except (pa.ArrowInvalid, OSError) as problem:
-        if getattr(problem, "errno", None) is not None:  # of the storage, such as a full one, and not of the file
-            raise
-    return rows.map(answers, load_from_cache_file=False, **options)
-
-
 @contextmanager
 def _running(teacher: Teacher, device: torch.device) -> Iterator[None]:
     """Within it, a teacher is ready to answer; a model that was given is as it was afterwards."""
     model = teacher.model
     training, before = model.training, model.device
+    stays = streamed(model)
     model.eval()
-    model.to(device)  # type: ignore[arg-type]
+    if not stays:
+        model.to(device)  # type: ignore[arg-type]
     try:
         yield
     finally:
-        model.to(before)  # type: ignore[arg-type]
+        if not stays:
+            model.to(before)  # type: ignore[arg-type]
         model.train(training)
 
 

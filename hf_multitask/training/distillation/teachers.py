@@ -95,7 +95,7 @@ class Teachers:
                         f"its teacher answers every row once, before training, and dataset '{reader.source}' is a "
                         "stream. Use an ordinary dataset, or leave the teacher out."
                     )
-            teacher = load_teacher(task, given, self._processing)
+            teacher = load_teacher(task, given, self._processing, self._runtime.device)
             self._check_tags(task, teacher)
             self.digests[name] = teacher.digest
             for place, reader in readers.items():

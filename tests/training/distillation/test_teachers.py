@@ -34,6 +34,17 @@ def test_answers_are_those_of_the_stock_model_in_the_order_of_the_labels(build, 
         assert found[row] == pytest.approx([negative, positive], abs=1e-5)
 
 
+def test_a_decoder_without_a_padding_token_teaches(build, teacher_of, data):
+    path = teacher_of("sequence", ["negative", "positive"], "gpt2")
+    trainer = build({"sentiment": path})
+    model, reads = AutoModelForSequenceClassification.from_pretrained(path).eval(), AutoTokenizer.from_pretrained(path)
+    assert model.config.pad_token_id is None
+    for row, text in enumerate(data(20, 12)["sentiment"]["text"][:3]):
+        with torch.no_grad():
+            logits = model(**reads(text, truncation=True, return_tensors="pt")).logits[0].tolist()
+        assert soft_of(trainer, row)["sentiment"] == pytest.approx(logits, abs=1e-5)
+
+
 def test_tags_of_another_tokenizer_are_matched_by_word(build, teachers, data):
     trainer = build(teachers)
     model = AutoModelForTokenClassification.from_pretrained(teachers["ner"]).eval()
