@@ -45,7 +45,8 @@ def assemble(trainer: MultiTaskTrainer, preprocess: Mapping[str, Preprocess]) ->
     def sweep(rows: EvaluationRows, title: str) -> int:
         """Run ``prediction_step`` on all rows of an evaluation; the number of batches."""
         loader = trainer.get_test_dataloader(rows)
-        with weights_kept(trainer):
+        rounds = (trainer.args.bf16_full_eval or trainer.args.fp16_full_eval) and not trainer.is_in_train
+        with weights_kept(trainer.model, rounds=rounds):
             trainer.evaluation_loop(loader, description=title, prediction_loss_only=False)
         return len(loader)
 

@@ -4,30 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
 
 import torch
 
-if TYPE_CHECKING:
-    from transformers import Trainer
-
 
 @contextmanager
-def weights_kept(trainer: Trainer) -> Iterator[None]:
+def weights_kept(model: torch.nn.Module, *, rounds: bool) -> Iterator[None]:
     """Put the weights back after an evaluation with ``bf16_full_eval`` or ``fp16_full_eval``.
 
     The Trainer rounds the weights of the model for such an evaluation and leaves them so, and a later save would write
     them. During training, it evaluates in the precision of the training.
 
     Args:
-        trainer: that evaluates.
+        model: that is evaluated.
+        rounds: whether the Trainer rounds its weights.
     """
-    rounds = trainer.args.bf16_full_eval or trainer.args.fp16_full_eval
-    if not rounds or trainer.is_in_train:
-        yield
-        return
-    model = cast(torch.nn.Module, trainer.model)
-    kept = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers())]
+    kept = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers())] if rounds else []
     try:
         yield
     finally:
