@@ -158,11 +158,11 @@ class StagedRun:
         Raises:
             ValueError: something does not fit.
         """
-        data = data_of(self.data, self.tasks, stage.tasks)
+        data, args = data_of(self.data, self.tasks, stage.tasks), self.arguments(stage)
         try:
             trainer = MultiTaskTrainer(
                 model=model,
-                args=self.arguments(stage),
+                args=args,
                 train_dataset=splits(data, "train"),
                 eval_dataset=evaluation_data(data) or None,
                 processing_class=self.processing,

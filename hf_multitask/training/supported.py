@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from accelerate import ParallelismConfig
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import SaveStrategy
+
+from ..modeling.config import close_match
 
 if TYPE_CHECKING:
     from .arguments import MultiTaskTrainingArguments
@@ -69,6 +72,13 @@ def check_given(args: MultiTaskTrainingArguments) -> None:
         raise ValueError(
             "Parameter `deepspeed` needs the package 'deepspeed', which is not installed. Run: pip install deepspeed"
         )
+    known = [one.name for one in fields(AcceleratorConfig)]
+    for name in args.accelerator_config if isinstance(args.accelerator_config, Mapping) else ():
+        if name not in known:
+            raise ValueError(
+                f"Parameter `accelerator_config` should hold {', '.join(known)}. Found {name!r}."
+                + close_match(str(name), known)
+            )
     if args.parallelism_config is not None and not isinstance(args.parallelism_config, ParallelismConfig):
         raise ValueError(
             "Parameter `parallelism_config` should be an accelerate.ParallelismConfig. Found `parallelism_config = "

@@ -32,6 +32,10 @@ def trainer(build_model, data, arguments, tokenizer):
         ({"label_names": ["label"]}, r"`label_names` is not supported.*Found `label_names = \['label'\]`.*column of"),
         ({"use_liger_kernel": True}, "`use_liger_kernel` is not supported for a mixture of tasks"),
         ({"accelerator_config": {"split_batches": True}}, "`accelerator_config` should leave `split_batches` at False"),
+        (
+            {"accelerator_config": {"split_batch": 1}},
+            "`accelerator_config` should hold split_batches, .*'split_batches'",
+        ),
         ({"parallelism_config": {}}, "`parallelism_config` should be an accelerate.ParallelismConfig. Found"),
         ({"deepspeed": "ds.json"}, "`deepspeed` needs the package 'deepspeed', which is not installed"),
         ({"include_num_input_tokens_seen": "al"}, "`include_num_input_tokens_seen` should be one of all.*mean 'all'"),
