@@ -18,6 +18,7 @@ from ..hub.records import key_of, prefix_of
 from ..modeling import MultiTaskModel
 from ..tasks import Task
 from ..training import MultiTaskTrainer, MultiTaskTrainingArguments
+from ..training.preparation.named import check_metrics
 from ..training.preparation.processors import Processing
 from ..training.report.console import table
 from ..training.state.checkpoint import last_whole_checkpoint
@@ -131,10 +132,13 @@ class StagedRun:
         names = stage.tasks if names is None else names
         kept = {name: self.tasks[name] for name in names}
         others = [name for name in self.tasks if name not in kept]
+        general, overrides = (of_tasks(one, kept, others) for one in (typed(self.recipe.training), self.overrides))
+        if self.teachers and self.teachers.keys().isdisjoint(names):  # those of other stages
+            general = {key: value for key, value in general.items() if not key.startswith("distillation")}
         values = {
-            **of_tasks(typed(self.recipe.training), kept, others),
+            **general,
             **typed(stage.training, f"Stage {stage.number}"),
-            **of_tasks(self.overrides, kept, others),
+            **overrides,
             "output_dir": str(self.folder(stage)),
             "tasks": list(names) if others else None,
             "push_to_hub": False,
@@ -142,6 +146,7 @@ class StagedRun:
         values.pop("resume_from_checkpoint", None)
         try:
             args = MultiTaskTrainingArguments(**values)
+            check_metrics(args, kept, (), measured=args.eval_strategy != "no")  # which fills in what a trainer would
         except ValueError as problem:
             raise ValueError(f"Stage {stage.number}: {problem}") from None
         freeze_unnamed(self.recipe, args)
@@ -153,11 +158,11 @@ class StagedRun:
         Raises:
             ValueError: something does not fit.
         """
-        data = data_of(self.data, self.tasks, stage.tasks)
+        data, args = data_of(self.data, self.tasks, stage.tasks), self.arguments(stage)
         try:
             trainer = MultiTaskTrainer(
                 model=model,
-                args=self.arguments(stage),
+                args=args,
                 train_dataset=splits(data, "train"),
                 eval_dataset=evaluation_data(data) or None,
                 processing_class=self.processing,

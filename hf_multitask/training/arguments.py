@@ -22,11 +22,13 @@ from ..data import build_rates
 from ..modeling.config import close_match
 from ..tasks.directions import rises
 from .automatic import AUTO, check_kwargs, settled
+from .optimizing import check_schedule
 from .plain import State
 from .ranges import BY_NAME, check_by_name, check_finite, check_ranges
 from .ranks import check_world_size, only_cpus, set_timeout
 from .secrets import arguments_without_secrets, dict_without_secrets
 from .step.distill import check_distillation
+from .supported import check_given, check_supported, idle
 
 # Arguments that are one of a few words; their errors name the word that is meant.
 CHOICES: dict[str, type[Enum]] = {
@@ -37,25 +39,12 @@ CHOICES: dict[str, type[Enum]] = {
     "lr_scheduler_type": SchedulerType,
     "optim": OptimizerNames,
 }
+_TOKENS_SEEN = ["all", "non_padding", "no"]
 # Likewise, where they are given.
 _COMPILING = {
     "torch_compile_backend": [backend.value.lower() for backend in DynamoBackend],
     "torch_compile_mode": ["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"],
 }
-# Arguments that would be ignored, or break the step or the measures, and what they have to stay at.
-_KEPT = {
-    "label_smoothing_factor": 0.0,
-    "train_sampling_strategy": "random",
-    "dataloader_drop_last": False,
-    "prediction_loss_only": False,
-    "batch_eval_metrics": False,
-    "eval_do_concat_batches": True,
-    "include_for_metrics": [],
-}
-# What replaces them.
-_INSTEAD = {"label_smoothing_factor": ", and set `label_smoothing` in the tasks that are to have it"}
-# Optimizers that update weights in the backward pass; the layer-wise ones as well.
-_IN_BACKWARD = ("lomo", "adalomo")
 # Arguments that may differ between ranks.
 OWN_TO_A_RANK = (
     "local_rank",
@@ -223,6 +212,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
         for name, known in _COMPILING.items():
             if (value := getattr(self, name)) is not None:
                 _check_word(name, value.lower() if name.endswith("backend") else value, known)
+        if not isinstance(self.include_num_input_tokens_seen, bool):
+            _check_word("include_num_input_tokens_seen", self.include_num_input_tokens_seen, _TOKENS_SEEN)
         if self.max_grad_norm is None:
             self.max_grad_norm = 0.0  # no clipping, in the words of the Trainer
         self._check_numbers()
@@ -236,10 +227,13 @@ class MultiTaskTrainingArguments(TrainingArguments):
             self.ddp_find_unused_parameters = not (checkpointing or self.gradient_checkpointing)
         follows = self.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
         watches = self.load_best_model_at_end or self.early_stopping_patience is not None or follows
+        watches |= self.save_strategy == SaveStrategy.BEST
         if watches and self.metric_for_best_model is None:
             self.metric_for_best_model = "average"
         self.use_cpu = self.use_cpu or only_cpus()
         self._left_out = {"greater_is_better"} if self.greater_is_better is None else set()
+        check_given(self)
+        self.idle = list(idle(self))
         super().__post_init__()
         if follows and "mode" not in (self.lr_scheduler_kwargs or {}):
             self._left_out.add("mode")
@@ -338,20 +332,9 @@ class MultiTaskTrainingArguments(TrainingArguments):
         self.tasks = [self.tasks] if isinstance(self.tasks, str) else self.tasks
         if self.tasks is not None and not self.tasks:
             raise ValueError("Parameter `tasks` should name a task. Found `tasks = []`. Leave it out for all of them.")
-        optimizer = str(getattr(self.optim, "value", self.optim))
-        if optimizer in _IN_BACKWARD or optimizer.endswith("_layerwise"):
-            raise ValueError(
-                "Parameter `optim` should not update weights in the backward pass: a step has several of them, and is "
-                f"run again without a task whose loss is NaN. Found `optim = '{optimizer}'`. Choose another, such as "
-                "adamw_torch."
-            )
         self._check_watching()
-        for name, usual in _KEPT.items():
-            if getattr(self, name) != usual:
-                raise ValueError(
-                    f"Parameter `{name}` is not supported for a mixture of tasks. Leave it at {usual}"
-                    f"{_INSTEAD.get(name, '')}."
-                )
+        check_supported(self)
+        check_schedule(self)
 
     def _check_numbers(self) -> None:
         """Check that numbers are finite and in their range, before the Trainer's arguments compute with them."""

@@ -10,6 +10,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from .compiled import take_over
 from .course import Course, new_engine
 from .evaluation.evaluator import Evaluator
+from .evaluation.precision import weights_kept
 from .evaluation.rows import EvaluationRows, Preprocess
 from .report.card import CardCallback, CardWriter
 from .report.confusions import ConfusionsCallback
@@ -44,7 +45,9 @@ def assemble(trainer: MultiTaskTrainer, preprocess: Mapping[str, Preprocess]) ->
     def sweep(rows: EvaluationRows, title: str) -> int:
         """Run ``prediction_step`` on all rows of an evaluation; the number of batches."""
         loader = trainer.get_test_dataloader(rows)
-        trainer.evaluation_loop(loader, description=title, prediction_loss_only=False)
+        rounds = (trainer.args.bf16_full_eval or trainer.args.fp16_full_eval) and not trainer.is_in_train
+        with weights_kept(trainer.model, rounds=rounds):
+            trainer.evaluation_loop(loader, description=title, prediction_loss_only=False)
         return len(loader)
 
     evaluator = Evaluator(

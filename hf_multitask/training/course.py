@@ -17,6 +17,7 @@ from ..balancing import build_balancer
 from .arguments import OWN_TO_A_RANK
 from .automatic import settled
 from .compiled import compile_backbone
+from .optimizing import check_optimizing
 from .parameters import freeze
 from .plain import State
 from .preparation.named import check_arguments_by_name, check_measured, check_metrics
@@ -123,6 +124,7 @@ class Course:
         check_metrics(trainer.args, trainer.tasks, trainer.metric_by_task, measured=measured)
         freeze(trainer.model, trainer.args.freeze or (), trainer.args.tasks)
         if trainer.hp_search_backend is not None:
+            check_optimizing(trainer.args, trainer.model, (None, None), trainer.optimizer_cls_and_kwargs)
             if self._caps != _caps(trainer):
                 raise ValueError(
                     "Rows are chosen when the trainer is built. Leave tasks and max_*_samples out of the search."

@@ -181,20 +181,6 @@ def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
     return factors
 
 
-def check_optimizer(optimizer: torch.optim.Optimizer | None, args: MultiTaskTrainingArguments) -> None:
-    """Check that no argument by part is given with an optimizer of the user's own, which has its groups already.
-
-    Raises:
-        ValueError: one is.
-    """
-    for name in ("learning_rates", "weight_decays", "layerwise_lr_decay"):
-        if optimizer is not None and getattr(args, name):
-            raise ValueError(
-                f"Parameter `{name}` is for the optimizer that the trainer makes, and another is given in optimizers. "
-                "Leave one of them out."
-            )
-
-
 def regroup(
     optimizer: torch.optim.Optimizer, model: torch.nn.Module, decaying: Iterable[str], args: MultiTaskTrainingArguments
 ) -> torch.optim.Optimizer:

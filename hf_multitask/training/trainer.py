@@ -25,7 +25,8 @@ from .arguments import MultiTaskTrainingArguments
 from .assembly import add_callbacks, assemble
 from .distillation import Given, Teachers
 from .evaluation.rows import EvaluationRows, Metric, Preprocess
-from .parameters import check_optimizer, regroup
+from .optimizing import check_optimizing
+from .parameters import regroup
 from .plan import Plan
 from .preparation.processors import Processing
 from .preparation.sets import EvaluationData
@@ -65,7 +66,7 @@ class MultiTaskTrainer(Trainer):
         compute_metrics: by task, metrics in place of the task's own; the first one counts for the average.
         preprocess_logits_for_metrics: what is kept for ``compute_metrics`` of a batch's logits and labels, as in
             ``Trainer``; one function for all tasks that have ``compute_metrics``, or by task.
-        callbacks, optimizers: as in ``Trainer``.
+        callbacks, optimizers, optimizer_cls_and_kwargs: as in ``Trainer``.
 
     Raises:
         ValueError, TypeError: tasks, datasets and arguments do not fit each other, or a row is not usable.
@@ -98,15 +99,16 @@ class MultiTaskTrainer(Trainer):
         compute_metrics: Mapping[str, Metric] | None = None,
         preprocess_logits_for_metrics: Preprocess | Mapping[str, Preprocess] | None = None,
         compute_loss_func: object = None,
+        data_collator: object = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
     ) -> None:
         args, processing_class = check_setup(args, processing_class, model, model_init)
         self.args, self.processing_class, self.model_init = args, processing_class, model_init
         set_seed(args.seed)  # for model_init, and for heads whose labels were left out
         self.model = model = cast(MultiTaskModel, super().call_model_init()) if model is None else model
-        check_kinds(model, sampler, balancer, compute_metrics, compute_loss_func)
-        check_optimizer(optimizers[0], args)
+        check_kinds(model, sampler, balancer, compute_metrics, compute_loss_func, data_collator)
         self.metric_by_task = dict(compute_metrics or {})
         preprocess = preprocessing(preprocess_logits_for_metrics, self.metric_by_task)
         data, own = (train_dataset, eval_dataset), self.metric_by_task
@@ -115,24 +117,24 @@ class MultiTaskTrainer(Trainer):
         self.runtime = runtime = TrainerRuntime(self)
         self.pusher = Pusher(self, runtime)
         self.plan = Plan(runtime, self.tasks, processing_class, sampler)
-        collator = MixtureCollator(processing_class, self.tasks, seed=self.plan.seed)
         self.teachers = Teachers(runtime, self.tasks, teachers, processing_class)
         mixture = None if train_dataset is None else self.plan.read(train_dataset, self.teachers)
         super().__init__(
             model=model,
             args=args,
-            data_collator=collator,
+            data_collator=MixtureCollator(processing_class, self.tasks, seed=self.plan.seed),
             train_dataset=mixture,
             eval_dataset=None if not eval_dataset else self.evaluation_rows(eval_dataset, "evaluation"),
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
         )
-        self.model_init = model_init
         begin_model(model, runtime)
+        check_optimizing(args, model, optimizers, optimizer_cls_and_kwargs)
         self.hub_datasets: dict[str, str] = {}  # by dataset, its name on the Hub
         self.single_results: dict[str, Log] = {}  # by task, what a model of its own reaches, for the card
-        self.own_balancer = balancer
+        self.own_balancer, self.model_init = balancer, model_init
         self.updates = UpdateBuilder(runtime, list(self.tasks), aggregator)
         self.constants = None if mixture is None else Constants(mixture, self.tasks, processing_class)
         parts = assemble(self, preprocess)
@@ -175,9 +177,8 @@ class MultiTaskTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The Trainer's optimizer, with the rates and decays that the arguments give to tasks and layers."""
-        built = self.optimizer is not None
+        built, trained = self.optimizer is not None, self.model if model is None else model
         optimizer = super().create_optimizer(model)
-        trained = self.model if model is None else model
         return optimizer if built else regroup(optimizer, trained, self.get_decay_parameter_names(trained), self.args)
 
     @property

@@ -81,6 +81,7 @@ def test_one_stage_of_all_tasks_is_an_ordinary_training(kitchen):
 
 
 def test_a_stopped_run_continues_in_its_stage_to_the_bit(stages, monkeypatch):
+    stages.recipe["training"] |= {"eval_strategy": "epoch"}  # of which trainers complete the arguments
     assert stages.run(["train"], None, "--output_dir", str(stages.folder / "alone"))[0] == 0
     build = staged.StagedRun.trainer
 
@@ -154,6 +155,20 @@ def test_mistakes_in_stages_are_found_before_training(kitchen, value, message):
 def test_teachers_of_stages_are_trained_apart(stages):
     code, _, err = stages.run(["train"], None, "--teachers", "auto")
     assert code == 2 and "--teachers auto does not go together with 'stages'" in err
+
+
+def test_how_teachers_teach_does_not_concern_stages_without_them(stages, tokenizer):
+    tasks = {"sentiment": SequenceClassification(label_names=["negative", "positive"])}
+    MultiTaskModel.from_backbone(str(stages.folder / "backbone"), tasks=tasks).save_pretrained(
+        stages.folder / "teacher"
+    )
+    tokenizer.save_pretrained(stages.folder / "teacher")
+    stages.recipe["training"] |= {"distillation": "fixed", "distillation_kwargs": {"temperature": 2}}
+    code, out, err = stages.run(["train"], stages.recipe | {"teachers": {"sentiment": "teacher"}}, "--dry_run")
+    assert code == 0, err
+    assert out.count("Teachers: sentiment") == 2  # the third stage trains the other task
+    code, out, err = stages.run(["train"], stages.recipe, "--dry_run")
+    assert code == 2 and "`distillation_kwargs` is for runs with teachers" in err
 
 
 def test_one_of_two_tasks_of_the_same_rows_trains_as_it_does_alone(build_model, arguments, data, tokenizer):

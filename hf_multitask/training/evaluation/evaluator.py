@@ -87,6 +87,7 @@ class Evaluator:
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=args.dataloader_multiprocessing_context if args.dataloader_num_workers else None,
             worker_init_fn=leave_sigterm_to_parent,
         )
 

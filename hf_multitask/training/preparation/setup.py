@@ -53,6 +53,8 @@ def check_setup(
     if args.should_save:
         check_output_dir(str(args.output_dir))
     check_trackers(args.report_to or ())
+    for message in args.idle if args.process_index == 0 else ():
+        logger.warning(message)
     if args.n_gpu > 1:
         raise ValueError("nn.DataParallel is not supported. Start one process per GPU, for example with torchrun.")
     if (model is None) == (model_init is None):

@@ -43,14 +43,25 @@ D = TypeVar("D", bound=Datasets | None)
 
 
 def check_kinds(
-    model: object, sampler: object, balancer: object, compute_metrics: object, compute_loss_func: object = None
+    model: object,
+    sampler: object,
+    balancer: object,
+    compute_metrics: object,
+    compute_loss_func: object = None,
+    data_collator: object = None,
 ) -> None:
     """Check the types of what a trainer is given.
 
     Raises:
         TypeError: something is not.
-        ValueError: there is a loss function of the whole batch.
+        ValueError: there is a loss function or a collator of the whole batch.
     """
+    if data_collator is not None:
+        raise ValueError(
+            "Parameter `data_collator` is not supported: every task makes batches of its rows by itself. Found "
+            f"{type(data_collator).__name__}. Leave it out, and set columns and options in the tasks, or register a "
+            "task type of your own."
+        )
     if compute_loss_func is not None:
         raise ValueError(
             "Parameter `compute_loss_func` is not supported: every task has a loss of its own. Set `loss`, "
