@@ -16,6 +16,7 @@ from transformers.utils import logging
 from .aliases import Open, Settings
 from .config import FORMAT_VERSION, close_match
 from .native import backbone_class
+from .processors import stand_in
 
 logger = logging.get_logger(__name__)
 
@@ -123,7 +124,7 @@ def _encode(
     **kwargs: Any,
 ) -> BatchEncoding:
     if not tokenizer.num_special_tokens_to_add(pairs is not None):
-        texts = [text or tokenizer.eos_token or tokenizer.pad_token or "" for text in texts]
+        texts = [text or stand_in(tokenizer) for text in texts]
     if max_length is None:
         return tokenizer(texts, pairs, **kwargs)
     whole, texts = texts, [_shortened(tokenizer, text, max_length) for text in texts]

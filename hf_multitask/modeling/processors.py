@@ -35,6 +35,11 @@ def with_padding(tokenizer: Open, config: PreTrainedConfig) -> Open:
     return tokenizer
 
 
+def stand_in(tokenizer: Open) -> str:
+    """What is read in place of an empty text by a tokenizer that adds no token to it."""
+    return tokenizer.eos_token or tokenizer.pad_token or ""
+
+
 def agree_on_padding(model: Open, given: object) -> None:
     """See that a model and the tokenizer of a pipeline, where there is one, pad with the same token."""
     tokenizer, config = tokenizer_of(given), model.config.backbone_config
