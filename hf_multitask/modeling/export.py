@@ -51,7 +51,14 @@ class ExportableTasks(TaskLifecycle):
         Raises:
             ValueError: there is no such task, or no stock class can hold its head.
         """
-        return stock_of(self.config.task(name), self._head(name), self.merged_backbone(name))
+        head = self._head(name)
+        if changed := self._changed_inputs([head]):
+            raise ValueError(
+                f"Task '{name}' reads a backbone that another task gives the input '{changed}', which a stock model of "
+                "it alone does not have, so its logits would differ and it is not exported. Save the whole model "
+                "instead, or train it in a model without that task."
+            )
+        return stock_of(self.config.task(name), head, self.merged_backbone(name))
 
     def export_task(
         self,

@@ -9,6 +9,7 @@ from .backbone import resolve_backbone
 from .config import MultiTaskConfig
 from .generation import generation_kwargs
 from .inputs import input_names, longest_input
+from .processors import with_padding
 
 _CODES = (("source_lang", "src_lang"), ("target_lang", "tgt_lang"))
 
@@ -43,10 +44,7 @@ def prepared_tokenizer(
     """
     if tokenizer is None:
         return None
-    tokenizer = deepcopy(tokenizer)
-    pad = config.get_text_config().pad_token_id
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token if pad is None else tokenizer.convert_ids_to_tokens(pad)
+    tokenizer = with_padding(deepcopy(tokenizer), config)
     limit = longest_input(tokenizer, config, task.get("max_length"))
     if limit is not None:
         tokenizer.model_max_length = limit

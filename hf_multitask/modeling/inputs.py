@@ -15,7 +15,9 @@ from transformers.utils import logging
 
 from .aliases import Open, Settings
 from .config import FORMAT_VERSION, close_match
+from .keywords import check_stride
 from .native import backbone_class
+from .processors import stand_in
 
 logger = logging.get_logger(__name__)
 
@@ -123,7 +125,7 @@ def _encode(
     **kwargs: Any,
 ) -> BatchEncoding:
     if not tokenizer.num_special_tokens_to_add(pairs is not None):
-        texts = [text or tokenizer.eos_token or tokenizer.pad_token or "" for text in texts]
+        texts = [text or stand_in(tokenizer) for text in texts]
     if max_length is None:
         return tokenizer(texts, pairs, **kwargs)
     whole, texts = texts, [_shortened(tokenizer, text, max_length) for text in texts]
@@ -313,11 +315,7 @@ class Encoder(InputEncoder):
         if self.limit is None or length <= self.limit:
             return Windows([row], offsets, [0], lead, count)
         room = self.limit - (length - count)
-        if stride >= room:
-            raise ValueError(
-                f"`stride` should be below {room}, the tokens of a text in a window of {self.limit}. "
-                f"Found `stride = {stride}`."
-            )
+        check_stride(stride, self.limit, length - count)
         starts = list(range(0, count - stride, room - stride))
         if self.tokenizer.truncation_side == "left":  # so that the first window is what the text is cut to
             starts = [max(count - room - start, 0) for start in starts]

@@ -48,6 +48,19 @@ def check_whole(name: str, value: object, least: int) -> None:
         raise ValueError(f"`{name}` should be a whole number of {least} or more. Found `{name} = {value!r}`.")
 
 
+def check_stride(stride: int, limit: int | None, special: int) -> None:
+    """Check that windows of ``limit`` tokens, some of them special, overlap by less than the text in one.
+
+    Raises:
+        ValueError: they would have no new token.
+    """
+    if limit is not None and stride >= limit - special:
+        raise ValueError(
+            f"`stride` should be below {limit - special}, the tokens of a text in a window of {limit}. "
+            f"Found `stride = {stride}`."
+        )
+
+
 def check_sizes(given: Mapping[str, object]) -> None:
     """Check the sizes among the arguments of a pipeline."""
     check_whole("batch_size", given.get("batch_size"), 1)

@@ -267,19 +267,23 @@ class TaskLifecycle(SharedModel):
                 "Choose another name."
             )
 
-    def _check_inputs(self, heads: list[nn.Module], what: str) -> None:
+    def _check_inputs(self, heads: Iterable[nn.Module], what: str) -> None:
         """Check that other heads do not change the inputs of the backbone: Longformer's global attention."""
+        if changed := self._changed_inputs(heads):
+            raise ValueError(
+                f"{what} would change the '{changed}' that all tasks share, and so what the others answer. "
+                "Build the model with the tasks it is to have from the backbone."
+            )
+
+    def _changed_inputs(self, heads: Iterable[nn.Module]) -> str | None:
+        """An input of the backbone that heads in place of those of the model would change."""
         ids = torch.zeros((1, 1), dtype=torch.long)
 
         def asked(heads: Iterable[nn.Module]) -> set[str]:
             modules = (module for head in heads for module in head.modules())
             return set(asked_inputs(self.config.backbone_config, modules, ids))
 
-        if changed := asked(heads) ^ asked(self.heads.values()):
-            raise ValueError(
-                f"{what} would change the '{min(changed)}' that all tasks share, and so what the others answer. "
-                "Build the model with the tasks it is to have from the backbone."
-            )
+        return min(asked(heads) ^ asked(self.heads.values()), default=None)
 
     def _replace_heads(self, names: list[str]) -> None:
         """Build new heads for some tasks, on the device of the backbone, in its dtype or in float32."""

@@ -15,7 +15,7 @@ from .finite import check_weights
 from .generation import check_generate_kwargs, generation_settings
 from .keywords import check_keywords, check_sizes
 from .kinds import reader_of
-from .processors import Processors
+from .processors import Processors, agree_on_padding
 from .readers import Reading
 from .similarity import check_truncation
 from .sound import SoundError
@@ -101,6 +101,7 @@ class MultiTaskPipeline(Pipeline):
         self._chunking(self._preprocess_params)
         for task in self.model.config.tasks:
             reader_of(task).processor(self._given)
+        agree_on_padding(self.model, self._given)
         check_weights(self.model, "so its answers would mean nothing. Take an earlier checkpoint, or train it again.")
 
     def _sanitize_parameters(

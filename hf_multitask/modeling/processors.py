@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from .aliases import Open, Settings
 
@@ -22,6 +22,31 @@ class Processors:
 def tokenizer_of(given: object) -> PreTrainedTokenizerBase | None:
     """The tokenizer of what a trainer or a pipeline is given: itself, or the one that it holds; None without one."""
     return given if isinstance(given, PreTrainedTokenizerBase) else getattr(given, "tokenizer", None)
+
+
+def with_padding(tokenizer: Open, config: PreTrainedConfig) -> Open:
+    """A tokenizer that pads as a backbone has it: with the token of its configuration, else that of the end of a text.
+
+    It is changed where it has no padding token, as GPT-2's has none.
+    """
+    if tokenizer.pad_token is None:
+        pad = config.get_text_config().pad_token_id
+        tokenizer.pad_token = tokenizer.eos_token if pad is None else tokenizer.convert_ids_to_tokens(pad)
+    return tokenizer
+
+
+def stand_in(tokenizer: Open) -> str:
+    """What is read in place of an empty text by a tokenizer that adds no token to it."""
+    return tokenizer.eos_token or tokenizer.pad_token or ""
+
+
+def agree_on_padding(model: Open, given: object) -> None:
+    """See that a model and the tokenizer of a pipeline, where there is one, pad with the same token."""
+    tokenizer, config = tokenizer_of(given), model.config.backbone_config
+    if tokenizer is not None:
+        pad = with_padding(tokenizer, config).pad_token_id
+        if config.get_text_config().pad_token_id is None and pad is not None:
+            model.set_pad_token_id(pad)
 
 
 def extractor_of(given: object) -> Open:

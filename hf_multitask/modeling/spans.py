@@ -12,6 +12,7 @@ from .examples import TEXT, Example
 from .heads import Head, at_least_float32
 from .inputs import Encoder, as_text, one_at_a_time, rows_of
 from .native import States, family_kind
+from .processors import stand_in
 from .readers import Reader, Reading, Row
 
 # Bits of the label of a token: it belongs to the context, the answer begins there, the answer ends there.
@@ -136,6 +137,8 @@ def _windows(
     tokenizer: PreTrainedTokenizerBase, question: str, context: str, limit: int | None, stride: int
 ) -> tuple[BatchEncoding, bool]:
     cut = False
+    if not question and not context and not tokenizer.num_special_tokens_to_add(True):
+        question = stand_in(tokenizer)
     if limit is None:
         encoding = tokenizer([question], [context], return_offsets_mapping=True)
         return encoding, cut

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from ..modeling.columns import text_columns
 from ..modeling.config import close_match
 from ..modeling.inputs import WINDOWS, as_text
+from ..modeling.keywords import check_stride
 from ..modeling.kinds import reader_of
 from ..modeling.readers import TEXTS
 from .encodings import RowEncodings, read_rows
@@ -289,7 +290,8 @@ class Task(Measured):
         inputs, cut = encoder.inputs(encoding), encoder.cut_rows(encoding, texts, pairs)
         if self.windows_key is not None:
             stride = self.stride_of(encoder.limit) or 0
-            try:
+            try:  # also where all texts are short
+                check_stride(stride, encoder.limit, encoder.tokenizer.num_special_tokens_to_add())
                 encoding.windows = {row: encoder.windows(texts[row], stride) for row, long in enumerate(cut) if long}
             except ValueError as problem:
                 raise self.error(str(problem)) from None

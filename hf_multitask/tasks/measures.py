@@ -123,6 +123,8 @@ def _of_spans(name: str, average: str = "micro") -> Callable[[Spans], float]:
     def measure(given: Spans) -> float:
         from seqeval import metrics
 
+        if not any(tag != "O" for tags in (*given.true, *given.told) for tag in tags):
+            return 0.0  # as the micro average; the macro average of seqeval is NaN
         return float(getattr(metrics, name)(given.true, given.told, average=average, zero_division=0))
 
     return measure
@@ -161,12 +163,12 @@ TAGS: dict[str, Callable[[Classes], float]] = {
 }
 MANY_CLASSES: dict[str, Callable[[Classes], float]] = {**TAGS, **_RANKING}
 _ONE = {"labels": [1], "average": "micro", "zero_division": 0}  # of the second class, with more in the data or not
-TWO_CLASSES: dict[str, Callable[[Classes], float]] = {
-    **MANY_CLASSES,
+_SECOND: dict[str, Callable[[Classes], float]] = {
     "f1": _own("BinaryF1", "f1"),
     "precision": _by_sklearn("precision_score", **_ONE),
     "recall": _by_sklearn("recall_score", **_ONE),
 }
+TWO_CLASSES: dict[str, Callable[[Classes], float]] = {**MANY_CLASSES, **_SECOND}
 LABEL_SETS: dict[str, Callable[[Sets], float]] = {
     "accuracy": _by_sklearn("accuracy_score"),
     "micro_f1": _own("MicroF1", "micro_f1"),
@@ -205,6 +207,11 @@ def table_of(problem_type: str | None, classes: int | None) -> Mapping[str, Call
     if problem_type == "single_label_classification" and classes is not None and classes != 2:
         return MANY_CLASSES
     return _TABLES.get(problem_type, {})
+
+
+def table_of_tags(tags: int) -> Mapping[str, Callable[[Classes], float]]:
+    """The metrics of a number of tags that mark no spans."""
+    return {**TAGS, **_SECOND} if tags == 2 else TAGS
 
 
 def default_names(problem_type: str | None, classes: int | None) -> list[str] | None:

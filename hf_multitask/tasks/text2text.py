@@ -119,16 +119,16 @@ class Text2TextGeneration(Task):
         labels: Labels,
         encoding: tuple[BatchEncoding, PreTrainedTokenizerBase, int],
         *,
-        training: bool,  # noqa: ARG002
+        training: bool,
     ) -> Columns:
-        """See :meth:`Task.more_columns`: which targets were truncated."""
+        """See :meth:`Task.more_columns`: which targets were truncated, and the whole targets for evaluation."""
         _, tokenizer, most = encoding
-        cut = [False] * len(labels)
-        for row, ids in enumerate(labels):
-            if ids is not None and len(ids) == most:
-                text = as_text(rows[self.target_column][row])
-                cut[row] = len(tokenizer(text_target=text, verbose=False)["input_ids"]) > most
-        return {"cut": cut}
+        texts = [None if target is None else as_text(target) for target in rows[self.target_column]]
+        cut = [
+            ids is not None and len(ids) == most and len(tokenizer(text_target=text, verbose=False)["input_ids"]) > most
+            for text, ids in zip(texts, labels, strict=True)
+        ]
+        return {"cut": cut} | ({} if training else {"gold": texts})
 
     def collate(self, labels: Labels, length: int, padding_side: str) -> torch.Tensor:  # noqa: ARG002
         """Tokens (N, T), padded with -100."""
@@ -151,26 +151,20 @@ class Text2TextGeneration(Task):
     def score(
         self,
         predictions: np.ndarray,
-        labels: np.ndarray,
+        labels: np.ndarray,  # noqa: ARG002
         *,
         unseen: Cells,  # noqa: ARG002
-        references: References,  # noqa: ARG002
+        references: References,
         loss: float,  # noqa: ARG002
         tokenizer: PreTrainedTokenizerBase,
     ) -> dict[str, float]:
-        """Metrics of the generated texts and the targets, both decoded by the tokenizer."""
+        """Metrics of the generated texts, as the pipeline answers them, and the targets of the data."""
         import numpy as np
 
-        written, wanted = (
-            [
-                text.strip()
-                for text in tokenizer.batch_decode(
-                    np.where(ids == IGNORE, tokenizer.pad_token_id, ids), skip_special_tokens=True
-                )
-            ]
-            for ids in (predictions.astype(np.int64), labels)
-        )
-        return self.text_metrics(written, wanted)
+        ids = np.where(predictions == IGNORE, tokenizer.pad_token_id, predictions).astype(np.int64)
+        written = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        wanted = [text.strip() for text in references]
+        return self.text_metrics([text.strip() for text in written], wanted)
 
     def text_metrics(self, written: list[str], wanted: list[str]) -> dict[str, float]:
         """``rougeL``, ``rouge1``, ``rouge2``."""

@@ -23,7 +23,7 @@ from .decoding import check_decoding, impossible
 from .encodings import RowEncodings
 from .fitting import Calibrated
 from .losses import LabelLoss
-from .measures import SPANS, TAGS, Classes, measured
+from .measures import SPANS, TAGS, Classes, measured, table_of_tags
 from .registration import register_task
 from .span_labels import Span, placed_spans, spans_of
 from .tag_pairs import Pairs, details_of_tags, spans_of_pairs, tag_pairs
@@ -283,7 +283,7 @@ class TokenClassification(Calibrated, LabelLoss):
         if self.label_names is None:
             return [*_SPANS, *TAGS]
         if self._scheme is None:
-            return TAGS
+            return table_of_tags(len(self.label_names))
         return _SPANS if self.spans_column is not None else [*_SPANS, "accuracy"]
 
     def reduced(self, predictions: torch.Tensor) -> torch.Tensor:
@@ -340,9 +340,10 @@ class TokenClassification(Calibrated, LabelLoss):
         told, true = ([tag for pair in pairs for tag in pair[side]] for side in (0, 1))
         names = self.metrics or self.metric_names or []
         if self._scheme is None:
-            known = {tag: number for number, tag in enumerate([*(self.label_names or []), *true, None])}
+            own = self.label_names or []
+            known = {tag: number for number, tag in enumerate(dict.fromkeys([*own, *true, None]))}
             numbers = [np.array([known[tag] for tag in tags], dtype=int) for tags in (true, told)]
-            return measured(names, TAGS, Classes(*numbers), self.tell)
+            return measured(names, table_of_tags(len(own)), Classes(*numbers), self.tell)
         from .metrics import SpanF1
 
         given = spans_of_pairs(pairs)

@@ -158,6 +158,11 @@ def test_longformer_has_global_attention_if_and_only_if_a_sequence_head_is_there
         assert torch.equal(shared, model(**tokens).logits["ner"])
         asked = first_token(tokens["input_ids"])
         assert not torch.equal(model(**tokens, global_attention_mask=0 * asked).logits["ner"], shared)
+        with pytest.raises(ValueError, match="Task 'ner' reads a backbone that another task gives the input 'global"):
+            model.task_model("ner")
+        exported = model.task_model("sentiment")
+        assert torch.equal(exported(**tokens).logits, model(**tokens).logits["sentiment"])
+        assert torch.equal(alone.task_model("ner")(**tokens).logits, local)
         assert torch.equal(
             pooled(**tokens).logits["ner"], pooled(**tokens, global_attention_mask=0 * asked).logits["ner"]
         )

@@ -7,6 +7,7 @@ from transformers import pipeline
 
 from hf_multitask import SequenceClassification
 from hf_multitask.modeling.inputs import cut_rows, encode, input_names, longest_input
+from hf_multitask.modeling.spans import windows
 
 LONG = " ".join(row["text"] for row in read_rows("sentiment", "train", 100))
 SHORT = "A fine place."
@@ -85,6 +86,14 @@ def test_an_empty_text_has_a_token(family):
     assert ids[0] == ([2, 3] if family == "bert" else tokenizer(tokenizer.eos_token)["input_ids"])
     assert ids[0]
     assert ids[1] == tokenizer(SHORT)["input_ids"]
+
+
+@pytest.mark.parametrize("limit", [None, 16])
+def test_an_empty_question_to_an_empty_context_has_a_token(limit):
+    tokenizer = make_tokenizer("gpt2")
+    encoding, cut = windows(tokenizer, "", "", limit, 4)
+    assert encoding["input_ids"] == [tokenizer(tokenizer.eos_token)["input_ids"]] and not cut
+    assert windows(tokenizer, "", SHORT, limit, 4)[0]["input_ids"] == [tokenizer(SHORT)["input_ids"]]
 
 
 def test_pipeline_answers_empty_and_long_texts_of_a_decoder(build_model, caplog):

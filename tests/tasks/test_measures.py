@@ -18,7 +18,7 @@ from hf_multitask import (
     TokenClassification,
 )
 from hf_multitask.tasks import build_task
-from hf_multitask.tasks.measures import LABEL_SETS, MANY_CLASSES, NUMBERS, TAGS, TWO_CLASSES, Classes, macro_f1
+from hf_multitask.tasks.measures import LABEL_SETS, MANY_CLASSES, NUMBERS, SPANS, TAGS, TWO_CLASSES, Classes, macro_f1
 
 DRAW = np.random.default_rng(3)
 
@@ -97,6 +97,24 @@ def test_metrics_of_tags_and_spans():
     }
 
 
+def test_two_tags_have_the_metrics_of_the_second_one():
+    names = ["f1", "precision", "recall", "macro_f1"]
+    task = TokenClassification(label_names=["REST", "NAME"], metrics=names)
+    logits, labels = DRAW.normal(size=(4, 9, 2)), DRAW.integers(0, 3, (4, 9))  # the third tag is unknown
+    true, told = labels.ravel(), logits.argmax(-1).ravel()
+    for name, value in task.measure(logits, labels, ["X"]).items():
+        sides = (true, told) if name == "macro_f1" else (true == 1, told == 1)
+        assert value == pytest.approx(expected(name, *sides, None)), name
+    with pytest.raises(ValueError, match="Use 'macro_f1'"):
+        TokenClassification(label_names=["REST", "NAME", "X"], metrics=["f1"])
+
+
+def test_rows_and_answers_without_spans_have_no_metric_that_is_nan():
+    names = list(SPANS)
+    task = TokenClassification(label_names=["O", "B-A", "I-A"], metrics=names)
+    assert task.measure(np.eye(3)[[[0, 0]]], np.array([[0, 0]]), []) == dict.fromkeys(names, 0.0)
+
+
 def test_a_model_that_answers_the_majority_is_visible():
     logits = np.tile([2.0, 1.0, 0.0], (10, 1))
     found = classes(3).measure(logits, np.array([0] * 8 + [1, 2]), [])
@@ -152,7 +170,7 @@ SINGLE = THREE | {"problem_type": "single_label_classification"}
         ({"type": "fill-mask", "metrics": ["perplexity"]}, r"'perplexity' first, .* such as token_accuracy\."),
         ({"type": "sentence-similarity", "metrics": ["pearson"]}, "can have accuracy"),
         ({"type": "token-classification", "label_names": ["O", "B-X"], "metrics": ["roc_auc"]}, "can have f1, prec"),
-        ({"type": "token-classification", "label_names": ["N", "V"], "metrics": ["f1"]}, r"Use 'macro_f1'\."),
+        ({"type": "token-classification", "label_names": list("NVX"), "metrics": ["f1"]}, r"Use 'macro_f1'\."),
         ({"type": "audio-classification", "label_names": list("abc"), "metrics": ["precision"]}, "'macro_precision'"),
     ],
 )

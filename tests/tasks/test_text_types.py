@@ -14,6 +14,7 @@ from hf_multitask import (
     MultiTaskTrainer,
     QuestionAnswering,
     SentenceSimilarity,
+    Summarization,
     TextGeneration,
     TokenClassification,
     Translation,
@@ -31,13 +32,14 @@ CONTEXT_TEXT = "The old house in London was built by Ada Lovelace in the year of
 def encode(backbone_path):
     """Rows of a task as a trainer encodes them, by the tokenizer of a family."""
 
-    def make(task, rows, family="bert", **kwargs):
+    def make(task, rows, family="bert", training=True):
         data = Dataset.from_list(rows) if isinstance(rows, list) else rows
         task = build_task("t", task.to_dict()).resolve(data, [])
         path = backbone_path(family)
         config, tokenizer = AutoConfig.from_pretrained(path), make_tokenizer(family)
         task.check_tokenizer(tokenizer)
-        encoded = encode_dataset("t", data, [task], tokenizer=tokenizer, config=config, split="train", training=True)
+        given = {"tokenizer": tokenizer, "config": config, "split": "train", "training": training}
+        encoded = encode_dataset("t", data, [task], **given)
         return task, encoded, tokenizer
 
     return make
@@ -349,6 +351,25 @@ def test_targets_are_cut_to_the_positions_of_the_backbone(encode):
     assert len(encoded.rows[0]["labels:t"]) == 80
     _, encoded, _ = encode(Translation(max_target_length=200), rows, "t5")
     assert len(encoded.rows[0]["labels:t"]) == 200
+
+
+@pytest.mark.parametrize("kind", [Translation, Summarization])
+def test_written_texts_are_compared_with_the_whole_targets_of_the_data(kind, encode):
+    rows = [
+        {"source": "a", "target": "  Ada LOVED this fine old place 😀 in London. "},
+        {"source": "b", "target": None},
+    ]
+    columns = {"source_column": "source", "target_column": "target"}
+    task, encoded, tokenizer = encode(kind(max_target_length=4, **columns), rows, "bart", training=False)
+    labels = encoded.rows["labels:t"][0]
+    assert len(labels) == 4
+    written = tokenizer.decode(labels, skip_special_tokens=True)
+    given = np.array([labels])
+    scores = task.score(
+        given, given, unseen=[], references=list(encoded.references("t")), loss=0.0, tokenizer=tokenizer
+    )
+    assert scores == task.text_metrics([written], [rows[0]["target"].strip()])
+    assert max(scores.values()) < 1
 
 
 def test_prefixes_make_rows_of_their_own():

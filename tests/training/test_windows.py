@@ -60,6 +60,14 @@ def test_windows_hold_every_token_and_begin_as_the_text_is_cut(family, side, str
         encoder.windows(text, 50)
 
 
+@pytest.mark.parametrize("make", [ner, topic])
+def test_a_stride_as_long_as_a_window_is_refused_where_all_texts_are_short(make, build_model, arguments):
+    with pytest.raises(ValueError, match=r"Task 't': `stride` should be below 8, .* Found `stride = 8`"):
+        train(
+            build_model, arguments, {"t": make(stride=8, max_length=10)}, [SHORT | {"tokens": ["a"], "ner_tags": ["O"]}]
+        )
+
+
 def test_long_text_is_answered_by_all_of_its_words(build_model, arguments):
     tasks = {"name": TokenClassification(dataset="rows", tags_column="names", label_names=["no", "yes"])}
     rows = [{**row, "names": ["no" if tag == "O" else "yes" for tag in row["ner_tags"]]} for row in (LONG, SHORT)]
