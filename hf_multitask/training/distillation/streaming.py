@@ -107,7 +107,7 @@ def load_streamed(path: str, task: Task, device: torch.device) -> MultiTaskModel
     with _loading_streamed():
         if mapping is None:
             model, missing = MultiTaskModel.from_pretrained(path, device_map=places), set[str]()
-        else:  # without the checks of a saved multi-task model, as a stock one may lack what no task reads
+        else:  # without the checks of a saved multi-task model, which expect what no task of a stock one reads
             load: Any = super(MultiTaskModel, MultiTaskModel).from_pretrained
             given = {"config": config, "key_mapping": mapping, "device_map": places, "use_safetensors": True}
             model, info = load(path, **given, output_loading_info=True)
