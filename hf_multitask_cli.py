@@ -53,9 +53,13 @@ def main(words: Sequence[str] | None = None) -> int:
             commands.add_parser(name, help=line, description=line)
         _, rest = parser.parse_known_args(given)  # prints a help or a mistake, and exits
         return _show_versions(rest)
-    from hf_multitask.cli import main as run
+    try:  # importing takes seconds, in which Ctrl-C may come
+        from hf_multitask.cli import main as run
 
-    return run(given)
+        return run(given)
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted.\n")
+        return 130
 
 
 def _version(package: str) -> str:

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from tiny import read_rows
 from transformers import AutoModel, pipeline
 
+import hf_multitask.cli
+import hf_multitask_cli
 from hf_multitask.cli import main
 from hf_multitask.cli.recipe import read_recipe
 
@@ -304,3 +306,12 @@ def test_a_recipe_trains_without_the_splits_it_lacks(splits, kitchen):
         code, out, err = kitchen.run(["evaluate", str(kitchen.folder / "out")], recipe, "--split", "dev")
         assert code == 0, err
         assert "validation" in out
+
+
+def test_an_interrupt_while_a_command_is_imported(monkeypatch, capsys):
+    def interrupted(name, package=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hf_multitask.cli.importlib, "import_module", interrupted)
+    assert hf_multitask_cli.main(["train", "recipe.yaml"]) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
