@@ -76,8 +76,13 @@ def test_exported_tasks_give_the_logits_of_the_shared_model_to_the_bit(family, k
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ALL)
 def test_every_type_of_every_family_gives_the_logits_to_the_bit(family, build, tmp_path):
+    unset = {("longformer", "fill-mask")}  # Transformers leaves a bias of a fresh one unset
     for kind in AUTO:
-        if refusal(family, kind) is None and (kind != "question-answering" or family not in WRITERS):
+        if (
+            (family, kind) not in unset
+            and refusal(family, kind) is None
+            and (kind != "question-answering" or family not in WRITERS)
+        ):
             check_logits(kind, *build(family, [kind]), tmp_path / kind)
 
 

@@ -70,10 +70,11 @@ def test_stock_models_leave_as_they_came(family, backbone_path, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ALL)
 def test_stock_models_of_every_family_leave_as_they_came(family, backbone_path, tmp_path):
-    kinds = [kind for kind in IMPORTED if refusal(family, kind) is None]
+    kinds = [kind for kind in IMPORTED if kind in TASKS and refusal(family, kind) is None]
     kinds = [kind for kind in kinds if kind != "question-answering" or family not in WRITERS]
     if family == "longformer":
         kinds.remove("fill-mask")  # Transformers leaves a bias of a fresh one unset
+        kinds.remove("token-classification")  # not exported beside a sequence classifier, see docs/tasks.md
     check_round_trip(backbone_path, tmp_path, family, kinds)
 
 
