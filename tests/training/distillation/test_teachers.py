@@ -193,6 +193,17 @@ def test_teachers_that_do_not_fit_are_refused(task, make, says, build, teacher_o
     assert "\n" not in str(problem.value)
 
 
+def test_code_of_a_teacher_is_neither_run_nor_offered(build, teacher_of, tmp_path):
+    folder, trace = Path(teacher_of("sequence", ["negative", "positive"])), tmp_path / "it ran"
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "of-their-own", "auto_map": {"AutoConfig": "own.Own"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(f"open({str(trace)!r}, 'w').close()\n")
+    with pytest.raises(ValueError, match="its teacher .* cannot be loaded") as problem:
+        build({"sentiment": str(folder)})
+    assert "\n" not in str(problem.value) and not trace.exists()
+
+
 def test_a_teacher_that_answers_nan_is_refused(build, teacher_of):
     model = AutoModelForSequenceClassification.from_pretrained(teacher_of("sequence", ["negative", "positive"]))
     model.classifier.bias.data.fill_(float("nan"))
