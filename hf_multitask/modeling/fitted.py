@@ -44,15 +44,12 @@ def scaled(task: Settings, logits: torch.Tensor) -> torch.Tensor:
 
 
 def answered(task: Settings, logits_NC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Probabilities (N, C) of classes or labels, and the answers: classes (N,), or which labels a set has, (N, C).
-
-    Probabilities are in float64, as those of metrics: in float32, many close to 1 are equal, and have no order.
-    """
-    logits_NC = scaled(task, logits_NC).double()
+    """Probabilities (N, C) of classes or labels, and the answers: classes (N,), or which labels a set has, (N, C)."""
+    logits_NC = scaled(task, logits_NC)
     thresholds = thresholds_of(task)
     least = None if thresholds is None else torch.tensor(list(thresholds.values()), dtype=torch.float64)
     if task.get("problem_type") == SETS:
         scores_NC = logits_NC.sigmoid()
-        return scores_NC, logits_NC > 0 if least is None else scores_NC >= least
+        return scores_NC, logits_NC > 0 if least is None else scores_NC.double() >= least
     scores_NC = logits_NC.softmax(-1)
-    return scores_NC, scores_NC.argmax(-1) if least is None else (scores_NC[:, 1] >= least).long()
+    return scores_NC, scores_NC.argmax(-1) if least is None else (scores_NC[:, 1].double() >= least).long()

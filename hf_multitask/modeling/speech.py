@@ -273,7 +273,7 @@ class AudioClassificationHead(SequenceClassificationHead):
 
 def decode_label(task: TaskDict, logits: torch.Tensor, _: str, __: TokenWords) -> Open:
     """As ``audio-classification``: the best label and its score."""
-    score, best = scaled(task, logits).double().softmax(-1).max(-1)
+    score, best = scaled(task, logits).softmax(-1).max(-1)
     return {"label": task["label_names"][int(best)], "score": float(score)}
 
 

@@ -159,7 +159,7 @@ class Thresholded(Calibrated):
         if self.threshold != TUNE or not np.isfinite(logits).all():
             return
         task = self.to_dict()
-        scores_NC, names = answered(task, torch.from_numpy(logits))[0].numpy(), self.label_names or []
+        scores_NC, names = answered(task, torch.from_numpy(logits))[0].double().numpy(), self.label_names or []
         if task.get("problem_type") == SETS:
             whole = (self.metrics or self.metric_names or [""])[0] != "macro_f1"
             found = tuned_thresholds(scores_NC, labels[:, : scores_NC.shape[1]], together=whole)
