@@ -206,15 +206,14 @@ class Thresholded(Calibrated):
         """By default ``accuracy`` and F1 of classes, ``micro_f1`` of sets, ``pearson``, ``spearmanr`` of numbers."""
         given: Numbers | Sets | Classes
         task, logits = self.to_dict(), torch.from_numpy(predictions)
-        calibrated, told = scaled(task, logits).numpy(), answered(task, logits)[1]
+        scores, told = (part.numpy() for part in answered(task, logits))  # as the pipeline answers
         if self.problem_type == "regression":
             given = Numbers(labels, predictions)
         elif self.problem_type == SETS:
-            scores = probabilities(np.stack([np.zeros_like(calibrated), calibrated], -1))[..., 1]
             width = labels.shape[1]
-            given = Sets(labels.astype(int), _widen(told.numpy().astype(int), width), _widen(scores, width))
+            given = Sets(labels.astype(int), _widen(told.astype(int), width), _widen(scores.astype(float), width))
         else:
-            given = Classes(labels, told.numpy(), probabilities(calibrated))
+            given = Classes(labels, told, scores.astype(float))
         table = table_of(self.problem_type, None if self.label_names is None else len(self.label_names))
         return measured(self.measured_names, table, given, self.tell)
 

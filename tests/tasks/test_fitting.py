@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
-from sklearn.metrics import f1_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from hf_multitask import SequenceClassification
 from hf_multitask.modeling.fitted import answered
@@ -81,6 +81,22 @@ def test_a_label_is_answered_from_its_threshold_on():
     logits = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     assert answered({**PAIR, "threshold": 0.2}, logits)[1].tolist() == [1, 1]
     assert answered({**PAIR, "threshold": "tune"}, logits)[1].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("sets", [False, True])
+def test_rankings_are_those_of_the_scores_that_are_answered(sets):
+    """In float32 all scores of sure answers are 1, and a ranking by their logits would be another."""
+    positive = 18 + np.arange(6, dtype=np.float32)[:, None] / 8
+    logits, true = (
+        (positive, np.array([[0], [1], [0], [1], [0], [1]]))
+        if sets
+        else (np.concatenate([np.zeros_like(positive), positive], 1), np.array([0, 1, 0, 1, 0, 1]))
+    )
+    kind = {"problem_type": "multi_label_classification", "label_names": ["x"]} if sets else PAIR
+    task = SequenceClassification(metrics=["average_precision" if sets else "roc_auc"], **kind)
+    scores = answered(task.to_dict(), torch.from_numpy(logits))[0][:, -1].numpy()
+    wanted = (average_precision_score if sets else roc_auc_score)(true.ravel(), scores)
+    assert list(task.measure(logits, true, []).values()) == [pytest.approx(wanted)] and len(set(scores)) < 6
 
 
 def test_fit_keeps_what_it_found_by_label():

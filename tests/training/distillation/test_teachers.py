@@ -199,7 +199,7 @@ def test_code_of_a_teacher_is_neither_run_nor_offered(build, teacher_of, tmp_pat
     config |= {"model_type": "of-their-own", "auto_map": {"AutoConfig": "own.Own"}}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "own.py").write_text(f"open({str(trace)!r}, 'w').close()\n")
-    with pytest.raises(ValueError, match="its teacher .* cannot be loaded") as problem:
+    with pytest.raises(ValueError, match=r"its teacher .* cannot be loaded") as problem:
         build({"sentiment": str(folder)})
     assert "\n" not in str(problem.value) and not trace.exists()
 
