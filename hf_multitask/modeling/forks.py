@@ -56,7 +56,8 @@ class Fork:
         """
         below = states.shape[0] == self.rows
         if self.below_M is None:
-            return [states] * len(self.branches) if below else states.split(self.rows)
+            count = len(self.branches)
+            return [states] * count if below else states.split([self.rows] * count)
         places_M = self.below_M if below else self.above_M
         return states[torch.cat(places_M)].split([len(own_M) for own_M in places_M])
 

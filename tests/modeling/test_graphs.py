@@ -10,7 +10,7 @@ from launch import start
 from parameters import few
 from reading import TASKS, TEXT
 from torch.export import Dim
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from hf_multitask import MultiTaskModel
 
@@ -297,3 +297,15 @@ def test_weights_that_are_not_finite_make_no_graph(build, tmp_path):
     with pytest.raises(ValueError, match=said):
         model.export_onnx(tmp_path / "graph")
     assert not (tmp_path / "graph").exists()
+
+
+def test_a_graph_with_branches_of_several_layers_takes_any_number_of_rows(backbone_path, tmp_path):
+    pytest.importorskip("onnxscript", reason="the extra 'onnx' is not installed")
+    path = backbone_path("bert")
+    AutoModel.from_config(AutoConfig.from_pretrained(path, num_hidden_layers=3)).save_pretrained(tmp_path / "three")
+    tasks = {kind: TASKS[kind]() for kind in READ[:2]}
+    model = MultiTaskModel.from_backbone(str(tmp_path / "three"), tasks=tasks, branches="kind", branch_layers=2)
+    assert len(model.config.branches) == 2
+    model.export_onnx(
+        tmp_path / "graph", tokenizer=AutoTokenizer.from_pretrained(path)
+    )  # compares batches of all sizes
