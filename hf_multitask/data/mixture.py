@@ -169,12 +169,12 @@ class MixtureCollator:
         weights: dict[str, dict[str, torch.Tensor]] = {"row_weights": {}, "soft_weights": {}}
         taught = any("soft" in feature for feature in features)
         features = [{"soft": {}, **feature} for feature in features] if taught else features
-        for name, task in self.tasks.items():
+        present = {name for feature in features for name in (*feature["labels"], *feature.get("soft", ()))}
+        for name in filter(present.__contains__, self.tasks):
+            task = self.tasks[name]
             own = [number for number, feature in enumerate(features) if name in feature["labels"]]
             told = [number for number, feature in enumerate(features) if name in feature["soft"]] if taught else []
             more = [number for number in told if name not in features[number]["labels"]]
-            if not own and not more:
-                continue
             most = max(len(places[number]) for number in (*own, *more))
             table = [places[number] + [-1] * (most - len(places[number])) for number in (*own, *more)]
             several = task.several or (task.windows_key is not None and most > 1)

@@ -27,7 +27,7 @@ from .native import (
     take_pooler,
 )
 from .parsing import Projection
-from .reach import unread_backbone, unread_layers
+from .reach import parameters_below, unread_backbone, unread_layers
 from .shared import SharedModel
 from .subsampler import Convolution, ScaledNorm, Subsampler
 from .trial import check_family
@@ -229,7 +229,7 @@ class TaskLifecycle(SharedModel):
         readers = set(tasks)
         for name, head in self.heads.items():
             if name not in readers:
-                yield from head.parameters()
+                yield from parameters_below(head)
         for name in self.config.adapters["tasks"] if self.config.adapters else ():
             if name not in readers:
                 yield from adapter_parameters(self.backbone, name)

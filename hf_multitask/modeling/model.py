@@ -37,6 +37,7 @@ from .output import MultiTaskOutput
 from .parts import rows_in
 from .precision import HALF, is_mixed, keep_float32, narrow, without_float32
 from .quantized import check_quantization
+from .reach import parameters_below
 from .saving import hub_arguments, whole, without_hub
 from .sizes import check_config, check_shapes
 from .subsampler import subsampler_settings
@@ -273,11 +274,20 @@ class MultiTaskModel(ExportableTasks, ImportedTasks, Adapted, Branched, HeadRuns
 
         The Trainer calls this at every step, and a walk through a thousand heads takes as long as a small forward.
         """
-        self.training = self.heads.training = mode
-        for module in [*self.children(), *self.heads.values()]:
-            if module is not self.heads and (module.training != mode or module is self.backbone):
+        heads, backbone = self.heads, self.backbone
+        self.training = heads.training = mode
+        for module in [*self.children(), *heads.values()]:
+            if module is not heads and (module.training != mode or module is backbone):
                 module.train(mode)
         return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset the gradients, as in ``torch.nn.Module``, which walks through a thousand heads more slowly."""
+        if not set_to_none:
+            super().zero_grad(set_to_none=False)
+            return
+        for parameter in parameters_below(self):
+            parameter.grad = None
 
     def decode(self, name: str, logits: torch.Tensor, text: str, token_words: TokenWords) -> Open:
         """What a person reads of a task's logits for one row; see :mod:`decoding` for the arguments."""

@@ -84,6 +84,17 @@ def test_absent_task_leaves_its_head_without_gradient(build_model, batch):
     assert all(parameter.grad is not None for parameter in model.heads["ner"].parameters())
 
 
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_gradients_of_every_parameter_are_reset(set_to_none, build_model):
+    model = build_model()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    model.zero_grad(set_to_none)
+    left = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+    assert left.keys() == (set() if set_to_none else dict(model.named_parameters()).keys())
+    assert not any(gradient.any() for gradient in left.values())
+
+
 def test_batch_without_any_label_has_a_loss_of_zero_that_reaches_the_backbone(build_model, batch):
     model = build_model()
     loss = model(**batch, task_rows={}, labels={}).loss

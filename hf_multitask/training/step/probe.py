@@ -6,6 +6,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from transformers.utils import logging
@@ -73,9 +74,9 @@ class Means:
     @property
     def cosines(self) -> dict[Pair, float]:
         """By pair, in the order of the tasks."""
-        found = self._means("cosines")
-        pairs = itertools.combinations(self._tasks, 2)
-        return {(one, other): found[key] for one, other in pairs if (key := f"{one}/{other}") in found}
+        place = {name: number for number, name in enumerate(self._tasks)}
+        found = {cast("Pair", tuple(key.split("/"))): value for key, value in self._means("cosines").items()}
+        return {pair: found[pair] for pair in sorted(found, key=lambda pair: (place[pair[0]], place[pair[1]]))}
 
     @property
     def mean(self) -> float | None:

@@ -32,10 +32,12 @@ class Tally:
     def count(self, rows_K: Sequence[float], seen_D: Sequence[float]) -> None:
         """Add the rows of a step: those with a label of each task, and those of each dataset."""
         for name, rows in zip(self.tasks, rows_K, strict=True):
-            self._since_log[name] += int(rows)
-            self._rows[name] += int(rows)
+            if rows:
+                self._since_log[name] += int(rows)
+                self._rows[name] += int(rows)
         for name, rows in zip(self.datasets, seen_D, strict=True):
-            self._seen[name] += int(rows)
+            if rows:
+                self._seen[name] += int(rows)
 
     def add(self, step: Step) -> None:
         """Add the losses and weights of a step that is over."""
