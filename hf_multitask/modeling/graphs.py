@@ -10,10 +10,12 @@ file anyway.
 import importlib
 import importlib.util
 import json
+import logging as builtin_logging
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -166,8 +168,7 @@ def _write(graph: TaskGraph, path: Path) -> None:
     with torch.no_grad():
         graph(*inputs)  # errors of the model itself are raised as they are
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of torch about its own insides
+        with _quiet(), torch.no_grad():
             (_record if graph.inputs.unrolled else _export)(graph, inputs, path)
     except torch.onnx.errors.OnnxExporterError as problem:
         reason = " ".join(str(problem.__cause__ or problem).split("\n\n")[0].split())
@@ -175,6 +176,20 @@ def _write(graph: TaskGraph, path: Path) -> None:
             f"Transformers' code of the backbone family '{graph.model.config.backbone_config.model_type}' cannot be "
             f"made an ONNX graph: {reason} Choose another backbone, or serve the model with torch."
         ) from problem
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within it, torch says nothing about its own insides, such as operations of packages that are not installed."""
+    notes = builtin_logging.getLogger("torch.onnx")
+    level = notes.level
+    notes.setLevel(builtin_logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        notes.setLevel(level)
 
 
 def _export(graph: TaskGraph, inputs: tuple[torch.Tensor, ...], path: Path) -> None:

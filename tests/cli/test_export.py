@@ -1,5 +1,7 @@
 """export, as a user runs it."""
 
+import logging
+
 import pytest
 import torch
 from fork_server import python
@@ -90,9 +92,13 @@ def test_mistakes_are_told_in_a_sentence(run, saved, tmp_path):
     [([], ["ner_logits", "similar_logits", "answers_logits"]), (["--task", "ner"], ["ner_logits"])],
     ids=["all", "some"],
 )
-def test_onnx_is_one_graph_of_all_tasks_or_of_some(words, outputs, run, tmp_path):
+def test_onnx_is_one_graph_of_all_tasks_or_of_some(words, outputs, run, tmp_path, caplog):
     runtime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
+    notes = logging.getLogger("torch.onnx")
+    notes.addHandler(caplog.handler)
     code, out, _ = run("--onnx", *words, "--output", tmp_path / "graph")
+    notes.removeHandler(caplog.handler)
+    assert not [one for one in caplog.records if one.levelno >= logging.WARNING]  # of packages that are not needed here
     assert (code, out) == (0, f"{tmp_path / 'graph' / 'model.onnx'}\n")
     found = runtime.InferenceSession(str(tmp_path / "graph" / "model.onnx")).get_outputs()
     assert [output.name for output in found] == outputs
