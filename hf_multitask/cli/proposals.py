@@ -38,6 +38,7 @@ _MOST_LABELS = 200
 _FEW = 20  # different whole numbers, up to which they are classes
 _WORDS = 3  # that a text has on average
 _SOUND = re.compile(r".+\.(wav|flac|mp3|ogg|m4a|opus)", re.IGNORECASE)
+_LIST = re.compile(r"\s*\[\s*(['\"].*['\"]|[\d\s,.-]+)\s*\]\s*", re.DOTALL)
 _IDS = re.compile(r"(.*[_ ])?(id|idx|index|guid|uuid|url|key)|unnamed: 0", re.IGNORECASE)
 _PAIRS = (
     *(("text", "text_pair"), ("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2")),
@@ -178,6 +179,10 @@ def proposals(rows: datasets.Dataset) -> tuple[list[Proposal], list[str]]:
 
 def _problem(proposal: Proposal, rows: datasets.Dataset) -> str | None:
     """Why a task does not take the rows, in a sentence."""
+    for column in proposal.arguments.values():
+        cell = _list_as_text(rows, column) if column in rows.column_names else None
+        if cell is not None:
+            return f"'{column}' has lists that are written as text, such as {cell}. Give a file of JSON lines (.jsonl)."
     try:
         task = build_task("task", {"type": proposal.kind.type, **proposal.arguments})
         task.check_columns(rows, "train")
@@ -190,6 +195,14 @@ def _problem(proposal: Proposal, rows: datasets.Dataset) -> str | None:
         if strange is not None:
             return f"'{column}' has numbers that are not finite, such as {strange}. Fix or remove these rows."
     return None
+
+
+def _list_as_text(rows: datasets.Dataset, column: str) -> str | None:
+    """The first cell of a column of which all are lists in text, as tables hold them; None of other columns."""
+    if lab.kind(rows, column) != ("name", 0):
+        return None
+    cells = [str(cell) for cell in rows.with_format(None)[column] if cell is not None]
+    return cells[0] if cells and all(map(_LIST.fullmatch, cells)) else None
 
 
 def _tags(table: Table) -> list[Proposal]:

@@ -101,6 +101,22 @@ def test_tasks_of_another_backbone_are_left_out_with_the_reason(init, tmp_path):
     assert list(read_recipe(recipe).tasks) == ["reviews"] and "# speech: {" in recipe.read_text()
 
 
+def test_lists_that_a_table_holds_as_text_are_no_classes(init, tmp_path):
+    topics = [["news", "sports"], ["news"], ["arts"]]
+    rows = [{**row, "topics": json.dumps(topics[number % 3])} for number, row in enumerate(reviews(24))]
+    table(tmp_path / "reviews.csv", rows)
+    lines(tmp_path / "same.jsonl", [{**row, "topics": json.loads(row["topics"])} for row in rows])
+    code, printed, recipe = init("reviews.csv", "same.jsonl")
+    assert code == 0
+    assert """'topics' has lists that are written as text, such as ["news", "sports"]. Give a file of JSON""" in printed
+    tasks = read_recipe(recipe).tasks
+    assert {(task.dataset, task.label_column) for task in tasks.values()} == {
+        ("reviews", "label"),
+        ("same", "label"),
+        ("same", "topics"),
+    }
+
+
 def test_values_that_yaml_would_read_as_others_are_quoted(init, tmp_path):
     lines(tmp_path / "no.jsonl", [{"text": "a b c d", "on": label} for label in ("yes", "no") * 4])
     code, _, recipe = init("no.jsonl")
