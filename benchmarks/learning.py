@@ -97,6 +97,7 @@ class System:
         taught: by single-task models.
         refined: after training together, each by itself for half the epochs at half the rate, in a model of its own.
         weighted: with fixed weights of the losses between 1/4 and 4, drawn with this number; 0 for equal ones.
+        below: the learning rate of the layers below all branches, as a multiple of that of branches and heads.
         model: arguments of it.
         training: likewise.
     """
@@ -105,6 +106,7 @@ class System:
     taught: bool = False
     refined: bool = False
     weighted: int = 0
+    below: float = 1.0
     model: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
 
@@ -124,6 +126,7 @@ SYSTEMS = {
     "single": System(single=True, model={"branches": "none"}),
     "shared": System(model={"branches": "none"}, training={"balancing": "none", "aggregation": "none"}),
     "default": System(),
+    "third-below": System(below=0.3333),
     "branches": System(model={"branches": "kind"}),
     "branches-each": System(model={"branches": "each"}),
     "half-branches": System(model={"branches": "kind", "branch_layers": 3}),
@@ -175,6 +178,7 @@ def arguments(folder: str, system: System, budget: Budget) -> MultiTaskTrainingA
         logging_steps=10_000,
         disable_tqdm=True,
         gradient_logging_steps=0,
+        learning_rates=None if system.below == 1 else {"shared_layers": budget.rate * system.below},
         **system.training,
     )
 

@@ -16,6 +16,7 @@ from ..modeling.values import check_value, hints_of, shown
 from ..tasks import Task
 from ..training import MultiTaskTrainingArguments
 from ..training.arguments import CHOICES
+from ..training.parameters import BACKBONE, SHARED_LAYERS
 from ..training.ranges import BY_NAME
 from .document import Values
 
@@ -166,7 +167,7 @@ def of_tasks(values: Mapping[str, Any], kept: Mapping[str, Task], others: Collec
         kept: tasks by name.
         others: names of the other tasks.
     """
-    own, names = dict(values), {*kept, "backbone"}
+    own, names = dict(values), {*kept, BACKBONE, SHARED_LAYERS}
     for keys, known in ((_BY_TASK, names), (_BY_DATASET, {task.source for task in kept.values()})):
         for key in keys:
             if isinstance(given := own.get(key), Mapping):

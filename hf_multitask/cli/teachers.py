@@ -17,6 +17,7 @@ from ..modeling import MultiTaskModel
 from ..tasks import Task
 from ..training import MultiTaskTrainer, MultiTaskTrainingArguments
 from ..training.distillation.forms import form_of
+from ..training.parameters import SHARED_LAYERS
 from ..training.preparation.processors import Processing
 from ..training.state.checkpoint import hashes, last_whole_checkpoint
 from ..training.state.resuming import compared
@@ -139,6 +140,9 @@ def alone(values: Mapping[str, Any], task: Task, others: Sequence[str]) -> Value
     """The training arguments of a recipe for one of its tasks alone, without those that concern the others."""
     name = str(task.name)
     own = {key: value for key, value in values.items() if key not in _SHARED and not key.startswith("hub_")}
+    for key in ("learning_rates", "weight_decays"):
+        if isinstance(given := own.get(key), Mapping):  # one task has no branches, and shares no layers
+            own[key] = {part: value for part, value in given.items() if part != SHARED_LAYERS}
     return of_tasks(own, {name: task}, others)
 
 

@@ -18,7 +18,7 @@ SHARED = "_shared"  # the adapter of all tasks, a name that no task can have
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 # Names that metrics and training arguments have beside those of tasks.
-_RESERVED = ("average", "backbone")
+_RESERVED = ("average", "backbone", "shared_layers")
 
 
 def close_match(word: str, known: list[str]) -> str:

@@ -101,8 +101,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
             separated; with an aggregation, which needs them anyway, it is every step. Training is the same with it.
         forward_cost_tokens: what an additional forward pass of a micro-batch costs, in tokens of padding that it has to
             save. None is 64 on a CPU; on an accelerator it is measured when training begins.
-        learning_rates: by task, of its head and adapter, and of the ``backbone``; ``learning_rate`` for those that are
-            not named.
+        learning_rates: by task, of its head and adapter, and of the ``backbone``, of which the ``shared_layers``, those
+            below all branches, may have another one; ``learning_rate`` for those that are not named.
         weight_decays: likewise, in place of ``weight_decay``.
         layerwise_lr_decay: factor from each layer of the backbone to the one below; none where None.
         freeze: names of tasks whose heads and adapters do not train and which then need no data, and ``backbone``.
@@ -180,10 +180,10 @@ class MultiTaskTrainingArguments(TrainingArguments):
         metadata={"help": "Cost of an additional forward pass, in tokens; measured on accelerators by default."},
     )
     learning_rates: dict | str | None = field(
-        default=None, metadata={"help": "Learning rates by task and of the backbone, as JSON."}
+        default=None, metadata={"help": "Learning rates by task, of the backbone, and of its shared_layers, as JSON."}
     )
     weight_decays: dict | str | None = field(
-        default=None, metadata={"help": "Weight decays by task and of the backbone, as JSON."}
+        default=None, metadata={"help": "Weight decays by task, of the backbone, and of its shared_layers, as JSON."}
     )
     layerwise_lr_decay: float | None = field(
         default=None, metadata={"help": "Factor of the learning rate from each layer of the backbone to the one below."}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .arguments import MultiTaskTrainingArguments
 
 BACKBONE = "backbone"
+SHARED_LAYERS = "shared_layers"  # what of the backbone is in no branch
 SUBSAMPLER = "subsampler"
 _WRAPPED = "base_model.model."  # of a model that peft.get_peft_model wrapped
 _LAYER = re.compile(r"^(?:base_model\.model\.)?backbone\.[a-zA-Z_.0-9]*?\.(\d+)\.")
@@ -37,6 +38,14 @@ def part_of(name: str) -> str:
     if first == SUBSAMPLER:
         return SUBSAMPLER
     return rest.partition(".")[0] if first == "heads" else BACKBONE
+
+
+def _of_part(given: Mapping[str, float], name: str, default: float) -> float:
+    """The value of a parameter among those by task, ``shared_layers`` and ``backbone``, the most specific one."""
+    part = part_of(name)
+    if part == BACKBONE and SHARED_LAYERS in given and branch_of(name) is None:
+        part = SHARED_LAYERS
+    return given.get(part, default)
 
 
 def shared_parameters(model: MultiTaskModel) -> list[torch.nn.Parameter]:
@@ -190,9 +199,9 @@ def regroup(
         optimizer: as the Trainer made it.
         model: whose parameters it has.
         decaying: names of the parameters that weight decay is for, which biases and norms are not.
-        args: with ``learning_rates`` and ``weight_decays`` by task or ``backbone``, in place of the group's own, and
-            ``layerwise_lr_decay``, see :func:`layer_factors`. The scores of a :class:`LinearChain` and the numbers of
-            a :class:`LayerMix` have a multiple of the rate of their head.
+        args: with ``learning_rates`` and ``weight_decays`` by task, ``backbone`` or ``shared_layers``, in place of the
+            group's own, and ``layerwise_lr_decay``, see :func:`layer_factors`. The scores of a :class:`LinearChain` and
+            the numbers of a :class:`LayerMix` have a multiple of the rate of their head.
     """
     chains = [module for module in model.modules() if isinstance(module, LinearChain | LayerMix)]
     if not (chains or args.learning_rates or args.weight_decays or args.layerwise_lr_decay is not None):
@@ -209,8 +218,8 @@ def regroup(
         split: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
         for parameter in group["params"]:
             name = names[parameter]
-            rate = learning_rates.get(part_of(name), group["lr"]) * factors.get(name, 1.0)
-            decay = weight_decays.get(part_of(name), group["weight_decay"]) if name in decays else group["weight_decay"]
+            rate = _of_part(learning_rates, name, group["lr"]) * factors.get(name, 1.0)
+            decay = _of_part(weight_decays, name, group["weight_decay"]) if name in decays else group["weight_decay"]
             split.setdefault((rate, decay), []).append(parameter)
         for (rate, decay), parameters in split.items():
             groups.append({**group, "params": parameters, "lr": rate, "weight_decay": decay})

@@ -90,7 +90,8 @@ def test_a_task_alone_has_the_arguments_that_concern_it():
     task = build_task("ner", {"type": "token-classification", "dataset": "wiki"})
     values = {
         "learning_rate": 1e-4,
-        "learning_rates": {"ner": 1e-3, "backbone": 1e-5, "mood": 1e-2},
+        "learning_rates": {"ner": 1e-3, "backbone": 1e-5, "mood": 1e-2, "shared_layers": 1e-6},
+        "weight_decays": {"shared_layers": 0.1},
         "max_train_samples": {"wiki": 5, "reviews": 7},
         "freeze": ["backbone", "mood"],
         "balancing": "uncertainty",
@@ -102,6 +103,7 @@ def test_a_task_alone_has_the_arguments_that_concern_it():
     assert alone(values, task, ["mood"]) == {
         "learning_rate": 1e-4,
         "learning_rates": {"ner": 1e-3, "backbone": 1e-5},
+        "weight_decays": None,
         "max_train_samples": {"wiki": 5},
         "freeze": ["backbone"],
     }

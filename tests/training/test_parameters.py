@@ -12,9 +12,12 @@ from hf_multitask.training.parameters import layer_factors, shared_parameters
 
 @pytest.fixture
 def build(build_model, data, arguments, tokenizer):
-    def make(family="bert", **kwargs):
+    def make(family="bert", model=None, **kwargs):
         return MultiTaskTrainer(
-            build_model(family, dropout=0.0), arguments(**kwargs), train_dataset=data(), processing_class=tokenizer
+            build_model(family, dropout=0.0, **(model or {})),
+            arguments(**kwargs),
+            train_dataset=data(),
+            processing_class=tokenizer,
         )
 
     return make
@@ -46,6 +49,25 @@ def test_rates_and_decays_by_task_and_of_the_backbone(build):
     assert found["backbone.encoder.layer.0.output.dense.weight"] == (1e-4, 0.1)
     assert found["backbone.embeddings.LayerNorm.weight"] == (1e-4, 0)
     assert found.keys() == dict(build().model.named_parameters()).keys()
+
+
+def test_layers_below_the_branches_have_a_rate_of_their_own(build):
+    given = {"learning_rate": 1e-3, "weight_decay": 0.1, "weight_decays": {"shared_layers": 0.2}}
+    rates = {"shared_layers": 1e-4, "ner": 5e-3}
+    below, above, head = (
+        "backbone.encoder.layer.0.output.dense.weight",
+        "backbone.encoder.layer.1.branches.{}.output.dense.weight",
+        "heads.{}.native.classifier.weight",
+    )
+    model = {"branches": {"words": ["ner"], "texts": ["sentiment"]}, "branch_layers": 1}
+    found = settings(build(model=model, learning_rates=rates, **given))
+    assert found[below] == found["backbone.embeddings.word_embeddings.weight"] == (1e-4, 0.2)
+    assert found[above.format("words")] == found[above.format("texts")] == (1e-3, 0.1)
+    assert (found[head.format("ner")], found[head.format("sentiment")]) == ((5e-3, 0.1), (1e-3, 0.1))
+    found = settings(build(model=model, learning_rates={"backbone": 1e-5, **rates}, **given))
+    assert (found[below][0], found[above.format("words")][0]) == (1e-4, 1e-5)
+    found = settings(build(learning_rates=rates, **given))  # all layers are below none
+    assert found["backbone.encoder.layer.1.output.dense.weight"] == (1e-4, 0.2)
 
 
 def test_without_such_arguments_the_optimizer_is_the_trainers(build):

@@ -11,7 +11,7 @@ from ...modeling.config import close_match
 from ...tasks import Task
 from ...tasks.slicing import quoted
 from ..evaluation.results import check_primary
-from ..parameters import BACKBONE
+from ..parameters import BACKBONE, SHARED_LAYERS
 
 if TYPE_CHECKING:
     from ..arguments import MultiTaskTrainingArguments
@@ -27,8 +27,9 @@ def check_arguments_by_name(args: MultiTaskTrainingArguments, tasks: Mapping[str
     check_names("task_weights", weights, tasks)
     if not any((dict.fromkeys(tasks, 1.0) | dict(weights)).values()):
         raise ValueError("`task_weights` are 0 for every task, so nothing would train. Give one a weight above 0.")
-    for argument in ("learning_rates", "weight_decays", "freeze"):
-        check_names(argument, getattr(args, argument), [*tasks, BACKBONE])
+    for argument in ("learning_rates", "weight_decays"):
+        check_names(argument, getattr(args, argument), [*tasks, BACKBONE, SHARED_LAYERS])
+    check_names("freeze", args.freeze, [*tasks, BACKBONE])
     if isinstance(args.task_early_stopping_patience, Mapping):
         check_names("task_early_stopping_patience", args.task_early_stopping_patience, tasks)
     for argument in ("max_train_samples", "max_eval_samples"):
