@@ -6,7 +6,6 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import cast
 
 import torch
 from transformers.utils import logging
@@ -74,9 +73,9 @@ class Means:
     @property
     def cosines(self) -> dict[Pair, float]:
         """By pair, in the order of the tasks."""
-        place = {name: number for number, name in enumerate(self._tasks)}
-        found = {cast("Pair", tuple(key.split("/"))): value for key, value in self._means("cosines").items()}
-        return {pair: found[pair] for pair in sorted(found, key=lambda pair: (place[pair[0]], place[pair[1]]))}
+        found = self._means("cosines")
+        pairs = itertools.combinations(self._tasks, 2) if found else ()  # too many pairs where none are kept
+        return {(one, other): found[key] for one, other in pairs if (key := f"{one}/{other}") in found}
 
     @property
     def mean(self) -> float | None:
