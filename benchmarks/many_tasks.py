@@ -116,11 +116,9 @@ def in_a_process(count: int, words: Sequence[str]) -> dict[str, float]:
 
 def steps(given: argparse.Namespace, out: str) -> dict[str, dict[str, Any]]:
     """Seconds per step for every number of tasks, in turns."""
+    values = {"report_to": ["tensorboard"], "disable_tqdm": True, "max_steps": given.steps + 3 * given.turn}
     trainers = {
-        count: build_trainer(
-            count, given, f"{out}/{count}", lambda _, work: work(), report_to=["tensorboard"], disable_tqdm=True
-        )
-        for count in given.tasks
+        count: build_trainer(count, given, f"{out}/{count}", lambda _, work: work(), **values) for count in given.tasks
     }
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
