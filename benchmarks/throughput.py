@@ -11,6 +11,8 @@ collation, forward, backward, clipping, optimizer, logging. Texts are tokenized 
                         ``--rebalance`` micro-batches.
 ``mixed random``        MultiTaskTrainer without sorting by length and with one forward pass: random mixed batches.
 ``ours varlen``         ``ours`` without padding, ``attn_implementation="varlen"``; only where ``--systems`` names it.
+``ours branches``       ``ours`` with the branches that are the default of models; likewise.
+``ours alone``          MultiTaskTrainer for every task by itself, one after the other; likewise.
 ``ceiling``             forward and backward only, of a native model, on batches without padding: the rows in order of
                         length, those of a batch cut to the shortest.
 
@@ -28,6 +30,7 @@ its longest rows, so only a whole epoch compares it fairly: 229 steps of 32 rows
 
 ``short``: emotion and irony of tweets and named entities of Wikipedia sentences, 23 to 28 tokens on average. ``long``:
 the tweets, and paragraphs of Wikipedia (171 tokens on average, at most 512), to be classified by article.
+``sharing``: the seven tasks of the small suite of ``learning.py``, 600 rows each.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from learning import SUITES, TASKS, load
 from rows import columns, read_rows
 from transformers import (
     AutoModelForSequenceClassification,
@@ -85,6 +89,12 @@ def long(data: Path) -> Tasks:
     return {**_tweets(data), "article": (SequenceClassification(), datasets.Dataset.from_dict(article))}
 
 
+def sharing(data: Path) -> Tasks:
+    """The tasks on which sharing is measured."""
+    names, most = SUITES["small"]
+    return {name: (TASKS[name].task, rows) for name, rows in load(data, names, "train", most, 0).items()}
+
+
 def _first_window(row: dict[str, Any]) -> dict[str, Any]:
     """The part of a row that the other systems read, which truncate long texts."""
     if "windows" not in row or len(row["windows"]) == 1:
@@ -106,8 +116,8 @@ def _tweets(data: Path) -> Tasks:
 
 
 SYSTEMS = ["ours", "plain random", "plain group", "plain rebalance", "mixed random", "ceiling"]
-VARLEN = "ours varlen"
-SETTINGS: dict[str, Callable[[Path], Tasks]] = {"short": short, "long": long}
+NAMED = ["ours varlen", "ours branches", "ours alone"]  # only where --systems names them
+SETTINGS: dict[str, Callable[[Path], Tasks]] = {"short": short, "long": long, "sharing": sharing}
 
 
 def run_trainer(trainer: Trainer) -> Callable[[Runner], None]:
@@ -189,15 +199,15 @@ def build(given: argparse.Namespace, out: str, tasks: Tasks) -> dict[str, list[R
     """By system, its runners: one per task for plain Trainers."""
     path = resolve_backbone(given.backbone)
     tokenizer = AutoTokenizer.from_pretrained(path)
-    raw = {name: rows for name, (_, rows) in tasks.items()}
 
-    def multitask(kind: type[MultiTaskTrainer], **values: Any) -> MultiTaskTrainer:
+    def multitask(kind: type[MultiTaskTrainer], names: Sequence[str] = tuple(tasks), **values: Any) -> MultiTaskTrainer:
         set_seed(given.seed)
         model = MultiTaskModel.from_backbone(
-            path, tasks={name: task for name, (task, _) in tasks.items()}, branches="none", **values
+            path, tasks={name: tasks[name][0] for name in names}, **{"branches": "none"} | values
         )
         args = arguments(MultiTaskTrainingArguments, out, given)
-        trainer = kind(model=model, args=args, train_dataset=raw, processing_class=tokenizer)
+        rows = {name: tasks[name][1] for name in names}
+        trainer = kind(model=model, args=args, train_dataset=rows, processing_class=tokenizer)
         silence(trainer)
         return trainer
 
@@ -214,7 +224,7 @@ def build(given: argparse.Namespace, out: str, tasks: Tasks) -> dict[str, list[R
         collator = DataCollatorForTokenClassification if tags else DataCollatorWithPadding
         set_seed(given.seed)
         trainer = Trainer(
-            model=auto.from_pretrained(path, num_labels=len(task.label_names)),
+            model=auto.from_pretrained(path, num_labels=len(task.label_names or [name])),
             args=arguments(TrainingArguments, out, given, **values),
             train_dataset=encoded[name],
             data_collator=collator(tokenizer, pad_to_multiple_of=given.pad_to_multiple_of),
@@ -226,11 +236,11 @@ def build(given: argparse.Namespace, out: str, tasks: Tasks) -> dict[str, list[R
     rows = {name: len(features) for name, features in encoded.items()}
     tokens = {name: sum(map(len, features["input_ids"])) for name, features in encoded.items()}
 
-    def each(system: str, **values: Any) -> list[Runner]:
+    def each(system: str, make: Callable[..., Trainer] = plain, **values: Any) -> list[Runner]:
         return [
             Runner(
                 f"{system}, {name}",
-                run_trainer(plain(name, **values)),
+                run_trainer(make(name, **values)),
                 part=rows[name] / sum(rows.values()),
                 share=tokens[name] / sum(tokens.values()),
             )
@@ -245,6 +255,9 @@ def build(given: argparse.Namespace, out: str, tasks: Tasks) -> dict[str, list[R
         model = AutoModelForSequenceClassification.from_pretrained(path)
         return Runner("ceiling", run_ceiling(model, texts, given.batch, given.seed))
 
+    def joint(system: str, **values: Any) -> Runner:
+        return Runner(system, run_trainer(multitask(MultiTaskTrainer, **values)))
+
     ready: dict[str, Callable[[], list[Runner]]] = {
         "ours": lambda: [Runner("ours", run_trainer(ours))],
         "plain random": lambda: each("plain random"),
@@ -252,7 +265,9 @@ def build(given: argparse.Namespace, out: str, tasks: Tasks) -> dict[str, list[R
         "plain rebalance": lambda: each("plain rebalance", train_sampling_strategy="batch_rebalance", **rebalance),
         "mixed random": lambda: [Runner("mixed random", run_trainer(multitask(MixedRandom)))],
         "ceiling": lambda: [ceiling()],
-        VARLEN: lambda: [Runner(VARLEN, run_trainer(multitask(MultiTaskTrainer, attn_implementation="varlen")))],
+        "ours varlen": lambda: [joint("ours varlen", attn_implementation="varlen")],
+        "ours branches": lambda: [joint("ours branches", branches="auto")],
+        "ours alone": lambda: each("ours alone", lambda name: multitask(MultiTaskTrainer, [name])),
     }
     return {name: make() for name, make in ready.items() if name == "ours" or name in given.systems}
 
@@ -329,7 +344,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps of each system, without warm-up")
     parser.add_argument("--turn", type=int, default=10, help="optimizer steps per turn")
     parser.add_argument("--batch", type=int, default=32, help="rows per step")
-    parser.add_argument("--systems", nargs="+", choices=[*SYSTEMS, VARLEN], default=SYSTEMS, help="systems to run")
+    parser.add_argument("--systems", nargs="+", choices=[*SYSTEMS, *NAMED], default=SYSTEMS, help="systems to run")
     parser.add_argument("--pad_to_multiple_of", type=int, help="for the batches of the plain Trainers")
     parser.add_argument("--rebalance", type=int, default=4, help="micro-batches of a step for batch_rebalance")
     given = asked(parser, words)

@@ -105,6 +105,17 @@ def test_throughput(setting, benchmark, folder, backbone_path, capsys):
     assert "ours, as a multiple of" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_throughput_of_sharing(benchmark, folder, backbone_path, monkeypatch):
+    monkeypatch.setitem(benchmark("learning").SUITES, "small", (["trec", "stsb", "ner"], 16))
+    words = ["--data", str(folder), "--setting", "sharing", "--steps", "2", "--turn", "2", "--batch", "8"]
+    words += ["--backbone", backbone_path(), "--systems", "plain random", "ours branches", "ours alone"]
+    figures = benchmark("throughput").main(words)
+    assert list(figures) == ["ours", "plain random", "ours branches", "ours alone"]
+    assert figures["plain random"]["steps"] == figures["ours alone"]["steps"] == 6
+    assert figures["ours branches"]["padding"] == figures["ours"]["padding"]
+
+
 ACCELERATOR = {
     **{
         f"training, {shape}, {mixture}": ["ours", "plain random", "plain group", "ours varlen", "ceiling"]
