@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -24,6 +24,7 @@ SHARED_LAYERS = "shared_layers"  # what of the backbone is in no branch
 SUBSAMPLER = "subsampler"
 _WRAPPED = "base_model.model."  # of a model that peft.get_peft_model wrapped
 _LAYER = re.compile(r"^(?:base_model\.model\.)?backbone\.[a-zA-Z_.0-9]*?\.(\d+)\.")
+_NAMED = re.compile(r"(^|\.)(heads|branches|lora_[AB])$")  # modules that users name: by task or by branch
 _EMBEDDING = re.compile(r"emb|wte|wpe")
 
 
@@ -188,6 +189,24 @@ def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
             lowest = -1 if _EMBEDDING.search(name) else top
             factors[name] = decay ** (top - layers.get(name, lowest))
     return factors
+
+
+def decaying_names(of_module: Callable[[torch.nn.Module], list[str]], model: torch.nn.Module) -> list[str]:
+    """The names of the parameters that weight decay is for, whatever tasks and branches are called.
+
+    Biases and norms are found by their names, and with them the whole head of a task such as ``gender_bias``, and a
+    branch or an adapter of this name. These are looked at by themselves.
+
+    Args:
+        of_module: the names for a module, by the Trainer's rule.
+        model: that trains.
+    """
+    found = dict.fromkeys(of_module(model))
+    for where, module in model.named_modules():
+        for name, part in module.named_children() if _NAMED.search(where) else ():
+            own = of_module(torch.nn.ModuleList([part]))
+            found |= dict.fromkeys(f"{where}.{name}.{one.removeprefix('0.')}" for one in own)
+    return list(found)
 
 
 def regroup(

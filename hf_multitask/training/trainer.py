@@ -26,7 +26,7 @@ from .assembly import add_callbacks, assemble
 from .distillation import Given, Teachers
 from .evaluation.rows import EvaluationRows, Metric, Preprocess
 from .optimizing import check_optimizing
-from .parameters import regroup
+from .parameters import decaying_names, regroup
 from .plan import Plan
 from .preparation.processors import Processing
 from .preparation.sets import EvaluationData
@@ -167,13 +167,16 @@ class MultiTaskTrainer(Trainer):
         **kwargs: object,
     ) -> BestRun | list[BestRun]:
         """Search for the best arguments, as ``Trainer.hyperparameter_search`` does; needs ``model_init``.
-
         ``hp_space`` gives any arguments, as ``{"task_weights": {"ner": 2.0}}``; the objective is ``eval_average``.
         """
         if self.eval_dataset is None:
             raise ValueError("A search measures what it finds. Give eval_dataset.")
         run: Callable[..., BestRun | list[BestRun]] = super().hyperparameter_search
         return run(hp_space, compute_objective or (lambda found: found["eval_average"]), n_trials, direction, **kwargs)
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Those that weight decay is for, whatever tasks and branches are called."""
+        return decaying_names(super().get_decay_parameter_names, model)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The Trainer's optimizer, with the rates and decays that the arguments give to tasks and layers."""
@@ -211,7 +214,6 @@ class MultiTaskTrainer(Trainer):
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Items | None = None
     ) -> torch.Tensor | tuple[torch.Tensor, MultiTaskOutput]:
         """The weighted sum of the task losses of one of a micro-batch's ``forwards``, each divided by the step's items.
-
         Distributed training averages gradients over processes, so the loss is multiplied by their number.
         """
         loss, outputs = self.engine.loss(model, inputs, num_items_in_batch)
@@ -257,7 +259,6 @@ class MultiTaskTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Measure every task that has data: ``eval_<task>_<metric>``, ``eval_<task>_loss``, and ``eval_average``.
-
         The last is the mean of the primary metrics; further sets add ``eval_<set>_<task>_<metric>``. ``eval_dataset``
         is that of the trainer if None. A ValueError says that there are no rows, or which one is not usable.
         """
@@ -296,7 +297,6 @@ class MultiTaskTrainer(Trainer):
         dataset_tags: str | list[str] | None = None,
     ) -> None:
         """Write the model card into ``output_dir``; what a user has changed in it stays.
-
         Metadata that are given stay in later cards. A ``model_name`` with an owner, as in ``me/model``, is also the
         name in the card's code; ``dataset_tags`` is the Trainer's word for ``datasets``.
         """

@@ -1,5 +1,7 @@
 """Learning rates, weight decays and freezing, as the optimizer has them and as the weights show them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from reading import TASKS, TEXT, rows_of
@@ -68,6 +70,19 @@ def test_layers_below_the_branches_have_a_rate_of_their_own(build):
     assert (found[below][0], found[above.format("words")][0]) == (1e-4, 1e-5)
     found = settings(build(learning_rates=rates, **given))  # all layers are below none
     assert found["backbone.encoder.layer.1.output.dense.weight"] == (1e-4, 0.2)
+
+
+def test_weight_decay_does_not_depend_on_what_tasks_and_branches_are_called(build, tasks):
+    found = {}
+    for name in ("reviews", "gender_bias"):
+        reviews = replace(tasks["sentiment"], dataset="sentiment")
+        own = {"tasks": {name: reviews, "ner": tasks["ner"]}, "task_lora": {"r": 2}}
+        trainer = build(model={**own, "branches": {name: [name], "tags": ["ner"]}}, weight_decay=0.1)
+        for parameter in trainer.model.parameters():
+            parameter.requires_grad_(True)
+        found[name] = {key.replace(name, "reviews"): value for key, value in settings(trainer).items()}
+    assert found["gender_bias"] == found["reviews"]
+    assert {decay for _, decay in found["reviews"].values()} == {0, 0.1}
 
 
 def test_without_such_arguments_the_optimizer_is_the_trainers(build):
