@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import IterableDataset
+from transformers import set_seed
 
 from ..modeling import MultiTaskModel
 from ..tasks import Task
@@ -68,20 +69,20 @@ class Apprenticeship:
             The folder of the model.
         """
         task, folder = self.tasks[name], Path(self.values["output_dir"]) / FOLDER / name
-        values = alone(self.values, task, [other for other in self.tasks if other != name])
-        args = MultiTaskTrainingArguments(**values | {"output_dir": str(folder)})
+        others = [other for other in self.tasks if other != name]
+        args = MultiTaskTrainingArguments(**alone(self.values, task, others) | {"output_dir": str(folder)})
+        model = model_alone(self.recipe.model, name, others)
         data = {task.source: self.data[task.source]}
         rows = {split: {task.source: rows} for split, rows in data[task.source].items()}
+        set_seed(args.seed)  # so that fresh weights do not depend on what has run before
         trainer = MultiTaskTrainer(
-            model=MultiTaskModel.from_backbone(
-                self.recipe.backbone, tasks={name: task}, **model_alone(self.recipe.model, name)
-            ),
+            model=MultiTaskModel.from_backbone(self.recipe.backbone, tasks={name: task}, **model),
             args=args,
             train_dataset=rows["train"],
             eval_dataset=rows.get("validation"),
             processing_class=self.processing,
         )
-        fingerprint = self._fingerprint(trainer, rows.get("test"))
+        fingerprint = self._fingerprint(trainer, rows.get("test"), model)
         state = read_state(folder / _STATE)
         trainer.accelerator.wait_for_everyone()  # until all have read it
         tell = print if trainer.is_world_process_zero() else lambda _: None
@@ -115,14 +116,14 @@ class Apprenticeship:
         trainer.accelerator.wait_for_everyone()
         return str(folder)
 
-    def _fingerprint(self, trainer: MultiTaskTrainer, test: Splits | None) -> str:
-        """A hash of rows, task, arguments and backbone."""
+    def _fingerprint(self, trainer: MultiTaskTrainer, test: Splits | None, model: Values) -> str:
+        """A hash of rows, task, arguments, those of the model, and backbone."""
         measured = [trainer.eval_dataset, trainer.evaluation_rows(test, "test") if test else None]
         digest = hashlib.blake2b(digest_size=16)
         digests = [None if rows is None else rows.digests for rows in measured]
         described: list[object] = [trainer.plan.row_order(), digests, compared(trainer.args, {})]
         described += [{name: task.to_dict() for name, task in trainer.tasks.items()}]
-        described += [{key: value for key, value in self.recipe.model.items() if key not in _ASIDE}]
+        described += [{key: value for key, value in model.items() if key not in _ASIDE}]
         digest.update(json.dumps(described, default=str, sort_keys=True).encode())
         for key, value in sorted(trainer.model.backbone.state_dict().items()):
             digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
@@ -146,11 +147,12 @@ def alone(values: Mapping[str, Any], task: Task, others: Sequence[str]) -> Value
     return of_tasks(own, {name: task}, others)
 
 
-def model_alone(values: Mapping[str, Any], name: str) -> Values:
-    """The arguments of the shared model for one of its tasks alone."""
+def model_alone(values: Mapping[str, Any], name: str, others: Sequence[str]) -> Values:
+    """The arguments of the shared model for one of its tasks alone, without branches and the adapters of the others."""
     own = {key: value for key, value in values.items() if key not in _BRANCHES}
-    if isinstance(given := own.get("task_lora"), Mapping) and name in given:
-        own["task_lora"] = {name: given[name]}
+    given = own.get("task_lora")
+    if isinstance(given, Mapping) and given and {name, *others}.issuperset(given):  # by task
+        own["task_lora"] = {name: given[name]} if name in given else None
     return own
 
 
@@ -206,16 +208,20 @@ def missing_teachers(
     return wanted, told
 
 
-def auto_teachers(lesson: Apprenticeship, given: Mapping[str, str], namespace: argparse.Namespace) -> dict[str, str]:
+def auto_teachers(
+    lesson: Apprenticeship, given: Mapping[str, str], names: Collection[str] | None, namespace: argparse.Namespace
+) -> dict[str, str]:
     """All teachers of a run; those that are missing are trained.
 
     Args:
         lesson: what the runs have in common.
         given: the teachers that the recipe names.
+        names: of the tasks that train; all where None.
         namespace: of the command; what fails before the shared model trains is not a mistake in its training.
     """
     streams = {name for name, rows in lesson.data.items() if isinstance(rows["train"], IterableDataset)}
-    wanted, told = missing_teachers(lesson.tasks, given, frozen=lesson.values.get("freeze"), streams=streams)
+    tasks = {name: task for name, task in lesson.tasks.items() if names is None or name in names}
+    wanted, told = missing_teachers(tasks, given, frozen=lesson.values.get("freeze"), streams=streams)
     for sentence in told:
         print(sentence)
     found = dict(given)

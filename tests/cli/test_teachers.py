@@ -7,7 +7,7 @@ import pytest
 from tiny import read_rows
 
 from hf_multitask import MultiTaskTrainer
-from hf_multitask.cli.teachers import alone, missing_teachers
+from hf_multitask.cli.teachers import alone, missing_teachers, model_alone
 from hf_multitask.tasks import build_task
 
 
@@ -108,6 +108,25 @@ def test_a_task_alone_has_the_arguments_that_concern_it():
         "freeze": ["backbone"],
     }
     assert alone({"metric_for_best_model": "ner_f1"}, task, ["mood"]) == {"metric_for_best_model": "ner_f1"}
+
+
+@pytest.mark.unit
+def test_a_task_alone_has_the_adapter_that_concerns_it():
+    values = {"pooling": "mean", "branches": "kind", "branch_layers": 1, "task_lora": {"ner": {"r": 4}}}
+    assert model_alone(values, "ner", ["mood"]) == {"pooling": "mean", "task_lora": {"ner": {"r": 4}}}
+    assert model_alone(values, "mood", ["ner"]) == {"pooling": "mean", "task_lora": None}
+    assert model_alone({"task_lora": {"r": 4}}, "ner", ["mood"]) == {"task_lora": {"r": 4}}
+
+
+def test_a_teacher_does_not_depend_on_what_has_run_before_it(kitchen):
+    recipe = {**kitchen.changed("training", eval_strategy="no"), "model": {"lora": {"r": 2}}}
+    code, told, error = kitchen.run(["train"], recipe, "--teachers", "auto", "--tasks", "sentiment")
+    assert code == 0, error
+    assert re.findall(r"Teacher of '(\w+)': training into", told) == ["sentiment"]
+    code, told, error = kitchen.run(["train"], recipe, "--teachers", "auto")  # which trains another before it
+    assert code == 0, error
+    assert re.findall(r"Teacher of '(\w+)': training into", told) == ["ner"]
+    assert re.findall(r"Teacher of '(\w+)': \S+ is reused", told) == ["sentiment"]
 
 
 @pytest.mark.unit
