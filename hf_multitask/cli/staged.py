@@ -18,6 +18,7 @@ from ..hub.records import key_of, prefix_of
 from ..modeling import MultiTaskModel
 from ..tasks import Task
 from ..training import MultiTaskTrainer, MultiTaskTrainingArguments
+from ..training.distillation.teachers import check_folders
 from ..training.preparation.named import check_metrics
 from ..training.preparation.processors import Processing
 from ..training.report.console import table
@@ -64,6 +65,7 @@ def run_stages(recipe: Recipe, namespace: argparse.Namespace, overrides: Values)
     data, tasks = read_data(recipe, args)
     freeze_unnamed(recipe, args)
     teachers = given_teachers(recipe)
+    check_folders(teachers, str(args.output_dir))
     run = StagedRun(recipe, overrides, args, data, tasks, teachers, load_tokenizer(recipe), namespace)
     first, checkpoint = run.place(resume)
     if namespace.dry_run:

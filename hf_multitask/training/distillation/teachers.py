@@ -73,8 +73,8 @@ class Teachers:
             raw: the rows that they were made of, by dataset.
 
         Raises:
-            ValueError: a teacher does not load or fit its task, or gives NaN, the rows of its task are a stream, or
-                arguments are set for teachers and there are none.
+            ValueError: a teacher does not load or fit its task, gives NaN or would be overwritten, the rows of its task
+                are a stream, or arguments are set for teachers and there are none.
         """
         args, result = self._runtime.args, list(encoded)
         if not self._given and (args.distillation_kwargs or args.distillation != "annealed"):
@@ -83,6 +83,7 @@ class Teachers:
                 f"Parameter `{name}` is for runs with teachers. Found `{name} = {getattr(args, name)!r}` and no "
                 "teacher. Give `teachers`, or leave it out."
             )
+        check_folders(self._given, str(args.output_dir))
         groups = group_tasks({name: task for name, task in self._tasks.items() if task.source in raw})
         for name, given in self._given.items():
             task = self._tasks[name]
@@ -141,6 +142,21 @@ class Teachers:
             return None
         told = ", ".join(f"{name} {_short(source_of(given))}" for name, given in self._given.items())
         return f"Teachers: {told}; {describe(self._runtime.args)}"
+
+
+def check_folders(teachers: Mapping[str, Given], output_dir: str) -> None:
+    """Check that a run does not overwrite a teacher.
+
+    Raises:
+        ValueError: it would.
+    """
+    output = Path(output_dir).resolve()
+    for name, given in teachers.items():
+        if isinstance(given, str | Path) and Path(given).is_dir() and Path(given).resolve() == output:
+            raise ValueError(
+                f"Task '{name}': its teacher and `output_dir` are the same folder, '{given}', so that the run would "
+                "overwrite it. Set another output_dir."
+            )
 
 
 def _results(given: Given, name: str) -> dict[str, float]:

@@ -193,6 +193,12 @@ def test_teachers_that_do_not_fit_are_refused(task, make, says, build, teacher_o
     assert "\n" not in str(problem.value)
 
 
+def test_a_run_does_not_overwrite_its_teacher(build, teacher_of):
+    folder = teacher_of("sequence", ["negative", "positive"])
+    with pytest.raises(ValueError, match=r"its teacher and `output_dir` are the same folder, .* another output_dir"):
+        build({"sentiment": folder}, output_dir=f"{folder}/../{Path(folder).name}")
+
+
 def test_code_of_a_teacher_is_neither_run_nor_offered(build, teacher_of, tmp_path):
     folder, trace = Path(teacher_of("sequence", ["negative", "positive"])), tmp_path / "it ran"
     config = json.loads((folder / "config.json").read_text())
