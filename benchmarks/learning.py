@@ -98,6 +98,7 @@ class System:
         refined: after training together, each by itself for half the epochs at half the rate, in a model of its own.
         weighted: with fixed weights of the losses between 1/4 and 4, drawn with this number; 0 for equal ones.
         below: the learning rate of the layers below all branches, as a multiple of that of branches and heads.
+        rows_each: a step has 32 rows for each task, and not 32 of all.
         model: arguments of it.
         training: likewise.
     """
@@ -107,6 +108,7 @@ class System:
     refined: bool = False
     weighted: int = 0
     below: float = 1.0
+    rows_each: bool = False
     model: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
 
@@ -127,6 +129,8 @@ SYSTEMS = {
     "shared": System(model={"branches": "none"}, training={"balancing": "none", "aggregation": "none"}),
     "default": System(),
     "third-below": System(below=0.3333),
+    "rows-each": System(rows_each=True),
+    "rows-each-config": System(rows_each=True, training={"aggregation": "config"}),
     "branches": System(model={"branches": "kind"}),
     "branches-each": System(model={"branches": "each"}),
     "half-branches": System(model={"branches": "kind", "branch_layers": 3}),
@@ -157,14 +161,14 @@ def load(data: Path, names: Sequence[str], split: str, most: int, seed: int) -> 
     return found
 
 
-def arguments(folder: str, system: System, budget: Budget) -> MultiTaskTrainingArguments:
-    """Those of a run: 32 rows per step, warm-up of a tenth, the best epoch kept."""
+def arguments(folder: str, system: System, budget: Budget, tasks: int) -> MultiTaskTrainingArguments:
+    """Those of a run on so many tasks: 32 rows per step, warm-up of a tenth, the best epoch kept."""
     return MultiTaskTrainingArguments(
         folder,
         seed=budget.seed,
         learning_rate=budget.rate,
         num_train_epochs=budget.epochs,
-        per_device_train_batch_size=32,
+        per_device_train_batch_size=32 * tasks if system.rows_each else 32,
         per_device_eval_batch_size=64,
         warmup_steps=0.1,
         eval_strategy="epoch",
@@ -268,7 +272,7 @@ def fit(
 ) -> tuple[MultiTaskTrainer, float]:
     """Train a model, a new one by default, on tasks; the trainer, and the seconds that the training took."""
     set_seed(budget.seed)
-    given = arguments(folder, system, budget)
+    given = arguments(folder, system, budget, len(names))
     if system.weighted:
         given.task_weights = weights_of(names, system.weighted)
     trainer = MultiTaskTrainer(

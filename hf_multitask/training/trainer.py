@@ -112,6 +112,7 @@ class MultiTaskTrainer(Trainer):
         self.metric_by_task = dict(compute_metrics or {})
         preprocess = preprocessing(preprocess_logits_for_metrics, self.metric_by_task)
         data, own = (train_dataset, eval_dataset), self.metric_by_task
+        self.measures = type(self).evaluate is MultiTaskTrainer.evaluate  # one's own may measure more
         self.tasks = settle_tasks(model, args, tasks, processing_class, data, own=own, measured=self.measures)
         adopt(model, args, self.tasks, processing_class)
         self.runtime = runtime = TrainerRuntime(self)
@@ -147,11 +148,6 @@ class MultiTaskTrainer(Trainer):
         """The fixed weight of every task's loss, by the arguments as they are, which a search changes."""
         return dict.fromkeys(self.tasks, 1.0) | (cast("dict[str, float] | None", self.args.task_weights) or {})
 
-    @property
-    def measures(self) -> bool:
-        """Whether ``evaluate`` is the one of this class; one's own may measure more."""
-        return type(self).evaluate is MultiTaskTrainer.evaluate
-
     def call_model_init(self, trial: Trial = None) -> MultiTaskModel:
         """A fresh model from ``model_init``, for the tasks of this trainer."""
         model = cast(MultiTaskModel, super().call_model_init(trial))
@@ -167,6 +163,7 @@ class MultiTaskTrainer(Trainer):
         **kwargs: object,
     ) -> BestRun | list[BestRun]:
         """Search for the best arguments, as ``Trainer.hyperparameter_search`` does; needs ``model_init``.
+
         ``hp_space`` gives any arguments, as ``{"task_weights": {"ner": 2.0}}``; the objective is ``eval_average``.
         """
         if self.eval_dataset is None:
@@ -214,6 +211,7 @@ class MultiTaskTrainer(Trainer):
         self, model: nn.Module, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Items | None = None
     ) -> torch.Tensor | tuple[torch.Tensor, MultiTaskOutput]:
         """The weighted sum of the task losses of one of a micro-batch's ``forwards``, each divided by the step's items.
+
         Distributed training averages gradients over processes, so the loss is multiplied by their number.
         """
         loss, outputs = self.engine.loss(model, inputs, num_items_in_batch)
@@ -259,6 +257,7 @@ class MultiTaskTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Measure every task that has data: ``eval_<task>_<metric>``, ``eval_<task>_loss``, and ``eval_average``.
+
         The last is the mean of the primary metrics; further sets add ``eval_<set>_<task>_<metric>``. ``eval_dataset``
         is that of the trainer if None. A ValueError says that there are no rows, or which one is not usable.
         """
@@ -297,6 +296,7 @@ class MultiTaskTrainer(Trainer):
         dataset_tags: str | list[str] | None = None,
     ) -> None:
         """Write the model card into ``output_dir``; what a user has changed in it stays.
+
         Metadata that are given stay in later cards. A ``model_name`` with an owner, as in ``me/model``, is also the
         name in the card's code; ``dataset_tags`` is the Trainer's word for ``datasets``.
         """
