@@ -75,8 +75,8 @@ def check_branches(branches: object, branch_layers: object, tasks: list[str]) ->
     for name, own in branches.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name) or hasattr(nn.ModuleDict(), name):
             raise ValueError(
-                f"Branch name {name!r} is not usable: names are made of letters, digits, '-' and '_', and are not "
-                "reserved by torch.nn.ModuleDict. Rename the branch."
+                f"Branch name {name!r} is not usable: names begin with a letter or a digit, are made of these, '-' and "
+                "'_', and are not reserved by torch.nn.ModuleDict. Rename the branch."
             )
         if not own:
             raise ValueError(f"Branch '{name}' has no task. Give it one, or leave it out of `branches`.")

@@ -85,7 +85,7 @@ def _by_texts(task: TaskDict) -> str:
 
 
 def _by_task(task: TaskDict) -> str:
-    return str(task["name"]) if task["name"] not in ("texts", "pairs") else f"{task['name']}_tags"
+    return str(task["name"]) if task["name"] not in ("texts", "pairs", *KINDS) else f"{task['name']}_tags"
 
 
 _READ = {TEXTS: "texts"}  # what is read, by modality, where it has another name

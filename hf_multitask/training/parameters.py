@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
 import torch
+from transformers.utils import logging
 
 from ..modeling.adapters import adapter_of
 from ..modeling.branches import branch_of, branch_parameters
@@ -18,6 +19,8 @@ from ..modeling.precision import HALF
 if TYPE_CHECKING:
     from ..modeling import Head, MultiTaskModel
     from .arguments import MultiTaskTrainingArguments
+
+logger = logging.get_logger(__name__)
 
 BACKBONE = "backbone"
 SHARED_LAYERS = "shared_layers"  # what of the backbone is in no branch
@@ -41,12 +44,33 @@ def part_of(name: str) -> str:
     return rest.partition(".")[0] if first == "heads" else BACKBONE
 
 
-def _of_part(given: Mapping[str, float], name: str, default: float) -> float:
-    """The value of a parameter among those by task, ``shared_layers`` and ``backbone``, the most specific one."""
-    part = part_of(name)
-    if part == BACKBONE and SHARED_LAYERS in given and branch_of(name) is None:
-        part = SHARED_LAYERS
-    return given.get(part, default)
+class _ByPart:
+    """Values by task, ``shared_layers`` and ``backbone``, of which a parameter has the most specific one.
+
+    Args:
+        argument: its name.
+        given: its value.
+    """
+
+    def __init__(self, argument: str, given: Mapping[str, float] | None) -> None:
+        self._argument, self._given = argument, given or {}
+        self._unread = set(self._given)
+
+    def of(self, name: str, default: float) -> float:
+        """The value of a parameter that trains."""
+        part = part_of(name)
+        if part == BACKBONE and SHARED_LAYERS in self._given and branch_of(name) is None:
+            part = SHARED_LAYERS
+        self._unread.discard(part)
+        return self._given.get(part, default)
+
+    def tell_unread(self) -> None:
+        """Warn of values that no parameter has."""
+        for part in sorted(self._unread):
+            logger.warning(
+                f"Parameter `{self._argument}` has a value for '{part}' that no weight in training uses. It has no "
+                "effect."
+            )
 
 
 def shared_parameters(model: MultiTaskModel) -> list[torch.nn.Parameter]:
@@ -225,8 +249,8 @@ def regroup(
     chains = [module for module in model.modules() if isinstance(module, LinearChain | LayerMix)]
     if not (chains or args.learning_rates or args.weight_decays or args.layerwise_lr_decay is not None):
         return optimizer
-    learning_rates = cast("Mapping[str, float]", args.learning_rates or {})
-    weight_decays = cast("Mapping[str, float]", args.weight_decays or {})
+    learning_rates = _ByPart("learning_rates", cast("Mapping[str, float] | None", args.learning_rates))
+    weight_decays = _ByPart("weight_decays", cast("Mapping[str, float] | None", args.weight_decays))
     layerwise_decay = args.layerwise_lr_decay
     names = {parameter: name for name, parameter in model.named_parameters()}
     decays = set(decaying)
@@ -237,10 +261,12 @@ def regroup(
         split: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
         for parameter in group["params"]:
             name = names[parameter]
-            rate = _of_part(learning_rates, name, group["lr"]) * factors.get(name, 1.0)
-            decay = _of_part(weight_decays, name, group["weight_decay"]) if name in decays else group["weight_decay"]
+            rate = learning_rates.of(name, group["lr"]) * factors.get(name, 1.0)
+            decay = weight_decays.of(name, group["weight_decay"]) if name in decays else group["weight_decay"]
             split.setdefault((rate, decay), []).append(parameter)
         for (rate, decay), parameters in split.items():
             groups.append({**group, "params": parameters, "lr": rate, "weight_decay": decay})
     optimizer.param_groups = groups
+    learning_rates.tell_unread()
+    weight_decays.tell_unread()
     return optimizer

@@ -21,7 +21,7 @@ from hf_multitask import (
     TokenClassification,
     Translation,
 )
-from hf_multitask.modeling.branches import branch_of, decision, groups_of, of_branch
+from hf_multitask.modeling.branches import branch_of, decision, groups_of, kind_of_branch, of_branch
 from hf_multitask.modeling.lifecycle import task_dict
 
 REFUSED = ("xlm", "albert")  # attention and feed-forward layers in lists of their own; one layer for all
@@ -288,6 +288,7 @@ def test_adapters_and_branches_go_together(build, tmp_path):
         ({"a": ["sentiment", "topic", "same"], "b": None}, None, "a list with names of tasks for each branch. Found"),
         ({"a": ["sentiment", "topic"], "b": 3}, None, "a list with names of tasks for each branch. Found"),
         ({"a b": ["sentiment", "topic", "same"]}, None, "Branch name 'a b' is not usable"),
+        ({"_": ["sentiment", "topic", "same"]}, None, "Branch name '_' is not usable: names begin with a letter"),
         ("kind", 2, "should be from 1 to 1"),
         ("kind", 0, "should be a whole number of layers"),
         (None, "x", "should be a whole number of layers"),
@@ -521,6 +522,15 @@ class Mixing(torch.nn.Module):
 
     def forward(self, hidden, *args, **kwargs):
         return self.layer(hidden, *args, **kwargs) + hidden.mean(0)
+
+
+def test_tags_share_no_branch_with_another_type_by_their_name():
+    tags = TokenClassification(label_names=["O", "B-X"])
+    for kind in ("question-answering", "texts", "pairs"):
+        own = kind_of_branch(task_dict(kind, tags))
+        assert own == f"{kind}_tags"
+    assert kind_of_branch(task_dict("ner", tags)) == "ner"
+    assert kind_of_branch(task_dict("squad", QuestionAnswering())) == "question-answering"
 
 
 @pytest.mark.parametrize("given", ["auto", "kind"])

@@ -1,5 +1,6 @@
 """Learning rates, weight decays and freezing, as the optimizer has them and as the weights show them."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from tiny import CONFIGS
 from transformers import AutoTokenizer
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainer
-from hf_multitask.training.parameters import layer_factors, shared_parameters
+from hf_multitask.training.parameters import freeze, layer_factors, shared_parameters
 
 
 @pytest.fixture
@@ -70,6 +71,18 @@ def test_layers_below_the_branches_have_a_rate_of_their_own(build):
     assert (found[below][0], found[above.format("words")][0]) == (1e-4, 1e-5)
     found = settings(build(learning_rates=rates, **given))  # all layers are below none
     assert found["backbone.encoder.layer.1.output.dense.weight"] == (1e-4, 0.2)
+
+
+def test_rates_of_what_does_not_train_are_told(build, caplog):
+    trainer = build(learning_rates={"ner": 1e-3, "shared_layers": 1e-4, "backbone": 1e-4}, weight_decays={"ner": 0.1})
+    freeze(trainer.model, ["ner"])
+    trainer.create_optimizer()
+    told = [one for one in caplog.messages if "has no effect" in one]
+    assert [re.findall("[`'](.+?)[`']", one) for one in told] == [
+        ["learning_rates", "backbone"],  # without branches, all layers are shared
+        ["learning_rates", "ner"],
+        ["weight_decays", "ner"],
+    ]
 
 
 def test_weight_decay_does_not_depend_on_what_tasks_and_branches_are_called(build, tasks):
