@@ -116,7 +116,8 @@ def _tweets(data: Path) -> Tasks:
 
 
 SYSTEMS = ["ours", "plain random", "plain group", "plain rebalance", "mixed random", "ceiling"]
-NAMED = ["ours varlen", "ours branches", "ours alone"]  # only where --systems names them
+VARLEN = "ours varlen"
+NAMED = [VARLEN, "ours branches", "ours alone"]  # only where --systems names them
 SETTINGS: dict[str, Callable[[Path], Tasks]] = {"short": short, "long": long, "sharing": sharing}
 
 
@@ -265,7 +266,7 @@ def build(given: argparse.Namespace, out: str, tasks: Tasks) -> dict[str, list[R
         "plain rebalance": lambda: each("plain rebalance", train_sampling_strategy="batch_rebalance", **rebalance),
         "mixed random": lambda: [Runner("mixed random", run_trainer(multitask(MixedRandom)))],
         "ceiling": lambda: [ceiling()],
-        "ours varlen": lambda: [joint("ours varlen", attn_implementation="varlen")],
+        VARLEN: lambda: [joint(VARLEN, attn_implementation="varlen")],
         "ours branches": lambda: [joint("ours branches", branches="auto")],
         "ours alone": lambda: each("ours alone", lambda name: multitask(MultiTaskTrainer, [name])),
     }
