@@ -30,7 +30,7 @@ its longest rows, so only a whole epoch compares it fairly: 229 steps of 32 rows
 
 ``short``: emotion and irony of tweets and named entities of Wikipedia sentences, 23 to 28 tokens on average. ``long``:
 the tweets, and paragraphs of Wikipedia (171 tokens on average, at most 512), to be classified by article.
-``sharing``: the seven tasks of the small suite of ``learning.py``, 600 rows each.
+``sharing``: the seven tasks of the small suite of ``learning.py``, at most 600 rows each.
 """
 
 from __future__ import annotations
