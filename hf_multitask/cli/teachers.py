@@ -141,9 +141,11 @@ def alone(values: Mapping[str, Any], task: Task, others: Sequence[str]) -> Value
     """The training arguments of a recipe for one of its tasks alone, without those that concern the others."""
     name = str(task.name)
     own = {key: value for key, value in values.items() if key not in _SHARED and not key.startswith("hub_")}
-    for key in ("learning_rates", "weight_decays"):
-        if isinstance(given := own.get(key), Mapping):  # one task has no branches, and shares no layers
+    for key in ("learning_rates", "weight_decays"):  # one task has no branches, and shares no layers
+        if isinstance(given := own.get(key), Mapping):
             own[key] = {part: value for part, value in given.items() if part != SHARED_LAYERS}
+    if isinstance(given := own.get("freeze"), list):
+        own["freeze"] = [part for part in given if part != SHARED_LAYERS]
     return of_tasks(own, {name: task}, others)
 
 

@@ -105,7 +105,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
             below all branches, may have another one; ``learning_rate`` for those that are not named.
         weight_decays: likewise, in place of ``weight_decay``.
         layerwise_lr_decay: factor from each layer of the backbone to the one below; none where None.
-        freeze: names of tasks whose heads and adapters do not train and which then need no data, and ``backbone``.
+        freeze: names of tasks whose heads and adapters do not train and which then need no data, ``backbone``, and
+            ``shared_layers``, the backbone without the branches of the tasks that train.
         tasks: those of the model that are trained and evaluated, None for all; the heads and adapters of the others
             stay as they are.
         early_stopping_patience: stop after so many evaluations without a better ``metric_for_best_model``.
@@ -189,7 +190,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Factor of the learning rate from each layer of the backbone to the one below."}
     )
     freeze: list[str] | None = field(
-        default=None, metadata={"help": "What does not train: names of tasks, for their heads, and 'backbone'."}
+        default=None,
+        metadata={"help": "What does not train: names of tasks, for their heads, 'backbone', and its 'shared_layers'."},
     )
     tasks: list[str] | None = field(
         default=None, metadata={"help": "Tasks of the model that are trained and evaluated; all by default."}

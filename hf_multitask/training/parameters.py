@@ -98,12 +98,13 @@ def own_parameters(model: MultiTaskModel, task: str) -> Iterator[torch.nn.Parame
 
 
 def freeze(model: MultiTaskModel, parts: Iterable[str], trained: Collection[str] | None = None) -> None:
-    """Turn off the gradients of the parameters of the backbone, or of heads with their adapters.
+    """Turn off the gradients of the parameters of the backbone, of its shared layers, or of heads with their adapters.
 
     The same for the heads of tasks that are not among the ``trained`` ones, unless that is None.
 
     Beside frozen tasks a frozen backbone leaves the pooler and a language model's last layers to the other tasks, where
-    no frozen one reads them: those that came with a new task train with its head.
+    no frozen one reads them: those that came with a new task train with its head. Frozen shared layers leave the
+    branches to the tasks that train.
 
     Raises:
         ValueError: nothing is left to train.
@@ -114,9 +115,13 @@ def freeze(model: MultiTaskModel, parts: Iterable[str], trained: Collection[str]
     if model.config.backbone_config.is_encoder_decoder:
         spared -= {id(parameter) for parameter in model.backbone.get_decoder().parameters()}
     others = set() if trained is None else set(model.heads).difference(trained)
+    branches = {branch for branch, read in (model.config.branches or {}).items() if set(read) - tasks - others}
     for name, parameter in model.named_parameters():
         part = part_of(name)
-        if part in others or (part in frozen and not (part == BACKBONE and id(parameter) in spared)):
+        if part == BACKBONE and BACKBONE not in frozen and branch_of(name) not in branches:
+            part = SHARED_LAYERS
+        backbone = part in (BACKBONE, SHARED_LAYERS)
+        if part in others or (part in frozen and not (backbone and id(parameter) in spared)):
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"Parameter `freeze` leaves nothing to train. Found `freeze = {sorted(frozen)}`.")

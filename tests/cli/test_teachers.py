@@ -93,7 +93,7 @@ def test_a_task_alone_has_the_arguments_that_concern_it():
         "learning_rates": {"ner": 1e-3, "backbone": 1e-5, "mood": 1e-2, "shared_layers": 1e-6},
         "weight_decays": {"shared_layers": 0.1},
         "max_train_samples": {"wiki": 5, "reviews": 7},
-        "freeze": ["backbone", "mood"],
+        "freeze": ["backbone", "mood", "shared_layers"],
         "balancing": "uncertainty",
         "hub_model_id": "me/x",
         "push_to_hub": True,

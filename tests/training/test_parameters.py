@@ -141,6 +141,23 @@ def test_frozen_parts_stay_and_the_others_train(part, build):
 
 
 @pytest.mark.parametrize(
+    ("frozen", "moving"),
+    [
+        ((), ("branches.words.", "branches.texts.", "heads.ner.", "heads.sentiment.")),
+        (("ner",), ("branches.texts.", "heads.sentiment.", "pooler.")),  # which ner does not read
+    ],
+)
+def test_frozen_shared_layers_leave_branches_and_heads_to_the_tasks_that_train(frozen, moving, build):
+    model = {"branches": {"words": ["ner"], "texts": ["sentiment"]}, "branch_layers": 1}
+    trainer = build(model=model, freeze=["shared_layers", *frozen], weight_decay=0.1)
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    trainer.train()
+    moved = [name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])]
+    assert all(any(part in name for part in moving) for name in moved)
+    assert all(any(part in name for name in moved) for part in moving)
+
+
+@pytest.mark.parametrize(
     ("family", "kind", "fresh"),
     [
         ("bert", "sequence-classification", "backbone.pooler."),
