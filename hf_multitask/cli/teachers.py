@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import IterableDataset
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 
 from ..modeling import MultiTaskModel
 from ..tasks import Task
@@ -53,6 +53,7 @@ class Apprenticeship:
         tasks: its tasks, with resolved labels.
         processing: the tokenizer.
         finish: evaluates and saves a trainer that has trained, on its data.
+        begun: records that a training has started; errors before that are mistakes of the user.
     """
 
     recipe: Recipe
@@ -61,27 +62,38 @@ class Apprenticeship:
     tasks: Mapping[str, Task]
     processing: Processing
     finish: Callable[[MultiTaskTrainer, Mapping[str, Splits], Mapping[str, float]], object]
+    begun: TrainerCallback
 
     def train(self, name: str) -> str:
         """Train a task alone; an unfinished training is resumed, and a finished one reused if nothing has changed.
 
         Returns:
             The folder of the model.
+
+        Raises:
+            ValueError: the task cannot be trained alone.
         """
         task, folder = self.tasks[name], Path(self.values["output_dir"]) / FOLDER / name
         others = [other for other in self.tasks if other != name]
-        args = MultiTaskTrainingArguments(**alone(self.values, task, others) | {"output_dir": str(folder)})
         model = model_alone(self.recipe.model, name, others)
         data = {task.source: self.data[task.source]}
         rows = {split: {task.source: rows} for split, rows in data[task.source].items()}
-        set_seed(args.seed)  # so that fresh weights do not depend on what has run before
-        trainer = MultiTaskTrainer(
-            model=MultiTaskModel.from_backbone(self.recipe.backbone, tasks={name: task}, **model),
-            args=args,
-            train_dataset=rows["train"],
-            eval_dataset=rows.get("validation"),
-            processing_class=self.processing,
-        )
+        try:
+            args = MultiTaskTrainingArguments(**alone(self.values, task, others) | {"output_dir": str(folder)})
+            set_seed(args.seed)  # so that fresh weights do not depend on what has run before
+            trainer = MultiTaskTrainer(
+                model=MultiTaskModel.from_backbone(self.recipe.backbone, tasks={name: task}, **model),
+                args=args,
+                train_dataset=rows["train"],
+                eval_dataset=rows.get("validation"),
+                processing_class=self.processing,
+            )
+        except ValueError as problem:
+            raise ValueError(
+                f"A teacher of task '{name}' cannot be trained with this recipe: {problem} Or name a model of the task "
+                "under `teachers`."
+            ) from None
+        trainer.add_callback(self.begun)
         fingerprint = self._fingerprint(trainer, rows.get("test"), model)
         state = read_state(folder / _STATE)
         trainer.accelerator.wait_for_everyone()  # until all have read it
@@ -219,7 +231,7 @@ def auto_teachers(
         lesson: what the runs have in common.
         given: the teachers that the recipe names.
         names: of the tasks that train; all where None.
-        namespace: of the command; what fails before the shared model trains is not a mistake in its training.
+        namespace: of the command; what fails before the next model trains is a mistake of the user again.
     """
     streams = {name for name, rows in lesson.data.items() if isinstance(rows["train"], IterableDataset)}
     tasks = {name: task for name, task in lesson.tasks.items() if names is None or name in names}
@@ -228,8 +240,7 @@ def auto_teachers(
         print(sentence)
     found = dict(given)
     for name in wanted:
-        namespace.prepared = True
         found[name] = lesson.train(name)
+        namespace.prepared = False
         gc.collect()
-    namespace.prepared = False
     return {name: found[name] for name in lesson.tasks if name in found}

@@ -84,7 +84,7 @@ def prepare(
         untaught = {} if teachers else {"distillation": "annealed", "distillation_kwargs": None}
         build(build_arguments(recipe.training, {**overrides, **untaught})[0], teachers)  # so that errors are raised now
         values = {**typed(recipe.training), **overrides}
-        lesson = Apprenticeship(recipe, values, data, tasks, tokenizer, finish)
+        lesson = Apprenticeship(recipe, values, data, tasks, tokenizer, finish, Begun(namespace))
         named, teachers = set(teachers), auto_teachers(lesson, teachers, args.tasks, namespace)
     trainer = build(args, teachers)
     if namespace.teachers == "auto" and not namespace.dry_run:  # which were measured on the same rows

@@ -85,6 +85,15 @@ def test_mistakes_of_the_shared_run_are_found_before_a_teacher_trains(kitchen):
     assert not (kitchen.folder / "out" / "teachers").exists()
 
 
+def test_a_task_that_cannot_be_trained_alone_is_one_sentence(kitchen):
+    pytest.importorskip("peft", reason="the extra 'peft' is not installed")
+    recipe = {**kitchen.changed("training", save_adapters_only=True), "model": {"task_lora": {"ner": {"r": 2}}}}
+    code, _, error = kitchen.run(["train"], recipe, "--teachers", "auto")
+    assert code == 2
+    assert "error: A teacher of task 'sentiment' cannot be trained with this recipe: " in error
+    assert "nothing to save without the backbone. Add some. Or name a model of the task under `teachers`." in error
+
+
 @pytest.mark.unit
 def test_a_task_alone_has_the_arguments_that_concern_it():
     task = build_task("ner", {"type": "token-classification", "dataset": "wiki"})
