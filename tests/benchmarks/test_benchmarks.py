@@ -107,7 +107,7 @@ def test_throughput(setting, benchmark, folder, backbone_path, capsys):
 
 @pytest.mark.slow
 def test_throughput_of_sharing(benchmark, folder, backbone_path, monkeypatch):
-    monkeypatch.setitem(benchmark("learning").SUITES, "small", (["trec", "stsb", "ner"], 16))
+    monkeypatch.setitem(benchmark("suites").SUITES, "small", (["trec", "stsb", "ner"], 16))
     words = ["--data", str(folder), "--setting", "sharing", "--steps", "2", "--turn", "2", "--batch", "8"]
     words += ["--backbone", backbone_path(), "--systems", "plain random", "ours branches", "ours alone"]
     figures = benchmark("throughput").main(words)
@@ -507,10 +507,10 @@ def test_listening_compares_one_model_with_three(benchmark, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_learning(benchmark, folder, backbone_path, tmp_path, monkeypatch, capsys):
-    module = benchmark("learning")
+    suites, gains, module = benchmark("suites"), benchmark("gains"), benchmark("learning")
     monkeypatch.setattr(module, "BACKBONE", backbone_path())
-    monkeypatch.setitem(module.SUITES, "small", (["trec", "ner"], 16))
-    monkeypatch.setattr(module, "DRAWS", 50)
+    monkeypatch.setitem(suites.SUITES, "small", (["trec", "ner"], 16))
+    monkeypatch.setattr(gains, "DRAWS", 50)
     words = ["--suite", "small", "--output", str(tmp_path / "runs")]
     made = ["run", "--data", str(folder), *words, "--settings", "1e-3x1", "--systems", "single"]
     made += ["refined", "taught-branches", "weighted-2"]
@@ -522,9 +522,9 @@ def test_learning(benchmark, folder, backbone_path, tmp_path, monkeypatch, capsy
     for place in (0, 3, 4):
         told = json.loads(files[place].read_text())
         for name, rows in told["test"].items():
-            assert 0 <= module.metric(name, module.np.array(rows)) <= 1
+            assert 0 <= suites.metric(name, suites.np.array(rows)) <= 1
     # Two classes, in equal parts: a model that is not trained is right about half of them.
-    assert 0.2 < module.metric("trec", module.np.array(told["test"]["trec"])) < 0.8
+    assert 0.2 < suites.metric("trec", suites.np.array(told["test"]["trec"])) < 0.8
     times = {path: path.stat().st_mtime_ns for path in files}
     module.main([*made, "--seeds", "1"])
     assert times == {path: path.stat().st_mtime_ns for path in files}  # nothing is trained twice
@@ -538,12 +538,12 @@ def test_learning(benchmark, folder, backbone_path, tmp_path, monkeypatch, capsy
 
 
 def test_statistics_of_learning(benchmark):
-    module = benchmark("learning")
-    assert module.holm({"a": 0.01, "b": 0.04, "c": 0.03}) == {"a": 0.03, "c": 0.06, "b": 0.06}
-    assert module.spans(["B-A", "I-A", "O", "I-B", "B-B"]) == {("A", 0, 1), ("B", 3, 3), ("B", 4, 4)}
+    suites, gains = benchmark("suites"), benchmark("gains")
+    assert gains.holm({"a": 0.01, "b": 0.04, "c": 0.03}) == {"a": 0.03, "c": 0.06, "b": 0.06}
+    assert suites.spans(["B-A", "I-A", "O", "I-B", "B-B"]) == {("A", 0, 1), ("B", 3, 3), ("B", 4, 4)}
     right, wrong = [[1.0, 1.0]] * 40, [[1.0, 1.0], [0.0, 1.0]] * 20
-    runs = [{seed: {"test": {"trec": module.np.array(rows)}} for seed in (1, 2)} for rows in (right, wrong)]
-    point, low, high, value = module.compared(*runs, ["trec"])["trec"]
+    runs = [{seed: {"test": {"trec": suites.np.array(rows)}} for seed in (1, 2)} for rows in (right, wrong)]
+    point, low, high, value = gains.compared(*runs, ["trec"])["trec"]
     assert point == 0.5
     assert 0.3 < low < 0.5 < high < 0.7
     assert value < 0.01
