@@ -133,7 +133,8 @@ def show_test(runs: Mapping[str, Mapping[str, Mapping[int, Any]]], names: Sequen
         minutes = statistics.mean(whole["seconds"] for whole in by_seed.values()) / 60
         mean = f"{statistics.mean(means):.3f}{spread}"
         print(f"| {system} | {mean} | " + " | ".join(cells) + f" | {minutes:.1f} | {len(by_seed)} |")
-        print(f"    settings: {next(iter(by_seed.values()))['settings']}")
+        settings = next(iter(by_seed.values()))["settings"]
+        print(f"    settings: {settings if len(set(settings.values())) > 1 else settings[names[0]]}")
     for system, by_seed in picked.items():
         if system == SINGLE or SINGLE not in picked:
             continue
