@@ -96,6 +96,7 @@ SYSTEMS = {
     "half-branches-decisions": System(model={"branches": "decisions", "branch_layers": 3}),
     "half-branches-each": System(model={"branches": "each", "branch_layers": 3}),
     "taught": System(model={"branches": "none"}, taught=True),
+    "taught-default": System(taught=True),
     "taught-branches": System(model={"branches": "kind"}, taught=True),
     "taught-all-branches": System(
         model={"branches": "kind"}, taught=True, training={"distillation_kwargs": {"rows": "all"}}
