@@ -156,8 +156,8 @@ def alone(values: Mapping[str, Any], task: Task, others: Sequence[str]) -> Value
     for key in ("learning_rates", "weight_decays"):  # one task has no branches, and shares no layers
         if isinstance(given := own.get(key), Mapping):
             own[key] = {part: value for part, value in given.items() if part != SHARED_LAYERS}
-    if isinstance(given := own.get("freeze"), list):
-        own["freeze"] = [part for part in given if part != SHARED_LAYERS]
+    if given := own.get("freeze"):
+        own["freeze"] = [part for part in ([given] if isinstance(given, str) else given) if part != SHARED_LAYERS]
     return of_tasks(own, {name: task}, others)
 
 

@@ -117,6 +117,7 @@ def test_a_task_alone_has_the_arguments_that_concern_it():
         "freeze": ["backbone"],
     }
     assert alone({"metric_for_best_model": "ner_f1"}, task, ["mood"]) == {"metric_for_best_model": "ner_f1"}
+    assert not alone({"freeze": "shared_layers"}, task, ["mood"])["freeze"]
 
 
 @pytest.mark.unit

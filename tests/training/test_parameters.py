@@ -157,6 +157,24 @@ def test_frozen_shared_layers_leave_branches_and_heads_to_the_tasks_that_train(f
     assert all(any(part in name for name in moved) for part in moving)
 
 
+def test_a_new_branch_trains_alone_and_the_others_need_no_data(build_model, data, arguments, tasks, tokenizer):
+    model = build_model(tasks=tasks, branches={"words": ["ner"], "texts": ["sentiment"]}, branch_layers=1)
+    model.add_task("new", replace(tasks["sentiment"], dataset="new"), branch="fresh")
+    tokens = tokenizer([TEXT, "Short one."], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        before = model.eval()(**tokens, tasks=["ner", "sentiment"]).logits
+    own = {"new": data()["sentiment"]}
+    args = arguments(freeze=["shared_layers", "ner", "sentiment"], weight_decay=0.1)
+    weights = {name: value.clone() for name, value in model.named_parameters()}
+    MultiTaskTrainer(model, args, train_dataset=own, processing_class=tokenizer).train()
+    with torch.no_grad():
+        after = model.eval()(**tokens, tasks=["ner", "sentiment"]).logits
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    moved = [name for name, value in model.named_parameters() if not torch.equal(value, weights[name])]
+    assert any("branches.fresh." in name for name in moved)
+    assert all("branches.fresh." in name or name.startswith("heads.new.") for name in moved)
+
+
 @pytest.mark.parametrize(
     ("family", "kind", "fresh"),
     [
