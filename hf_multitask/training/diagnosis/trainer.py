@@ -73,7 +73,7 @@ class DiagnosingTrainer(MultiTaskTrainer):
         if not shared_parameters(self.model):
             raise ValueError(
                 "The backbone is frozen, so the tasks share nothing that trains and cannot help or harm each other. "
-                "Take 'backbone' out of freeze."
+                "Take 'backbone', or 'shared_layers', out of freeze."
             )
         self.saver.leaves_checkpoint = False  # no run resumes from it
         for kind in (PrinterCallback, ProgressCallback, PlanCallback, TaskMetricsFile):

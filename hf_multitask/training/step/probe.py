@@ -231,7 +231,7 @@ class PassProbe(Probe):
         if model.config.adapters and model.config.adapters["tasks"]:
             return "gradients are compared where tasks share all parts, and task_lora gives them parts of their own."
         if not shared_parameters(model):
-            return "gradients are compared where tasks share parameters that train, and the backbone is frozen."
+            return "gradients of shared weights are compared, and the backbone is frozen, or its shared layers."
         return None
 
     def measure(self, step: Step) -> Outcome | None:

@@ -290,5 +290,5 @@ def why_not_aggregated(runtime: Runtime) -> str | None:
             "or use lora alone."
         )
     if not shared_parameters(runtime.model):
-        return "shared parameters that train, and the backbone is frozen. Set aggregation='none'."
+        return "shared parameters that train, and the backbone is frozen, or its shared layers. Set aggregation='none'."
     return None
