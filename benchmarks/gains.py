@@ -17,8 +17,8 @@ SINGLE = "single"  # the system whose tasks have models of their own
 _RUN = re.compile(r"(.+?)-(\d[\d.]*(?:e-?\d+)?x\d+)-(\d+)(?:-(.+))?")  # system, setting, seed, task
 
 
-def read(output: Path, suite: str, names: Sequence[str]) -> dict[str, dict[str, dict[int, Any]]]:
-    """By system and setting, the runs by seed; single tasks as one run."""
+def read(output: Path, suite: str) -> dict[str, dict[str, dict[int, Any]]]:
+    """By system and setting, the runs by seed; those of single tasks, of all or some, as one."""
     found: dict[str, dict[str, dict[int, Any]]] = {}
     for path in sorted(output.glob(f"{suite}-*/run.json")):
         if not (parts := _RUN.fullmatch(path.parent.name.removeprefix(f"{suite}-"))):
@@ -30,32 +30,52 @@ def read(output: Path, suite: str, names: Sequence[str]) -> dict[str, dict[str, 
         whole["validation"] |= result["validation"]
         whole["test"] |= {name: np.array(rows) for name, rows in result["test"].items()}
         whole["seconds"][task] = result["seconds"]
-    for settings in found.values():
-        for runs in settings.values():
-            for seed in [seed for seed, whole in runs.items() if set(whole["test"]) != set(names)]:
-                del runs[seed]
     return found
 
 
-def chosen(system: str, settings: Mapping[str, Mapping[int, Any]], names: Sequence[str]) -> dict[int, Any]:
-    """By seed, the runs of the setting with the best validation average; of single tasks, of the best one each."""
-    settings = {name: runs for name, runs in settings.items() if runs}
-    seeds = sorted(set.intersection(*(set(runs) for runs in settings.values())))
+def tuned(system: str, settings: Mapping[str, Mapping[int, Any]], names: Sequence[str]) -> dict[str, str]:
+    """By task, the setting with the best validation average over the seeds that the settings have in common.
 
-    def average(setting: str, of: Sequence[str]) -> float:
+    It is the same for all tasks, unless each has a model of its own.
+    """
+
+    def average(setting: str, seeds: set[int], of: Sequence[str]) -> float:
         return statistics.mean(settings[setting][seed]["validation"][name] for seed in seeds for name in of)
 
-    groups = [[name] for name in names] if system == SINGLE else [list(names)]
-    best = {name: max(settings, key=lambda one: average(one, of)) for of in groups for name in of}
+    found: dict[str, str] = {}
+    for of in [[name] for name in names] if system == SINGLE else [list(names)]:
+        with_all = {setting: seeds_of(runs, of) for setting, runs in settings.items()}
+        tried = [setting for setting, seeds in with_all.items() if seeds]
+        if not (common := set.intersection(*(with_all[setting] for setting in tried))):
+            raise SystemExit(f"The settings of {system} have no seed in common: train {tried} with the same --seeds.")
+        found |= dict.fromkeys(of, max(tried, key=lambda setting: average(setting, common, of)))
+    return found
+
+
+def measured(settings: Mapping[str, Mapping[int, Any]], names: Sequence[str]) -> bool:
+    """Whether each of these tasks was trained at some setting."""
+    return all(any(seeds_of(runs, [name]) for runs in settings.values()) for name in names)
+
+
+def seeds_of(runs: Mapping[int, Any], names: Sequence[str]) -> set[int]:
+    """The seeds with which all of these tasks were trained."""
+    return {seed for seed, whole in runs.items() if set(names) <= set(whole["test"])}
+
+
+def chosen(system: str, settings: Mapping[str, Mapping[int, Any]], names: Sequence[str]) -> dict[int, Any]:
+    """By seed, the runs at the best setting; see :func:`tuned`. Seeds that other settings do not have count as well."""
+    own = tuned(system, settings, names)
+    seeds = set.intersection(*(seeds_of(settings[own[name]], [name]) for name in names))
     return {
         seed: {
-            "test": {name: settings[best[name]][seed]["test"][name] for name in names},
-            "seconds": sum(sum(settings[one][seed]["seconds"].values()) for one in {best[names[0]]})
-            if system != SINGLE
-            else sum(settings[best[name]][seed]["seconds"][name] for name in names),
-            "settings": best,
+            "test": {name: settings[own[name]][seed]["test"][name] for name in names},
+            "seconds": sum(
+                settings[setting][seed]["seconds"][part]
+                for part, setting in (own.items() if system == SINGLE else [(None, own[names[0]])])
+            ),
+            "settings": own,
         }
-        for seed in seeds
+        for seed in sorted(seeds)
     }
 
 
@@ -109,6 +129,7 @@ def show_validation(runs: Mapping[str, Mapping[str, Mapping[int, Any]]], names: 
     print("|---" * (len(names) + 5) + "|")
     for system, settings in runs.items():
         for setting, by_seed in settings.items():
+            by_seed = {seed: by_seed[seed] for seed in sorted(seeds_of(by_seed, names))}
             found = [whole["validation"] for whole in by_seed.values()]
             if not found:
                 continue
@@ -122,7 +143,7 @@ def show_validation(runs: Mapping[str, Mapping[str, Mapping[int, Any]]], names: 
 
 def show_test(runs: Mapping[str, Mapping[str, Mapping[int, Any]]], names: Sequence[str]) -> None:
     """Print the test metrics of every system at its best setting, and its differences from models of single tasks."""
-    picked = {system: chosen(system, settings, names) for system, settings in runs.items() if any(settings.values())}
+    picked = {system: chosen(system, settings, names) for system, settings in runs.items() if measured(settings, names)}
     print("| system | mean | " + " | ".join(names) + " | minutes | seeds |")
     print("|---" * (len(names) + 4) + "|")
     for system, by_seed in picked.items():

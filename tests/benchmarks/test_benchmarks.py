@@ -535,6 +535,52 @@ def test_learning(benchmark, folder, backbone_path, tmp_path, monkeypatch, capsy
     shown = capsys.readouterr().out
     assert "| system | mean | trec | ner | minutes | seeds |" in shown
     assert "taught-branches against single, points:" in shown
+    words = ["run", "--data", str(folder), *words]
+    module.main([*words, "--settings", "best", "--systems", "single", "weighted-2", "--seeds", "2"])
+    more = {path.parent.name for path in (tmp_path / "runs").glob("*/run.json")} - {path.parent.name for path in files}
+    assert more == {"small-single-1e-3x1-2-ner", "small-single-1e-3x1-2-trec", "small-weighted-2-1e-3x1-2"}
+    with pytest.raises(SystemExit, match=r"No run of shared in .* give --settings"):
+        module.main([*words, "--settings", "best", "--systems", "shared", "--seeds", "2"])
+
+
+def test_settings_of_learning(benchmark):
+    gains = benchmark("gains")
+
+    def run(seconds: float, **validation: float) -> dict[str, object]:
+        return {"validation": validation, "test": dict.fromkeys(validation, seconds), "seconds": {None: seconds}}
+
+    def alone(one: float, other: float | None = None) -> dict[str, object]:
+        found = {"one": one} | ({} if other is None else {"other": other})
+        return {"validation": found, "test": found, "seconds": found}
+
+    names = ["one", "other"]
+    # Chosen by the seed that both settings have, although the mean over the seeds of each is higher for low.
+    shared = {
+        "low": {1: run(1, one=0.5, other=0.5), 2: run(2, one=1, other=1)},
+        "high": {1: run(3, one=0.6, other=0.5)},
+    }
+    assert gains.tuned("shared", shared, names) == {"one": "high", "other": "high"}
+    assert [(seed, found["seconds"]) for seed, found in gains.chosen("shared", shared, names).items()] == [(1, 3)]
+    shared["low"][1] = run(1, one=0.7, other=0.5)
+    assert [(seed, found["seconds"]) for seed, found in gains.chosen("shared", shared, names).items()] == [
+        (1, 1),
+        (2, 2),
+    ]
+    # Each task has its own setting, and the seeds that both have there.
+    single = {
+        "low": {1: alone(0.5, 0.9), 2: alone(0.1, 0.9)},
+        "high": {1: alone(0.6, 0.8), 2: alone(0.2), 3: alone(0.9)},
+    }
+    assert gains.tuned("single", single, names) == {"one": "high", "other": "low"}
+    found = gains.chosen("single", single, names)
+    assert {seed: whole["test"] for seed, whole in found.items()} == {
+        1: {"one": 0.6, "other": 0.9},
+        2: {"one": 0.2, "other": 0.9},
+    }
+    assert found[2]["seconds"] == pytest.approx(1.1)
+    assert not gains.measured({"low": {1: alone(0.5)}}, names)
+    with pytest.raises(SystemExit, match="have no seed in common"):
+        gains.tuned("shared", {"low": {1: run(1, one=1, other=1)}, "high": {2: run(1, one=1, other=1)}}, names)
 
 
 def test_statistics_of_learning(benchmark):
