@@ -162,7 +162,8 @@ def read_recipe(path: str | Path) -> Recipe:
 
 
 def _teachers(value: object, tasks: Mapping[str, Task]) -> dict[str, str]:
-    given = _mapping(value, "Key 'teachers'", "Write it as {TASK: FOLDER}.")
+    fix = "Write it as {TASK: FOLDER}, or leave it out and train the teachers with `--teachers auto`."
+    given = _mapping(value, "Key 'teachers'", fix)
     for name, teacher in given.items():
         if name not in tasks:
             raise ValueError(
