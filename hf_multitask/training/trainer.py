@@ -131,7 +131,7 @@ class MultiTaskTrainer(Trainer):
             optimizers=optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
         )
-        begin_model(model, runtime)
+        begin_model(model, runtime, trains=mixture is not None)
         check_optimizing(args, model, optimizers, optimizer_cls_and_kwargs)
         self.hub_datasets: dict[str, str] = {}  # by dataset, its name on the Hub
         self.single_results: dict[str, Log] = {}  # by task, what a model of its own reaches, for the card

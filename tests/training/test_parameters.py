@@ -246,6 +246,31 @@ def test_frozen_head_still_teaches_the_backbone(build, data, build_model, argume
     assert not torch.equal(before, model.backbone.encoder.layer[0].output.dense.weight)
 
 
+def test_heads_that_an_earlier_trainer_froze_are_named(build_model, data, tokenizer, arguments, caplog):
+    model = build_model(dropout=0.0)
+
+    def build(**kwargs):
+        return MultiTaskTrainer(model, arguments(**kwargs), train_dataset=data(), processing_class=tokenizer)
+
+    build(freeze=["ner"])
+    build(freeze=["ner"])
+    MultiTaskTrainer(model, arguments(), eval_dataset=data(), processing_class=tokenizer)  # trains nothing
+    assert "frozen before" not in caplog.text
+    build()
+    (told,) = (message for message in caplog.messages if "frozen before" in message)
+    assert told.startswith(
+        "The head of 'ner' was frozen before this trainer was made, and stays as it is. Call `model."
+    )
+    with pytest.raises(ValueError, match=r"leaves nothing to train.* The head of 'ner' was frozen before"):
+        build(freeze=["backbone", "sentiment"])
+    model.requires_grad_(True)
+    caplog.clear()
+    before = [value.clone() for value in model.heads["ner"].parameters()]
+    build().train()
+    assert "frozen before" not in caplog.text
+    assert not any(torch.equal(*pair) for pair in zip(model.heads["ner"].parameters(), before, strict=True))
+
+
 def test_unusable_arguments_fail_when_built(build):
     for kwargs, message in [
         ({"freeze": ["backbone", "ner", "sentiment"]}, "`freeze` leaves nothing to train"),

@@ -128,8 +128,8 @@ def adopt(
         model.leave_out_backbone()
 
 
-def begin_model(model: MultiTaskModel, runtime: Runtime) -> None:
-    """Freeze what the arguments name of a model, and say what its precision loses.
+def begin_model(model: MultiTaskModel, runtime: Runtime, *, trains: bool) -> None:
+    """Freeze what the arguments name of a model, and say what else is frozen and what its precision loses.
 
     Raises:
         ValueError: nothing is left to train, fp16 could not scale its gradients back, or weights that a loss reads are
@@ -143,8 +143,9 @@ def begin_model(model: MultiTaskModel, runtime: Runtime) -> None:
                 + (", or set decoding='constrained'." if head.beyond_stock() else ".")
             )
     model.reads_in_parts = runtime.engine is None  # one that shards gathers weights at every pass
-    freeze(model, runtime.args.freeze or (), runtime.args.tasks)
-    # DeepSpeed has float32 copies of its own.
-    told = "" if runtime.engine == "DeepSpeed" else check_precision(model, fp16=runtime.args.fp16)
-    if told and runtime.is_main:
-        logger.warning(told)
+    still = freeze(model, runtime.args.freeze or (), runtime.args.tasks)
+    told = [still if trains else ""]
+    if runtime.engine != "DeepSpeed":  # which has float32 copies of its own
+        told.append(check_precision(model, fp16=runtime.args.fp16))
+    for sentence in filter(None, told) if runtime.is_main else ():
+        logger.warning(sentence)
