@@ -128,7 +128,7 @@ def adopt(
         model.leave_out_backbone()
 
 
-def begin_model(model: MultiTaskModel, runtime: Runtime, *, trains: bool) -> None:
+def begin_model(model: MultiTaskModel, runtime: Runtime, *, trains: bool = True) -> None:
     """Freeze what the arguments name of a model, and say what else is frozen and what its precision loses.
 
     Raises:
