@@ -110,7 +110,7 @@ def frozen_before(model: MultiTaskModel, tasks: Iterable[str]) -> str:
     return (
         f"The head{'' if one else 's'} of {', '.join(repr(task) for task in frozen)} {'was' if one else 'were'} frozen "
         f"before this trainer was made, and stay{'s' if one else ''} as {'it is' if one else 'they are'}. Call "
-        "`model.requires_grad_(True)` before you make the trainer to train all that `freeze` does not name."
+        f"`model.heads['{frozen[0]}'].requires_grad_(True)` before you make the trainer to train it."
     )
 
 

@@ -67,7 +67,7 @@ def test_missing_teachers_are_trained_once_and_teach(kitchen):
         ({"ner": 3}, "Key 'teachers' should name a folder or a repository of the Hub for task 'ner'. Found"),
         ({"ner": "./nowhere"}, "names the folder .*nowhere', which does not exist"),
         ({"ner": "sentiment"}, "which has no model: there is no config.json"),
-        ("auto", "or leave it out and train the teachers with `--teachers auto`."),
+        ("auto", "Key 'teachers' should be a mapping.* or leave it out and train the teachers with `--teachers auto`."),
         ({"ner": "backbone"}, "Task 'ner': its teacher '.*backbone' cannot be loaded"),
     ],
 )

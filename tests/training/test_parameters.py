@@ -258,11 +258,12 @@ def test_heads_that_an_earlier_trainer_froze_are_named(build_model, data, tokeni
     assert "frozen before" not in caplog.text
     build()
     (told,) = (message for message in caplog.messages if "frozen before" in message)
-    assert told.startswith(
-        "The head of 'ner' was frozen before this trainer was made, and stays as it is. Call `model."
+    assert told == (
+        "The head of 'ner' was frozen before this trainer was made, and stays as it is. Call "
+        "`model.heads['ner'].requires_grad_(True)` before you make the trainer to train it."
     )
     with pytest.raises(ValueError, match=r"leaves nothing to train.* The head of 'ner' was frozen before"):
-        build(freeze=["backbone", "sentiment"])
+        build(freeze=["backbone", "sentiment"])  # which stay frozen as well
     model.requires_grad_(True)
     caplog.clear()
     before = [value.clone() for value in model.heads["ner"].parameters()]
