@@ -293,10 +293,7 @@ class StagedRun:
         if not stages:
             return
         model = self._start(min(stages, key=lambda stage: stage.number))
-        gradients = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         for stage in stages:
-            for parameter, trains in gradients:
-                parameter.requires_grad_(trains)
             yield stage, self.trainer(stage, model)
 
     def _begin_again(self, over: int, trainer: MultiTaskTrainer) -> None:

@@ -223,6 +223,7 @@ def inject(model: SharedModel, names: list[str]) -> None:
 
 def set_trained(model: SharedModel) -> None:
     """Let the adapters train, and the weights of the backbone that its checkpoint did not have."""
+    model.unfreeze_parameters()
     fresh = {id(parameter) for parameter in fresh_parameters(model)}
     for name, parameter in model.backbone.named_parameters():
         parameter.requires_grad_(adapter_of(name) is not None or id(parameter) in fresh)

@@ -79,6 +79,7 @@ class Branched(SharedModel):
 
     def _build_branches(self) -> None:
         """Put the branches of the configuration into a backbone that has none."""
+        self.unfreeze_parameters()
         self._route_branches()
         if self.config.branches is not None:
             Branching(self.backbone, self.routing, self.config.branch_layers or 0).put(self.config.branches)

@@ -98,6 +98,7 @@ class TaskLifecycle(SharedModel):
                 head = kind(new, self.config.backbone_config, pooling=self.config.pooling).to(self.backbone.dtype)
             check_family(self, {name: head.eval()})
         self._check_inputs([*self.heads.values(), *([head] if head is not None else [])], f"Adding '{name}'")
+        self.unfreeze_parameters()
         resting = self._unread_by_all()
         self.config.tasks = [*self.config.tasks, new]
         try:
@@ -138,6 +139,7 @@ class TaskLifecycle(SharedModel):
         known = (groups or {}).get(task) or [len(old["label_names"])]
         self.config.tasks = [new if entry["name"] == task else entry for entry in tasks]
         self.config.label_groups = {**(groups or {}), task: [*known, len(names)]}
+        self.unfreeze_parameters()
         try:
             self._replace_heads([task])
             take_labels(self._head(task), head)
@@ -363,6 +365,7 @@ class TaskLifecycle(SharedModel):
 
     def _rest_unread(self) -> None:
         """Freeze what no head reads, a decoder or parts of adapters, once all heads are known."""
+        self.unfreeze_parameters()
         if len(self.heads) == len(self.config.task_names):
             adapters = unread_adapters(self) if self.config.adapters else ()
             for parameter in (*self._unread_by_all(), *adapters):

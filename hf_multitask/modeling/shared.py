@@ -1,5 +1,7 @@
 """What all parts of the multi-task model have."""
 
+from collections.abc import Iterable, Sequence
+
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -19,6 +21,22 @@ class SharedModel(PreTrainedModel):
     subsampler: Subsampler | None
     # Whether the backbone reads the rows of a batch as one stream of tokens; see :mod:`packing`.
     packs = False
+    _frozen: Sequence[nn.Parameter] = ()
+
+    def freeze_parameters(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Turn off the gradients of weights until the next trainer is made, or the model changes.
+
+        Those that are off already stay off then, too.
+        """
+        self._frozen = [parameter for parameter in parameters if parameter.requires_grad]
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
+
+    def unfreeze_parameters(self) -> None:
+        """Turn on again the gradients that :meth:`freeze_parameters` has turned off, and no others."""
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+        self._frozen = ()
 
 
 def adapter_settings(model: SharedModel) -> Values:

@@ -97,25 +97,10 @@ def own_parameters(model: MultiTaskModel, task: str) -> Iterator[torch.nn.Parame
             yield from branch_parameters(model.backbone, branch)
 
 
-def frozen_before(model: MultiTaskModel, tasks: Iterable[str]) -> str:
-    """Which tasks to be trained have a head, and a branch of their own, that no gradient reaches, in words.
-
-    An earlier trainer with ``freeze`` leaves them so, or the user does. Nothing where there are none.
-    """
-    own = {task: list(own_parameters(model, task)) for task in tasks}
-    frozen = [task for task, found in own.items() if found and not any(one.requires_grad for one in found)]
-    if not frozen:
-        return ""
-    one = len(frozen) == 1
-    return (
-        f"The head{'' if one else 's'} of {', '.join(repr(task) for task in frozen)} {'was' if one else 'were'} frozen "
-        f"before this trainer was made, and stay{'s' if one else ''} as {'it is' if one else 'they are'}. Call "
-        f"`model.heads['{frozen[0]}'].requires_grad_(True)` before you make the trainer to train it."
-    )
-
-
-def freeze(model: MultiTaskModel, parts: Iterable[str], trained: Collection[str] | None = None) -> str:
+def freeze(model: MultiTaskModel, parts: Iterable[str], trained: Collection[str] | None = None) -> None:
     """Turn off the gradients of the parameters of the backbone, of its shared layers, or of heads with their adapters.
+
+    Those that an earlier call turned off are turned on first; what the user or the model turned off stays so.
 
     The same for the heads of tasks that are not among the ``trained`` ones, unless that is None.
 
@@ -123,19 +108,16 @@ def freeze(model: MultiTaskModel, parts: Iterable[str], trained: Collection[str]
     no frozen one reads them: those that came with a new task train with its head. Frozen shared layers leave the
     branches to the tasks that train.
 
-    Returns:
-        What :func:`frozen_before` says of the tasks that are to train.
-
     Raises:
         ValueError: nothing is left to train.
     """
-    frozen = set(parts)
+    model.unfreeze_parameters()
+    frozen, found = set(parts), []
     tasks = frozen & set(model.heads)
     spared = {id(parameter) for parameter in model.unread_parameters(tasks, layers=False)} if tasks else set()
     if model.config.backbone_config.is_encoder_decoder:
         spared -= {id(parameter) for parameter in model.backbone.get_decoder().parameters()}
     others = set() if trained is None else set(model.heads).difference(trained)
-    before = frozen_before(model, [task for task in model.heads if task not in tasks | others])
     branches = {branch for branch, read in (model.config.branches or {}).items() if set(read) - tasks - others}
     for name, parameter in model.named_parameters():
         part = part_of(name)
@@ -143,11 +125,11 @@ def freeze(model: MultiTaskModel, parts: Iterable[str], trained: Collection[str]
             part = SHARED_LAYERS
         backbone = part in (BACKBONE, SHARED_LAYERS)
         if part in others or (part in frozen and not (backbone and id(parameter) in spared)):
-            parameter.requires_grad_(False)
+            found.append(parameter)
+    model.freeze_parameters(found)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        found = f"Parameter `freeze` leaves nothing to train. Found `freeze = {sorted(frozen)}`."
-        raise ValueError(f"{found} {before}".rstrip())
-    return before
+        model.unfreeze_parameters()
+        raise ValueError(f"Parameter `freeze` leaves nothing to train. Found `freeze = {sorted(frozen)}`.")
 
 
 def check_precision(model: MultiTaskModel, *, fp16: bool) -> str:

@@ -1,6 +1,7 @@
 """Learning rates, weight decays and freezing, as the optimizer has them and as the weights show them."""
 
 import re
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -246,30 +247,79 @@ def test_frozen_head_still_teaches_the_backbone(build, data, build_model, argume
     assert not torch.equal(before, model.backbone.encoder.layer[0].output.dense.weight)
 
 
-def test_heads_that_an_earlier_trainer_froze_are_named(build_model, data, tokenizer, arguments, caplog):
-    model = build_model(dropout=0.0)
+@pytest.fixture
+def with_model(data, arguments, tokenizer):
+    """A trainer of a given model."""
 
-    def build(**kwargs):
+    def make(model, **kwargs):
         return MultiTaskTrainer(model, arguments(**kwargs), train_dataset=data(), processing_class=tokenizer)
 
-    build(freeze=["ner"])
-    build(freeze=["ner"])
+    return make
+
+
+def resting(model):
+    return {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+
+
+@pytest.mark.parametrize("parts", [["backbone"], ["ner"], ["shared_layers", "sentiment"]])
+def test_every_trainer_freezes_what_its_own_arguments_name(parts, build_model, with_model, data, tokenizer, arguments):
+    model = build_model(dropout=0.0, branches={"words": ["ner"], "texts": ["sentiment"]}, branch_layers=1)
+    model.backbone.embeddings.requires_grad_(False)
+    by_hand = resting(model)
+    first = with_model(model, freeze=parts)
+    frozen = resting(model)
+    assert frozen > by_hand
     MultiTaskTrainer(model, arguments(), eval_dataset=data(), processing_class=tokenizer)  # trains nothing
-    assert "frozen before" not in caplog.text
-    build()
-    (told,) = (message for message in caplog.messages if "frozen before" in message)
-    assert told == (
-        "The head of 'ner' was frozen before this trainer was made, and stays as it is. Call "
-        "`model.heads['ner'].requires_grad_(True)` before you make the trainer to train it."
-    )
-    with pytest.raises(ValueError, match=r"leaves nothing to train.* The head of 'ner' was frozen before"):
-        build(freeze=["backbone", "sentiment"])  # which stay frozen as well
-    model.requires_grad_(True)
-    caplog.clear()
-    before = [value.clone() for value in model.heads["ner"].parameters()]
-    build().train()
-    assert "frozen before" not in caplog.text
-    assert not any(torch.equal(*pair) for pair in zip(model.heads["ner"].parameters(), before, strict=True))
+    assert resting(model) == frozen
+    with pytest.raises(
+        ValueError, match=r"leaves nothing to train. Found `freeze = \['backbone', 'ner', 'sentiment'\]`"
+    ):
+        with_model(model, freeze=["backbone", "ner", "sentiment"])
+    assert resting(model) == by_hand
+    second = with_model(model)
+    assert resting(model) == by_hand
+    for trainer, still in [(first, frozen), (second, by_hand)]:
+        before = {name: value.clone() for name, value in model.named_parameters()}
+        trainer.train()
+        assert resting(model) == still
+        assert {name for name, value in model.named_parameters() if torch.equal(value, before[name])} == still
+
+
+def test_a_copy_knows_what_is_frozen(build_model, with_model):
+    model = build_model(dropout=0.0)
+    with_model(model, freeze=["backbone"])
+    copy = deepcopy(model)
+    with_model(copy)
+    assert resting(copy) == set() != resting(model)
+
+
+@pytest.mark.parametrize("change", ["task", "branch", "branches", "labels", "removal"])
+def test_a_changed_model_is_frozen_by_no_earlier_trainer(change, build_model, with_model, tasks):
+    model = build_model(dropout=0.0, **({"branches": "kind", "branch_layers": 1} if change == "branch" else {}))
+    with_model(model, freeze=["backbone", "ner"])
+    if change in ("task", "branch"):
+        model.add_task("more", tasks["ner"], **({"branch": "own"} if change == "branch" else {}))
+    elif change == "branches":
+        model.add_branches({"words": ["ner"], "texts": ["sentiment"]}, 1)
+    elif change == "labels":
+        model.add_labels("ner", ["B-NEW", "I-NEW"])
+    else:
+        model.remove_task("sentiment")
+    rest = {id(parameter) for parameter in model.unread_parameters(model.heads)}
+    assert all(parameter.requires_grad == (id(parameter) not in rest) for parameter in model.parameters())
+
+
+def test_a_backbone_that_was_frozen_rests_under_its_adapters(build_model, with_model):
+    pytest.importorskip("peft", reason="the extra 'peft' is not installed")
+    fresh = build_model(dropout=0.0)
+    fresh.add_adapters(lora={"r": 2})
+    model = build_model(dropout=0.0)
+    with_model(model, freeze=["backbone"])
+    model.add_adapters(lora={"r": 2})
+    assert resting(model) == resting(fresh)
+    with_model(model, freeze=["backbone"])
+    with_model(model)
+    assert resting(model) == resting(fresh)
 
 
 def test_unusable_arguments_fail_when_built(build):

@@ -129,7 +129,7 @@ def adopt(
 
 
 def begin_model(model: MultiTaskModel, runtime: Runtime, *, trains: bool = True) -> None:
-    """Freeze what the arguments name of a model, and say what else is frozen and what its precision loses.
+    """Freeze what the arguments name of a model that is to train, and say what its precision loses.
 
     Raises:
         ValueError: nothing is left to train, fp16 could not scale its gradients back, or weights that a loss reads are
@@ -143,9 +143,9 @@ def begin_model(model: MultiTaskModel, runtime: Runtime, *, trains: bool = True)
                 + (", or set decoding='constrained'." if head.beyond_stock() else ".")
             )
     model.reads_in_parts = runtime.engine is None  # one that shards gathers weights at every pass
-    still = freeze(model, runtime.args.freeze or (), runtime.args.tasks)
-    told = [still if trains else ""]
+    if trains:
+        freeze(model, runtime.args.freeze or (), runtime.args.tasks)
     if runtime.engine != "DeepSpeed":  # which has float32 copies of its own
-        told.append(check_precision(model, fp16=runtime.args.fp16))
-    for sentence in filter(None, told) if runtime.is_main else ():
-        logger.warning(sentence)
+        lost = check_precision(model, fp16=runtime.args.fp16)
+        if lost and runtime.is_main:
+            logger.warning(lost)
