@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from tokenizing import REAL
+from tokenizing import REAL, word_pieces
 from transformers import (
     AlbertConfig,
     AutoModel,
@@ -121,7 +121,7 @@ def read_rows(task: str, split: str, count: int | None = None) -> list[dict]:
 
 
 def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
-    """A family's tokenizer, the same in all tests of a process: training breaks ties as it comes."""
+    """A family's tokenizer, the same at every call and in every process."""
     return deepcopy(_trained(family))
 
 
@@ -140,13 +140,11 @@ def _trained(family: str) -> PreTrainedTokenizerFast:
         trainer = trainers.BpeTrainer(
             vocab_size=VOCAB, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
         )
+        tokenizer.train_from_iterator(texts, trainer)
     else:
-        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=family != "mbert")
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        normalizer = normalizers.BertNormalizer(lowercase=family != "mbert")
+        tokenizer = word_pieces(special, texts, VOCAB, normalizer, pre_tokenizers.BertPreTokenizer())
         tokenizer.decoder = decoders.WordPiece()
-        trainer = trainers.WordPieceTrainer(vocab_size=VOCAB, special_tokens=special)
-    tokenizer.train_from_iterator(texts, trainer)
     if family in CAUSAL:
         return PreTrainedTokenizerFast(
             tokenizer_object=tokenizer,
