@@ -91,9 +91,9 @@ def adapter_parameters(backbone: nn.Module, name: str) -> Iterator[nn.Parameter]
 
 
 def task_settings(task_lora: object, tasks: list[str]) -> Values:
-    """By task, the LoRA that it gets: one for all tasks, or those of some by name."""
+    """By task, in their order, the LoRA that it gets: one for all tasks, or those of some by name."""
     if isinstance(task_lora, Mapping) and task_lora and all(name in tasks for name in task_lora):
-        return dict(task_lora)
+        return {name: task_lora[name] for name in tasks if name in task_lora}
     return dict.fromkeys(tasks, task_lora)
 
 

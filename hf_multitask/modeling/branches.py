@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .adapter_rows import Routing
 from .aliases import Open, TaskDict
-from .config import check_branch_layers, check_branches, close_match
+from .config import check_branch_layers, check_branches, close_match, in_order
 from .kinds import kind_of, num_labels
 from .layers import number_of_layers
 from .native import family_kind, reading_part
@@ -254,7 +254,7 @@ def resolved(
         )
     layers = default_layers(config, automatic=reason is not None) if branch_layers is None else branch_layers
     check_branches(found, layers, names)
-    return found, layers, reason
+    return in_order(found, names), layers, reason
 
 
 def _listed(own: Open) -> Open:

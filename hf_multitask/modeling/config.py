@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from difflib import get_close_matches
 from typing import Any
@@ -91,6 +92,16 @@ def check_branches(branches: object, branch_layers: object, tasks: list[str]) ->
         if named.count(task) != 1:
             where = "no branch" if task not in named else f"{named.count(task)} branches"
             raise ValueError(f"Task '{task}' is in {where} of `branches`, and should be in one. Name it once.")
+
+
+def in_order(branches: Mapping[str, list[str]], tasks: Sequence[str]) -> dict[str, list[str]]:
+    """Branches in the order of their tasks, which a saved configuration sorts by name.
+
+    The weights of a model follow it, and an optimizer knows them by their order only.
+    """
+    order = {task: number for number, task in enumerate(tasks)}
+    own = {name: sorted(read, key=order.__getitem__) for name, read in branches.items()}
+    return dict(sorted(own.items(), key=lambda entry: order[entry[1][0]]))
 
 
 class MultiTaskConfig(PreTrainedConfig):
@@ -201,6 +212,7 @@ class MultiTaskConfig(PreTrainedConfig):
             raise ValueError(f"Task name '{twice[0]}' is used {names.count(twice[0])} times. Rename all but one.")
         if self.branches is not None:
             check_branches(self.branches, self.branch_layers, names)
+            self.branches = in_order(self.branches, names)
         for name, sizes in (self.label_groups or {}).items():
             known = self.task(name).get("label_names") or []
             whole = isinstance(sizes, list) and all(isinstance(one, int) and one > 0 for one in sizes)
@@ -221,6 +233,8 @@ class MultiTaskConfig(PreTrainedConfig):
                 )
         for name in adapters["tasks"]:
             self.task(name)
+        ordered = {name: adapters["tasks"][name] for name in self.task_names if name in adapters["tasks"]}
+        self.adapters = {**adapters, "tasks": ordered}
 
     @classmethod
     def get_config_dict(

@@ -102,3 +102,32 @@ def test_resume_with_every_type_of_task_is_exact(family, arguments, backbone_pat
     ours, theirs = (load_file(tmp_path / name / "checkpoint-8" / "model.safetensors") for name in ("stopped", "alone"))
     for name, value in theirs.items():
         assert torch.equal(value, ours[name]), name
+
+
+@pytest.mark.parametrize("parts", ["branches", "adapters"])
+def test_a_model_that_is_loaded_from_a_checkpoint_resumes_from_it(
+    parts, build_model, data, arguments, tokenizer, tmp_path
+):
+    """Its configuration is sorted by name, which is neither the order that was given nor that of the tasks."""
+    if parts == "adapters":
+        pytest.importorskip("peft", reason="the extra 'peft' is not installed")
+        given = {"task_lora": {"sentiment": {"r": 2}, "ner": {"r": 3}}}
+    else:
+        given = {"branches": {"words": ["ner"], "texts": ["sentiment"]}, "branch_layers": 1}
+
+    def train(name, model, stop=None, **kwargs):
+        callbacks = [] if stop is None else [StopAt(stop)]
+        more = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+        trainer = MultiTaskTrainer(
+            model, arguments(output_dir=str(tmp_path / name), **more), train_dataset=data(), processing_class=tokenizer,
+            callbacks=callbacks,
+        )  # fmt: skip
+        trainer.train(**kwargs)
+        return trainer.model.state_dict()
+
+    expected = train("alone", build_model(**given))
+    train("stopped", build_model(**given), 2)
+    checkpoint = str(tmp_path / "stopped" / "checkpoint-2")
+    found = train("stopped", MultiTaskModel.from_pretrained(checkpoint), resume_from_checkpoint=checkpoint)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
