@@ -11,9 +11,7 @@ from hf_multitask.training.runtime import TrainerRuntime
 
 BACKENDS = ["aot_eager", pytest.param("inductor", marks=pytest.mark.process)]  # the latter starts a C++ compiler
 MOST_GRAPHS = 4  # of training: shapes at first, then of any number of rows and of any length, and of a single row
-MOST_OF_LAYERS = (
-    6  # which read a mask or, where no row is padded, none: shapes at first, and then a single row or several
-)
+MOST_OF_LAYERS = 6  # with a mask or, where no row is padded, without: shapes at first, then a single row or several
 
 
 class FewShapes(TrainerRuntime):
