@@ -26,6 +26,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ class System:
         single: each by itself.
         taught: by single-task models.
         refined: after training together, each by itself for half the epochs at half the rate, in a model of its own.
+        refined_branches: after training together, each branch by itself for half the epochs at half the rate, on shared
+            layers that stay as they are; it is kept where it is better on validation.
         weighted: with fixed weights of the losses between 1/4 and 4, drawn with this number; 0 for equal ones.
         below: the learning rate of the layers below all branches, as a multiple of that of branches and heads.
         rows_each: a step has 32 rows for each task, and not 32 of all.
@@ -67,6 +70,7 @@ class System:
     single: bool = False
     taught: bool = False
     refined: bool = False
+    refined_branches: bool = False
     weighted: int = 0
     below: float = 1.0
     rows_each: bool = False
@@ -107,6 +111,7 @@ SYSTEMS = {
     "config": System(model={"branches": "none"}, training={"aggregation": "config"}),
     "branches-config": System(model={"branches": "kind"}, training={"aggregation": "config"}),
     "uncertainty": System(model={"branches": "none"}, training={"balancing": "uncertainty"}),
+    "refined-branches": System(refined_branches=True),
     "refined": System(model={"branches": "none"}, refined=True),
     **{f"weighted-{draw}": System(model={"branches": "none"}, weighted=draw) for draw in range(1, 9)},
 }
@@ -207,6 +212,43 @@ def history_of(trainer: MultiTaskTrainer, names: Sequence[str]) -> list[dict[str
     ]
 
 
+def best_of(trainer: MultiTaskTrainer, names: Sequence[str]) -> dict[str, float]:
+    """The validation metrics of the epoch with the best average."""
+    return max(history_of(trainer, names), key=lambda entry: statistics.mean(entry.values()))
+
+
+def half(budget: Budget) -> Budget:
+    """Half the rate and half the epochs."""
+    return replace(budget, rate=budget.rate / 2, epochs=max(budget.epochs // 2, 1))
+
+
+def refine_branches(
+    data: Path, trainer: MultiTaskTrainer, best: dict[str, float], budget: Budget, folder: str
+) -> tuple[MultiTaskTrainer, float]:
+    """Train each branch by itself; the last trainer, whose model has those that are better, and the seconds.
+
+    Args:
+        data: folder of the datasets.
+        trainer: of the shared model.
+        best: its validation metrics, which become those of the branches that are kept.
+        budget: of it.
+        folder: for checkpoints.
+    """
+    model, seconds = trainer.model, 0.0
+    for branch, own in (model.config.branches or {}).items():
+        before = deepcopy(model.state_dict())
+        others = [name for name in model.config.task_names if name not in own]
+        system = System(training={"freeze": ["shared_layers", *others]})
+        trainer, more = fit(data, own, system, half(budget), f"{folder}/{branch}", model=model)
+        seconds += more
+        reached = best_of(trainer, own)
+        if statistics.mean(reached.values()) > statistics.mean(best[name] for name in own):
+            best |= reached
+        else:
+            model.load_state_dict(before)
+    return trainer, seconds
+
+
 def train(data: Path, names: Sequence[str], system: System, budget: Budget) -> Any:
     """Train once; validation metrics by epoch, seconds, and counts of the test rows by task."""
     with tempfile.TemporaryDirectory() as folder:
@@ -217,19 +259,21 @@ def train(data: Path, names: Sequence[str], system: System, budget: Budget) -> A
             teachers[name], taught = f"{folder}/{name}", taught + seconds
         trainer, seconds = fit(data, names, system, budget, folder, teachers=teachers or None)
         history = history_of(trainer, names)
-        best = max(history, key=lambda entry: statistics.mean(entry.values()))
+        best = best_of(trainer, names)
+        if system.refined_branches:
+            trainer, more = refine_branches(data, trainer, best, budget, folder)
+            seconds += more
         found = {} if system.refined else answered(trainer, names, data)
         if system.refined:
             trainer.save_model(f"{folder}/shared")
-            less = replace(budget, rate=budget.rate / 2, epochs=max(budget.epochs // 2, 1))
             best = {}
             for name in names:
                 model = MultiTaskModel.from_pretrained(f"{folder}/shared")
                 for other in names:
                     if other != name:
                         model.remove_task(other)
-                own, more = fit(data, [name], SYSTEMS["single"], less, f"{folder}/{name}", model=model)
-                best[name] = max(entry[name] for entry in history_of(own, [name]))
+                own, more = fit(data, [name], SYSTEMS["single"], half(budget), f"{folder}/{name}", model=model)
+                best |= best_of(own, [name])
                 found |= answered(own, [name], data)
                 seconds += more
     times = {"seconds": seconds, "seconds_of_teachers": taught}

@@ -513,13 +513,15 @@ def test_learning(benchmark, folder, backbone_path, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(gains, "DRAWS", 50)
     words = ["--suite", "small", "--output", str(tmp_path / "runs")]
     made = ["run", "--data", str(folder), *words, "--settings", "1e-3x1", "--systems", "single"]
-    made += ["refined", "taught-branches", "weighted-2"]
+    made += ["refined", "refined-branches", "taught-branches", "weighted-2"]
+    model = {"branches": "kind", "branch_layers": 1}  # which auto does not choose for so few layers
+    monkeypatch.setitem(module.SYSTEMS, "refined-branches", module.System(model=model, refined_branches=True))
     module.main([*made, "--seeds", "1"])
     files = sorted((tmp_path / "runs").glob("*/run.json"))
-    names = ["refined-1e-3x1-1", "single-1e-3x1-1-ner", "single-1e-3x1-1-trec"]
+    names = ["refined-1e-3x1-1", "refined-branches-1e-3x1-1", "single-1e-3x1-1-ner", "single-1e-3x1-1-trec"]
     names += ["taught-branches-1e-3x1-1", "weighted-2-1e-3x1-1"]
     assert [path.parent.name for path in files] == [f"small-{name}" for name in names]
-    for place in (0, 3, 4):
+    for place in (0, 1, 4, 5):
         told = json.loads(files[place].read_text())
         for name, rows in told["test"].items():
             assert 0 <= suites.metric(name, suites.np.array(rows)) <= 1
