@@ -28,9 +28,10 @@ class SharedModel(PreTrainedModel):
 
         Those that are off already stay off then, too.
         """
-        self._frozen = [parameter for parameter in parameters if parameter.requires_grad]
-        for parameter in self._frozen:
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        for parameter in trained:
             parameter.requires_grad_(False)
+        self._frozen = [*self._frozen, *trained]
 
     def unfreeze_parameters(self) -> None:
         """Turn on again the gradients that :meth:`freeze_parameters` has turned off, and no others."""

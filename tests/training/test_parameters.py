@@ -285,6 +285,15 @@ def test_every_trainer_freezes_what_its_own_arguments_name(parts, build_model, w
         assert {name for name, value in model.named_parameters() if torch.equal(value, before[name])} == still
 
 
+def test_what_is_frozen_in_parts_is_turned_on_together(build_model):
+    model = build_model()
+    model.freeze_parameters(model.heads["ner"].parameters())
+    model.freeze_parameters(model.heads.parameters())
+    assert resting(model) == {f"heads.{name}" for name, _ in model.heads.named_parameters()}
+    model.unfreeze_parameters()
+    assert resting(model) == set()
+
+
 def test_a_copy_knows_what_is_frozen(build_model, with_model):
     model = build_model(dropout=0.0)
     with_model(model, freeze=["backbone"])
