@@ -91,15 +91,18 @@ def compile_backbone(runtime: Runtime) -> None:
 
 
 def _at_the_start(layer: Callable[..., object], states: torch.Tensor, *args: object, **kwargs: object) -> object:
-    """Call a compiled layer with states that begin their memory, as there would be more graphs for those that do not.
+    """Call a compiled layer with states that begin their memory, and masks of their own, as there would be more graphs.
+
+    Those of a branch may be parts of larger tensors, and those of a batch of one branch are none.
 
     Args:
         layer: the compiled one.
         states: (B, L, D), those of a branch a part of a larger tensor.
-        args: further inputs.
+        args: further inputs, such as the mask.
         kwargs: likewise.
     """
-    return layer(states.clone() if states.storage_offset() else states, *args, **kwargs)
+    whole = [one.clone() if isinstance(one, torch.Tensor) and one._is_view() else one for one in args]
+    return layer(states.clone() if states.storage_offset() else states, *whole, **kwargs)
 
 
 def release(model: MultiTaskModel) -> None:
