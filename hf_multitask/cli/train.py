@@ -283,5 +283,5 @@ class Begun(TrainerCallback):
         self.namespace = namespace
 
     def on_train_begin(self, *args: object, **kwargs: object) -> None:  # noqa: ARG002
-        """See the class."""
-        self.namespace.prepared = True
+        """See the class; in a dry run nothing trains, and a later stage may have a mistake."""
+        self.namespace.prepared = not self.namespace.dry_run

@@ -152,6 +152,14 @@ def test_mistakes_in_stages_are_found_before_training(kitchen, value, message):
     assert not (kitchen.folder / "out" / "stage-1").exists() and "Plan" not in out
 
 
+def test_a_dry_run_tells_the_mistake_of_a_later_stage_in_one_sentence(kitchen):
+    later = {"tasks": ["sentiment"], "freeze": ["shared_layer"]}
+    stages = [{"tasks": ["sentiment", "ner"]}, later]
+    code, out, err = kitchen.run(["train"], {**kitchen.recipe, "stages": stages}, "--dry_run")
+    assert code == 2 and "Plan" in out
+    assert "error: Stage 2: `freeze` names the task 'shared_layer'" in err.splitlines()[-1]
+
+
 def test_teachers_of_stages_are_trained_apart(stages):
     code, _, err = stages.run(["train"], None, "--teachers", "auto")
     assert code == 2 and "--teachers auto does not go together with 'stages'" in err
