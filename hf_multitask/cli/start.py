@@ -210,11 +210,15 @@ def tell_unnamed(trainer: MultiTaskTrainer, names: Sequence[str]) -> None:
     """
     if not names or not trainer.is_world_process_zero():
         return
-    model = trainer.model
-    apart = {id(parameter) for parameter in model.unread_parameters(names)}
-    if any(parameter.requires_grad and id(parameter) not in apart for parameter in model.parameters()):
+    changed = [name for name in names if _reads_trained(trainer.model, name)]
+    if changed:
         logger.warning(
-            f"The recipe does not name {', '.join(names)} of the saved model. Their heads are frozen, but they read "
+            f"The recipe does not name {', '.join(changed)} of the saved model. Their heads are frozen, but they read "
             "weights that train, so their answers change. To keep them, add 'backbone' to freeze; to train them as "
             "well, name them."
         )
+
+
+def _reads_trained(model: MultiTaskModel, task: str) -> bool:
+    apart = {id(parameter) for parameter in model.unread_parameters([task])}
+    return any(parameter.requires_grad and id(parameter) not in apart for parameter in model.parameters())

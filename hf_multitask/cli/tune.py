@@ -25,7 +25,7 @@ from .best_recipe import write_best
 from .document import Values, read_document
 from .recipe import Recipe, read_recipe
 from .space import Space, read_space
-from .start import build_model, freeze_unnamed
+from .start import build_model, freeze_unnamed, unnamed
 from .teachers import given_teachers
 from .train import load_tokenizer, read_data, splits, training_arguments
 
@@ -95,10 +95,10 @@ def prepare(namespace: argparse.Namespace, words: Sequence[str]) -> Search:
                 f"Task '{name}' has no validation rows: a search compares its trials on them. Add a split 'validation' "
                 f"to dataset '{task.source}'."
             )
-    quiet = _quiet(training, space)
+    quiet, known = _quiet(training, space), unnamed(recipe)
     for where, values in space.corners():
         try:
-            check_arguments_by_name(build_arguments({}, {**training, **quiet, **values})[0], tasks)
+            check_arguments_by_name(build_arguments({}, {**training, **quiet, **values})[0], tasks, known)
         except (ValueError, TypeError) as problem:
             raise ValueError(f"The space has a trial that cannot train, {where}: {problem}") from None
     tokenizer, teachers = load_tokenizer(recipe), given_teachers(recipe)

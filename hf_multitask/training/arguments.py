@@ -329,9 +329,8 @@ class MultiTaskTrainingArguments(TrainingArguments):
             count: object = getattr(self, name)
             if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 0):
                 raise ValueError(f"Parameter `{name}` should be a whole number of {what}. Found `{name} = {count!r}`.")
-        if isinstance(self.freeze, str):
-            self.freeze = [self.freeze]
-        self.tasks = [self.tasks] if isinstance(self.tasks, str) else self.tasks
+        for name in ("freeze", "tasks"):
+            self._check_names(name)
         if self.tasks is not None and not self.tasks:
             raise ValueError("Parameter `tasks` should name a task. Found `tasks = []`. Leave it out for all of them.")
         self._check_watching()
@@ -354,6 +353,13 @@ class MultiTaskTrainingArguments(TrainingArguments):
                     f"Parameter `{name}` should be a whole number of 1 or more, or one by name. "
                     f"Found `{name} = {value!r}`."
                 )
+
+    def _check_names(self, name: str) -> None:
+        given = getattr(self, name)
+        names = [given] if isinstance(given, str) else given
+        if names is not None and not (isinstance(names, list | tuple) and all(isinstance(one, str) for one in names)):
+            raise ValueError(f"Parameter `{name}` should be a list of names. Found `{name} = {given!r}`.")
+        setattr(self, name, None if names is None else list(names))
 
     def _check_watching(self) -> None:
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:

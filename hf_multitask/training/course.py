@@ -119,7 +119,7 @@ class Course:
             return
         self._has_seen_arguments = True
         trainer.args.check_mixture()
-        check_arguments_by_name(trainer.args, trainer.tasks)
+        check_arguments_by_name(trainer.args, trainer.tasks, trainer.model.config.task_names)
         measured = trainer.measures and trainer.args.eval_strategy != "no"
         check_metrics(trainer.args, trainer.tasks, trainer.metric_by_task, measured=measured)
         freeze(trainer.model, trainer.args.freeze or (), trainer.args.tasks)

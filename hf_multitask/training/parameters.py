@@ -104,9 +104,9 @@ def freeze(model: MultiTaskModel, parts: Iterable[str], trained: Collection[str]
 
     The same for the heads of tasks that are not among the ``trained`` ones, unless that is None.
 
-    Beside frozen tasks a frozen backbone leaves the pooler and a language model's last layers to the other tasks, where
-    no frozen one reads them: those that came with a new task train with its head. Frozen shared layers leave the
-    branches to the tasks that train.
+    Beside frozen tasks a frozen backbone leaves the pooler and a language model's last layers to the tasks that train,
+    where no other reads them: those that came with a new task train with its head. Its branches are frozen with it.
+    Frozen shared layers leave the branches to the tasks that train.
 
     Raises:
         ValueError: nothing is left to train.
@@ -114,17 +114,17 @@ def freeze(model: MultiTaskModel, parts: Iterable[str], trained: Collection[str]
     model.unfreeze_parameters()
     frozen, found = set(parts), []
     tasks = frozen & set(model.heads)
-    spared = {id(parameter) for parameter in model.unread_parameters(tasks, layers=False)} if tasks else set()
+    others = set() if trained is None else set(model.heads).difference(trained)
+    spared = {id(parameter) for parameter in model.unread_parameters(tasks | others, layers=False)} if tasks else set()
     if model.config.backbone_config.is_encoder_decoder:
         spared -= {id(parameter) for parameter in model.backbone.get_decoder().parameters()}
-    others = set() if trained is None else set(model.heads).difference(trained)
     branches = {branch for branch, read in (model.config.branches or {}).items() if set(read) - tasks - others}
     for name, parameter in model.named_parameters():
         part = part_of(name)
         if part == BACKBONE and BACKBONE not in frozen and branch_of(name) not in branches:
             part = SHARED_LAYERS
-        backbone = part in (BACKBONE, SHARED_LAYERS)
-        if part in others or (part in frozen and not (backbone and id(parameter) in spared)):
+        above = part in (BACKBONE, SHARED_LAYERS) and branch_of(name) is None and id(parameter) in spared
+        if part in others or (part in frozen and not above):
             found.append(parameter)
     model.freeze_parameters(found)
     if not any(parameter.requires_grad for parameter in model.parameters()):

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from hf_multitask import MultiTaskModel, SequenceClassification, TokenClassification
 from hf_multitask.cli import main
+from hf_multitask.modeling.branches import branch_of
 
 WARNING = "does not name ner of the saved model"
 
@@ -91,6 +92,75 @@ def test_a_frozen_backbone_keeps_what_unnamed_tasks_say(kitchen, saved, caplog):
     with torch.no_grad():
         found, expected = (one.eval()(ids, tasks=["ner"]).logits["ner"] for one in (after, before))
     assert torch.equal(found, expected)
+
+
+@pytest.fixture
+def branched(kitchen, saved, backbone_path):
+    """Likewise for a model of three tasks with a branch each; the recipe names the first and a task that joins it."""
+    recipe, _ = saved
+    torch.manual_seed(4)
+    tasks = {
+        "sentiment": SequenceClassification(label_names=["negative", "positive"]),
+        "ner": TokenClassification(label_names=NER_LABELS),
+        "length": SequenceClassification(label_names=["short", "long"]),
+    }
+    branches = {"reviews": ["sentiment"], "words": ["ner"], "lengths": ["length"]}
+    model = MultiTaskModel.from_backbone(
+        backbone_path(), tasks=tasks, pooling="mean", branches=branches, branch_layers=1
+    )
+    model.save_pretrained(kitchen.folder / "saved")
+    AutoTokenizer.from_pretrained(backbone_path()).save_pretrained(kitchen.folder / "saved")
+    recipe["tasks"]["mood"] = {"type": "sequence-classification", "dataset": "sentiment"}
+    return recipe, model
+
+
+def moved(after, before):
+    """The branches whose weights differ, and ``below`` where those of the shared layers do."""
+    mine, theirs = after.backbone.state_dict(), before.backbone.state_dict()
+    return {branch_of(name) or "below" for name in mine if not torch.equal(mine[name], theirs[name])}
+
+
+@pytest.mark.parametrize(
+    ("freeze", "trained", "told"),
+    [
+        (None, {"below", "reviews"}, "does not name ner, length of the saved model"),
+        ("shared_layers", {"reviews"}, None),
+        ("backbone", set(), None),
+    ],
+)
+def test_branches_of_unnamed_tasks_stay_and_a_frozen_backbone_has_all_of_them(
+    freeze, trained, told, kitchen, branched, caplog
+):
+    recipe, before = branched
+    code, _, err = kitchen.run(["train"], recipe, *(["--freeze", freeze] if freeze else []))
+    assert code == 0, err
+    after = MultiTaskModel.from_pretrained(kitchen.folder / "out")
+    assert after.config.branches["reviews"] == ["sentiment", "mood"]
+    assert moved(after, before) == trained
+    assert told in caplog.text if told else "does not name" not in caplog.text
+
+
+def test_only_tasks_whose_answers_change_are_named(kitchen, branched, caplog):
+    recipe, before = branched
+    recipe["datasets"]["moods"] = recipe["datasets"].pop("sentiment")
+    recipe["tasks"] = {"mood": {"type": "sequence-classification", "dataset": "moods"}}
+    code, _, err = kitchen.run(["train"], recipe, "--freeze", "shared_layers")
+    assert code == 0, err
+    assert moved(MultiTaskModel.from_pretrained(kitchen.folder / "out"), before) == {"reviews"}
+    assert "does not name sentiment of the saved model" in caplog.text
+
+
+@pytest.mark.parametrize("training", [{"tasks": ["mood"]}, {}])
+def test_some_of_the_named_tasks_train(training, kitchen, branched):
+    recipe, before = branched
+    recipe["training"] |= {**training, "freeze": ["shared_layers"]}
+    if not training:
+        recipe["stages"] = [{"tasks": ["mood"]}, {"tasks": ["sentiment"]}]
+    code, _, err = kitchen.run(["train"], recipe)
+    assert code == 0, err
+    after = MultiTaskModel.from_pretrained(kitchen.folder / "out")
+    assert moved(after, before) == {"reviews"}
+    assert differing(after, before) - {"backbone"} == (set() if training else {"heads.sentiment"})
 
 
 def test_a_resumed_run_ends_with_the_same_weights(kitchen, saved):

@@ -158,6 +158,27 @@ def test_frozen_shared_layers_leave_branches_and_heads_to_the_tasks_that_train(f
     assert all(any(part in name for name in moved) for part in moving)
 
 
+@pytest.mark.parametrize(
+    ("frozen", "trained", "pooler"),
+    [
+        ((), None, False),
+        (("ner",), None, True),  # which ner does not read
+        ((), ["sentiment"], False),
+        (("ner",), ["sentiment", "more"], True),
+        (("ner",), ["sentiment"], False),  # which a task reads that neither trains nor is frozen by name
+    ],
+)
+def test_a_frozen_backbone_has_its_branches(frozen, trained, pooler, build_model, tasks):
+    given = {**tasks, "more": replace(tasks["sentiment"], dataset="sentiment")}
+    branches = {"words": ["ner"], "texts": ["sentiment", "more"]}
+    model = build_model(tasks=given, branches=branches, branch_layers=1)
+    freeze(model, ["backbone", *frozen], trained)
+    training = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    own = {f"heads.{name}." for name in given if name not in frozen and name in (trained or given)}
+    own |= {"backbone.pooler."} if pooler else set()
+    assert {next((part for part in own if name.startswith(part)), name) for name in training} == own
+
+
 def test_a_new_branch_trains_alone_and_the_others_need_no_data(build_model, data, arguments, tasks, tokenizer):
     model = build_model(tasks=tasks, branches={"words": ["ner"], "texts": ["sentiment"]}, branch_layers=1)
     model.add_task("new", replace(tasks["sentiment"], dataset="new"), branch="fresh")
@@ -335,6 +356,8 @@ def test_unusable_arguments_fail_when_built(build):
     for kwargs, message in [
         ({"freeze": ["backbone", "ner", "sentiment"]}, "`freeze` leaves nothing to train"),
         ({"freeze": ["nre"]}, "`freeze` names the task 'nre'.* Did you mean 'ner'?"),
+        ({"freeze": True}, "Parameter `freeze` should be a list of names. Found `freeze = True`"),
+        ({"tasks": ["ner", 3]}, r"Parameter `tasks` should be a list of names. Found `tasks = \['ner', 3\]`"),
         ({"learning_rates": {"bakbone": 1e-3}}, "`learning_rates` names the task 'bakbone'.* Did you mean 'backbone'?"),
         (
             {"learning_rates": {"ner": -1e-3}},

@@ -17,8 +17,15 @@ if TYPE_CHECKING:
     from ..arguments import MultiTaskTrainingArguments
 
 
-def check_arguments_by_name(args: MultiTaskTrainingArguments, tasks: Mapping[str, Task]) -> None:
+def check_arguments_by_name(
+    args: MultiTaskTrainingArguments, tasks: Mapping[str, Task], known: Iterable[str] = ()
+) -> None:
     """Check that arguments by name refer to tasks, datasets and the backbone.
+
+    Args:
+        args: of the run.
+        tasks: that it trains.
+        known: all tasks of the model, of which any may be frozen.
 
     Raises:
         ValueError: one names something else, or no task has a weight.
@@ -29,7 +36,7 @@ def check_arguments_by_name(args: MultiTaskTrainingArguments, tasks: Mapping[str
         raise ValueError("`task_weights` are 0 for every task, so nothing would train. Give one a weight above 0.")
     for argument in ("learning_rates", "weight_decays"):
         check_names(argument, getattr(args, argument), [*tasks, BACKBONE, SHARED_LAYERS])
-    check_names("freeze", args.freeze, [*tasks, BACKBONE, SHARED_LAYERS])
+    check_names("freeze", args.freeze, [*dict.fromkeys([*tasks, *known]), BACKBONE, SHARED_LAYERS])
     if isinstance(args.task_early_stopping_patience, Mapping):
         check_names("task_early_stopping_patience", args.task_early_stopping_patience, tasks)
     for argument in ("max_train_samples", "max_eval_samples"):

@@ -92,7 +92,7 @@ def settle_tasks(
     evaluation, sets = (None, {}) if given_sets is None else split_sets(given_sets, tasks)
     check_processors(tasks, given)
     check_names("compute_metrics", own, tasks)
-    check_arguments_by_name(args, tasks)
+    check_arguments_by_name(args, tasks, model.config.task_names)
     whole = without_streams(tasks, train)
     frozen = [name for name in args.freeze or () if name in model.heads]
     check_datasets(tasks, whole, evaluation, evaluates=args.eval_strategy != "no", frozen=frozen)
