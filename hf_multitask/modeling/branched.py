@@ -63,17 +63,17 @@ class Branched(SharedModel):
         """
         if not self._unsettled:
             return
-        self._unsettled = False
+        asked, tasks, config = self._asked_layers, self.config.tasks, self.config.backbone_config
         frozen = self.config.adapters is not None or bool(getattr(self.backbone, "is_quantized", False))
-        found, layers, reason = resolved(AUTO, None, self.config.tasks, self.config.backbone_config, frozen=frozen)
-        layers = self._asked_layers or layers
+        found, layers, reason = resolved(AUTO, asked, tasks, config, frozen=frozen)
+        self._unsettled = False
         if found == self.config.branches:
             return
         if self.config.branches is not None:
             Branching(self.backbone, self.routing, self.config.branch_layers or 0).take_out()
             self.config.branches = self.config.branch_layers = None
             self._route_branches()
-        self._plan_branches(found, layers, reason)
+        self._plan_branches(found, layers, reason, asked=asked)
         self._branch_out()
         self._rest_unread()
 
@@ -98,8 +98,11 @@ class Branched(SharedModel):
             branches: names of tasks by branch, or None.
             layers: how many layers a branch has.
             reason: why there are branches, or none, where ``auto`` has chosen; then a backbone that cannot have any is
-                left without.
-            asked: the number of layers that the user gave.
+                left without, unless the user gave a number of layers.
+            asked: this number.
+
+        Raises:
+            ValueError: the backbone cannot have branches, or not so many layers of them.
         """
         self.branching_reason, self._asked_layers = reason, asked
         self._unsettled = reason is not None and not all(map(num_labels, self.config.tasks))
@@ -108,7 +111,7 @@ class Branched(SharedModel):
         try:
             Branching(self.backbone, self.routing, layers or 0)
         except ValueError:
-            if reason is None:
+            if reason is None or asked is not None:
                 raise
             self._give_up_branches()
             return
@@ -126,7 +129,7 @@ class Branched(SharedModel):
             Branching(self.backbone, self.routing, count).take_out()
             self.config.branches = self.config.branch_layers = None
             self._route_branches()
-            if self.branching_reason is None:
+            if self.branching_reason is None or self._asked_layers is not None:
                 raise
             self._give_up_branches()
 
@@ -151,6 +154,11 @@ class Branched(SharedModel):
             ValueError: the name is not usable.
         """
         branches = self.config.branches
+        if branch is not None and not isinstance(branch, str):
+            raise ValueError(
+                f"Parameter `branch` should be the name of one branch. Found `branch = {branch!r}`. Name the one that "
+                "the task joins, or a new one."
+            )
         if branches is None:
             if branch is not None:
                 raise ValueError(

@@ -19,6 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from .adapter_rows import Routing
 from .aliases import Open, TaskDict
 from .config import check_branch_layers, check_branches, close_match, in_order
+from .fitted import SINGLE
 from .kinds import kind_of, num_labels
 from .layers import number_of_layers
 from .native import family_kind, reading_part
@@ -160,7 +161,8 @@ def decision(task: TaskDict, *, strict: bool = True) -> tuple[Open, ...]:
     numbers = not named and (names or task.get("problem_type") == "regression")
     alone = not named and (not num_labels(task) or (numbers and strict))
     labels = frozenset(map(str, names)) if named else num_labels(task)
-    return kind_of_branch(task), task.get("problem_type"), labels, task["name"] if alone else None
+    problem = task.get("problem_type") or SINGLE  # which is filled in with the labels
+    return kind_of_branch(task), problem, labels, task["name"] if alone else None
 
 
 def groups_of(tasks: Iterable[TaskDict], key: Callable[[TaskDict], Hashable]) -> list[list[str]]:
@@ -233,9 +235,10 @@ def resolved(
         branches, reason = chosen(tasks, config, frozen=frozen)
     if branches is None or branches == NONE:
         if branch_layers is not None:
+            said = f"branches = {branches!r}`" if reason is None else f"branches = 'auto'`, which chooses {reason}"
             raise ValueError(
                 f"`branch_layers` is for a model with branches. Found `branch_layers = {branch_layers!r}` and "
-                f"`branches = {branches!r}`. Give `branches`, such as 'kind', or leave it out."
+                f"`{said}. Give `branches`, such as 'kind', or leave it out."
             )
         return None, None, reason
     names = [str(task["name"]) for task in tasks]
@@ -269,6 +272,11 @@ class Branching:
 
     def __init__(self, backbone: PreTrainedModel, routing: Routing, count: int) -> None:
         self.layers, self.routing = layers_of(backbone), routing
+        if len(self.layers) == 1:
+            raise ValueError(
+                "`branches` are for a backbone of two layers or more, so that one is left for all tasks. Found one "
+                "layer. Set branches='none', or choose another backbone."
+            )
         if not 1 <= count < len(self.layers):
             raise ValueError(
                 f"`branch_layers` should be from 1 to {len(self.layers) - 1}, so that a layer is left for all tasks. "

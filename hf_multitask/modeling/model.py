@@ -43,6 +43,7 @@ from .sizes import check_config, check_shapes
 from .subsampler import subsampler_settings
 from .trial import check_family, check_languages, check_own_code, check_reading
 
+_OF_BRANCHES = ("branches", "branch_layers")
 _UNSAVED = "so the model is not saved, and what was saved before stays. Take an earlier checkpoint."
 
 
@@ -306,9 +307,15 @@ class MultiTaskModel(ExportableTasks, ImportedTasks, Adapted, Branched, HeadRuns
 
         Raises:
             ValueError: weights of the backbone or of a head are missing, of another size or not whole, there are
-                weights of an unknown head, or a task has an unknown type, or one that the backbone is not for.
+                weights of an unknown head, a task has an unknown type, or one that the backbone is not for, or an
+                argument is for a new model.
             OSError: the Hub does not give the model, or there are no weights in safetensors.
         """
+        if name := next((name for name in _OF_BRANCHES if name in kwargs), None):
+            raise ValueError(
+                f"Parameter `{name}` is for from_backbone: a saved model has the branches that it was saved with. "
+                "Leave it out, and give a loaded model without branches some with add_branches."
+            )
         wants_info = kwargs.pop("output_loading_info", False)
         if kwargs.get("dtype", kwargs.get("torch_dtype")) not in (None, "auto"):
             kwargs |= without_float32(kwargs.get("config"))

@@ -293,6 +293,7 @@ def test_adapters_and_branches_go_together(build, tmp_path):
         ("kind", 0, "should be a whole number of layers"),
         (None, "x", "should be a whole number of layers"),
         (None, 1, "`branch_layers` is for a model with branches"),
+        ("auto", 1, "and `branches = 'auto'`, which chooses no branches, as a backbone of 2 layers has none to spare"),
     ],
 )
 def test_mistakes_are_named_when_the_model_is_built(given, layers, message, build):
@@ -352,6 +353,64 @@ def test_branches_are_chosen_by_the_tasks_and_the_backbone(family, given, sizes,
     assert (model.config.branches, model.config.branch_layers) == (branches, 3 if branches else None)
     assert reason in model.branching_reason
     assert MultiTaskModel.from_backbone(str(tmp_path), tasks=given, branches="none", **more).config.branches is None
+
+
+@pytest.mark.parametrize("count", [6, 7, 10**9])
+def test_a_number_of_layers_that_is_given_is_never_set_aside(count, deep):
+    message = f"`branch_layers` should be from 1 to 5, .* Found `branch_layers = {count}`"
+    with pytest.raises(ValueError, match=message):
+        MultiTaskModel.from_backbone(deep, tasks={"a": texts(), "b": TAGS}, branch_layers=count)
+    same = {"a": texts(), "b": texts()}
+    with pytest.raises(
+        ValueError, match=r"`branches = 'auto'`, which chooses no branches, as all tasks are of one kind"
+    ):
+        MultiTaskModel.from_backbone(deep, tasks=same, branch_layers=2)
+    model = MultiTaskModel.from_backbone(deep, tasks={"a": texts(), "b": SequenceClassification()}, branch_layers=2)
+    model.set_task("b", task_dict("b", texts()))
+    for _ in range(2):  # also where the model is given to another trainer
+        with pytest.raises(ValueError, match=r"`branches = 'auto'`, which chooses no branches"):
+            model.settle_branches()
+    assert model.config.branches == {"a": ["a"], "b": ["b"]}
+
+
+def test_a_backbone_of_one_layer_has_no_branches(tmp_path):
+    config = ALL["bert"]()
+    config.update({"num_hidden_layers": 1})
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    given = {"a": texts(), "b": TAGS}
+    with pytest.raises(ValueError, match=r"for a backbone of two layers or more.* Found one layer"):
+        MultiTaskModel.from_backbone(str(tmp_path), tasks=given, branches="kind")
+    assert MultiTaskModel.from_backbone(str(tmp_path), tasks=given).config.branches is None
+
+
+def test_a_task_joins_the_branch_of_the_same_labels_after_training_and_loading(deep, tmp_path):
+    own = {"problem_type": "single_label_classification"}  # which a trainer fills in
+    for given in ({}, own):
+        model = MultiTaskModel.from_backbone(deep, tasks={"a": texts(**given), "b": TAGS, "c": texts(**own)})
+        assert model.config.branches == {"a": ["a", "c"], "b": ["b"]}
+        model.save_pretrained(tmp_path / "saved")
+        again = MultiTaskModel.from_pretrained(tmp_path / "saved")
+        again.add_task("d", texts())
+        assert again.config.branches == {"a": ["a", "c", "d"], "b": ["b"]}
+
+
+@pytest.mark.parametrize("branch", [["reviews"], 3, {}])
+def test_a_branch_that_is_no_name_leaves_the_model_as_it_is(branch, build):
+    model = build()
+    with pytest.raises(ValueError, match="`branch` should be the name of one branch"):
+        model.add_task("more", texts(), branch=branch)
+    assert model.config.task_names == ["sentiment", "topic", "same"] and model.config.branches == BRANCHES
+    model.add_task("more", texts(), branch="reviews")
+    assert model.config.branches["reviews"] == ["sentiment", "topic", "more"]
+
+
+@pytest.mark.parametrize("given", [{"branches": "kind"}, {"branches": None}, {"branch_layers": 1}])
+def test_a_saved_model_keeps_its_branches(given, build, tmp_path):
+    build().save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=f"Parameter `{next(iter(given))}` is for from_backbone: a saved model has the"
+    ):
+        MultiTaskModel.from_pretrained(tmp_path, **given)
 
 
 def test_tasks_that_decide_the_same_have_one_branch():
