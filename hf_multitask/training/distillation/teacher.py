@@ -165,6 +165,7 @@ def _digest(model: MultiTaskModel, name: str, tokenizer: Processing) -> str:
         dict(model.config.task(name)),
         [model.config.pooling, digest_of(tokenizer), getattr(tokenizer, "model_max_length", None)],
     ]
+    described += [model.config.adapters] if model.config.adapters else []
     digest.update(json.dumps(described, default=str, sort_keys=True).encode())
     for key, value in weights_of(model, unread_weights(model, name)):
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())

@@ -1,6 +1,7 @@
 """What teachers answer, and which teachers are refused."""
 
 import json
+import shutil
 import zlib
 from pathlib import Path
 
@@ -173,6 +174,17 @@ def test_answers_are_cached_by_rows_and_teacher(build, teacher_of, tmp_path, mon
     file.write_bytes(whole[: len(whole) // 2])
     assert count(rows, third)[0] == 10
     assert count(rows, third)[0] == 0
+
+
+def test_the_scale_of_an_adapter_counts_as_its_weights_do(build, build_model, tokenizer, tmp_path):
+    pytest.importorskip("peft", reason="the extra 'peft' is not installed")
+    build_model(dropout=0.0, task_lora={"r": 2, "lora_alpha": 4}).save_pretrained(tmp_path / "one")
+    tokenizer.save_pretrained(tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    text = (tmp_path / "one" / "config.json").read_text()
+    (tmp_path / "other" / "config.json").write_text(text.replace('"lora_alpha": 4', '"lora_alpha": 8'))
+    given = [build({"sentiment": str(tmp_path / name)}).teachers.digests for name in ("one", "one", "other")]
+    assert given[0] == given[1] != given[2]
 
 
 @pytest.mark.parametrize(
