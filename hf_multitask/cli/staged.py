@@ -19,7 +19,7 @@ from ..modeling import MultiTaskModel
 from ..tasks import Task
 from ..training import MultiTaskTrainer, MultiTaskTrainingArguments
 from ..training.distillation.teachers import check_folders
-from ..training.preparation.named import check_metrics
+from ..training.preparation.named import check_arguments_by_name, check_metrics
 from ..training.preparation.processors import Processing
 from ..training.report.console import table
 from ..training.state.checkpoint import last_whole_checkpoint
@@ -29,9 +29,9 @@ from .document import Values
 from .dry import show_plan
 from .recipe import Recipe
 from .splits import Splits, evaluation_data
-from .stages import Stage
-from .start import build_model, freeze_unnamed
-from .subruns import drop_checkpoints, leave_out, read_state, write_state
+from .stages import Stage, facts_of
+from .start import build_model, freeze_unnamed, unnamed
+from .subruns import STAGES, drop_checkpoints, drop_results, leave_out, read_state, write_state
 from .teachers import given_teachers
 from .train import (
     Begun,
@@ -45,7 +45,6 @@ from .train import (
 )
 
 FOLDER = "stage-"  # and a number, in output_dir
-TABLE = "stages.json"
 _STATE = "stage.json"
 _LOADING = ("attn_implementation", "token", "cache_dir", "device_map")  # of the model, in no configuration
 
@@ -63,6 +62,7 @@ def run_stages(recipe: Recipe, namespace: argparse.Namespace, overrides: Values)
         )
     args, resume = training_arguments(recipe, overrides)
     data, tasks = read_data(recipe, args)
+    check_arguments_by_name(args, tasks, unnamed(recipe))  # before what concerns other tasks is left out by stage
     freeze_unnamed(recipe, args)
     teachers = given_teachers(recipe)
     check_folders(teachers, str(args.output_dir))
@@ -136,7 +136,10 @@ class StagedRun:
         others = [name for name in self.tasks if name not in kept]
         general, overrides = (of_tasks(one, kept, others) for one in (typed(self.recipe.training), self.overrides))
         if self.teachers and self.teachers.keys().isdisjoint(names):  # those of other stages
-            general = {key: value for key, value in general.items() if not key.startswith("distillation")}
+            general, overrides = (
+                {key: value for key, value in one.items() if not key.startswith("distillation")}
+                for one in (general, overrides)
+            )
         values = {
             **general,
             **typed(stage.training, f"Stage {stage.number}"),
@@ -252,12 +255,18 @@ class StagedRun:
         return read_state(self.folder(stage) / _STATE)
 
     def _described(self, stage: Stage, args: MultiTaskTrainingArguments) -> dict[str, Any]:
-        return {"tasks": stage.tasks, "arguments": compared(args, self.teachers)}
+        model = {key: value for key, value in self.recipe.model.items() if key not in _LOADING}
+        tasks, rows = {name: self.tasks[name] for name in stage.tasks}, data_of(self.data, self.tasks, stage.tasks)
+        facts = facts_of(tasks, self.recipe.backbone, model, splits(rows, "train"))
+        return {"tasks": stage.tasks, "arguments": compared(args, self.teachers), "facts": facts}
 
     def _check_unchanged(self, stage: Stage) -> None:
         then, now = self._state(stage), self._described(stage, self.arguments(stage))
-        for name in ("tasks", *now["arguments"]):
-            values = [one[name] if name == "tasks" else one.get("arguments", {}).get(name) for one in (then, now)]
+        if "facts" not in then:  # of a stage that an earlier version has trained
+            now["facts"] = {}
+        flat = [one.get("facts", {}) | one.get("arguments", {}) | {"tasks": one.get("tasks")} for one in (then, now)]
+        for name in {"tasks": None, **now["facts"], **then.get("facts", {}), **now["arguments"]}:
+            values = [one.get(name) for one in flat]
             if values[0] != values[1]:
                 raise ValueError(
                     f"The {name} of stage {stage.number}, which is finished, differ: {json.dumps(values[1])} now, "
@@ -308,6 +317,7 @@ class StagedRun:
         folder, state = self.folder(stage), {**self._described(stage, trainer.args), "finished": False}
         if trainer.args.should_save:
             leave_out(self._output, f"/{FOLDER}*/")
+            drop_results(folder)
             if checkpoint is None:
                 drop_checkpoints(folder)
             write_state(folder / _STATE, state)
@@ -355,7 +365,7 @@ class StagedRun:
             for stage, one in zip(self.stages, found, strict=True)
         ]
         if trainer.args.should_save:
-            (self._output / TABLE).write_text(json.dumps(lines, indent=2) + "\n", encoding="utf-8")
+            (self._output / STAGES).write_text(json.dumps(lines, indent=2) + "\n", encoding="utf-8")
         self.tell(_by_stage(lines, list(self.tasks)))
         conclude(trainer, self.data, measured)
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from datasets import Dataset
+
+from ..data.encoding import digest_of_rows
+from ..hub.edits import digest
 from ..modeling.config import close_match
 from ..modeling.values import shown
+from ..tasks import Task
+from ..tasks.measured import MEASURING
 from .document import Values
+from .splits import Splits
+from .subruns import files_of
 
 _OF_THE_RUN = ("output_dir", "resume_from_checkpoint", "push_to_hub", "do_train", "do_eval", "do_predict")
 
@@ -80,3 +91,25 @@ def _stage(number: int, given: object, tasks: Sequence[str]) -> Stage:
             )
     chosen = [name for name in tasks if name in own]
     return Stage(number, chosen, {str(key): value for key, value in given.items() if key != "tasks"})
+
+
+def facts_of(tasks: Mapping[str, Task], backbone: str, model: Mapping[str, object], rows: Splits) -> dict[str, Any]:
+    """What a stage trains with beside its arguments, in words that an error can say, as plain values.
+
+    Args:
+        tasks: that it trains, by name.
+        backbone: its name, or its folder, which counts by its files.
+        model: the arguments of the model.
+        rows: to train on, by dataset; those of streams are not compared.
+    """
+    local = Path(backbone)
+    facts: dict[str, object] = {"backbone": backbone}
+    if local.is_dir():
+        facts = {"files of the backbone": digest(files_of(local))}
+    facts |= {f"`{key}` of the model": value for key, value in model.items()}
+    for name, task in tasks.items():
+        own = task.to_dict()
+        facts |= {f"`{key}` of task '{name}'": own[key] for key in own if key not in MEASURING}
+    whole = {name: own for name, own in rows.items() if isinstance(own, Dataset)}
+    facts |= {f"training rows of dataset '{name}'": digest_of_rows(own) for name, own in whole.items()}
+    return json.loads(json.dumps(facts, default=str))

@@ -8,7 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..training.state.checkpoint import checkpoints
+from ..training.state.checkpoint import checkpoints, hashes
+
+_LOADED = ("config.json", "*.safetensors*", "tokenizer*")
+STAGES = "stages.json"  # a table of stages
+RESULTS = ("all_results.json", "train_results.json", "eval_results.json", "test_results.json", STAGES)
 
 
 def leave_out(output_dir: Path, *patterns: str) -> None:
@@ -24,6 +28,18 @@ def drop_checkpoints(folder: Path) -> None:
     """Remove the checkpoints of a run that starts from its beginning."""
     for stale in checkpoints(folder):
         shutil.rmtree(stale)
+
+
+def files_of(folder: Path) -> dict[str, list[int | str]]:
+    """The sizes and hashes of the files that a model and its tokenizer are loaded from."""
+    names = [path.name for pattern in _LOADED for path in sorted(folder.glob(pattern))]
+    return hashes(folder, *names) if names else {}
+
+
+def drop_results(folder: Path) -> None:
+    """Remove the results of an earlier run, with which those of this one would be mixed."""
+    for stale in RESULTS:
+        (folder / stale).unlink(missing_ok=True)
 
 
 def read_state(path: Path) -> dict[str, Any]:

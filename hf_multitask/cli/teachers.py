@@ -20,18 +20,17 @@ from ..training import MultiTaskTrainer, MultiTaskTrainingArguments
 from ..training.distillation.forms import form_of
 from ..training.parameters import SHARED_LAYERS
 from ..training.preparation.processors import Processing
-from ..training.state.checkpoint import hashes, last_whole_checkpoint
+from ..training.state.checkpoint import last_whole_checkpoint
 from ..training.state.resuming import compared
 from .arguments import of_tasks
 from .document import Values
 from .recipe import Recipe
 from .source import find_folder
 from .splits import Splits
-from .subruns import drop_checkpoints, leave_out, read_state, write_state
+from .subruns import drop_checkpoints, files_of, leave_out, read_state, write_state
 
 FOLDER = "teachers"  # in output_dir
 _STATE = "teacher.json"
-_LOADED = ("config.json", "*.safetensors*", "tokenizer*")
 # Arguments of a mixture, of pushes and of the shared run; a task alone has none of them.
 _SHARED = {
     *("sampling", "sampling_kwargs", "balancing", "balancing_kwargs", "aggregation", "aggregation_kwargs"),
@@ -99,7 +98,7 @@ class Apprenticeship:
         trainer.accelerator.wait_for_everyone()  # until all have read it
         tell = print if trainer.is_world_process_zero() else lambda _: None
         if state.get("fingerprint") == fingerprint and state.get("finished"):
-            if state.get("files") == _files(folder):
+            if state.get("files") == files_of(folder):
                 tell(f"Teacher of '{name}': {folder} is reused, as nothing has changed.")
                 return str(folder)
             tell(f"Teacher of '{name}': files of {folder} have changed since it was trained, and are written again.")
@@ -124,7 +123,7 @@ class Apprenticeship:
         trainer.save_model(_internal_call=True)
         self.finish(trainer, data, result.metrics)
         if trainer.args.should_save:
-            write_state(folder / _STATE, {"fingerprint": fingerprint, "finished": True, "files": _files(folder)})
+            write_state(folder / _STATE, {"fingerprint": fingerprint, "finished": True, "files": files_of(folder)})
         trainer.accelerator.wait_for_everyone()
         return str(folder)
 
@@ -141,12 +140,6 @@ class Apprenticeship:
             digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().double().cpu().numpy().tobytes())
         return digest.hexdigest()
-
-
-def _files(folder: Path) -> dict[str, list[int | str]]:
-    """The sizes and hashes of the files that a teacher is loaded from."""
-    names = [path.name for pattern in _LOADED for path in sorted(folder.glob(pattern))]
-    return hashes(folder, *names) if names else {}
 
 
 def alone(values: Mapping[str, Any], task: Task, others: Sequence[str]) -> Values:

@@ -30,6 +30,7 @@ from .recipe import Recipe, read_recipe
 from .shown import show_beside, show_example, show_metrics, with_sets
 from .splits import Splits, evaluation_data
 from .start import build_model, check_labels, fit_saved, freeze_unnamed, saved_config, tell_unnamed, unnamed
+from .subruns import drop_results
 from .teachers import Apprenticeship, auto_teachers, given_teachers
 
 
@@ -80,15 +81,22 @@ def prepare(
             trainer.evaluation_rows(test, "test")  # so that errors in its rows are raised now; the result is cached
         return trainer
 
-    if namespace.teachers == "auto" and not namespace.dry_run:
-        untaught = {} if teachers else {"distillation": "annealed", "distillation_kwargs": None}
-        build(build_arguments(recipe.training, {**overrides, **untaught})[0], teachers)  # so that errors are raised now
+    def build_untaught() -> MultiTaskTrainer:
+        """Likewise before the missing teachers are trained."""
+        left_out = {} if teachers else {"distillation": "annealed", "distillation_kwargs": None}
+        return build(build_arguments(recipe.training, {**overrides, **left_out})[0], teachers)
+
+    if namespace.teachers != "auto":
+        trainer = build(args, teachers)
+    elif namespace.dry_run:
+        trainer = build_untaught()
+    else:
+        build_untaught()  # so that errors are raised now
         values = {**typed(recipe.training), **overrides}
         lesson = Apprenticeship(recipe, values, data, tasks, tokenizer, finish, Begun(namespace))
         named, teachers = set(teachers), auto_teachers(lesson, teachers, args.tasks, namespace)
-    trainer = build(args, teachers)
-    if namespace.teachers == "auto" and not namespace.dry_run:  # which were measured on the same rows
-        found = trainer.teachers.results
+        trainer = build(args, teachers)
+        found = trainer.teachers.results  # of the teachers, which were measured on the same rows
         trainer.single_results |= {name: own for name, own in found.items() if name not in named and own}
     tell_unnamed(trainer, unnamed(recipe))
     trainer.hub_datasets = recipe.hub_datasets
@@ -259,6 +267,8 @@ def finish(
     Returns:
         The metrics by split.
     """
+    if trainer.args.should_save:
+        drop_results(Path(str(trainer.args.output_dir)))
     trainer.save_state()
     trainer.log_metrics("train", dict(metrics))
     trainer.save_metrics("train", dict(metrics))

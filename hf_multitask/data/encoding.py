@@ -111,19 +111,10 @@ class Encoded:
 
     def digest(self) -> str:
         """A hash of inputs, labels and weights, independent of the files that they come from."""
-        import pyarrow as pa
-
-        digest = hashlib.blake2b(digest_size=16)
         names = [self.reader.input_names[0], *(label_column(task) for task in self.tasks)]
         names += [column for task in self.tasks if (column := weights_column(task)) in self.rows.column_names]
         names += [column for column in self.rows.column_names if column.startswith("slice:")]
-        for batch in self.rows.select_columns(names).with_format("arrow").iter(10_000):
-            sink = pa.BufferOutputStream()
-            table = batch.replace_schema_metadata(None).combine_chunks()
-            with pa.ipc.new_stream(sink, table.schema) as stream:
-                stream.write_table(table)
-            digest.update(sink.getvalue())
-        return digest.hexdigest()
+        return digest_of_rows(self.rows.select_columns(names))
 
     def cut_rows(self) -> int:
         """The number of rows that were longer than the limit."""
@@ -343,6 +334,20 @@ def _named(cells: Cells, names: Sequence[object]) -> Cells:
         _named(cell, names) if isinstance(cell, list) else None if cell is None or cell < 0 else names[cell]
         for cell in cells
     ]
+
+
+def digest_of_rows(rows: Dataset) -> str:
+    """A hash of all columns of a dataset, independent of the files that they come from."""
+    import pyarrow as pa
+
+    digest = hashlib.blake2b(digest_size=16)
+    for batch in rows.with_format("arrow").iter(10_000):
+        sink = pa.BufferOutputStream()
+        table = batch.replace_schema_metadata(None).combine_chunks()
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+        digest.update(sink.getvalue())
+    return digest.hexdigest()
 
 
 def digest_of(tokenizer: object) -> str:

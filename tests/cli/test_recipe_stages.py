@@ -120,6 +120,23 @@ def test_a_stopped_run_continues_in_its_stage_to_the_bit(stages, monkeypatch):
     other = stages.changed(stages=[{**STAGES[0], "max_steps": 1}, *STAGES[1:]])
     code, _, err = stages.run(["train"], other, "--resume_from_checkpoint", "true")
     assert code == 2 and "The max_steps of stage 1, which is finished, differ: 1 now, 2 then. Put it back" in err
+    for changed, says in (
+        (stages.changed(backbone="alone/stage-1"), "The files of the backbone of stage 1, which is finished, differ"),
+        (stages.changed("model", dropout=0.2), "The `dropout` of the model of stage 1, which is finished, differ: 0.2"),
+        (stages.changed("model", pooling="mean"), 'differ: "mean" now, null then'),
+        (
+            stages.changed("tasks", "sentiment", label_smoothing=0.1),
+            "The `label_smoothing` of task 'sentiment' of stage 1",
+        ),
+        (
+            stages.changed("datasets", "sentiment", "data_files", train="sentiment/test.jsonl"),
+            "The training rows of dataset 'sentiment' of stage 1, which is finished, differ",
+        ),
+    ):
+        code, _, err = stages.run(["train"], changed, "--resume_from_checkpoint", "true")
+        assert code == 2 and says in err.splitlines()[-1], err
+    measured = stages.changed("tasks", "sentiment", metrics=["f1"])  # which no stage is trained with
+    assert stages.run(["train"], measured, "--resume_from_checkpoint", "true")[0] == 0
     again = ["--resume_from_checkpoint", str(stages.folder / "out" / "stage-2" / "checkpoint-2")]
     assert stages.run(["train"], None, *again)[0] == 0
     assert same(weights_of(stages.folder / "alone"), weights_of(stages.folder / "out"))
@@ -160,6 +177,19 @@ def test_a_dry_run_tells_the_mistake_of_a_later_stage_in_one_sentence(kitchen):
     assert "error: Stage 2: `freeze` names the task 'shared_layer'" in err.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"freeze": ["shared_layer"]}, "`freeze` names the task 'shared_layer'"),
+        ({"learning_rates": {"nre": 1e-3}}, "`learning_rates` names the task 'nre'"),
+        ({"max_train_samples": {"reviews": 5}}, "`max_train_samples` names the dataset 'reviews'"),
+    ],
+)
+def test_a_name_that_no_stage_has_is_not_left_out(given, says, stages):
+    code, _, err = stages.run(["train"], stages.changed("training", **given), "--dry_run")
+    assert code == 2 and says in err.splitlines()[-1], err
+
+
 def test_teachers_of_stages_are_trained_apart(stages):
     code, _, err = stages.run(["train"], None, "--teachers", "auto")
     assert code == 2 and "--teachers auto does not go together with 'stages'" in err
@@ -177,6 +207,10 @@ def test_how_teachers_teach_does_not_concern_stages_without_them(stages, tokeniz
     assert out.count("Teachers: sentiment") == 2  # the third stage trains the other task
     code, out, err = stages.run(["train"], stages.recipe, "--dry_run")
     assert code == 2 and "`distillation_kwargs` is for runs with teachers" in err
+    del stages.recipe["training"]["distillation"], stages.recipe["training"]["distillation_kwargs"]
+    given = stages.recipe | {"teachers": {"sentiment": "teacher"}}
+    code, out, err = stages.run(["train"], given, "--dry_run", "--distillation", "fixed")
+    assert code == 0 and out.count("Teachers: sentiment") == 2, err
 
 
 def test_one_of_two_tasks_of_the_same_rows_trains_as_it_does_alone(build_model, arguments, data, tokenizer):

@@ -18,9 +18,11 @@ def results(folder):
 def test_missing_teachers_are_trained_once_and_teach(kitchen):
     recipe = kitchen.changed("training", distillation_kwargs={"temperature": 2}, sampling="uniform")
     recipe["training"]["eval_strategy"] = "no"
+    out = kitchen.folder / "out"
+    code, told, error = kitchen.run(["train"], recipe, "--teachers", "auto", "--dry_run")
+    assert code == 0 and "Plan" in told and not (out / "teachers").exists(), error
     code, told, error = kitchen.run(["train"], recipe, "--teachers", "auto")
     assert code == 0, error
-    out = kitchen.folder / "out"
     assert re.findall(r"Teacher of '(\w+)': training into", told) == ["ner", "sentiment"]
     assert "Teachers: ner " in told
     assert "the weight of the labels grows from 0 to 1, temperature 2, rows: own" in told
@@ -58,6 +60,18 @@ def test_missing_teachers_are_trained_once_and_teach(kitchen):
     assert re.findall(r"Teacher of '(\w+)': training into", told) == ["sentiment"]
     assert "Teacher of 'ner'" not in told
     assert (out / "teachers" / "sentiment" / "model.safetensors").stat().st_mtime_ns > kept
+
+    # A later run leaves nothing of an earlier one among its results.
+    compared = {"eval_sentiment_accuracy_single", "test_ner_f1_single", "test_ner_f1_standard_error"}
+    assert compared <= first.keys()
+    recipe["training"] |= {"distillation_kwargs": None}
+    for dataset in recipe["datasets"].values():
+        del dataset["data_files"]["test"]
+    (out / "stages.json").write_text("[]")
+    assert kitchen.run(["train"], recipe)[0] == 0
+    found = results(out)
+    assert found["eval_average"] and not [name for name in found if name.startswith("test_") or "_single" in name]
+    assert not (out / "test_results.json").exists() and not (out / "stages.json").exists()
 
 
 @pytest.mark.parametrize(
