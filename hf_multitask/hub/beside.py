@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from .history import SPLITS, Result, primary_metrics
 from .records import Log, key_of
 
+_CORRELATIONS = ("pearson", "spearmanr", "matthews_correlation", "cohen_kappa")  # from -1 to 1, 0 by chance
 SURE = 2.0  # standard errors from which on a difference counts
 
 
@@ -54,10 +55,20 @@ class Beside:
         }
 
 
-def noise(metric: float, rows: int) -> float:
-    """The standard error of a share of right answers over so many rows; of other metrics a rough idea."""
-    share = min(max(metric, 0.0), 1.0)
-    return math.sqrt(max(share * (1 - share), 1 / rows) / rows)
+def noise(metric: float, rows: int, name: str = "accuracy") -> float:
+    """The standard error of a metric over so many rows: of shares of right answers and correlations, of others a guess.
+
+    Args:
+        metric: its value.
+        rows: that have a label of the task.
+        name: of the metric.
+    """
+    if name in _CORRELATIONS:
+        variance = (1 - min(metric * metric, 1.0)) ** 2
+    else:
+        share = min(max(metric, 0.0), 1.0)
+        variance = share * (1 - share)
+    return math.sqrt(max(variance, 1 / rows) / rows)
 
 
 def beside(found: Sequence[Result], alone: Mapping[str, Log], rows: Mapping[str, Mapping[str, int]]) -> list[Beside]:
@@ -66,7 +77,7 @@ def beside(found: Sequence[Result], alone: Mapping[str, Log], rows: Mapping[str,
     Args:
         found: the results of the shared model.
         alone: by task, the flat results of its single-task run.
-        rows: by split, the rows of each task that were measured.
+        rows: by split, the rows of each task that were measured, which have a label of it.
     """
     primary, compared = primary_metrics(found), []
     there = {result.split for result in found}
@@ -80,7 +91,7 @@ def beside(found: Sequence[Result], alone: Mapping[str, Log], rows: Mapping[str,
                 continue
             other = alone[task].get(key_of(task, result.metric, prefix))
             if isinstance(other, int | float):
-                error = math.hypot(noise(result.value, count), noise(other, count))
+                error = math.hypot(*(noise(value, count, result.metric) for value in (result.value, other)))
                 compared.append(Beside(task, split, result.metric, result.value, float(other), error))
     return compared
 
@@ -100,13 +111,16 @@ def beside_rows(compared: Sequence[Beside]) -> list[list[str]]:
 
 
 def beside_in_words(compared: Sequence[Beside], tasks: Sequence[str]) -> str:
-    """Which of the tasks lose by sharing, and what to do; and which have no model of their own to compare with."""
-    splits = list(dict.fromkeys(one.split for one in compared))
-    last = [one for one in compared if one.split == splits[-1]]
+    """Which of the tasks lose by sharing, and what to do; and which have no model of their own to compare with.
+
+    Every task counts on the last split that it has rows of.
+    """
+    last = {one.task: one for one in compared}.values()  # by split in their order
     if not last:
         return ""
     losing = [one for one in last if one.loses]
-    where = f"on {splits[-1]}"
+    splits = [split for split in reversed(SPLITS.values()) if any(one.split == split for one in last)]
+    where = f"on {' or '.join(splits)}"
     without = [name for name in tasks if name not in {one.task for one in compared}]
     rest = f" Without a model of its own: {', '.join(without)}." if without else ""
     if not losing:

@@ -82,6 +82,7 @@ class Run:
         plan: the share of each dataset, as text.
         readers: by dataset, the tasks that read it.
         rows: by split, the rows of each dataset, 0 if unknown.
+        labeled: by split that was measured, the rows with a label of each task.
         hub_datasets: by dataset, its name on the Hub, for those that have one.
         processes: number of processes of the training.
         alone: by task, the flat results of a model of the task alone, for those that have one.
@@ -98,6 +99,7 @@ class Run:
     plan: str | None = None
     readers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     rows: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    labeled: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     hub_datasets: Mapping[str, str] = field(default_factory=dict)
     processes: int = 1
     alone: Mapping[str, Log] = field(default_factory=dict)
@@ -109,6 +111,7 @@ class Run:
         sources = {task["name"]: task.get("dataset") or task["name"] for task in config.tasks}
         rows = {
             split: {name: own[source] for name, source in sources.items() if source in own}
+            | dict(self.labeled.get(split, {}))
             for split, own in self.rows.items()
         }
         return beside(found, self.alone, rows)

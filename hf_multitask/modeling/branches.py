@@ -205,6 +205,8 @@ def chosen(
     groups = groups_of(tasks, kind_of_branch)
     if 2 <= len(groups) <= MOST_BRANCHES:
         return KIND, "branches by the kind of task, as tasks of different kinds lose by sharing all layers"
+    if len(groups) == 1:
+        return NONE, f"no branches, as all tasks are of one kind, with labels for more than {MOST_BRANCHES}"
     return NONE, f"no branches, as there would be {len(groups)}"
 
 

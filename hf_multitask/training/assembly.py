@@ -63,7 +63,13 @@ def assemble(trainer: MultiTaskTrainer, preprocess: Mapping[str, Preprocess]) ->
     engine.probe.begin()
     return (
         evaluator,
-        CardWriter(runtime, trainer, measured=evaluator.measured_rows, reports=evaluator.reports),
+        CardWriter(
+            runtime,
+            trainer,
+            measured=evaluator.measured_rows,
+            labeled=evaluator.labeled_rows,
+            reports=evaluator.reports,
+        ),
         Best(),
         Saver(trainer, runtime, lambda folder: trainer.progress.save(folder), trainer.teachers.digests),
         RunningLoss(trainer, lambda: trainer.engine.tally),

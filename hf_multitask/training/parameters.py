@@ -28,7 +28,8 @@ SUBSAMPLER = "subsampler"
 _WRAPPED = "base_model.model."  # of a model that peft.get_peft_model wrapped
 _LAYER = re.compile(r"^(?:base_model\.model\.)?backbone\.[a-zA-Z_.0-9]*?\.(\d+)\.")
 _NAMED = re.compile(r"(^|\.)(heads|branches|lora_[AB])$")  # modules that users name: by task or by branch
-_EMBEDDING = re.compile(r"emb|wte|wpe")
+# Below all layers: embeddings, those that encoder and decoder share, and what makes features of recordings.
+_BELOW = re.compile(r"emb|wte|wpe|relative_|(^|\.)shared\.|feature_(extractor|projection|encoder)|(^|\.)conv\d?\.")
 
 
 def part_of(name: str) -> str:
@@ -157,6 +158,12 @@ def check_precision(model: MultiTaskModel, *, fp16: bool) -> str:
     )
 
 
+def _layer_of(name: str) -> int | None:
+    """The number of the layer that a parameter is in; None above and below the layers."""
+    found = _LAYER.match(name)
+    return None if found is None or _BELOW.search(name[: found.start(1)]) else int(found[1])
+
+
 def last_shared_matrix(model: MultiTaskModel) -> torch.nn.Parameter:
     """The last matrix of the top layer that all tasks read and that trains; of the encoder's where there is a decoder.
 
@@ -167,7 +174,7 @@ def last_shared_matrix(model: MultiTaskModel) -> torch.nn.Parameter:
     """
     named = (name for name, _ in model.named_parameters() if branch_of(name) is None)
     shared = (name for name in named if part_of(name) == BACKBONE)
-    layers = {name: int(found[1]) for name in shared if (found := _LAYER.match(name))}
+    layers = {name: layer for name in shared if (layer := _layer_of(name)) is not None}
     read = {name: cast("Head", head).layer for name, head in model.heads.items()}
     lowest = min((layer for layer in read.values() if isinstance(layer, int)), default=None)
     if lowest == 0:
@@ -208,19 +215,20 @@ def layer_factors(names: Iterable[str], decay: float) -> dict[str, float]:
     r"""Factors of the learning rates of the backbone's parameters: :math:`\lambda^{n - 1 - l}` in layer l of n.
 
     Revisiting Few-sample BERT Fine-tuning (ICLR 2021), section 5, https://arxiv.org/abs/2006.05987: the top layer has
-    the learning rate itself, every layer below it the :math:`\lambda`-fold of the one above. Embeddings count as the
-    layer below the lowest; what stands above the layers, such as a pooler, has the learning rate itself.
+    the learning rate itself, every layer below it the :math:`\lambda`-fold of the one above. Embeddings, and what makes
+    features of recordings, count as the layer below the lowest; what stands above the layers, such as a pooler, has the
+    learning rate itself.
 
     Args:
         names: of all parameters.
         decay: :math:`\lambda`.
     """
-    layers = {name: int(found[1]) for name in names if (found := _LAYER.match(name))}
+    layers = {name: layer for name in names if (layer := _layer_of(name)) is not None}
     top = max(layers.values(), default=-1)
     factors = {}
     for name in names:
         if part_of(name) == BACKBONE:
-            lowest = -1 if _EMBEDDING.search(name) else top
+            lowest = -1 if _BELOW.search(name) else top
             factors[name] = decay ** (top - layers.get(name, lowest))
     return factors
 

@@ -2,8 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 
+from hf_multitask import MultiTaskConfig
+from hf_multitask.hub import Run
 from hf_multitask.hub.beside import Beside, beside, beside_in_words, beside_rows, noise
 from hf_multitask.hub.history import results
 
@@ -41,6 +44,36 @@ def test_the_last_split_says_who_loses_and_what_to_do():
     assert told.startswith("No compared task is below its own model, on validation")
     assert told.endswith("Without a model of its own: qa.")
     assert beside_in_words([], ["ner"]) == ""
+
+
+def test_every_task_counts_on_the_last_split_that_it_has_rows_of():
+    found = beside(results([*HISTORY, {"test_a_b_accuracy": 0.8, "step": 3}], ["ner", "a_b"]), ALONE, ROWS)
+    losing = Beside("ner", "validation", "f1", 0.3, 0.8, 0.05)
+    other = Beside("a_b", "test", "accuracy", 0.9, 0.9, 0.05)
+    told = beside_in_words([losing, other], ["ner", "a_b"])
+    assert told.startswith("Sharing the model costs, on test or validation,") and "ner (-0.5000 f1)" in told
+    assert "on test or validation" in beside_in_words([found[1], found[2]], ["ner", "a_b"])
+
+
+def test_the_noise_of_a_correlation_is_that_of_its_distribution():
+    draws = np.random.default_rng(0)
+    for r in (-0.3, 0.0, 0.1, 0.8):
+        pairs = draws.multivariate_normal([0, 0], [[1, r], [r, 1]], size=(4000, 200))
+        values = [np.corrcoef(pair.T)[0, 1] for pair in pairs]
+        for name in ("pearson", "spearmanr"):
+            assert noise(r, 200, name) == pytest.approx(np.std(values), rel=0.06)
+    assert noise(0.1, 200) < noise(0.1, 200, "matthews_correlation") < 0.08
+
+
+def test_the_noise_is_that_of_the_rows_with_a_label():
+    config = MultiTaskConfig(tasks=[{"name": "ner", "type": "token-classification", "dataset": "wiki"}])
+    history = [{"eval_ner_f1": 0.6, "eval_average": 0.6, "step": 3}]
+    given = {"arguments": None, "alone": {"ner": {"eval_ner_f1": 0.7}}, "rows": {"validation": {"wiki": 100}}}
+    found = [
+        Run(**given, labeled=labeled).beside(config, results(history, ["ner"]))[0].error
+        for labeled in ({}, {"validation": {"ner": 25}})
+    ]
+    assert found[1] == pytest.approx(2 * found[0])
 
 
 def test_noise_never_vanishes():

@@ -343,6 +343,14 @@ MANY = {**{f"t{number}": texts("no", f"{number}") for number in range(9)}, "b": 
         ("gpt2", {"a": texts(), "b": TAGS}, {"n_layer": 6}, {}, None, "backbones like gpt2"),
         ("albert", {"a": texts(), "b": TAGS}, {}, {}, None, "which a backbone like albert cannot have"),
         ("xlm", {"a": texts(), "b": TAGS}, {"n_layers": 6}, {}, None, "which a backbone like xlm cannot have"),
+        (
+            "bert",
+            {f"t{n}": texts("no", f"{n}") for n in range(9)},
+            {},
+            {},
+            None,
+            "of one kind, with labels for more than 8",
+        ),
     ],
 )
 def test_branches_are_chosen_by_the_tasks_and_the_backbone(family, given, sizes, more, branches, reason, tmp_path):

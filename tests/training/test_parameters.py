@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 from reading import TASKS, TEXT, rows_of
-from tiny import CONFIGS
-from transformers import AutoTokenizer
+from tiny import ALL, CONFIGS
+from transformers import AutoModel, AutoTokenizer, Wav2Vec2Config, WhisperConfig
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainer
 from hf_multitask.training.parameters import freeze, layer_factors, shared_parameters
@@ -25,6 +25,18 @@ def build(build_model, data, arguments, tokenizer):
         )
 
     return make
+
+
+def wav2vec2():
+    sizes = {"conv_dim": (8,) * 5, "conv_kernel": (3,) * 5, "conv_stride": (2,) * 5, "num_feat_extract_layers": 5}
+    sizes |= {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 3}
+    return Wav2Vec2Config(**sizes, num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2)
+
+
+def whisper():
+    sizes = {"d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    return WhisperConfig(**sizes, **heads, vocab_size=50, pad_token_id=0, bos_token_id=1, eos_token_id=2)
 
 
 def settings(trainer):
@@ -127,6 +139,25 @@ def test_layers_and_embeddings_of_every_family_are_found(family, build_model, ta
     layers = 1 if family == "albert" else 2  # whose layers share their weights
     assert factors[embedding] == 0.5**layers
     assert set(factors.values()) == {0.5**power for power in range(layers + 1)}
+
+
+@pytest.mark.parametrize(
+    ("config", "below", "layers"),
+    [
+        *((ALL[family], ("shared.",), 2) for family in ("bart", "mbart", "marian", "t5", "mt5")),
+        (ALL["mpnet"], ("embeddings.", "encoder.relative_attention_bias."), 2),
+        (wav2vec2, ("feature_extractor.", "feature_projection.", "encoder.pos_conv_embed.", "masked_spec_embed"), 3),
+        (whisper, ("encoder.conv1.", "encoder.conv2.", "encoder.embed_positions.", "decoder.embed_tokens."), 2),
+    ],
+)
+def test_what_is_below_all_layers_has_the_lowest_rate(config, below, layers):
+    with torch.device("meta"):
+        model = AutoModel.from_config(config())
+    factors = layer_factors([f"backbone.{name}" for name, _ in model.named_parameters()], 0.5)
+    lowest = {name for name, factor in factors.items() if factor == 0.5**layers}
+    assert all(any(name.startswith(f"backbone.{part}") for name in lowest) for part in below)
+    assert lowest >= {name for name in factors if name.startswith(tuple(f"backbone.{part}" for part in below))}
+    assert min(factors.values()) == 0.5**layers and max(factors.values()) == 1
 
 
 @pytest.mark.parametrize("part", ["backbone", "ner"])

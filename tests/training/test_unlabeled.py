@@ -32,6 +32,17 @@ def build(backbone_path, arguments):
     return make
 
 
+def test_a_comparison_counts_the_rows_with_a_label(build):
+    trainer = build({"t": MADE["sequence-classification"]()})
+    rows = rows_of("sequence-classification", 8).to_list()
+    some = Dataset.from_list([row if number < 2 else {**row, "label": None} for number, row in enumerate(rows)])
+    for prefix in ("eval", "test"):
+        trainer.evaluate({"t": some}, metric_key_prefix=prefix)
+    run = trainer.card.run()
+    assert run.rows["validation"] == run.rows["test"] == {"t": 8}
+    assert run.labeled == {"validation": {"t": 2}, "test": {"t": 2}}
+
+
 @pytest.mark.parametrize("kind", few(TASKS, ["sequence-classification", "token-classification", "question-answering"]))
 def test_every_type_predicts_rows_without_labels(kind, build):
     trainer = build({"t": MADE[kind]()}, FAMILY.get(kind, "bert"))

@@ -205,7 +205,7 @@ class Diagnosis:
             "metric": {name: scores.primary[0] for name, scores in together.items()},
             "together": {name: scores.primary[1] for name, scores in together.items()},
             "together_loss": {name: scores.metrics["loss"] for name, scores in together.items()},
-            "noise": {name: noise(scores.primary[1], len(scores.labels)) for name, scores in together.items()},
+            "noise": {name: noise(one.primary[1], len(one.labels), one.primary[0]) for name, one in together.items()},
             "alone": {},
             "alone_loss": {},
         }

@@ -44,6 +44,7 @@ class Evaluator:
         primary: name and value of each task's primary metric in the last evaluation, and under ``average`` their mean.
         metric_names: by task, the names of its metrics in the last evaluation, in their order.
         measured_rows: by prefix of the metric names, such as ``eval``, the rows of each dataset.
+        labeled_rows: likewise, the rows with a label of each task.
         reports: of the last evaluation of every split.
     """
 
@@ -61,6 +62,7 @@ class Evaluator:
         self.primary: dict[str, tuple[str, float]] = {}
         self.metric_names: dict[str, list[str]] = {}
         self.measured_rows: dict[str, dict[str, int]] = {}
+        self.labeled_rows: dict[str, dict[str, int]] = {}
         self.reports = Reports()
         self._runtime, self._tasks, self._collator, self._given = runtime, tasks, collator, given
         self._metrics, self._preprocess, self._sweep = metrics, preprocess, sweep
@@ -184,6 +186,7 @@ class Evaluator:
         For the arguments, see :meth:`scores`.
         """
         self.measured_rows[prefix] = rows.sizes
+        self.labeled_rows[prefix] = {name: len(numbers) for name, numbers in rows.by_task.items()}
         start = time.time()
         scores = self.scores(rows, "Evaluation", validation)
         metrics = flat({name: result.metrics | result.slices for name, result in scores.items()}, prefix)

@@ -15,7 +15,7 @@ from transformers.utils import logging
 from ...data import Mixture
 from ...hub import Run, UnreadableCard, write_card
 from ...hub.beside import Beside
-from ...hub.history import results, splits_of_saved
+from ...hub.history import SPLITS, results, splits_of_saved
 from ...hub.records import Log
 from ..distillation.teachers import Teachers
 from ..evaluation.reports import Report, Reports
@@ -97,6 +97,7 @@ class CardWriter:
         runtime: where it runs.
         trainer: that the card describes.
         measured: by prefix of the metric names, such as ``eval``, the rows of each dataset that was measured.
+        labeled: likewise, the rows with a label of each task.
         reports: of the last evaluation of every split.
 
     Attributes:
@@ -109,9 +110,11 @@ class CardWriter:
         trainer: Described,
         *,
         measured: Mapping[str, Mapping[str, int]],
+        labeled: Mapping[str, Mapping[str, int]],
         reports: Reports,
     ) -> None:
-        self._runtime, self._trainer, self._measured, self._reports = runtime, trainer, measured, reports
+        self._runtime, self._trainer, self._reports = runtime, trainer, reports
+        self._measured, self._labeled = measured, labeled
         self.given: dict[str, str | list[str]] = {}
 
     def give(self, **metadata: str | list[str] | None) -> None:
@@ -182,6 +185,7 @@ class CardWriter:
             plan=trainer.plan.describe(state.max_steps) if trained and mixture is not None else None,
             readers={} if mixture is None else mixture.tasks,
             rows=rows,
+            labeled={split: self._labeled.get(prefix, {}) for prefix, split in SPLITS.items()},
             hub_datasets=trainer.hub_datasets,
             processes=self._runtime.processes,
             alone=trainer.single_results,
