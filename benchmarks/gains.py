@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from suites import STANCES, metric
 
-DRAWS = 2000
+DRAWS = 20_000
 SINGLE = "single"  # the system whose tasks have models of their own
 _RUN = re.compile(r"(.+?)-(\d[\d.]*(?:e-?\d+)?x\d+)-(\d+)(?:-(.+))?")  # system, setting, seed, task
 
