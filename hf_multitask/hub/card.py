@@ -82,12 +82,12 @@ class Run:
         plan: the share of each dataset, as text.
         readers: by dataset, the tasks that read it.
         rows: by split, the rows of each dataset, 0 if unknown.
-        labeled: by split that was measured, the rows with a label of each task.
         hub_datasets: by dataset, its name on the Hub, for those that have one.
         processes: number of processes of the training.
         alone: by task, the flat results of a model of the task alone, for those that have one.
         taught: the tasks that learned from a teacher as well.
         reports: by split, the reports of the evaluation of the saved model.
+        labeled: by split that was measured, the rows with a label of each task.
     """
 
     arguments: TrainingArguments
@@ -99,12 +99,12 @@ class Run:
     plan: str | None = None
     readers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     rows: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    labeled: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     hub_datasets: Mapping[str, str] = field(default_factory=dict)
     processes: int = 1
     alone: Mapping[str, Log] = field(default_factory=dict)
     taught: Sequence[str] = ()
     reports: Mapping[str, Reports] = field(default_factory=dict)
+    labeled: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def beside(self, config: MultiTaskConfig, found: Sequence[Result]) -> list[Beside]:
         """The results beside those of single-task models."""
