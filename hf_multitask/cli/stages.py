@@ -10,7 +10,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from ..data.encoding import digest_of_rows
+from ..data.digests import digest_of_rows
 from ..hub.edits import digest
 from ..modeling.config import close_match
 from ..modeling.values import shown

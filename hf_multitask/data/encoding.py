@@ -23,6 +23,7 @@ from ..tasks.losses import LOSS_OPTIONS
 from ..tasks.measured import MEASURING
 from ..tasks.slicing import slice_column, sliced_columns, slices_of
 from ..version import __version__
+from .digests import digest_of_rows
 from .mapped import mapped
 from .stream import Stream, declared_rows, first_rows
 from .weights import encode_weights, weights_column
@@ -334,20 +335,6 @@ def _named(cells: Cells, names: Sequence[object]) -> Cells:
         _named(cell, names) if isinstance(cell, list) else None if cell is None or cell < 0 else names[cell]
         for cell in cells
     ]
-
-
-def digest_of_rows(rows: Dataset) -> str:
-    """A hash of all columns of a dataset, independent of the files that they come from."""
-    import pyarrow as pa
-
-    digest = hashlib.blake2b(digest_size=16)
-    for batch in rows.with_format("arrow").iter(10_000):
-        sink = pa.BufferOutputStream()
-        table = batch.replace_schema_metadata(None).combine_chunks()
-        with pa.ipc.new_stream(sink, table.schema) as stream:
-            stream.write_table(table)
-        digest.update(sink.getvalue())
-    return digest.hexdigest()
 
 
 def digest_of(tokenizer: object) -> str:

@@ -103,7 +103,7 @@ class TaskLifecycle(SharedModel):
         self.config.tasks = [*self.config.tasks, new]
         try:
             self._join_branch(name, branch)
-        except Exception:
+        except ValueError:
             self.config.tasks = self.config.tasks[:-1]
             raise
         if head is not None:
