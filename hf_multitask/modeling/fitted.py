@@ -3,13 +3,60 @@
 Legend: N rows of one task, C classes.
 """
 
+import math
+from typing import TypeGuard
+
 import torch
 
 from .aliases import Settings, Values
+from .config import close_match
 
 TUNE, TEMPERATURE = "tune", "temperature"
 DECISIONS = ("threshold", "calibration", "fitted")  # the options of a task that its answers depend on
 SINGLE, SETS = "single_label_classification", "multi_label_classification"
+
+
+def check_decisions(task: Settings) -> None:
+    """Check the options that the answers of a task depend on, which anyone can edit in a saved configuration.
+
+    Raises:
+        ValueError: one of them is not usable.
+    """
+    if problem := decision_problem(task):
+        raise ValueError(f"Task '{task.get('name')}': {problem}")
+
+
+def decision_problem(task: Settings) -> str | None:
+    """What is wrong with the options that the answers of a task depend on, as a sentence; None if nothing is."""
+    threshold, calibration, values = (task.get(option) for option in DECISIONS)
+    if calibration not in (None, TEMPERATURE):
+        found = f"Found `calibration = {calibration!r}`."
+        return f"`calibration` should be '{TEMPERATURE}'. {found}" + close_match(str(calibration), [TEMPERATURE])
+    if threshold not in (None, TUNE) and not (_is_number(threshold) and 0 < threshold < 1):
+        found = f"Found `threshold = {threshold!r}`." + close_match(str(threshold), [TUNE])
+        return f"`threshold` should be a probability between 0 and 1, or '{TUNE}'. {found}"
+    if values is not None and not _is_usable(values, task):
+        return (
+            "`fitted` should have a temperature above 0, and a probability as the threshold of labels of the task. "
+            f"Found `fitted = {values!r}`. Remove it and evaluate again, or use the configuration as it was saved."
+        )
+    return None
+
+
+def _is_usable(values: object, task: Settings) -> bool:
+    if not isinstance(values, dict):
+        return False
+    temperature, thresholds = values.get("temperature", 1), values.get("threshold", {})
+    return (
+        (_is_number(temperature) and 0 < temperature < math.inf)
+        and isinstance(thresholds, dict)
+        and all(name in (task.get("label_names") or []) for name in thresholds)
+        and all(_is_number(least) and 0 <= least <= 1 for least in thresholds.values())
+    )
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def fitted_values(task: Settings) -> Values:

@@ -11,6 +11,7 @@ from .choice import ChoiceReader, MultipleChoiceHead
 from .config import close_match
 from .entries import load_entries
 from .extensions import EXTENSIONS
+from .fitted import check_decisions
 from .heads import Head, SequenceClassificationHead, TokenClassificationHead
 from .keywords import parameter_names
 from .language import (
@@ -260,9 +261,12 @@ def fitted(task: TaskDict, config: PreTrainedConfig, subsampler: object = None) 
         subsampler: settings of the model's, see :func:`subsampler_settings`.
 
     Raises:
-        ValueError: there is no such type, or the task was made for another backbone.
+        ValueError: there is no such type, or the task was made for another backbone, or has an unusable option that its
+            answers depend on.
     """
     kind = _kind_named(task)
+    if issubclass(kind.head, SequenceClassificationHead | TokenClassificationHead):
+        check_decisions(task)
     if not kind.architectures:
         return task
     found: str | None = _architecture(config, task.get("subsampler") if subsampler is None else subsampler)

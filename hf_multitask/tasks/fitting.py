@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..modeling.fitted import SETS, SINGLE, TEMPERATURE, TUNE, answered, fitted_values, scaled, temperature_of
+from ..modeling.fitted import SETS, SINGLE, TUNE, answered, decision_problem, fitted_values, scaled, temperature_of
 from . import reports
 from .labelled import Labelled
-from .labels import close
 from .measures import Classes, Numbers, Sets, default_names, measured, probabilities, table_of
 
 if TYPE_CHECKING:
@@ -36,11 +35,8 @@ class Calibrated(Labelled):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.calibration not in (None, TEMPERATURE):
-            raise self.error(
-                f"`calibration` should be '{TEMPERATURE}'. Found `calibration = {self.calibration!r}`."
-                + close(str(self.calibration), [TEMPERATURE])
-            )
+        if problem := decision_problem(self.to_dict()):
+            raise self.error(problem)
         self.check_classes("calibration")
 
     def check_classes(self, option: str) -> None:
@@ -133,16 +129,9 @@ class Thresholded(Calibrated):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = self.threshold
-        number = isinstance(given, int | float) and not isinstance(given, bool)
-        if given is not None and given != TUNE and not (number and 0 < float(given) < 1):
-            raise self.error(
-                f"`threshold` should be a probability between 0 and 1, or '{TUNE}'. Found `threshold = {given!r}`."
-                + (close(given, [TUNE]) if isinstance(given, str) else "")
-            )
         self.check_classes("threshold")
         classes = len(self.label_names or [])
-        if given is not None and self.problem_type == SINGLE and classes not in (0, 2):
+        if self.threshold is not None and self.problem_type == SINGLE and classes not in (0, 2):
             raise self.error(
                 f"`threshold` is for two classes or label sets, and there are {classes} classes. Remove `threshold`."
             )

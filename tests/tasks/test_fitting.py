@@ -120,6 +120,7 @@ def test_fit_keeps_what_it_found_by_label():
         ({"threshold": 0}, "`threshold` should be a probability"),
         ({"threshold": "tuned"}, "Did you mean 'tune'"),
         ({"threshold": True}, "`threshold` should be a number or a string"),
+        ({"fitted": {"temperature": 0}}, "`fitted` should have a temperature above 0"),
         ({"calibration": "temprature"}, "`calibration` should be 'temperature'.* Did you mean 'temperature'"),
         ({"threshold": 0.4, "problem_type": "regression"}, "`threshold` is for classes.* Remove `threshold`"),
         ({"calibration": "temperature", "problem_type": "regression"}, "`calibration` is for classes"),

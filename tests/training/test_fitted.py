@@ -214,3 +214,33 @@ def test_tags_are_calibrated_as_they_are_served(decoding, build, tmp_path):
     apart = sum(abs(gaps[places == place].sum()) for place in np.unique(places)) / len(scores)
     assert apart == pytest.approx(found["eval_kinds_ece"], abs=1e-4)
     assert np.mean(right) == pytest.approx(found["eval_kinds_accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("mood", {"threshold": 70}, r"`threshold` should be a probability.* Found `threshold = 70`"),
+        ("mood", {"threshold": "0.7"}, r"`threshold` should be a probability.* Found `threshold = '0\.7'`"),
+        ("mood", {"calibration": True}, r"`calibration` should be 'temperature'\. Found `calibration = True`"),
+        ("mood", {"fitted": {"threshold": {"great": 0.7}}}, r".*the threshold of labels of the task.*'great': 0\.7"),
+        ("mood", {"fitted": {"threshold": {"good": 7}}}, r"`fitted` should have .*'good': 7"),
+        ("mood", {"fitted": {"threshold": 0.7}}, r"`fitted` should have .*'threshold': 0\.7"),
+        ("mood", {"fitted": 0.7}, r"`fitted` should have .* Found `fitted = 0\.7`"),
+        ("tags", {"fitted": {"temperature": -1}}, r"`fitted` should have a temperature above 0"),
+        ("tags", {"fitted": {"temperature": "1"}}, r"`fitted` should have a temperature above 0"),
+    ],
+)
+def test_a_configuration_edited_by_hand_loads_only_if_answers_can_be_made_with_it(
+    build_model, tmp_path, name, values, message
+):
+    tags = TokenClassification(label_names=["O", "B-X"], calibration="temperature", fitted={"temperature": 2.0})
+    build_model(tasks={"mood": tasks()["mood"], "tags": tags}).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert MultiTaskModel.from_pretrained(tmp_path).config.task("tags")["fitted"] == {"temperature": 2.0}
+    next(task for task in config["tasks"] if task["name"] == name).update(values)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"^Task '{name}': {message}"):
+        MultiTaskModel.from_pretrained(tmp_path)
+    model = build_model(tasks={"mood": tasks()["mood"], "tags": tags})
+    with pytest.raises(ValueError, match=f"^Task '{name}': {message}"):
+        model.set_task(name, model.config.task(name) | values)
