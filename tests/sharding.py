@@ -8,6 +8,7 @@ from mixtures import make_data, make_tasks
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoTokenizer
+from transformers.models.bert.modeling_bert import BertLayer
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainingArguments
 from hf_multitask.balancing import build_balancer
@@ -21,7 +22,8 @@ from hf_multitask.training.step.weights import TaskWeights
 
 # Few rows of 'ner': in some steps only one of two ranks has any.
 TASKS, SIZES, ROWS, STEPS = ("stars", "sentiment", "ner"), {"stars": 40, "reviews": 30, "wiki": 5}, 16, 4
-BALANCINGS = {"none": None, "uncertainty": None, "famo": {"exact": True}}
+BALANCINGS = {"none": None, "uncertainty": None, "famo": {"exact": True}, "branches": None}  # the last without any
+BRANCHES = {task: [task] for task in TASKS}
 
 
 class ShardedRuntime(PlainRuntime):
@@ -52,7 +54,8 @@ class ShardedRuntime(PlainRuntime):
 def shard(model):
     """Shard a model's layers, its heads and the rest over all processes, of which each holds a part."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    for module in (*model.backbone.encoder.layer, *model.heads.values(), model):
+    layers = [module for module in model.backbone.modules() if isinstance(module, BertLayer)]  # also those of branches
+    for module in (*layers, *model.heads.values(), model):
         fully_shard(module, mesh=mesh)
     parameters = list(model.parameters())
     assert sum(one.to_local().numel() for one in parameters) < 0.6 * sum(one.numel() for one in parameters)
@@ -61,7 +64,8 @@ def shard(model):
 def train(backbone, folder, balancing, ranks=1):
     """A few steps; the weights, and by step the tasks of which this process has rows."""
     torch.manual_seed(1)
-    model = MultiTaskModel.from_backbone(backbone, tasks=make_tasks(TASKS), dropout=0.0).double()
+    branches, balancing = (BRANCHES, "none") if balancing == "branches" else ("none", balancing)
+    model = MultiTaskModel.from_backbone(backbone, tasks=make_tasks(TASKS), dropout=0.0, branches=branches).double()
     args = MultiTaskTrainingArguments(
         str(Path(folder) / balancing), per_device_train_batch_size=ROWS // ranks, max_steps=STEPS, use_cpu=True,
         report_to="none",

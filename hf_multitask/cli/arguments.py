@@ -177,7 +177,8 @@ def of_tasks(values: Mapping[str, Any], kept: Mapping[str, Task], others: Collec
         for key in ("metric_for_best_model", "greater_is_better"):
             own.pop(key, None)
     if frozen := own.get("freeze"):
-        own["freeze"] = [part for part in ([frozen] if isinstance(frozen, str) else frozen) if part in names]
+        parts = [part for part in ([frozen] if isinstance(frozen, str) else frozen) if part in names]
+        own["freeze"] = parts or None
     return own
 
 

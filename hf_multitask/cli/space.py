@@ -160,6 +160,10 @@ def read_space(value: object, where: str, training: Values) -> Space:
 
 def _dimensions(path: tuple[str, ...], given: object, where: str) -> Iterator[Dimension]:
     what = f"{where}, '{'.'.join(path)}',"
+    if path == ("distillation_kwargs", "rows"):
+        raise ValueError(
+            f"{what} is the same in all trials, as teachers answer the rows once. Set it under 'training'."
+        )
     if isinstance(given, list):
         if not given:
             raise ValueError(f"{what} has no choices. Add some.")

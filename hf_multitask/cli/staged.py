@@ -29,8 +29,8 @@ from .document import Values
 from .dry import show_plan
 from .recipe import Recipe
 from .splits import Splits, evaluation_data
-from .stages import Stage, facts_of
-from .start import build_model, freeze_unnamed, unnamed
+from .stages import Stage, changed, facts_of, teachers_of
+from .start import build_model, freeze_unnamed, tell_unnamed, unnamed
 from .subruns import STAGES, drop_checkpoints, drop_results, leave_out, read_state, write_state
 from .teachers import given_teachers
 from .train import (
@@ -61,6 +61,11 @@ def run_stages(recipe: Recipe, namespace: argparse.Namespace, overrides: Values)
             "name their folders under 'teachers'."
         )
     args, resume = training_arguments(recipe, overrides)
+    if args.tasks is not None:
+        raise ValueError(
+            f"`tasks` is for a run without stages. Found `tasks = {args.tasks!r}`. Name the tasks of each stage in "
+            "'stages', or leave it out."
+        )
     data, tasks = read_data(recipe, args)
     check_arguments_by_name(args, tasks, unnamed(recipe))  # before what concerns other tasks is left out by stage
     freeze_unnamed(recipe, args)
@@ -258,20 +263,16 @@ class StagedRun:
         model = {key: value for key, value in self.recipe.model.items() if key not in _LOADING}
         tasks, rows = {name: self.tasks[name] for name in stage.tasks}, data_of(self.data, self.tasks, stage.tasks)
         facts = facts_of(tasks, self.recipe.backbone, model, splits(rows, "train"))
-        return {"tasks": stage.tasks, "arguments": compared(args, self.teachers), "facts": facts}
+        return {"tasks": stage.tasks, "arguments": compared(args, teachers_of(stage, self.teachers)), "facts": facts}
 
     def _check_unchanged(self, stage: Stage) -> None:
         then, now = self._state(stage), self._described(stage, self.arguments(stage))
-        if "facts" not in then:  # of a stage that an earlier version has trained
-            now["facts"] = {}
-        flat = [one.get("facts", {}) | one.get("arguments", {}) | {"tasks": one.get("tasks")} for one in (then, now)]
-        for name in {"tasks": None, **now["facts"], **then.get("facts", {}), **now["arguments"]}:
-            values = [one.get(name) for one in flat]
-            if values[0] != values[1]:
-                raise ValueError(
-                    f"The {name} of stage {stage.number}, which is finished, differ: {json.dumps(values[1])} now, "
-                    f"{json.dumps(values[0])} then. Put it back, or start again without resume_from_checkpoint."
-                )
+        if found := changed(then, now):
+            name, before, after = found
+            raise ValueError(
+                f"The {name} of stage {stage.number}, which is finished, differ: {json.dumps(after)} now, "
+                f"{json.dumps(before)} then. Put it back, or start again without resume_from_checkpoint."
+            )
 
     # Training
 
@@ -288,8 +289,7 @@ class StagedRun:
             trainer = checked
         if checkpoint is not None:
             trainer.course.read(checkpoint)
-        else:
-            self._begin_again(over, trainer)
+        self._begin_again(over if checkpoint is None else over + 1, trainer)
         for stage in self.stages[over:]:
             if stage.number > over + 1:
                 del trainer
@@ -302,7 +302,9 @@ class StagedRun:
         if not stages:
             return
         model = self._start(min(stages, key=lambda stage: stage.number))
+        adapters = model.config.adapters
         for stage in stages:
+            model.config.adapters = adapters  # of which another stage may save nothing else
             yield stage, self.trainer(stage, model)
 
     def _begin_again(self, over: int, trainer: MultiTaskTrainer) -> None:
@@ -323,6 +325,7 @@ class StagedRun:
             write_state(folder / _STATE, state)
         trainer.accelerator.wait_for_everyone()
         self.tell(f"\nStage {stage.number} of {len(self.stages)}: {', '.join(stage.tasks)}, into {folder}")
+        tell_unnamed(trainer, unnamed(self.recipe))
         try:
             result = trainer.train(resume_from_checkpoint=checkpoint)
             trainer.save_model(_internal_call=True)
@@ -365,6 +368,7 @@ class StagedRun:
             for stage, one in zip(self.stages, found, strict=True)
         ]
         if trainer.args.should_save:
+            write_state(self.folder(last) / _STATE, found[-1])  # for a stage that is added behind it
             (self._output / STAGES).write_text(json.dumps(lines, indent=2) + "\n", encoding="utf-8")
         self.tell(_by_stage(lines, list(self.tasks)))
         conclude(trainer, self.data, measured)

@@ -20,6 +20,8 @@ from .document import Values
 from .splits import Splits
 from .subruns import files_of
 
+# Of a finished stage, what its weights do not depend on.
+_SET_ASIDE = {"save_total_limit", "save_only_model", "per_device_eval_batch_size", "eval_accumulation_steps"}
 _OF_THE_RUN = ("output_dir", "resume_from_checkpoint", "push_to_hub", "do_train", "do_eval", "do_predict")
 
 
@@ -109,7 +111,37 @@ def facts_of(tasks: Mapping[str, Task], backbone: str, model: Mapping[str, objec
     facts |= {f"`{key}` of the model": value for key, value in model.items()}
     for name, task in tasks.items():
         own = task.to_dict()
-        facts |= {f"`{key}` of task '{name}'": own[key] for key in own if key not in MEASURING}
+        facts |= {f"`{key}` of task '{name}'": own[key] for key in own if key not in {*MEASURING, "slice_columns"}}
     whole = {name: own for name, own in rows.items() if isinstance(own, Dataset)}
     facts |= {f"training rows of dataset '{name}'": digest_of_rows(own) for name, own in whole.items()}
     return json.loads(json.dumps(facts, default=str))
+
+
+def teachers_of(stage: Stage, teachers: Mapping[str, str]) -> dict[str, str]:
+    """By task of a stage, a hash of the files of its teacher, or its id on the Hub."""
+    own = {name: Path(given) for name, given in teachers.items() if name in stage.tasks}
+    return {name: digest(files_of(given)) if given.is_dir() else str(given) for name, given in own.items()}
+
+
+def changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """What of a finished stage is not as it was: its name, its value then and now; None if all of it is.
+
+    Arguments and options that one of the two does not know are of another version, and are not compared.
+
+    Args:
+        then: ``tasks``, ``arguments`` and ``facts`` when it was trained.
+        now: the same of the recipe.
+    """
+    if "facts" not in then:  # of a stage that an earlier version has trained
+        now = {**now, "facts": {}}
+    if then.get("tasks") != now["tasks"]:
+        return "tasks", then.get("tasks"), now["tasks"]
+    for part in ("facts", "arguments"):
+        before, after = then.get(part, {}), now[part]
+        for name in {**after, **before}:
+            one, other = before.get(name), after.get(name)
+            known = name in before and name in after
+            by_version = part == "arguments" or "` of task '" in name
+            if one != other and name not in _SET_ASIDE and (known or not by_version):
+                return name, one, other
+    return None

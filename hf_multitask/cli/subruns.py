@@ -12,7 +12,7 @@ from ..training.state.checkpoint import checkpoints, hashes
 
 _LOADED = ("config.json", "*.safetensors*", "tokenizer*")
 STAGES = "stages.json"  # a table of stages
-RESULTS = ("all_results.json", "train_results.json", "eval_results.json", "test_results.json", STAGES)
+RESULTS = (*(f"{split}_results.json" for split in ("all", "train", "eval", "test")), "eval_report.json", STAGES)
 
 
 def leave_out(output_dir: Path, *patterns: str) -> None:

@@ -18,6 +18,7 @@ from ..modeling import MultiTaskModel
 from ..tasks import Task
 from ..training import MultiTaskTrainer, MultiTaskTrainingArguments
 from ..training.distillation.forms import form_of
+from ..training.distillation.teachers import reader_of, stream_error
 from ..training.parameters import SHARED_LAYERS
 from ..training.preparation.processors import Processing
 from ..training.state.checkpoint import last_whole_checkpoint
@@ -138,7 +139,7 @@ class Apprenticeship:
         digest.update(json.dumps(described, default=str, sort_keys=True).encode())
         for key, value in sorted(trainer.model.backbone.state_dict().items()):
             digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().double().cpu().numpy().tobytes())
+            digest.update(value.detach().cpu().double().numpy().tobytes())
         return digest.hexdigest()
 
 
@@ -150,7 +151,8 @@ def alone(values: Mapping[str, Any], task: Task, others: Sequence[str]) -> Value
         if isinstance(given := own.get(key), Mapping):
             own[key] = {part: value for part, value in given.items() if part != SHARED_LAYERS}
     if given := own.get("freeze"):
-        own["freeze"] = [part for part in ([given] if isinstance(given, str) else given) if part != SHARED_LAYERS]
+        parts = [part for part in ([given] if isinstance(given, str) else given) if part != SHARED_LAYERS]
+        own["freeze"] = parts or None
     return of_tasks(own, {name: task}, others)
 
 
@@ -231,6 +233,12 @@ def auto_teachers(
     wanted, told = missing_teachers(tasks, given, frozen=lesson.values.get("freeze"), streams=streams)
     for sentence in told:
         print(sentence)
+    every = (lesson.values.get("distillation_kwargs") or {}).get("rows") == "all"
+    for name in wanted:  # what the shared run would refuse, before any of them trains
+        for stream in sorted(streams):
+            members = [task for task in tasks.values() if task.source == stream]
+            if (reader := reader_of(tasks[name], members, every=every)) is not None:
+                raise stream_error(tasks[name], reader)
     found = dict(given)
     for name in wanted:
         found[name] = lesson.train(name)

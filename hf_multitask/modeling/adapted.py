@@ -25,6 +25,7 @@ from .adapters import (
 )
 from .aliases import Settings, Values
 from .backbone import resolve_backbone
+from .branches import Branching
 from .config import SHARED
 from .native import build_backbone
 from .padded_norm import run_time_norms_once
@@ -235,17 +236,16 @@ def left_out_weights(model: SharedModel) -> set[str]:
 
 def _requantize(model: SharedModel, fetched: PreTrainedModel) -> None:
     """Put a quantized backbone under the adapters of a model, in place of the one that its configuration has built."""
-    kept = {name: one for name, one in model.backbone.named_parameters() if adapter_of(name) is not None}
-    fresh = {plain_name(name): one for name, one in model.backbone.named_parameters()}
+    before = dict(model.backbone.named_parameters())
     adapters = adapter_settings(model)
     take_out(fetched)
+    if model.config.branches is not None:
+        Branching(fetched, model.routing, model.config.branch_layers or 0).put(model.config.branches)
     model.backbone, model.config.backbone_config = fetched, fetched.config
     inject(model, [*([] if adapters["shared"] is None else [SHARED]), *adapters["tasks"]])
     for name, value in model.backbone.named_parameters():
-        if name in kept:
-            value.data = kept[name].data.to(value.device)
-        elif plain_name(name) in adapters["source"]["fresh"]:
-            value.data = fresh[plain_name(name)].data.to(value.device)
+        if adapter_of(name) is not None or plain_name(name) in adapters["source"]["fresh"]:
+            value.data = before[name].data.to(value.device)
     if model.backbone.dtype in HALF and model.config.float32_heads:
         widen(model)
 

@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from .adapter_rows import add_own_parts
 from .aliases import Values
-from .branches import branch_parameters
+from .branches import branch_parameters, unbranched
 from .config import SHARED, close_match
 from .heads import Head
 from .reach import unread_backbone, unread_layers
@@ -273,8 +273,8 @@ def unread_adapters(model: SharedModel) -> Iterator[nn.Parameter]:
 
 
 def plain_name(parameter: str) -> str:
-    """The name of a backbone's weight where it has no LoRA layers."""
-    return parameter.replace(".base_layer.", ".")
+    """The name that a weight has in a backbone without LoRA layers and branches."""
+    return unbranched(parameter.replace(".base_layer.", "."))
 
 
 def merged(backbone: PreTrainedModel, names: list[str], dtype: torch.dtype) -> PreTrainedModel:

@@ -1,6 +1,7 @@
 """What branches add to a model: building them, adding tasks to them, and one branch as a backbone of its own."""
 
 from collections.abc import Callable
+from itertools import count
 
 import torch
 from transformers import PreTrainedModel
@@ -121,12 +122,12 @@ class Branched(SharedModel):
         """Put the branches of the configuration into a pretrained backbone, and check that they are copies of it."""
         if self.config.branches is None:
             return
-        wanted, count = unbranched_states(self), self.config.branch_layers or 0
+        wanted, layers = unbranched_states(self), self.config.branch_layers or 0
         self._build_branches()
         try:
             check_branching(self, wanted)
         except ValueError:
-            Branching(self.backbone, self.routing, count).take_out()
+            Branching(self.backbone, self.routing, layers).take_out()
             self.config.branches = self.config.branch_layers = None
             self._route_branches()
             if self.branching_reason is None or self._asked_layers is not None:
@@ -178,8 +179,17 @@ class Branched(SharedModel):
 
     def _branch_like(self, task: str) -> str:
         own = self.config.task(task)
-        same = [one["name"] for one in self.config.tasks if one["name"] != task and decision(one) == decision(own)]
-        return next((self.routing.branches[name] for name in same), kind_of_branch(own))
+        others = {one["name"]: one for one in self.config.tasks if one["name"] != task}
+        same = [name for name, one in others.items() if decision(one) == decision(own)]
+        if same:
+            return self.routing.branches[same[0]]
+        kind, branches = kind_of_branch(own), self.config.branches or {}
+        names = (kind if number == 1 else f"{kind}_{number}" for number in count(1))
+        return next(  # unless a branch of another kind is called so
+            name
+            for name in names
+            if name not in branches or any(kind_of_branch(others[one]) == kind for one in branches[name])
+        )
 
     def _leave_branch(self, task: str) -> None:
         """Remove a task from its branch, and the branch with its last task."""

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
+from inspect import ismethod
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .adapter_rows import Routing
-from .aliases import Open, TaskDict
+from .aliases import Function, Open, TaskDict
 from .config import check_branch_layers, check_branches, close_match, in_order
 from .fitted import SINGLE
 from .kinds import kind_of, num_labels
@@ -46,16 +47,24 @@ class BranchedLayer(nn.Module):
         self.branches = nn.ModuleDict({name: copied(layer) for name in names})
 
     def __getattr__(self, name: str) -> Open:
-        """What a backbone asks of its layers, such as the kind of attention, is the same in all branches."""
+        """What a backbone asks of its layers, such as the kind of attention, is the same in all branches.
+
+        What it calls, such as ``set_attention_type`` of BigBird, is called of all of them.
+        """
         try:
             return super().__getattr__(name)
         except AttributeError:
             if name == "branches":
                 raise
-            return getattr(next(iter(self.branches.values())), name)
+            found = [getattr(branch, name) for branch in self.branches.values()]
+            return _of_all(found) if all(map(ismethod, found)) else found[0]
 
     def forward(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Open:
-        """The layer of each branch over its rows: (B, L, D) or (U, L, D) to (U, L, D)."""
+        """The layer of each branch over its rows: (B, L, D) or (U, L, D) to (U, L, D).
+
+        Branches run in one order, whether they have rows or are idle, as processes that shard the weights gather those
+        of a layer together.
+        """
         fork = self.routing.fork
         if fork is None:
             raise RuntimeError(
@@ -63,22 +72,36 @@ class BranchedLayer(nn.Module):
                 "with `tasks`, in place of its backbone."
             )
         length = hidden.shape[1] if hidden.dim() > 1 else -1
-        if len(fork.branches) == 1:
-            output = self.branches[fork.branches[0]](hidden, *args, **kwargs)
-        else:
-            outputs = []
-            for number, (name, states) in enumerate(zip(fork.branches, fork.hidden(hidden), strict=True)):
+        alone = len(fork.branches) == 1
+        states = [hidden] if alone else fork.hidden(hidden)
+        outputs: dict[str, Open] = {}
+        idle: list[torch.Tensor] = []
+        for name, branch in self.branches.items():
+            if alone and name in fork.branches:
+                outputs[name] = branch(hidden, *args, **kwargs)
+            elif name in fork.branches:
+                number = fork.branches.index(name)
                 own, rest = (fork.part(number, given, length) for given in (args, kwargs))
                 with self.routing.of(fork.blocks[number]):
-                    outputs.append(self.branches[name](states, *own, **rest))
-            output = fork.joined(outputs, length)
-        for name in fork.idle:
-            own, rest = (fork.part(None, given, length) for given in (args, kwargs))
-            with self.routing.of(((None, 0, 1), *((task, 1, 1) for task in sorted(self.routing.tasks)))):
-                extra = self.branches[name](fork.first(hidden), *own, **rest)
-            zero = ((extra[0] if isinstance(extra, tuple) else extra) * 0).sum()
+                    outputs[name] = branch(states[number], *own, **rest)
+            elif name in fork.idle:
+                own, rest = (fork.part(None, given, length) for given in (args, kwargs))
+                with self.routing.of(((None, 0, 1), *((task, 1, 1) for task in sorted(self.routing.tasks)))):
+                    extra = branch(fork.first(hidden), *own, **rest)
+                idle.append(((extra[0] if isinstance(extra, tuple) else extra) * 0).sum())
+        found = [outputs[name] for name in fork.branches]
+        output = found[0] if alone else fork.joined(found, length)
+        for zero in idle:
             output = (output[0] + zero, *output[1:]) if isinstance(output, tuple) else output + zero
         return output
+
+
+def _of_all(methods: Sequence[Function]) -> Function:
+    def call(*args: Any, **kwargs: Any) -> Open:
+        first, *_ = [method(*args, **kwargs) for method in methods]
+        return first
+
+    return call
 
 
 def copied(layer: nn.Module) -> nn.Module:
@@ -99,6 +122,11 @@ def branch_of(parameter: str) -> str | None:
     """The branch that a weight of the backbone, or one of its layers, belongs to; None for what all tasks share."""
     found = _BRANCH.search(parameter)
     return found[1] if found else None
+
+
+def unbranched(parameter: str) -> str:
+    """The name that a weight of a branch has in a backbone without branches."""
+    return _BRANCH.sub(lambda found: "." if found[0].startswith(".") else "", parameter)
 
 
 def layers_of(backbone: PreTrainedModel) -> nn.ModuleList:
@@ -174,40 +202,57 @@ def groups_of(tasks: Iterable[TaskDict], key: Callable[[TaskDict], Hashable]) ->
 
 
 def chosen(
-    tasks: Sequence[TaskDict], config: PreTrainedConfig, *, frozen: bool
+    tasks: Sequence[TaskDict], config: PreTrainedConfig, count: int, *, frozen: bool
 ) -> tuple[dict[str, list[str]] | str, str]:
     """What ``auto`` chooses, branches or ``none``, and why, as the plan of a run says it.
 
     Tasks that decide different things lose by sharing the top layers, on encoders of six layers
-    (``benchmarks/learning.py``).
+    (``benchmarks/learning.py``). A task that reads a layer below them has no branch of its own.
 
     Args:
         tasks: of the model.
         config: of the backbone.
+        count: how many layers would branch.
         frozen: whether the backbone does not train.
     """
-    groups = groups_of(tasks, decision)
     layers = number_of_layers(config)
+    low = [task for task in tasks if _reads_below(task, layers - count)]
+    high = [task for task in tasks if task not in low]
+    groups = groups_of(high, decision)
     if frozen:
         return NONE, "no branches, as the backbone is frozen under its adapters"
     if len(groups) < 2:
-        return NONE, "no branches, as all tasks are of one kind and have the same labels"
+        which = "all tasks" if not low else f"all tasks that read the top {count} layers"
+        return NONE, f"no branches, as {which} are of one kind and have the same labels"
     texts = all(kind_of(task).reader.modality == TEXTS for task in tasks)
     if not texts or family_kind(config) != "bidirectional":
         return NONE, f"no branches, which were not measured with backbones like {config.model_type}"
     if layers < LEAST_LAYERS:
         return NONE, f"no branches, as a backbone of {layers} layers has none to spare"
     if len(groups) > MOST_BRANCHES:
-        groups = groups_of(tasks, partial(decision, strict=False))
+        groups = groups_of(high, partial(decision, strict=False))
     if 2 <= len(groups) <= MOST_BRANCHES:
         reason = "a branch for each kind of task and labels, as tasks that decide other things lose by sharing all"
-        return {own[0]: own for own in groups}, f"{reason} layers"
-    groups = groups_of(tasks, kind_of_branch)
+        return _with({own[0]: own for own in groups}, low), f"{reason} layers"
+    kinds = {str(task["name"]): kind_of_branch(task) for task in high}
+    groups = groups_of(high, kind_of_branch)
     if 2 <= len(groups) <= MOST_BRANCHES:
-        return KIND, "branches by the kind of task, as tasks of different kinds lose by sharing all layers"
+        named = {kinds[own[0]]: own for own in groups}
+        return _with(named, low), "branches by the kind of task, as tasks of different kinds lose by sharing all layers"
     if len(groups) == 1:
         return NONE, f"no branches, as all tasks are of one kind, with labels for more than {MOST_BRANCHES}"
     return NONE, f"no branches, as there would be {len(groups)}"
+
+
+def _reads_below(task: TaskDict, shared: int) -> bool:
+    """Whether a task reads no state above the layers that all tasks share."""
+    return isinstance(task.get("layer"), int) and task["layer"] <= shared
+
+
+def _with(branches: dict[str, list[str]], low: Sequence[TaskDict]) -> dict[str, list[str]]:
+    """Branches with the tasks that read none of them in the first, as every task is in one."""
+    first = next(iter(branches))
+    return {**branches, first: [*branches[first], *(str(task["name"]) for task in low)]}
 
 
 def resolved(
@@ -234,7 +279,8 @@ def resolved(
     if branch_layers is not None:
         check_branch_layers(branch_layers)
     if branches == AUTO:
-        branches, reason = chosen(tasks, config, frozen=frozen)
+        count = default_layers(config, automatic=True) if branch_layers is None else branch_layers
+        branches, reason = chosen(tasks, config, count, frozen=frozen)
     if branches is None or branches == NONE:
         if branch_layers is not None:
             said = f"branches = {branches!r}`" if reason is None else f"branches = 'auto'`, which chooses {reason}"
@@ -248,6 +294,12 @@ def resolved(
         kinds = {str(task["name"]): kind_of_branch(task) for task in tasks}
         found = {kinds[own[0]]: own for own in groups_of(tasks, kind_of_branch)}
         if len(found) == 1:
+            if branch_layers is not None:
+                raise ValueError(
+                    f"`branch_layers` is for a model with branches. Found `branch_layers = {branch_layers!r}` and "
+                    "`branches = 'kind'`, and all tasks are of one kind. Name the tasks of each branch, or leave both "
+                    "out."
+                )
             return None, None, reason
     elif isinstance(branches, Mapping):
         found = {name: _listed(own) for name, own in branches.items()}

@@ -35,6 +35,12 @@ def decision_problem(task: Settings) -> str | None:
     if threshold not in (None, TUNE) and not (_is_number(threshold) and 0 < threshold < 1):
         found = f"Found `threshold = {threshold!r}`." + close_match(str(threshold), [TUNE])
         return f"`threshold` should be a probability between 0 and 1, or '{TUNE}'. {found}"
+    for option in (name for name in DECISIONS[:2] if task.get(name) is not None):
+        if task.get("problem_type") == "regression":
+            return f"`{option}` is for classes, and problem_type is regression. Remove `{option}`."
+    classes = len(task.get("label_names") or [])
+    if threshold is not None and task.get("problem_type") == SINGLE and classes not in (0, 2):
+        return f"`threshold` is for two classes or label sets, and there are {classes} classes. Remove `threshold`."
     if values is not None and not _is_usable(values, task):
         return (
             "`fitted` should have a temperature above 0, and a probability as the threshold of labels of the task. "

@@ -129,7 +129,12 @@ class Fork:
 
 
 def has_rows(value: torch.Tensor, length: int) -> bool:
-    """Whether a tensor may have an entry for every row: (B, L), or of more axes."""
+    """Whether a tensor may have an entry for every row: (B, L), or of more axes.
+
+    The rotations of some speech encoders, of which the first axis has sines and cosines, (2, L, 1, 1, D), have none.
+    """
+    if value.dim() == 5 and value.shape[2] == value.shape[3] == 1:
+        return False
     return value.dim() > 2 or (value.dim() == 2 and value.shape[1] == length)
 
 

@@ -101,18 +101,19 @@ class TaskLifecycle(SharedModel):
         self.unfreeze_parameters()
         resting = self._unread_by_all()
         self.config.tasks = [*self.config.tasks, new]
+        for parameter in () if self.config.adapters else resting:  # the backbone rests under its adapters
+            parameter.requires_grad_(True)  # before a branch begins as a copy
         try:
             self._join_branch(name, branch)
         except ValueError:
             self.config.tasks = self.config.tasks[:-1]
+            self._rest_unread()
             raise
         if head is not None:
             self._replace_heads([name])
         self._fit_backbone()
         self._fit_subsampler()
         self.initialize_weights()
-        for parameter in () if self.config.adapters else resting:  # the backbone rests under its adapters
-            parameter.requires_grad_(True)
         self._rest_unread()
 
     def add_labels(self, task: str, names: Sequence[str]) -> None:

@@ -135,6 +135,7 @@ class MultiTaskModel(ExportableTasks, ImportedTasks, Adapted, Branched, HeadRuns
         if adapted := lora is not None or task_lora is not None:
             require_peft()
         check_loading(kwargs)
+        backbone = os.fspath(backbone)
         path = resolve_backbone(backbone)
         hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "trust_remote_code") if key in kwargs}
         with explained(path, kwargs.get("revision")):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..modeling.fitted import SETS, SINGLE, TUNE, answered, decision_problem, fitted_values, scaled, temperature_of
+from ..modeling.fitted import SETS, TUNE, answered, decision_problem, fitted_values, scaled, temperature_of
 from . import reports
 from .labelled import Labelled
 from .measures import Classes, Numbers, Sets, default_names, measured, probabilities, table_of
@@ -37,16 +37,6 @@ class Calibrated(Labelled):
         super().__post_init__()
         if problem := decision_problem(self.to_dict()):
             raise self.error(problem)
-        self.check_classes("calibration")
-
-    def check_classes(self, option: str) -> None:
-        """Check that an option for classes is not given to numbers.
-
-        Raises:
-            ValueError: it is.
-        """
-        if getattr(self, option) is not None and getattr(self, "problem_type", None) == "regression":
-            raise self.error(f"`{option}` is for classes, and problem_type is regression. Remove `{option}`.")
 
     @property
     def fits(self) -> list[str]:
@@ -126,15 +116,6 @@ class Thresholded(Calibrated):
 
     problem_type: str | None = None
     threshold: float | str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_classes("threshold")
-        classes = len(self.label_names or [])
-        if self.threshold is not None and self.problem_type == SINGLE and classes not in (0, 2):
-            raise self.error(
-                f"`threshold` is for two classes or label sets, and there are {classes} classes. Remove `threshold`."
-            )
 
     @property
     def fits(self) -> list[str]:

@@ -127,7 +127,8 @@ class Course:
             check_optimizing(trainer.args, trainer.model, (None, None), trainer.optimizer_cls_and_kwargs)
             if self._caps != _caps(trainer):
                 raise ValueError(
-                    "Rows are chosen when the trainer is built. Leave tasks and max_*_samples out of the search."
+                    "Rows are chosen when the trainer is built, and answered by teachers. Leave tasks, max_*_samples "
+                    "and rows of distillation_kwargs out of the search."
                 )
             trainer.engine = new_engine(trainer)  # by the arguments of the trial
 
@@ -212,7 +213,9 @@ class Course:
 
 
 def _caps(trainer: MultiTaskTrainer) -> tuple[object, ...]:
-    return trainer.args.max_train_samples, trainer.args.max_eval_samples, trainer.args.tasks
+    args = trainer.args
+    rows = cast("dict[str, object]", args.distillation_kwargs or {}).get("rows")
+    return args.max_train_samples, args.max_eval_samples, args.tasks, rows
 
 
 def new_engine(trainer: MultiTaskTrainer) -> Engine:

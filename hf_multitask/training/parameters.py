@@ -29,7 +29,9 @@ _WRAPPED = "base_model.model."  # of a model that peft.get_peft_model wrapped
 _LAYER = re.compile(r"^(?:base_model\.model\.)?backbone\.[a-zA-Z_.0-9]*?\.(\d+)\.")
 _NAMED = re.compile(r"(^|\.)(heads|branches|lora_[AB])$")  # modules that users name: by task or by branch
 # Below all layers: embeddings, those that encoder and decoder share, and what makes features of recordings.
-_BELOW = re.compile(r"emb|wte|wpe|relative_|(^|\.)shared\.|feature_(extractor|projection|encoder)|(^|\.)conv\d?\.")
+_BELOW = re.compile(
+    r"emb|wte|wpe|relative_|(^|\.)shared\.|feature_(extractor|projection|encoder)|(^|\.)conv(\d|\.conv_layers)\."
+)
 
 
 def part_of(name: str) -> str:

@@ -11,6 +11,7 @@ from stopping import StopAt
 from hf_multitask import MultiTaskModel, MultiTaskTrainer, MultiTaskTrainingArguments, SequenceClassification
 from hf_multitask.cli import staged
 from hf_multitask.cli.recipe import read_recipe
+from hf_multitask.cli.stages import Stage, teachers_of
 
 STAGES = [
     {"tasks": ["sentiment"], "max_steps": 2, "freeze": ["backbone"]},
@@ -137,6 +138,14 @@ def test_a_stopped_run_continues_in_its_stage_to_the_bit(stages, monkeypatch):
         assert code == 2 and says in err.splitlines()[-1], err
     measured = stages.changed("tasks", "sentiment", metrics=["f1"])  # which no stage is trained with
     assert stages.run(["train"], measured, "--resume_from_checkpoint", "true")[0] == 0
+    with_other_version = stages.folder / "out" / "stage-1" / "stage.json"
+    state = json.loads(with_other_version.read_text())
+    for part, name in (("arguments", "lr_scheduler_kwargs"), ("facts", "`label_smoothing` of task 'sentiment'")):
+        del state[part][name]
+    with_other_version.write_text(json.dumps(state))
+    unlike = stages.changed("training", save_total_limit=3, per_device_eval_batch_size=4)
+    code, _, err = stages.run(["train"], unlike, "--resume_from_checkpoint", "true")
+    assert code == 0, err
     again = ["--resume_from_checkpoint", str(stages.folder / "out" / "stage-2" / "checkpoint-2")]
     assert stages.run(["train"], None, *again)[0] == 0
     assert same(weights_of(stages.folder / "alone"), weights_of(stages.folder / "out"))
@@ -188,6 +197,60 @@ def test_a_dry_run_tells_the_mistake_of_a_later_stage_in_one_sentence(kitchen):
 def test_a_name_that_no_stage_has_is_not_left_out(given, says, stages):
     code, _, err = stages.run(["train"], stages.changed("training", **given), "--dry_run")
     assert code == 2 and says in err.splitlines()[-1], err
+
+
+def test_a_stage_that_is_trained_again_leaves_none_behind_it_finished(stages, monkeypatch):
+    stages.recipe["stages"] = STAGES[:2]
+    assert stages.run(["train"])[0] == 0
+    start = staged.StagedRun._start
+
+    def stopped(self, stage):
+        if stage.number == 2:
+            raise KeyboardInterrupt
+        return start(self, stage)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(staged.StagedRun, "_start", stopped)
+        stages.run(["train"], None, "--resume_from_checkpoint", str(stages.folder / "out" / "stage-1" / "checkpoint-1"))
+    assert not (stages.folder / "out" / "stage-2" / "stage.json").exists()
+    code, out, err = stages.run(["train"], None, "--resume_from_checkpoint", "true")
+    assert code == 0, err
+    assert "Stage 1 is finished" in out and "Stage 2 is finished" not in out
+
+    more = stages.recipe | {"stages": STAGES}
+    assert stages.run(["train"], more, "--resume_from_checkpoint", "true")[0] == 0
+    table = json.loads((stages.folder / "out" / "stages.json").read_text())
+    assert [list(line["measured"]["validation"]) for line in table] == [["sentiment"], *[["ner", "sentiment"]] * 2]
+
+
+def test_what_one_stage_leaves_out_of_its_files_is_in_those_of_others(stages):
+    pytest.importorskip("peft", reason="the extra 'peft' is not installed")
+    stages.recipe |= {
+        "model": {"lora": {"r": 2}},
+        "stages": [{"max_steps": 1}, {"max_steps": 1, "save_adapters_only": True}],
+    }
+    code, _, err = stages.run(["train"])
+    assert code == 0, err
+    for number, only in ((1, False), (2, True)):
+        config = json.loads((stages.folder / "out" / f"stage-{number}" / "config.json").read_text())
+        assert config["adapters"]["only"] is only
+
+
+def test_tasks_of_the_whole_run_are_those_of_its_stages(stages):
+    code, _, err = stages.run(["train"], None, "--dry_run", "--tasks", "ner")
+    assert code == 2 and "`tasks` is for a run without stages. Found `tasks = ['ner']`." in err
+
+
+def test_a_teacher_of_a_finished_stage_counts_by_its_files(tmp_path):
+    for name, content in (("one", "a"), ("moved", "a"), ("other", "b")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(content)
+    stage = Stage(1, ["ner"], {})
+    one, moved, other = (
+        teachers_of(stage, {"ner": str(tmp_path / name), "mood": name}) for name in ("one", "moved", "other")
+    )
+    assert list(one) == ["ner"] and one == moved != other
+    assert teachers_of(stage, {"ner": "me/ner"}) == {"ner": "me/ner"}
 
 
 def test_teachers_of_stages_are_trained_apart(stages):

@@ -1,5 +1,6 @@
 """Teachers in recipes, and ``--teachers auto``."""
 
+import copy
 import json
 import re
 
@@ -72,6 +73,7 @@ def test_missing_teachers_are_trained_once_and_teach(kitchen):
     found = results(out)
     assert found["eval_average"] and not [name for name in found if name.startswith("test_") or "_single" in name]
     assert not (out / "test_results.json").exists() and not (out / "stages.json").exists()
+    assert list(json.loads((out / "eval_report.json").read_text())) == ["validation"]
 
 
 @pytest.mark.parametrize(
@@ -96,6 +98,22 @@ def test_mistakes_of_the_shared_run_are_found_before_a_teacher_trains(kitchen):
     code, _, error = kitchen.run(["train"], recipe, "--teachers", "auto")
     assert code == 2
     assert "`task_weights` names the task 'nre'" in error
+    assert not (kitchen.folder / "out" / "teachers").exists()
+
+
+def test_a_stream_that_teachers_would_answer_is_found_before_one_trains(kitchen):
+    reviews = copy.deepcopy(kitchen.recipe["datasets"]["sentiment"])
+    reviews["data_files"].pop("test")
+    recipe = kitchen.changed("datasets", more={**reviews, "streaming": True})
+    recipe["tasks"]["mood"] = {
+        "type": "sequence-classification",
+        "dataset": "more",
+        "label_names": ["negative", "positive"],
+    }
+    recipe["training"] |= {"max_steps": 2, "sampling": "uniform", "distillation_kwargs": {"rows": "all"}}
+    code, _, error = kitchen.run(["train"], recipe, "--teachers", "auto")
+    assert code == 2
+    assert "dataset 'more' is a stream. Use an ordinary dataset, or leave the teacher out, or set rows='own'" in error
     assert not (kitchen.folder / "out" / "teachers").exists()
 
 
@@ -131,7 +149,8 @@ def test_a_task_alone_has_the_arguments_that_concern_it():
         "freeze": ["backbone"],
     }
     assert alone({"metric_for_best_model": "ner_f1"}, task, ["mood"]) == {"metric_for_best_model": "ner_f1"}
-    assert not alone({"freeze": "shared_layers"}, task, ["mood"])["freeze"]
+    for frozen in ("shared_layers", ["mood"]):  # as where nothing is frozen
+        assert alone({"freeze": frozen}, task, ["mood"])["freeze"] is None
 
 
 @pytest.mark.unit

@@ -86,6 +86,10 @@ def test_a_trial_whose_losses_are_not_finite_is_a_failed_one(tuned):
         ([], r"Key 'tune' should be a mapping of training arguments to ranges and choices.*Found \[\]"),
         ({"learning_rat": [1]}, r"unknown training argument 'learning_rat'. Did you mean 'learning_rate'\?"),
         ({"output_dir": ["a"]}, r"Key 'tune' has 'output_dir', which is the same in all trials"),
+        (
+            {"distillation_kwargs": {"rows": ["own", "all"]}},
+            r"Key 'tune', 'distillation_kwargs.rows', is the same in all trials, as teachers answer the rows once",
+        ),
         ({"learning_rate": 1e-3}, r"'learning_rate', should be a list of choices, or a range such as"),
         ({"learning_rate": []}, r"'learning_rate', has no choices"),
         ({"learning_rate": {"low": 1, "high": 0.1}}, r"`low` should be less than `high`"),

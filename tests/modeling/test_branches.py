@@ -9,7 +9,7 @@ from parameters import few
 from processes import BLOCK, run
 from safetensors.torch import save_file
 from tiny import ALL
-from transformers import AutoModel
+from transformers import AutoModel, BigBirdConfig
 
 from hf_multitask import (
     MultipleChoice,
@@ -21,6 +21,7 @@ from hf_multitask import (
     TokenClassification,
     Translation,
 )
+from hf_multitask.modeling import adapted
 from hf_multitask.modeling.branches import branch_of, decision, groups_of, kind_of_branch, of_branch
 from hf_multitask.modeling.lifecycle import task_dict
 
@@ -617,3 +618,98 @@ def test_layers_that_mix_rows_stay_as_they_are(given, build):
     after = model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_idle_branches_run_in_their_place(build):
+    """Processes that shard the weights of layers gather those of a branch at the same time, whatever rows they have."""
+    model, run = build(), []
+    for name, layer in model.backbone.encoder.layer[-1].branches.items():
+        layer.register_forward_hook(lambda *_, name=name: run.append(name))
+    given = batch(model)
+    for rows in ({"sentiment": torch.tensor([0]), "same": torch.tensor([[1, 2]])}, {"same": torch.tensor([[0, 1]])}):
+        labels = {task: torch.tensor([1]) for task in rows}
+        model(**given, task_rows=rows, labels=labels, all_heads=True)
+    assert run == list(BRANCHES) * 2
+
+
+def test_what_a_backbone_calls_of_its_layers_concerns_all_branches(tmp_path):
+    """BigBird reads short texts with full attention, which it sets in every layer at the first of them."""
+    config = BigBirdConfig(
+        vocab_size=600, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=20,
+        max_position_embeddings=256, pad_token_id=0, block_size=4, num_random_blocks=1,
+    )  # fmt: skip
+    AutoModel.from_config(config).save_pretrained(tmp_path / "backbone")
+    model = MultiTaskModel.from_backbone(
+        tmp_path / "backbone", tasks=tasks(), branches=BRANCHES, branch_layers=1, pooling="mean"
+    ).eval()
+    model.save_pretrained(tmp_path / "saved")
+    loaded = MultiTaskModel.from_pretrained(tmp_path / "saved").eval()
+    for task, logits in model(**batch(model)).logits.items():
+        torch.testing.assert_close(loaded(**batch(model)).logits[task], logits)
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_adapters_alone_find_the_weights_of_their_branches(quantized, build, tmp_path, monkeypatch):
+    pytest.importorskip("peft", reason="the extra 'peft' is not installed")
+    model = build(moved=False, lora={"r": 2, "init_lora_weights": False}).eval()
+    model.save_pretrained(tmp_path, adapters_only=True)
+    if quantized:  # as bitsandbytes loads it, with weights of the original size
+        monkeypatch.setattr(adapted, "is_quantized", lambda _: True)
+        monkeypatch.setattr(adapted, "take_out", lambda _: None)
+    loaded = MultiTaskModel.from_pretrained(tmp_path).eval()
+    assert {branch_of(name) for name, _ in loaded.named_parameters()} == {None, *BRANCHES}
+    for task, logits in model(**batch(model)).logits.items():
+        torch.testing.assert_close(loaded(**batch(model)).logits[task], logits)
+
+
+def test_layers_of_branches_by_kind_are_not_set_aside(build):
+    same = {name: SequenceClassification(label_names=["a", "b"]) for name in ("one", "two")}
+    model = build(given=same, branches="kind", moved=False)
+    assert model.config.branches is None
+    with pytest.raises(
+        ValueError, match=r"Found `branch_layers = 1` and `branches = 'kind'`, and all tasks are of one"
+    ):
+        model.add_branches("kind", 1)
+    assert model.config.branches is None
+
+
+def test_a_task_that_reads_a_lower_layer_has_no_branch_of_its_own(deep):
+    low = SequenceClassification(label_names=["x", "y"], layer=2)
+    tags = TokenClassification(label_names=["O", "B-X"])
+    model = MultiTaskModel.from_backbone(deep, tasks={"low": low, "ner": tags}, pooling="mean")
+    assert model.config.branches is None
+    assert model.branching_reason == (
+        "no branches, as all tasks that read the top 3 layers are of one kind and have the same labels"
+    )
+    model = MultiTaskModel.from_backbone(
+        deep, tasks={"low": low, "ner": tags, "topic": SequenceClassification(label_names=["u", "v"])}, pooling="mean"
+    )
+    assert model.config.branches == {"ner": ["low", "ner"], "topic": ["topic"]}
+
+
+def trained(model):
+    return {branch_of(name) for name, one in model.backbone.named_parameters() if one.requires_grad}
+
+
+def test_a_branch_that_a_new_task_opens_trains(deep):
+    tasks = {
+        name: SequenceClassification(label_names=[name, "other"], layer=layer) for name, layer in (("a", 2), ("b", 3))
+    }
+    model = MultiTaskModel.from_backbone(
+        deep, tasks=tasks, branches={"A": ["a"], "B": ["b"]}, branch_layers=2, pooling="mean"
+    )
+    assert trained(model) == {None}  # nobody reads a branch
+    model.add_task("c", SequenceClassification(label_names=["p", "q"]), branch="C")
+    assert "C" in trained(model)
+
+
+def test_a_new_task_joins_no_branch_of_another_kind_that_is_called_like_its_own(deep):
+    tags, texts = TokenClassification(label_names=["O", "B-X"]), SequenceClassification(label_names=["x", "y"])
+    model = MultiTaskModel.from_backbone(deep, tasks={"ner": tags, "a": texts}, branches="kind")
+    model.rename_task("ner", "old_ner")
+    model.add_task("ner", TokenClassification(label_names=["O", "B-Z", "I-Z"]))
+    assert model.config.branches == {"ner": ["old_ner"], "texts": ["a"], "ner_2": ["ner"]}
+    model = MultiTaskModel.from_backbone(deep, tasks={"texts": tags, "a": texts})
+    model.add_task("topic", SequenceClassification(label_names=["p", "q", "r"]))
+    model.add_task("stance", SequenceClassification(label_names=["pro", "con"]))
+    assert model.config.branches == {"texts": ["texts"], "a": ["a"], "texts_2": ["topic", "stance"]}

@@ -41,7 +41,13 @@ def test_the_plan_says_what_branches_cost(trainer, capsys):
     assert f"the top 1 of 2 layers once for each of texts (sentiment), ner (ner). They add {added:,} parameters" in told
     assert "takes 1.50 passes of the backbone in place of 1" in told
     assert "branches='none'" in told
+    assert "a step computes as much as without branches, in smaller pieces. A step updates these as well." in told
     assert describe_branches(plain.model) == ""
+    both = describe_branches(branched.model, {"sentiment": "rows", "ner": "rows"})
+    assert "a row of dataset 'rows' with labels of 2 branches runs through each of them, which is 1.50 times" in both
+    frozen = trainer(freeze=["backbone"])
+    frozen.train()
+    assert "They are frozen in this run" in capsys.readouterr().out
 
 
 def test_a_resumed_run_ends_in_the_same_weights(trainer, tmp_path):

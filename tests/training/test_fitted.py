@@ -226,6 +226,8 @@ def test_tags_are_calibrated_as_they_are_served(decoding, build, tmp_path):
         ("mood", {"fitted": {"threshold": {"good": 7}}}, r"`fitted` should have .*'good': 7"),
         ("mood", {"fitted": {"threshold": 0.7}}, r"`fitted` should have .*'threshold': 0\.7"),
         ("mood", {"fitted": 0.7}, r"`fitted` should have .* Found `fitted = 0\.7`"),
+        ("moods", {"threshold": 0.3}, r"`threshold` is for two classes or label sets, and there are 3 classes"),
+        ("mood", {"problem_type": "regression"}, r"`threshold` is for classes, and problem_type is regression"),
         ("tags", {"fitted": {"temperature": -1}}, r"`fitted` should have a temperature above 0"),
         ("tags", {"fitted": {"temperature": "1"}}, r"`fitted` should have a temperature above 0"),
     ],
@@ -234,13 +236,15 @@ def test_a_configuration_edited_by_hand_loads_only_if_answers_can_be_made_with_i
     build_model, tmp_path, name, values, message
 ):
     tags = TokenClassification(label_names=["O", "B-X"], calibration="temperature", fitted={"temperature": 2.0})
-    build_model(tasks={"mood": tasks()["mood"], "tags": tags}).save_pretrained(tmp_path)
+    known = {"mood": tasks()["mood"], "moods": SequenceClassification(label_names=LABELS), "tags": tags}
+    known["moods"].problem_type = "single_label_classification"
+    build_model(tasks=known).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert MultiTaskModel.from_pretrained(tmp_path).config.task("tags")["fitted"] == {"temperature": 2.0}
     next(task for task in config["tasks"] if task["name"] == name).update(values)
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=f"^Task '{name}': {message}"):
         MultiTaskModel.from_pretrained(tmp_path)
-    model = build_model(tasks={"mood": tasks()["mood"], "tags": tags})
+    model = build_model(tasks=known)
     with pytest.raises(ValueError, match=f"^Task '{name}': {message}"):
         model.set_task(name, model.config.task(name) | values)

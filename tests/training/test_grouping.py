@@ -74,6 +74,9 @@ def test_a_task_that_is_harmed_gets_a_model_of_its_own():
     assert found.grouping.groups == [[0, 1], [2]] and found.harmed == [2]
     words = suggested_in_words(found, ["a", "b", "c"], 20)
     assert words.startswith("Train 2 models, [a, b] and [c]: in one model") and "raise the loss of c" in words
+    assert words.endswith("keep them apart: model: {branches: {group_1: [a, b], group_2: [c]}}.")
+    words = suggested_in_words(found, ["a", "b", "c"], 20, "x (a); y (b, c)", 3)
+    assert "group_2: [c]}, branch_layers: 3}. The measured model has branches of 3 layers, x (a); y (b, c): " in words
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from reading import TASKS, TEXT, rows_of
 from tiny import ALL, CONFIGS
-from transformers import AutoModel, AutoTokenizer, Wav2Vec2Config, WhisperConfig
+from transformers import AutoModel, AutoTokenizer, CanineConfig, DebertaV2Config, Wav2Vec2Config, WhisperConfig
 
 from hf_multitask import MultiTaskModel, MultiTaskTrainer
 from hf_multitask.training.parameters import freeze, layer_factors, shared_parameters
@@ -158,6 +158,18 @@ def test_what_is_below_all_layers_has_the_lowest_rate(config, below, layers):
     assert all(any(name.startswith(f"backbone.{part}") for name in lowest) for part in below)
     assert lowest >= {name for name in factors if name.startswith(tuple(f"backbone.{part}" for part in below))}
     assert min(factors.values()) == 0.5**layers and max(factors.values()) == 1
+
+
+def test_convolutions_between_and_above_layers_are_not_below_them():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 20}
+    for config, name in (
+        (CanineConfig(**sizes), "projection.conv.weight"),
+        (DebertaV2Config(**sizes, vocab_size=50, conv_kernel_size=3, conv_act="gelu"), "encoder.conv.conv.weight"),
+    ):
+        with torch.device("meta"):
+            model = AutoModel.from_config(config)
+        factors = layer_factors([f"backbone.{name}" for name, _ in model.named_parameters()], 0.5)
+        assert factors[f"backbone.{name}"] == 1, name
 
 
 @pytest.mark.parametrize("part", ["backbone", "ner"])

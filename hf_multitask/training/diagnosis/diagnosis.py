@@ -194,7 +194,9 @@ class Diagnosis:
         return True
 
     def _group(self, measured: Sequence[Measured]) -> None:
-        self.report["groups"] = groups_report(measured, self.tasks)
+        config = self.trainer.plan.runtime.model.config
+        branches = "; ".join(f"{name} ({', '.join(own)})" for name, own in (config.branches or {}).items())
+        self.report["groups"] = groups_report(measured, self.tasks, branches, config.branch_layers or 0)
 
     def _compare(self, together: Mapping[str, Scores]) -> None:
         """Train every task alone, and compare its scores with those of all together."""

@@ -43,8 +43,15 @@ def affinity_report(measured: Sequence[Measured], tasks: Sequence[str]) -> State
     }
 
 
-def groups_report(measured: Sequence[Measured], tasks: Sequence[str]) -> State:
-    """The best grouping for every number of models, and what is suggested."""
+def groups_report(measured: Sequence[Measured], tasks: Sequence[str], branches: str = "", layers: int = 0) -> State:
+    """The best grouping for every number of models, and what is suggested.
+
+    Args:
+        measured: the steps.
+        tasks: their names.
+        branches: those of the model that was measured, in words; nothing without.
+        layers: of each.
+    """
     affinity_SKK = by_step(measured, tasks, "affinity")
     affinity_SKK = affinity_SKK[np.isfinite(affinity_SKK).any((1, 2))]
     groupings = group(affinity_SKK)
@@ -64,7 +71,7 @@ def groups_report(measured: Sequence[Measured], tasks: Sequence[str]) -> State:
         "suggestion": {
             "groups": [[tasks[number] for number in members] for members in suggestion.grouping.groups],
             "harmed": [tasks[number] for number in suggestion.harmed],
-            "words": suggested_in_words(suggestion, tasks, len(affinity_SKK)),
+            "words": suggested_in_words(suggestion, tasks, len(affinity_SKK), branches, layers),
         },
     }
 
@@ -98,14 +105,27 @@ def uneven_in_words(norms: Mapping[str, float | None]) -> str:
     )
 
 
-def suggested_in_words(suggestion: Suggestion, tasks: Sequence[str], steps: int) -> str:
+def suggested_in_words(
+    suggestion: Suggestion, tasks: Sequence[str], steps: int, branches: str = "", layers: int = 0
+) -> str:
     """A suggestion in a sentence or two.
 
     Args:
         suggestion: of the tasks.
         tasks: their names.
         steps: measured.
+        branches: see :func:`groups_report`.
+        layers: of each.
     """
+    text = _suggested(suggestion, tasks, steps, f", branch_layers: {layers}" if branches else "")
+    if not branches:
+        return text
+    return (
+        f"{text} The measured model has branches of {layers} layers, {branches}: this is about the layers below them."
+    )
+
+
+def _suggested(suggestion: Suggestion, tasks: Sequence[str], steps: int, layers: str) -> str:
     harmed = _listed([tasks[number] for number in suggestion.harmed])
     split, grouping = suggestion.split, suggestion.grouping
     sure = split.gain > SURE * split.error
@@ -113,13 +133,13 @@ def suggested_in_words(suggestion: Suggestion, tasks: Sequence[str], steps: int)
         return (
             f"Train {len(grouping.groups)} models, {_named(grouping.groups, tasks)}: in one model the steps of the "
             f"other tasks raise the loss of {harmed}, and in these the mean affinity onto a task is higher, by "
-            f"{grouping.gain:.2g} ± {grouping.error:.1g}. {_branched(grouping.groups, tasks)}"
+            f"{grouping.gain:.2g} ± {grouping.error:.1g}. {_branched(grouping.groups, tasks, layers)}"
         )
     if suggestion.harmed:
         return (
             f"Train one model for all tasks: the steps of the others raise the loss of {harmed}, but no split is "
             f"better beyond the noise of {steps} measured steps (the best, {_named(split.groups, tasks)}: "
-            f"{split.gain:+.2g} ± {split.error:.1g}). {_branched(split.groups, tasks)}"
+            f"{split.gain:+.2g} ± {split.error:.1g}). {_branched(split.groups, tasks, layers)}"
         )
     text = (
         "Train one model for all tasks: none loses by the steps of the others beyond the noise of "
@@ -128,15 +148,15 @@ def suggested_in_words(suggestion: Suggestion, tasks: Sequence[str], steps: int)
     if sure:
         text += (
             f" If there is room for {len(split.groups)} models, {_named(split.groups, tasks)} would gain most by each "
-            f"other. {_branched(split.groups, tasks)}"
+            f"other. {_branched(split.groups, tasks, layers)}"
         )
     return text
 
 
-def _branched(groups: Groups, tasks: Sequence[str]) -> str:
+def _branched(groups: Groups, tasks: Sequence[str], layers: str) -> str:
     """The groups as branches of one model, as a recipe has them."""
     names = (f"group_{number}: [{', '.join(tasks[one] for one in own)}]" for number, own in enumerate(groups, 1))
-    return f"In one model, branches keep them apart: model: {{branches: {{{', '.join(names)}}}}}."
+    return f"In one model, branches keep them apart: model: {{branches: {{{', '.join(names)}}}{layers}}}."
 
 
 def _named(groups: Groups, tasks: Sequence[str]) -> str:

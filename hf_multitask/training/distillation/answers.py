@@ -207,7 +207,7 @@ def answered(
     Raises:
         ValueError: an answer is NaN or infinite.
     """
-    from datasets import concatenate_datasets
+    from datasets import Features, List, Value, concatenate_datasets
 
     wanted = np.ones(len(raw), dtype=bool)
     if not everything:
@@ -218,6 +218,7 @@ def answered(
     ours = Pass(task, teacher.form, processing, config)
     answers = Answers(teacher, theirs, ours, wanted, device)
     columns = sorted(set(stored_columns(task, *task.input_columns)))
+    kinds = {soft_column(teacher.name): "float32"} | ({places_column(teacher.name): "int64"} if answers.tags else {})
     fingerprint = _fingerprint(raw, answers, digest_of(task.reader.processor(processing)))
     options: dict[str, Any] = {
         "batched": True,
@@ -225,6 +226,7 @@ def answered(
         "with_indices": True,
         "remove_columns": columns,
         "new_fingerprint": fingerprint,
+        "features": Features({column: List(Value(kind)) for column, kind in kinds.items()}),
         "desc": f"Teacher of {teacher.name} ({encoded.name})",
     }
     rows = task.stored(raw).with_format(None).select_columns(columns)
@@ -260,7 +262,13 @@ def _fingerprint(raw: Dataset, answers: Answers, vocabulary: str) -> str:
     """A hash of what the answers depend on: rows, teacher, and how both models read them."""
     theirs, ours = answers.theirs, answers.ours
     parts = [raw._fingerprint, __version__, answers.teacher.digest, answers.teacher.order, answers.teacher.name]
-    parts += [theirs.task.to_dict(), theirs.task.code(), hashlib.sha256(answers.wanted.tobytes()).hexdigest()]
+    parts += [
+        theirs.encoder.names,
+        theirs.task.to_dict(),
+        theirs.task.code(),
+        hashlib.sha256(answers.wanted.tobytes()).hexdigest(),
+    ]
     if answers.tags:
-        parts += [ours.task.to_dict(), vocabulary, ours.encoder.limit]
+        side = getattr(ours.encoder.processor, "truncation_side", None)
+        parts += [ours.task.to_dict(), vocabulary, ours.encoder.limit, ours.encoder.names, side]
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]

@@ -163,7 +163,8 @@ def _digest(model: MultiTaskModel, name: str, tokenizer: Processing) -> str:
     described = [
         {key: value for key, value in config.items() if key not in free},
         dict(model.config.task(name)),
-        [model.config.pooling, digest_of(tokenizer), getattr(tokenizer, "model_max_length", None)],
+        [model.config.pooling, digest_of(tokenizer)],
+        [getattr(tokenizer, option, None) for option in ("model_max_length", "truncation_side")],
     ]
     described += [model.config.adapters] if model.config.adapters else []
     digest.update(json.dumps(described, default=str, sort_keys=True).encode())

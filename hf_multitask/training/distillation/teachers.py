@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -16,6 +17,7 @@ from ..preparation.named import check_names
 from ..preparation.processors import Processing
 from ..preparation.tasks import Datasets
 from ..runtime import Runtime
+from ..state.best import BEST_FOLDER
 from ..step.distill import describe
 from .answers import answered
 from .forms import form_of, input_kind
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 RESULTS = "all_results.json"
+_WRITTEN = re.compile(rf"checkpoint-\d+$|{BEST_FOLDER}$|stage-\d+$")  # folders in output_dir
 
 
 class Teachers:
@@ -87,15 +90,13 @@ class Teachers:
         groups = group_tasks({name: task for name, task in self._tasks.items() if task.source in raw})
         for name, given in self._given.items():
             task = self._tasks[name]
-            readers = {place: self._reader(task, groups[rows.name]) for place, rows in enumerate(result)}
+            every = self._everything
+            readers = {place: reader_of(task, groups[rows.name], every=every) for place, rows in enumerate(result)}
             if not any(reader is task for reader in readers.values()):
                 raise task.error(f"it has a teacher and no training data. Add '{task.source}' to the training data.")
             for place, reader in readers.items():
                 if reader is not None and isinstance(result[place], Stream):
-                    raise task.error(
-                        f"its teacher answers every row once, before training, and dataset '{reader.source}' is a "
-                        "stream. Use an ordinary dataset, or leave the teacher out."
-                    )
+                    raise stream_error(task, reader)
             teacher = load_teacher(task, given, self._processing, self._runtime.device)
             self._check_tags(task, teacher)
             self.digests[name] = teacher.digest
@@ -118,13 +119,6 @@ class Teachers:
                 torch.cuda.empty_cache()
         return result
 
-    def _reader(self, task: Task, members: Sequence[Task]) -> Task | None:
-        """The task by whose columns a teacher reads a dataset: its own, or another with the same kind of input."""
-        own = next((member for member in members if member.name == task.name), None)
-        if own is not None or not self._everything or (kind := input_kind(task)) is None:
-            return own
-        return next((member for member in members if input_kind(member) == kind), None)
-
     def _check_tags(self, task: Task, teacher: Teacher) -> None:
         """See that tags of running text are those of the same tokens."""
         if getattr(task, "spans_column", None) is None:
@@ -144,6 +138,29 @@ class Teachers:
         return f"Teachers: {told}; {describe(self._runtime.args)}"
 
 
+def reader_of(task: Task, members: Sequence[Task], *, every: bool) -> Task | None:
+    """The task by whose columns a teacher reads a dataset: its own, or another with the same kind of input.
+
+    Args:
+        task: that is taught.
+        members: the tasks of the dataset.
+        every: whether the rows of all tasks are answered.
+    """
+    own = next((member for member in members if member.name == task.name), None)
+    if own is not None or not every or (kind := input_kind(task)) is None:
+        return own
+    return next((member for member in members if input_kind(member) == kind), None)
+
+
+def stream_error(task: Task, reader: Task) -> ValueError:
+    """What is wrong where a teacher would answer the rows of a stream."""
+    other = "" if reader.name == task.name else ", or set rows='own' in distillation_kwargs"
+    return task.error(
+        f"its teacher answers every row once, before training, and dataset '{reader.source}' is a stream. Use an "
+        f"ordinary dataset, or leave the teacher out{other}."
+    )
+
+
 def check_folders(teachers: Mapping[str, Given], output_dir: str) -> None:
     """Check that a run does not overwrite a teacher.
 
@@ -152,10 +169,18 @@ def check_folders(teachers: Mapping[str, Given], output_dir: str) -> None:
     """
     output = Path(output_dir).resolve()
     for name, given in teachers.items():
-        if isinstance(given, str | Path) and Path(given).is_dir() and Path(given).resolve() == output:
+        if not isinstance(given, str | Path) or not Path(given).is_dir():
+            continue
+        inside = Path(given).resolve()
+        if inside == output:
             raise ValueError(
                 f"Task '{name}': its teacher and `output_dir` are the same folder, '{given}', so that the run would "
                 "overwrite it. Set another output_dir."
+            )
+        if inside.is_relative_to(output) and _WRITTEN.match(inside.relative_to(output).parts[0]):
+            raise ValueError(
+                f"Task '{name}': its teacher '{given}' is in `output_dir`, where the run writes its own checkpoints "
+                "and models, so that it would overwrite or remove it. Set another output_dir."
             )
 
 

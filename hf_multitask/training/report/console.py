@@ -220,7 +220,8 @@ class PlanCallback(TrainerCallback):
             tqdm.write(self.trainer.plan.describe(state.max_steps))
             forwards = self.trainer.plan.describe_forwards()
             model = self.trainer.plan.runtime.model
-            told = [describe_branches(model), describe_automatic(self.trainer.args, model)]
+            datasets = {name: task.source for name, task in self.trainer.tasks.items()}
+            told = [describe_branches(model, datasets), describe_automatic(self.trainer.args, model)]
             for sentence in (forwards, *told, self.trainer.teachers.describe(), self.trainer.engine.describe()):
                 if sentence:
                     tqdm.write(sentence)

@@ -211,6 +211,59 @@ def test_a_run_does_not_overwrite_its_teacher(build, teacher_of):
         build({"sentiment": folder}, output_dir=f"{folder}/../{Path(folder).name}")
 
 
+@pytest.mark.parametrize(
+    "place", ["checkpoint-2", "best/step-4", "stage-1", "stage-1/checkpoint-2", "teachers/sentiment"]
+)
+def test_a_teacher_is_not_where_the_run_writes(place, build, teacher_of, tmp_path):
+    shutil.copytree(teacher_of("sequence", ["negative", "positive"]), tmp_path / "out" / place)
+    given = {"sentiment": str(tmp_path / "out" / place)}
+    if place.startswith("teachers"):  # of ``--teachers auto``
+        build(given, output_dir=str(tmp_path / "out"))
+        return
+    with pytest.raises(ValueError, match=r"Task 'sentiment': its teacher .* is in `output_dir`, .* another output_dir"):
+        build(given, output_dir=str(tmp_path / "out"))
+
+
+def test_many_rows_without_a_label_come_before_one_with(build, teacher_of, monkeypatch):
+    """The type of a column of answers is known before the first of them."""
+    monkeypatch.setattr(answers, "_CHUNK", 2)
+    labels = [None] * 4 + [0, 1]
+    rows = Dataset.from_list(
+        [{**row, "label": label} for row, label in zip(read_rows("sentiment", "train", 6), labels)]
+    )
+    words = read_rows("ner", "train", 6)
+    tags = Dataset.from_list(
+        [{**row, "ner_tags": None if number < 4 else row["ner_tags"]} for number, row in enumerate(words)]
+    )
+    teachers = {"sentiment": teacher_of("sequence", ["negative", "positive"]), "ner": teacher_of("token", NER_LABELS)}
+    trainer = build(teachers, train_dataset={"sentiment": rows, "ner": tags})
+    taught = [sorted(trainer.train_dataset[row].get("soft", {})) for row in range(len(trainer.train_dataset))]
+    assert taught.count(["sentiment"]) == taught.count(["ner"]) == 2
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_answers_depend_on_the_side_on_which_texts_are_cut(ours, build, teacher_of, tokenizer, tmp_path, monkeypatch):
+    asked = []
+    run = answers.Answers._run
+    monkeypatch.setattr(answers.Answers, "_run", lambda self, rows: asked.append(len(rows)) or run(self, rows))
+    teacher = teacher_of("token", NER_LABELS)
+    rows = {
+        "ner": cached(read_rows("ner", "train", 6), tmp_path),
+        "sentiment": Dataset.from_list(read_rows("sentiment", "train", 4)),
+    }
+
+    def count(side):
+        asked.clear()
+        if ours:
+            monkeypatch.setattr(tokenizer, "truncation_side", side)
+        else:
+            AutoTokenizer.from_pretrained(teacher, truncation_side=side).save_pretrained(teacher)
+        build({"ner": teacher}, train_dataset=rows)
+        return sum(asked)
+
+    assert [count(side) for side in ("right", "right", "left", "left")] == [6, 0, 6, 0]
+
+
 def test_code_of_a_teacher_is_neither_run_nor_offered(build, teacher_of, tmp_path):
     folder, trace = Path(teacher_of("sequence", ["negative", "positive"])), tmp_path / "it ran"
     config = json.loads((folder / "config.json").read_text())
