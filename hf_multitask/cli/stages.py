@@ -102,7 +102,7 @@ def facts_of(tasks: Mapping[str, Task], backbone: str, model: Mapping[str, objec
         tasks: that it trains, by name.
         backbone: its name, or its folder, which counts by its files.
         model: the arguments of the model.
-        rows: to train on, by dataset; those of streams are not compared.
+        rows: to train on, by dataset, of which the columns that these tasks read count; streams are not compared.
     """
     local = Path(backbone)
     facts: dict[str, object] = {"backbone": backbone}
@@ -112,8 +112,11 @@ def facts_of(tasks: Mapping[str, Task], backbone: str, model: Mapping[str, objec
     for name, task in tasks.items():
         own = task.to_dict()
         facts |= {f"`{key}` of task '{name}'": own[key] for key in own if key not in {*MEASURING, "slice_columns"}}
-    whole = {name: own for name, own in rows.items() if isinstance(own, Dataset)}
-    facts |= {f"training rows of dataset '{name}'": digest_of_rows(own) for name, own in whole.items()}
+    for name, own in rows.items():
+        if isinstance(own, Dataset):
+            read = {column for task in tasks.values() if task.source == name for column in task.all_columns}
+            kept = own.select_columns([column for column in own.column_names if column in read])
+            facts[f"training rows of dataset '{name}'"] = digest_of_rows(kept)
     return json.loads(json.dumps(facts, default=str))
 
 

@@ -143,6 +143,10 @@ def test_a_stopped_run_continues_in_its_stage_to_the_bit(stages, monkeypatch):
     for part, name in (("arguments", "lr_scheduler_kwargs"), ("facts", "`label_smoothing` of task 'sentiment'")):
         del state[part][name]
     with_other_version.write_text(json.dumps(state))
+    rows = stages.folder / "sentiment" / "train.jsonl"
+    rows.write_text(
+        "".join(json.dumps({**json.loads(line), "note": "new"}) + "\n" for line in rows.read_text().splitlines())
+    )
     unlike = stages.changed("training", save_total_limit=3, per_device_eval_batch_size=4)
     code, _, err = stages.run(["train"], unlike, "--resume_from_checkpoint", "true")
     assert code == 0, err

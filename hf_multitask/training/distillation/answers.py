@@ -51,10 +51,13 @@ class Pass:
         form: of its outputs.
         processing: the tokenizer.
         config: of the backbone.
+
+    Attributes:
+        cut: how many rows it has read a part of.
     """
 
     def __init__(self, task: Task, form: str, processing: Processing, config: PreTrainedConfig) -> None:
-        self.task, self.form = task, form
+        self.task, self.form, self.cut = task, form, 0
         values = task.to_dict() | {"name": task.name}
         self.encoder: Encoder = task.reader.encoder(processing, config, values)
 
@@ -62,7 +65,8 @@ class Pass:
         """The features of some rows; labels are the numbers of units, or have no meaning."""
         task = self.task
         rows, indices = task.batch_rows(joining(task, rows), indices)
-        inputs, encoding, _ = task.encode_inputs(rows, indices, self.encoder, "train", offsets=task.aligns_words)
+        inputs, encoding, cut = task.encode_inputs(rows, indices, self.encoder, "train", offsets=task.aligns_words)
+        self.cut += 0 if task.windows_key is not None else sum(cut)
         labels: list[Any]
         if task.labels_tokens:
             labels = [self._units(rows, row, cast("RowEncodings", encoding)) for row in range(len(indices))]
@@ -236,6 +240,12 @@ def answered(
         logger.warning(
             f"Task '{teacher.name}': its teacher has no token for {answers.missing:,} words of '{encoded.name}', whose "
             "labels count alone."
+        )
+    if theirs.cut:
+        logger.warning(
+            f"Task '{teacher.name}': its teacher reads at most {theirs.encoder.limit} tokens, so that its answers to "
+            f"{theirs.cut:,} rows of '{encoded.name}' are to a part of them. Give a teacher with a larger max_length "
+            "or a stride."
         )
     merged = concatenate_datasets([encoded.rows, found], axis=1)
     return Encoded(encoded.name, merged, encoded.unseen, encoded.reader, encoded.limit)

@@ -35,6 +35,24 @@ def test_answers_are_those_of_the_stock_model_in_the_order_of_the_labels(build, 
         assert found[row] == pytest.approx([negative, positive], abs=1e-5)
 
 
+def test_rows_that_a_teacher_reads_a_part_of_are_told(build, build_model, tokenizer, tmp_path, caplog):
+    rows = [
+        {"text": f"{word} day " * count, "label": count % 2} for word, count in (("one", 1), ("two", 20), ("six", 30))
+    ]
+    data = {"sentiment": Dataset.from_list(rows), "ner": Dataset.from_list(read_rows("ner", "train", 2))}
+    for name, options, told in (
+        ("short", {"max_length": 12}, True),
+        ("windows", {"max_length": 12, "stride": 4}, False),
+    ):
+        task = SequenceClassification(label_names=["negative", "positive"], **options)
+        build_model(tasks={"sentiment": task}).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        caplog.clear()
+        build({"sentiment": str(tmp_path / name)}, train_dataset=data)
+        said = "its teacher reads at most 12 tokens, so that its answers to 2 rows of 'sentiment' are to a part of them"
+        assert (said in caplog.text) is told
+
+
 def test_a_decoder_without_a_padding_token_teaches(build, teacher_of, data):
     path = teacher_of("sequence", ["negative", "positive"], "gpt2")
     trainer = build({"sentiment": path})
