@@ -23,7 +23,7 @@ from hf_multitask.training.step.weights import TaskWeights
 # Few rows of 'ner': in some steps only one of two ranks has any.
 TASKS, SIZES, ROWS, STEPS = ("stars", "sentiment", "ner"), {"stars": 40, "reviews": 30, "wiki": 5}, 16, 4
 BALANCINGS = {"none": None, "uncertainty": None, "famo": {"exact": True}, "branches": None}  # the last without any
-BRANCHES = {task: [task] for task in TASKS}
+BRANCHES = {task: [task] for task in TASKS[::-1]}  # the first of which is idle on one rank
 
 
 class ShardedRuntime(PlainRuntime):
@@ -64,8 +64,9 @@ def shard(model):
 def train(backbone, folder, balancing, ranks=1):
     """A few steps; the weights, and by step the tasks of which this process has rows."""
     torch.manual_seed(1)
-    branches, balancing = (BRANCHES, "none") if balancing == "branches" else ("none", balancing)
-    model = MultiTaskModel.from_backbone(backbone, tasks=make_tasks(TASKS), dropout=0.0, branches=branches).double()
+    names, branches = (list(BRANCHES), BRANCHES) if balancing == "branches" else (TASKS, "none")
+    balancing = "none" if branches is BRANCHES else balancing
+    model = MultiTaskModel.from_backbone(backbone, tasks=make_tasks(names), dropout=0.0, branches=branches).double()
     args = MultiTaskTrainingArguments(
         str(Path(folder) / balancing), per_device_train_batch_size=ROWS // ranks, max_steps=STEPS, use_cpu=True,
         report_to="none",
